@@ -1,0 +1,1 @@
+"""Prototxt, caffemodel and LMDB in and out."""

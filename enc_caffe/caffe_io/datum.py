@@ -1,0 +1,174 @@
+"""LMDBs of Caffe datums: reading, checking, writing, and a stratified part of one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Iterable, Iterator, Optional
+
+import lmdb
+import numpy as np
+
+from enc_caffe.caffe_io.proto import caffe_pb2
+from enc_caffe.errors import DatasetError, UsageError
+from enc_caffe.output import atomic_folder
+
+
+@dataclass(frozen=True)
+class Image:
+    """One datum: its key, pixels as Caffe sees them before the transformation (C, H, W), and its label."""
+
+    key: bytes
+    pixels: np.ndarray
+    label: int
+
+
+def decode(raw: bytes, force_color: Optional[bool] = None) -> tuple[np.ndarray, int]:
+    """Pixels (C, H, W; uint8, or float32 for float datums) and label of a serialised Datum.
+
+    Encoded datums are decoded by OpenCV as Caffe does, channels in BGR order.
+    """
+    datum = caffe_pb2().Datum()
+    try:
+        datum.ParseFromString(raw)
+    except Exception as exc:  # protobuf's DecodeError has moved between modules
+        raise DatasetError(f"a value is no Caffe datum ({exc})") from None
+    if datum.encoded:
+        import cv2
+
+        flag = cv2.IMREAD_UNCHANGED if force_color is None else (cv2.IMREAD_COLOR if force_color else cv2.IMREAD_GRAYSCALE)
+        image = cv2.imdecode(np.frombuffer(datum.data, np.uint8), flag)
+        if image is None:
+            raise DatasetError("an encoded datum holds no image that OpenCV can decode")
+        return (image[None] if image.ndim == 2 else image.transpose(2, 0, 1)), int(datum.label)
+    shape = (datum.channels, datum.height, datum.width)
+    pixels = np.frombuffer(datum.data, np.uint8) if datum.data else np.array(datum.float_data, np.float32)
+    if pixels.size != int(np.prod(shape)) or pixels.size == 0:
+        raise DatasetError(f"a datum of shape {shape} holds {pixels.size} values")
+    return pixels.reshape(shape), int(datum.label)
+
+
+class ImageLmdb:
+    """An LMDB of datums, opened for reading."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        if not (self.path / "data.mdb").is_file():
+            what = "is no LMDB (data.mdb is missing)" if self.path.exists() else "does not exist"
+            raise DatasetError(f"{path}: {what}; enc-caffe data makes one from arrays or image folders")
+        try:
+            self._env = lmdb.open(str(path), readonly=True, lock=False, readahead=False, max_readers=512)
+            self.count = self._env.stat()["entries"]
+        except lmdb.Error as exc:
+            raise DatasetError(f"{path}: cannot be opened as an LMDB ({exc})") from None
+        if self.count == 0:
+            raise DatasetError(f"{path}: the LMDB is empty")
+
+    def __len__(self) -> int:
+        return int(self.count)
+
+    def raw(self, start: int = 0, stop: Optional[int] = None) -> Iterator[tuple[bytes, bytes]]:
+        """Keys and serialised datums in key order, from position ``start`` to before ``stop``."""
+        with self._env.begin(buffers=False) as txn:
+            for i, (key, value) in enumerate(txn.cursor()):
+                if stop is not None and i >= stop:
+                    return
+                if i >= start:
+                    yield key, value
+
+    def images(self, start: int = 0, stop: Optional[int] = None, force_color: Optional[bool] = None) -> Iterator[Image]:
+        """Decoded images in key order."""
+        for key, value in self.raw(start, stop):
+            try:
+                pixels, label = decode(value, force_color)
+            except DatasetError as exc:
+                raise DatasetError(f"{self.path}: key {key!r}: {exc}") from None
+            yield Image(key, pixels, label)
+
+    def first_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the first image."""
+        shape = next(self.images(0, 1)).pixels.shape
+        return int(shape[0]), int(shape[1]), int(shape[2])
+
+    def labels(self) -> np.ndarray:
+        """Labels in key order, shape (N,)."""
+        datum = caffe_pb2().Datum()
+        found = []
+        for key, value in self.raw():
+            try:
+                datum.ParseFromString(value)
+            except Exception as exc:
+                raise DatasetError(f"{self.path}: key {key!r} is no Caffe datum ({exc})") from None
+            found.append(int(datum.label))
+        return np.array(found, dtype=np.int64)
+
+    def close(self) -> None:
+        """Close the environment."""
+        self._env.close()
+
+
+def datum_bytes(pixels: np.ndarray, label: int) -> bytes:
+    """Serialised raw Datum of a uint8 image (C, H, W)."""
+    channels, height, width = pixels.shape
+    datum = caffe_pb2().Datum(channels=channels, height=height, width=width, label=int(label))
+    datum.data = np.ascontiguousarray(pixels, np.uint8).tobytes()
+    return bytes(datum.SerializeToString())
+
+
+def write_lmdb(path: Path, records: Iterable[tuple[bytes, bytes]], force: bool = False) -> int:
+    """Write keys and serialised datums as an LMDB folder, whole or not at all; returns their number."""
+    number = 0
+    with atomic_folder(Path(path), force) as work:
+        env = lmdb.open(str(work), map_size=1 << 30)
+        batch: list[tuple[bytes, bytes]] = []
+        for record in records:
+            batch.append(record)
+            number += 1
+            if len(batch) == 1000:
+                _put(env, batch, path)
+                batch = []
+        _put(env, batch, path)
+        env.close()
+        (work / "lock.mdb").unlink(missing_ok=True)
+        if number == 0:
+            raise DatasetError(f"{path}: there is no image to write")
+    return number
+
+
+def _put(env: Any, batch: list[tuple[bytes, bytes]], path: Path) -> None:
+    while True:
+        try:
+            with env.begin(write=True) as txn:
+                for key, value in batch:
+                    txn.put(key, value)
+            return
+        except lmdb.MapFullError:
+            env.set_mapsize(env.info()["map_size"] * 2)
+        except lmdb.Error as exc:
+            free = shutil.disk_usage(os.path.dirname(os.path.abspath(path))).free
+            raise DatasetError(f"{path}: cannot be written ({exc}; {free} bytes free)") from None
+
+
+def array_records(images: np.ndarray, labels: np.ndarray, order: Optional[np.ndarray] = None) -> Iterator[tuple[bytes, bytes]]:
+    """Records of images (N, C, H, W) uint8 and labels (N,), keys numbered as ``convert_imageset`` does."""
+    for i, index in enumerate(range(len(images)) if order is None else order):
+        yield f"{i:08d}".encode(), datum_bytes(images[index], int(labels[index]))
+
+
+def stratified(labels: np.ndarray, number: int, seed: int = 0) -> np.ndarray:
+    """Indices of ``number`` images, the classes in the proportions of the whole, increasing.
+
+    Every class gets its share rounded down, the rest goes to the largest remainders.
+    """
+    if not 1 <= number <= len(labels):
+        raise UsageError(f"{number} images are wanted of {len(labels)}")
+    rng = np.random.default_rng(seed)
+    classes, counts = np.unique(labels, return_counts=True)
+    share = counts * number / len(labels)
+    take = np.floor(share).astype(int)
+    for i in np.argsort(-(share - take), kind="stable")[: number - take.sum()]:
+        take[i] += 1
+    picked = [rng.choice(np.flatnonzero(labels == c), n, replace=False) for c, n in zip(classes, take)]
+    return np.sort(np.concatenate(picked))

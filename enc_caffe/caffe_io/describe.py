@@ -1,0 +1,156 @@
+"""From a NetParameter to the frozen :class:`~enc_caffe.network.Network` of the TEST phase."""
+
+from __future__ import annotations
+
+from typing import Any, Mapping, Optional
+
+from enc_caffe.caffe_io.proto import caffe_pb2
+from enc_caffe.errors import NetworkError, PrototxtError
+from enc_caffe.network import Convolution, InnerProduct, Layer, Network
+from enc_caffe.shapes import DATA_TYPES, SHAPE_RULES, Shape, spatial_pair
+
+
+def in_phase(layer: Any, phase: str, level: int = 0, stages: tuple[str, ...] = ()) -> bool:
+    """Whether a layer is in the net of this phase, level and stages (``Net::FilterNet``)."""
+    rules = [_meets(rule, phase, level, stages) for rule in (layer.include or layer.exclude)]
+    if layer.include:
+        return any(rules)
+    return not any(rules)
+
+
+def _meets(rule: Any, phase: str, level: int, stages: tuple[str, ...]) -> bool:
+    if rule.HasField("phase") and caffe_pb2().Phase.Name(rule.phase) != phase:
+        return False
+    if rule.HasField("min_level") and level < rule.min_level:
+        return False
+    if rule.HasField("max_level") and level > rule.max_level:
+        return False
+    return all(s in stages for s in rule.stage) and not any(s in stages for s in rule.not_stage)
+
+
+def data_layers(net: Any, phase: str = "TEST") -> list[Any]:
+    """Layers of a phase that bring images and labels from outside."""
+    return [layer for layer in net.layer if layer.type in DATA_TYPES and in_phase(layer, phase)]
+
+
+def batch_size(layer: Any) -> int:
+    """Batch size of a data layer; 1 where it has none."""
+    for field in ("data_param", "image_data_param", "hdf5_data_param", "memory_data_param", "window_data_param"):
+        if layer.HasField(field):
+            return max(1, int(getattr(layer, field).batch_size))
+    return 1
+
+
+def _data_tops(layer: Any, image: Optional[Shape], source: str) -> list[Shape]:
+    if layer.HasField("memory_data_param"):
+        p = layer.memory_data_param
+        image = image or (int(p.channels), int(p.height), int(p.width))
+    if image is None:
+        raise NetworkError(
+            f"{source}: layer '{layer.name}' ({layer.type}) does not say how large its images are, and its source "
+            "cannot be read; give --lmdb or --input_shape C,H,W"
+        )
+    crop = int(layer.transform_param.crop_size)
+    if crop:
+        image = (image[0], crop, crop)
+    batch = batch_size(layer)
+    return [(batch, *image), (batch,)][: len(layer.top)]
+
+
+def _convolution(layer: Any, bottoms: list[Shape]) -> tuple[Optional[Convolution], str]:
+    p = layer.convolution_param
+    if len(layer.bottom) != 1 or len(layer.top) != 1:
+        return None, "several bottoms share one weight"
+    if p.axis != 1 or p.force_nd_im2col or len(bottoms[0]) != 4:
+        return None, "not a plain 2-D convolution"
+    conv = Convolution(
+        int(p.num_output), spatial_pair(p, "kernel", 0), spatial_pair(p, "stride", 1), spatial_pair(p, "pad", 0),
+        spatial_pair(p, "dilation", 1), max(1, int(p.group)), bool(p.bias_term),
+    )
+    return conv, ""
+
+
+def _keep_reason(layer: Any, bottoms: list[Shape]) -> str:
+    if any(p.name for p in layer.param):
+        return "its weights are shared (param { name })"
+    if layer.type == "Deconvolution":
+        return "deconvolution is not decomposed"
+    return ""
+
+
+def describe(net: Any, image_shape: Optional[Shape] = None, source: str = "prototxt",
+             input_shapes: Optional[Mapping[str, Shape]] = None) -> Network:
+    """Shapes, geometry and order of the TEST phase.
+
+    Parameters
+    ----------
+    net : NetParameter
+    image_shape : (C, H, W), optional
+        Size of the images in the data layer's source, before cropping.
+    source : str
+        File name for error messages.
+    input_shapes : mapping of top name to full shape, optional
+        For data layers that are neither Input nor sized by ``image_shape``.
+
+    Raises
+    ------
+    PrototxtError, NetworkError
+        Unknown layer type, missing bottom, cycle, illegal shapes; the message names the layer.
+    """
+    shapes: dict[str, Shape] = {}
+    layers, used, names = [], set(), set()
+    params = [p for p in net.layer if in_phase(p, "TEST")]
+    for i, param in enumerate(params):
+        where = f"{source}: layer '{param.name}'"
+        if param.name in names:
+            raise PrototxtError(f"{where} stands twice in the TEST phase; names must be unique to find weights by")
+        names.add(param.name)
+        for bottom in param.bottom:
+            if bottom not in shapes:
+                later = next((q.name for q in params[i:] if bottom in q.top), None)
+                why = f"is produced only by layer '{later}': a cycle, or layers out of order" if later else "is produced by no layer"
+                raise NetworkError(f"{where}: bottom '{bottom}' {why}")
+        bottoms = [shapes[b] for b in param.bottom]
+        tops = _tops(param, bottoms, image_shape, input_shapes or {}, where, source)
+        layers.append(_layer(param, bottoms, tops, where))
+        used.update(param.bottom)
+        shapes.update(zip(param.top, tops))
+    last = {top: layer for layer in layers for top in layer.tops}
+    outputs = tuple(t for t in last if t not in used)
+    inputs = tuple(t for p in params if p.type == "Input" or p.type in DATA_TYPES for t in p.top)
+    return Network(net.name, tuple(layers), inputs, outputs)
+
+
+def _tops(param: Any, bottoms: list[Shape], image: Optional[Shape], given: Mapping[str, Shape], where: str,
+          source: str) -> list[Shape]:
+    if param.top and all(t in given for t in param.top):
+        return [tuple(given[t]) for t in param.top]
+    if param.type in DATA_TYPES:
+        return _data_tops(param, image, source)
+    rule = SHAPE_RULES.get(param.type)
+    if rule is None:
+        raise PrototxtError(f"{where}: unknown layer type '{param.type}'; its output shape cannot be known")
+    try:
+        tops = rule(param, bottoms)
+    except NetworkError as exc:
+        raise NetworkError(f"{where} ({param.type}): {exc}") from None
+    except IndexError:
+        raise NetworkError(f"{where} ({param.type}): has {len(bottoms)} bottoms, too few for its type") from None
+    if len(tops) < len(param.top):
+        raise NetworkError(f"{where} ({param.type}): {len(param.top)} tops, but its type makes {len(tops)}")
+    return tops
+
+
+def _layer(param: Any, bottoms: list[Shape], tops: list[Shape], where: str) -> Layer:
+    convolution = inner_product = None
+    reason = _keep_reason(param, bottoms)
+    if param.type == "Convolution":
+        convolution, problem = _convolution(param, bottoms)
+        reason = reason or problem
+    elif param.type == "InnerProduct":
+        p = param.inner_product_param
+        inner_product = InnerProduct(int(p.num_output), bool(p.bias_term), bool(p.transpose))
+    return Layer(
+        param.name, param.type, tuple(param.bottom), tuple(param.top), tuple(bottoms), tuple(tops[: len(param.top)]),
+        convolution, inner_product, reason,
+    )

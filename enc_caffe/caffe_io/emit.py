@@ -1,0 +1,121 @@
+"""Emission: a network's NetParameter and caffemodel with the layers of a plan replaced by their pairs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Callable, Iterator, Mapping, Optional
+
+from enc_caffe.caffe_io.caffemodel import CaffeModel, layer_record, write_caffemodel
+from enc_caffe.caffe_io.proto import caffe_pb2
+from enc_caffe.decomposition import Stage, scheme_for
+from enc_caffe.errors import PlanError
+from enc_caffe.network import Network
+from enc_caffe.output import atomic_file
+
+Progress = Callable[[str], None]
+
+
+def replace_layers(
+    net: Any, network: Network, ranks: Mapping[str, int], schemes: Mapping[str, str], placement: str = "exact"
+) -> Any:
+    """A copy of the NetParameter in which every layer of the plan is its pair; all else is kept, in order.
+
+    Parameters
+    ----------
+    ranks, schemes : mapping of layer name to rank of one group, and to scheme name
+    placement : {'exact', 'published'}
+
+    Raises
+    ------
+    PlanError
+        If the name of a new layer or blob is taken already.
+    """
+    taken = {layer.name for layer in net.layer} | {top for layer in net.layer for top in layer.top}
+    out = caffe_pb2().NetParameter()
+    out.CopyFrom(net)
+    del out.layer[:]
+    for param in net.layer:
+        if param.name not in ranks:
+            out.layer.add().CopyFrom(param)
+            continue
+        layer, scheme = network[param.name], scheme_for(schemes[param.name])
+        for suffix in ("_v", "_h"):
+            new = param.name + suffix
+            if new in taken:
+                raise PlanError(f"layer '{param.name}': the name '{new}' of its new layer is taken already")
+        first, second = scheme.stages(layer, ranks[param.name], placement)
+        blob = param.name + first.suffix
+        head = _stage_param(out.layer.add(), param, first)
+        head.top[:] = [blob]
+        del head.param[1:]
+        tail = _stage_param(out.layer.add(), param, second)
+        tail.bottom[:] = [blob]
+        del tail.propagate_down[:]
+    return out
+
+
+def _stage_param(into: Any, original: Any, stage: Stage) -> Any:
+    into.CopyFrom(original)
+    into.name = original.name + stage.suffix
+    del into.blobs[:]
+    if stage.convolution is not None:
+        conv, param = stage.convolution, into.convolution_param
+        for field in (
+            "kernel_size", "kernel_h", "kernel_w", "pad", "pad_h", "pad_w", "stride", "stride_h", "stride_w", "dilation",
+            "group", "bias_term",
+        ):  # fmt: skip
+            param.ClearField(field)
+        param.num_output = conv.num_output
+        _set_pair(param, "kernel", conv.kernel, None)
+        _set_pair(param, "pad", conv.pad, 0)
+        _set_pair(param, "stride", conv.stride, 1)
+        if conv.dilation != (1, 1):
+            param.dilation[:] = conv.dilation[:1] if conv.dilation[0] == conv.dilation[1] else conv.dilation
+        if conv.groups != 1:
+            param.group = conv.groups
+        if not conv.bias:
+            param.bias_term = False
+            param.ClearField("bias_filler")
+    elif stage.inner_product is not None:
+        param = into.inner_product_param
+        param.num_output = stage.inner_product.num_output
+        param.ClearField("transpose")
+        if not stage.inner_product.bias:
+            param.bias_term = False
+            param.ClearField("bias_filler")
+    return into
+
+
+def _set_pair(param: Any, name: str, pair: tuple[int, int], default: Optional[int]) -> None:
+    if pair == (default, default):
+        return
+    setattr(param, f"{name}_h", pair[0])
+    setattr(param, f"{name}_w", pair[1])
+
+
+def compressed_records(
+    model: CaffeModel, network: Network, ranks: Mapping[str, int], schemes: Mapping[str, str], progress: Progress
+) -> Iterator[bytes]:
+    """LayerParameter records of the compressed network, one at a time; untouched layers byte for byte."""
+    for stored in model:
+        if stored.name not in ranks:
+            yield model.record(stored)
+            continue
+        layer = network[stored.name]
+        arrays = model.weights(layer)
+        factors = scheme_for(schemes[layer.name]).factorise(layer, arrays[0], ranks[layer.name])
+        progress(layer.name)
+        yield layer_record(layer.name + "_v", layer.type, [factors.first])
+        yield layer_record(layer.name + "_h", layer.type, [factors.second, *arrays[1:]])
+
+
+def write_compressed(
+    path: Path, model: CaffeModel, network: Network, ranks: Mapping[str, int], schemes: Mapping[str, str],
+    progress: Progress = lambda name: None,
+) -> None:
+    """Write the compressed caffemodel, whole or not at all."""
+    for name in ranks:
+        if name not in model.layers:
+            model.weights(network[name])  # raises, naming the layer
+    with atomic_file(Path(path)) as handle:
+        write_caffemodel(handle, network.name, compressed_records(model, network, ranks, schemes, progress))

@@ -1,0 +1,101 @@
+"""Prototxt text in and out; old formats are brought up to date by Caffe's own tools."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from google.protobuf import text_format
+
+from enc_caffe.caffe_io.proto import caffe_pb2
+from enc_caffe.errors import PrototxtError
+from enc_caffe.runtime.installation import find_caffe
+
+MAX_BYTES = 64 * 2**20
+
+
+def _read_text(path: Path) -> str:
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise PrototxtError(f"{path}: {path.stat().st_size} bytes, more than the {MAX_BYTES} allowed for a prototxt")
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise PrototxtError(f"{path}: is binary; a prototxt is text (was a caffemodel given as --model?)") from None
+    except OSError as exc:
+        raise PrototxtError(f"{path}: cannot be read ({exc.strerror})") from None
+    if not text.strip():
+        raise PrototxtError(f"{path}: is empty")
+    return text
+
+
+def _parse(text: str, message: Any, path: Path) -> Any:
+    try:
+        return text_format.Parse(text, message)
+    except text_format.ParseError as exc:
+        line, column = exc.GetLine(), exc.GetColumn()
+        reason = re.sub(r"^\d+:\d+\s*:\s*", "", str(exc))
+        where = f"{path}:{line}:{column}" if line else str(path)
+        raise PrototxtError(f"{where}: {reason.strip().splitlines()[0]}") from None
+
+
+def read_net(path: Path) -> Any:
+    """Read a network's prototxt into a NetParameter; V0 and V1 files are upgraded as Caffe does.
+
+    Raises
+    ------
+    PrototxtError
+        With line and column where the text is not legal.
+    """
+    path = Path(path)
+    net = _parse(_read_text(path), caffe_pb2().NetParameter(), path)
+    if net.layers:
+        net = _upgrade(path, net)
+    if not net.layer:
+        raise PrototxtError(f"{path}: has no layer; a network's prototxt is needed (a solver goes to --solver)")
+    _upgrade_inputs(net)
+    return net
+
+
+def _upgrade(path: Path, net: Any) -> Any:
+    if net.layer:
+        raise PrototxtError(f"{path}: has both 'layer' and the older 'layers'; Caffe takes one of them")
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "upgraded.prototxt"
+        tool = find_caffe().tool("upgrade_net_proto_text")
+        done = subprocess.run([str(tool), str(path), str(out)], stderr=subprocess.PIPE, check=False)
+        if not out.is_file():
+            last = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["no message"]
+            raise PrototxtError(f"{path}: Caffe cannot upgrade this old format: {last[0]}")
+        return _parse(_read_text(out), caffe_pb2().NetParameter(), path)
+
+
+def _upgrade_inputs(net: Any) -> None:
+    """``input:`` with ``input_shape`` or ``input_dim`` becomes an Input layer, as Caffe's own upgrade does."""
+    if not net.input:
+        return
+    layer = caffe_pb2().LayerParameter(name="input", type="Input", top=list(net.input))
+    if net.input_shape:
+        layer.input_param.shape.extend(net.input_shape)
+    else:
+        dims = list(net.input_dim)
+        for i in range(0, len(dims), 4):
+            layer.input_param.shape.add(dim=dims[i : i + 4])
+    rest = list(net.layer)
+    del net.layer[:]
+    net.layer.append(layer)
+    net.layer.extend(rest)
+    for field in ("input", "input_shape", "input_dim"):
+        net.ClearField(field)
+
+
+def read_solver(path: Path) -> Any:
+    """Read a solver's prototxt into a SolverParameter."""
+    return _parse(_read_text(Path(path)), caffe_pb2().SolverParameter(), Path(path))
+
+
+def to_text(message: Any) -> str:
+    """Prototxt text of a message, floats as short as they can be."""
+    return text_format.MessageToString(message, float_format=".8g", as_utf8=True)

@@ -1,0 +1,1 @@
+"""Layer-wise accuracy metrics: PCA energy, measured accuracy, sampling, interpolation."""

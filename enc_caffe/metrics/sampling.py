@@ -1,0 +1,68 @@
+"""At which ranks a layer is measured: sampling schemes behind one signature.
+
+A scheme takes the singular values of every group, the sides of one group's matrix and r_max, and returns increasing
+ranks that end at r_max.
+"""
+
+from __future__ import annotations
+
+from typing import Callable, Sequence
+
+import numpy as np
+
+from enc_caffe.errors import UsageError
+from enc_caffe.metrics.vbmf import estimate
+from enc_caffe.rounding import round_half_up
+
+Sampler = Callable[[Sequence[np.ndarray], "tuple[int, int]", int], "list[int]"]
+
+
+def lowest_rank(max_rank: int) -> int:
+    """A tenth of r_max, at least 1: below it no layer is sampled or searched in the published runs."""
+    return max(1, round_half_up(max_rank / 10))
+
+
+def vbmf_samples(singular_values: Sequence[np.ndarray], shape: tuple[int, int], max_rank: int) -> list[int]:
+    """The five ranks of METHOD section 3, placed by the VBMF rank estimate q (largest over the groups)."""
+    q = max(estimate(s, *shape).rank for s in singular_values)
+    q = min(q, max_rank)
+    floor = lowest_rank(max_rank)
+    wanted = (max_rank / 10, (q / 4 + max_rank / 10) / 2, q / 4, q / 2, max_rank)
+    return sorted({max(floor, min(max_rank, round_half_up(r))) for r in wanted})
+
+
+def even_samples(number: int) -> Sampler:
+    """``number`` ranks, evenly spaced from a tenth of r_max to r_max."""
+
+    def sampler(singular_values: Sequence[np.ndarray], shape: tuple[int, int], max_rank: int) -> list[int]:
+        return sorted({round_half_up(r) for r in np.linspace(lowest_rank(max_rank), max_rank, number)})
+
+    return sampler
+
+
+def listed_samples(fractions: Sequence[float]) -> Sampler:
+    """The user's own list of fractions of r_max; r_max itself is always measured."""
+
+    def sampler(singular_values: Sequence[np.ndarray], shape: tuple[int, int], max_rank: int) -> list[int]:
+        return sorted({min(max_rank, max(1, round_half_up(f * max_rank))) for f in fractions} | {max_rank})
+
+    return sampler
+
+
+def sampler_from(text: str) -> Sampler:
+    """``vbmf``, ``even`` or ``even:N``, or a list of fractions of r_max such as ``0.1,0.25,0.5``."""
+    if text == "vbmf":
+        return vbmf_samples
+    head, _, tail = text.partition(":")
+    try:
+        if head == "even":
+            number = int(tail or 5)
+            if number >= 2:
+                return even_samples(number)
+        else:
+            fractions = [float(part) for part in text.split(",")]
+            if all(0 < f <= 1 for f in fractions):
+                return listed_samples(fractions)
+    except ValueError:
+        pass
+    raise UsageError(f"--samples {text}: vbmf, even, even:N (N of 2 or more), or fractions in (0, 1] such as 0.1,0.5")

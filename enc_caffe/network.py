@@ -1,0 +1,144 @@
+"""The frozen description of a network: what every later stage sees instead of raw protobuf.
+
+Shapes leave out nothing: they are tuples in Caffe's axis order, as of the TEST phase with the batch size of the
+prototxt. Weights do not live here; :mod:`enc_caffe.caffe_io.caffemodel` reads them by layer name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Optional
+
+from enc_caffe.errors import PlanError
+from enc_caffe.shapes import Shape, count
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """Geometry of a 2-D convolution; pairs are (height, width)."""
+
+    num_output: int
+    kernel: tuple[int, int]
+    stride: tuple[int, int] = (1, 1)
+    pad: tuple[int, int] = (0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+    bias: bool = True
+
+
+@dataclass(frozen=True)
+class InnerProduct:
+    """Geometry of a fully connected layer."""
+
+    num_output: int
+    bias: bool = True
+    transposed: bool = False
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer of the TEST phase.
+
+    Attributes
+    ----------
+    name, type : str
+    bottoms, tops : tuple of str
+        Blob names.
+    bottom_shapes, top_shapes : tuple of Shape
+    convolution, inner_product : Convolution, InnerProduct or None
+        Set for the layers that can be decomposed.
+    keep_reason : str
+        Why a layer with weights can never be decomposed (empty: it can).
+    """
+
+    name: str
+    type: str
+    bottoms: tuple[str, ...] = ()
+    tops: tuple[str, ...] = ()
+    bottom_shapes: tuple[Shape, ...] = ()
+    top_shapes: tuple[Shape, ...] = ()
+    convolution: Optional[Convolution] = None
+    inner_product: Optional[InnerProduct] = None
+    keep_reason: str = ""
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether MACs and parameters are counted for this layer."""
+        return self.convolution is not None or self.inner_product is not None
+
+    @property
+    def in_channels(self) -> int:
+        """Input channels of a convolution, or inputs of a fully connected layer."""
+        if self.convolution is not None:
+            return self.bottom_shapes[0][1]
+        if self.inner_product is not None:
+            axis = len(self.top_shapes[0]) - 1
+            return count(self.bottom_shapes[0][axis:])
+        return 0
+
+    @property
+    def out_channels(self) -> int:
+        """``num_output``."""
+        if self.convolution is not None:
+            return self.convolution.num_output
+        return self.inner_product.num_output if self.inner_product is not None else 0
+
+    @property
+    def groups(self) -> int:
+        """Groups of a convolution; 1 for everything else."""
+        return self.convolution.groups if self.convolution is not None else 1
+
+    @property
+    def kernel(self) -> tuple[int, int]:
+        """Kernel (height, width); (1, 1) for a fully connected layer."""
+        return self.convolution.kernel if self.convolution is not None else (1, 1)
+
+    @property
+    def bias(self) -> bool:
+        """Whether the layer has a bias term."""
+        if self.convolution is not None:
+            return self.convolution.bias
+        return self.inner_product.bias if self.inner_product is not None else False
+
+    @property
+    def output(self) -> tuple[int, int]:
+        """Output height and width; (1, 1) for a fully connected layer."""
+        if self.convolution is not None:
+            return self.top_shapes[0][2], self.top_shapes[0][3]
+        return 1, 1
+
+    @property
+    def input(self) -> tuple[int, int]:
+        """Input height and width; (1, 1) for a fully connected layer."""
+        if self.convolution is not None:
+            return self.bottom_shapes[0][2], self.bottom_shapes[0][3]
+        return 1, 1
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network in the TEST phase, layers in order of execution."""
+
+    name: str
+    layers: tuple[Layer, ...]
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    _index: dict[str, Layer] = field(default_factory=dict, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._index.update({layer.name: layer for layer in self.layers})
+
+    def __getitem__(self, name: str) -> Layer:
+        """Layer by name; :class:`PlanError` where there is none."""
+        try:
+            return self._index[name]
+        except KeyError:
+            raise PlanError(f"layer '{name}' is not in network '{self.name}'") from None
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._index
+
+    @property
+    def weighted(self) -> tuple[Layer, ...]:
+        """The layers whose MACs and parameters are counted."""
+        return tuple(layer for layer in self.layers if layer.has_weights)

@@ -1,0 +1,187 @@
+"""Accuracy of a network over an LMDB, equal to stock ``caffe test`` on the same images.
+
+The network runs as its deploy form in a worker process; images pass through the TEST phase's transformation, and each
+counts once, whatever the batch size. Counts are integers, split by chunks of images, so the result does not depend on
+the number of workers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Callable, Optional
+
+import numpy as np
+
+from enc_caffe.caffe_io.datum import ImageLmdb
+from enc_caffe.caffe_io.describe import describe
+from enc_caffe.caffe_io.prototxt import read_net, to_text
+from enc_caffe.caffe_io.transform import Transform, transform_of
+from enc_caffe.caffe_io.variants import deploy_net, find_scores, image_shape
+from enc_caffe.errors import DatasetError, UsageError
+from enc_caffe.runtime.executor import CaffeExecutor
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Counts over an LMDB."""
+
+    images: int
+    correct: dict[int, int]
+    cross_entropy: float
+
+    def accuracy(self, k: int = 1) -> float:
+        """Top-k accuracy."""
+        return self.correct[k] / self.images
+
+
+@dataclass(frozen=True)
+class _Task:
+    prototxt: str
+    weights: str
+    lmdb: str
+    transform: Transform
+    data: str
+    scores: str
+    top_k: tuple[int, ...]
+    batch: int
+    gpu: Optional[int]
+
+
+_NETS: dict[tuple[str, str, Optional[int]], object] = {}
+
+
+def count_chunk(task: _Task, start: int, stop: int) -> tuple[list[int], float]:
+    """Correct images for each k, and summed cross-entropy, of the images at positions start to stop (in a worker)."""
+    from enc_caffe.runtime.engine import load_net
+
+    key = (task.prototxt, task.weights, task.gpu)
+    if key not in _NETS:
+        _NETS.clear()
+        _NETS[key] = load_net(*key)
+    net = _NETS[key]
+    lmdb = ImageLmdb(Path(task.lmdb))
+    correct, entropy = [0] * len(task.top_k), 0.0
+    images: list[np.ndarray] = []
+    labels: list[int] = []
+
+    def flush() -> None:
+        nonlocal entropy
+        data = np.stack(images)
+        net.blobs[task.data].reshape(*data.shape)  # type: ignore[attr-defined]
+        net.blobs[task.data].data[...] = data  # type: ignore[attr-defined]
+        net.forward()  # type: ignore[attr-defined]
+        scores = np.array(net.blobs[task.scores].data, np.float64)  # type: ignore[attr-defined]
+        scores = scores.reshape(len(images), -1)
+        for i, count in enumerate(top_k_counts(scores, np.array(labels), task.top_k)):
+            correct[i] += count
+        entropy += cross_entropy(scores, np.array(labels))
+        images.clear()
+        labels.clear()
+
+    for image in lmdb.images(start, stop, task.transform.force_color):
+        images.append(task.transform(image.pixels))
+        labels.append(image.label)
+        if len(images) == task.batch:
+            flush()
+    if images:
+        flush()
+    lmdb.close()
+    return correct, entropy
+
+
+def top_k_counts(scores: np.ndarray, labels: np.ndarray, top_k: tuple[int, ...]) -> list[int]:
+    """Images (N, classes) whose label's score is beaten or equalled by fewer than k others, as Caffe's Accuracy counts."""
+    own = scores[np.arange(len(labels)), labels]
+    better = np.sum(scores >= own[:, None], axis=1) - 1
+    # A NaN score is better than nothing, itself included, so better would be -1.
+    return [int(np.sum((better < k) & (better >= 0))) for k in top_k]
+
+
+def cross_entropy(scores: np.ndarray, labels: np.ndarray) -> float:
+    """Summed cross-entropy of the softmax of scores (N, classes)."""
+    shifted = scores - scores.max(axis=1, keepdims=True)
+    log_sum = np.log(np.exp(shifted).sum(axis=1))
+    return float(np.sum(log_sum - shifted[np.arange(len(labels)), labels]))
+
+
+def evaluate(
+    model: Path, weights: Path, lmdb: Path, top_k: tuple[int, ...] = (1,), batch: int = 50, workers: int = 1,
+    threads: Optional[int] = None, gpu: Optional[int] = None, progress: Callable[[int, int], None] = lambda done, all_: None,
+    transform: Optional[Transform] = None, executor: Optional[CaffeExecutor] = None,
+) -> Evaluation:
+    """Top-k accuracy and cross-entropy of a network over all images of an LMDB.
+
+    Parameters
+    ----------
+    model, weights, lmdb : Path
+    top_k : tuple of int
+    batch : int
+        Images of one forward pass; the result does not depend on it.
+    workers, threads : int
+        Processes, and BLAS threads of each.
+    gpu : int, optional
+        Device; without it the CPU.
+    progress : callable of images done and images in all
+    transform : Transform, optional
+        Instead of the data layer's own.
+
+    Raises
+    ------
+    DatasetError
+        If the images do not fit the network, or a label is beyond its classes.
+    CaffeError
+        With Caffe's own last line where it stopped.
+    """
+    if not Path(weights).is_file():
+        raise UsageError(f"--weights {weights}: no such file")
+    net = read_net(Path(model))
+    images = ImageLmdb(Path(lmdb))
+    first = images.first_shape()
+    network = describe(net, image_shape(net, first, None), str(model))
+    scores = find_scores(net, network)
+    if any(not 1 <= k <= scores.classes for k in top_k):
+        raise UsageError(f"--top_k {','.join(map(str, top_k))}: the network has {scores.classes} classes")
+    rule = transform if transform is not None else transform_of(net, str(model))
+    data_blob, needed = _data_blob(network)
+    got = rule(np.zeros(first, np.uint8)).shape
+    if got != needed:
+        raise DatasetError(f"{lmdb}: images become {got} (C, H, W), but the network's '{data_blob}' needs {needed}")
+    labels = images.labels()
+    if labels.min() < 0 or labels.max() >= scores.classes:
+        raise DatasetError(
+            f"{lmdb}: labels go from {labels.min()} to {labels.max()}, but the network has {scores.classes} classes"
+        )
+    total = len(images)
+    images.close()
+    task = _Task(
+        to_text(deploy_net(net, network, min(batch, total))), str(weights), str(lmdb), rule, data_blob, scores.scores,
+        top_k, batch, gpu,
+    )
+    own = executor is None
+    executor = executor or CaffeExecutor(workers, threads)
+    try:
+        starts = range(0, total, batch * 2)
+        futures = [executor.submit(count_chunk, task, s, min(s + batch * 2, total)) for s in starts]
+        correct, entropy, done = [0] * len(top_k), 0.0, 0
+        for start, future in zip(starts, futures):
+            counts, chunk_entropy = executor.result(future)
+            correct = [a + b for a, b in zip(correct, counts)]
+            entropy += chunk_entropy
+            done = min(start + batch * 2, total)
+            progress(done, total)
+    finally:
+        if own:
+            executor.close()
+    return Evaluation(total, dict(zip(top_k, correct)), entropy / total)
+
+
+def _data_blob(network: object) -> tuple[str, tuple[int, ...]]:
+    from enc_caffe.network import Network
+    from enc_caffe.shapes import DATA_TYPES
+
+    assert isinstance(network, Network)
+    for layer in network.layers:
+        if layer.type == "Input" or layer.type in DATA_TYPES:
+            return layer.tops[0], layer.top_shapes[0][1:]
+    raise DatasetError(f"network '{network.name}' has no layer that reads images")

@@ -1,0 +1,106 @@
+"""Processes that load Caffe. A failed CHECK aborts the whole process that Caffe runs in, so it runs in one of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import re
+import tempfile
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any, Callable, Iterator, Optional
+
+from enc_caffe.errors import CaffeError
+from enc_caffe.runtime.blas import blas_environment
+from enc_caffe.runtime.installation import find_caffe
+
+_GLOG = re.compile(r"^[FE]\d{4,8} [\d:.]+\s+\d+ (\S+?:\d+)\] (.*)$")
+
+
+def last_words(log: str) -> str:
+    """Caffe's own last line: the message of the last fatal glog line, with what follows it, else the last line."""
+    lines = [line for line in log.splitlines() if line.strip() and not line.startswith("***")]
+    for line in reversed(lines):
+        match = _GLOG.match(line)
+        if match and line[0] == "F":
+            return f"{match.group(2)} ({match.group(1)})"
+    for line in reversed(lines):
+        match = _GLOG.match(line)
+        if match:
+            return f"{match.group(2)} ({match.group(1)})"
+    plain = [line.strip() for line in lines if not line.lstrip().startswith("@")]
+    return plain[-1] if plain else "no message"
+
+
+def _start(log: str, python_dir: str, quiet: bool) -> None:
+    # Caffe writes to descriptor 2 itself, so the descriptor is redirected, not sys.stderr.
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(descriptor, 2)
+    os.close(descriptor)
+    if quiet:
+        os.environ["GLOG_minloglevel"] = "2"
+    import sys
+
+    if python_dir not in sys.path:
+        sys.path.insert(0, python_dir)
+
+
+class CaffeExecutor:
+    """A ``concurrent.futures`` pool whose workers may load Caffe; what kills a worker becomes a CaffeError.
+
+    Parameters
+    ----------
+    workers : int
+    threads : int, optional
+        BLAS threads of each worker.
+    """
+
+    def __init__(self, workers: int = 1, threads: Optional[int] = None) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="enc-caffe-")
+        self._log = Path(self._folder.name) / "caffe.log"
+        with _environment({**blas_environment(threads), "GLOG_logtostderr": "1"}):
+            self._pool = ProcessPoolExecutor(
+                workers, multiprocessing.get_context("spawn"), _start, (str(self._log), str(find_caffe().python_dir), True)
+            )
+            # Workers are started at the first submit; they must inherit this environment.
+            for future in [self._pool.submit(os.getpid) for _ in range(workers)]:
+                self.result(future)
+
+    def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        """Run a module-level function in a worker."""
+        return self._pool.submit(function, *arguments)
+
+    def result(self, future: Future[Any]) -> Any:
+        """A future's result; :class:`CaffeError` with Caffe's last line if its process died."""
+        try:
+            return future.result()
+        except BrokenProcessPool:
+            log = self._log.read_text(errors="replace") if self._log.exists() else ""
+            raise CaffeError(f"Caffe stopped: {last_words(log)}") from None
+
+    def close(self) -> None:
+        """Stop the workers."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._folder.cleanup()
+
+    def __enter__(self) -> CaffeExecutor:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+@contextlib.contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

@@ -1,0 +1,121 @@
+"""Caffe's own programs: ``caffe train``, ``caffe test`` and ``caffe time``, as processes without a shell."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Callable, Optional
+
+from enc_caffe.errors import CaffeError
+from enc_caffe.runtime.blas import blas_environment
+from enc_caffe.runtime.executor import last_words
+from enc_caffe.runtime.installation import find_caffe
+
+_ITERATION = re.compile(r"Iteration (\d+)(?: \([^)]*\))?, loss = (\S+)")
+_TEST_START = re.compile(r"Iteration (\d+), Testing net")
+_TEST_OUTPUT = re.compile(r"Test net output #\d+: (\S+) = (\S+)")
+_AVERAGE = re.compile(r"\] (\S+) = ([-+.\deE]+|nan|inf)(?: \(|$)")
+_FORWARD = re.compile(r"Average Forward pass: ([\d.]+) ms")
+_LAYER_TIME = re.compile(r"\]\s+(\S+)\s+forward: ([\d.]+) ms")
+
+
+def run_caffe(
+    arguments: list[str], log: Path, on_line: Callable[[str], None] = lambda line: None, threads: Optional[int] = None
+) -> str:
+    """Run the ``caffe`` program, its output to a log file and line by line to ``on_line``; returns the output.
+
+    An interruption is passed on, so that ``caffe train`` writes its snapshot before it stops.
+
+    Raises
+    ------
+    CaffeError
+        With Caffe's own last line, if it ends with an error.
+    """
+    command = [str(find_caffe().tool("caffe")), *arguments]
+    env = {**os.environ, **blas_environment(threads), "GLOG_logtostderr": "1", "GLOG_minloglevel": "0"}
+    lines = []
+    with open(log, "a", encoding="utf-8") as out:
+        process = subprocess.Popen(
+            command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True,
+            errors="replace", start_new_session=True,
+        )
+        assert process.stdout is not None
+        try:
+            for line in process.stdout:
+                out.write(line)
+                lines.append(line)
+                on_line(line)
+        except BaseException:
+            process.send_signal(signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(30)
+            process.kill()
+            raise
+        finally:
+            process.stdout.close()
+        status = process.wait()
+    text = "".join(lines)
+    if status:
+        raise CaffeError(f"caffe {arguments[0]} stopped ({_status(status)}): {last_words(text)} (log: {log})")
+    return text
+
+
+def _status(status: int) -> str:
+    return f"signal {-status}" if status < 0 else f"status {status}"
+
+
+@dataclass(frozen=True)
+class TrainingPoint:
+    """One line of ``caffe train``: a training loss, or outputs of the test net."""
+
+    iteration: int
+    loss: Optional[float] = None
+    test: Optional[dict[str, float]] = None
+
+
+def parse_training(text: str) -> list[TrainingPoint]:
+    """Losses and test outputs of a ``caffe train`` log, in order."""
+    points: list[TrainingPoint] = []
+    for line in text.splitlines():
+        if match := _ITERATION.search(line):
+            points.append(TrainingPoint(int(match.group(1)), loss=float(match.group(2))))
+        elif match := _TEST_START.search(line):
+            points.append(TrainingPoint(int(match.group(1)), test={}))
+        elif (match := _TEST_OUTPUT.search(line)) and points and points[-1].test is not None:
+            points[-1].test[match.group(1)] = float(match.group(2))
+    return points
+
+
+def caffe_test(model: Path, weights: Path, iterations: int, log: Path, gpu: str = "") -> dict[str, float]:
+    """Outputs of stock ``caffe test``, averaged over ``iterations`` batches of the prototxt's own data layer."""
+    arguments = ["test", "-model", str(model), "-weights", str(weights), "-iterations", str(iterations)]
+    text = run_caffe(arguments + (["-gpu", gpu] if gpu else []), log)
+    averages = {}
+    for line in text.splitlines():
+        if ", " not in line and (match := _AVERAGE.search(line)):
+            averages[match.group(1)] = float(match.group(2))
+    return averages
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Milliseconds of a forward pass of one batch: in all, and per layer."""
+
+    forward_ms: float
+    layers_ms: dict[str, float]
+
+
+def caffe_time(model: Path, iterations: int, log: Path, gpu: str = "", threads: Optional[int] = None) -> Timing:
+    """Forward time of stock ``caffe time`` on a prototxt."""
+    arguments = ["time", "-model", str(model), "-iterations", str(iterations), "-phase", "TEST"]
+    text = run_caffe(arguments + (["-gpu", gpu] if gpu else []), log, threads=threads)
+    found = _FORWARD.search(text)
+    if found is None:
+        raise CaffeError(f"caffe time printed no 'Average Forward pass' (log: {log})")
+    layers = {m.group(1): float(m.group(2)) for m in map(_LAYER_TIME.search, text.splitlines()) if m}
+    return Timing(float(found.group(1)), layers)

@@ -1,0 +1,42 @@
+"""Packaging of enc-caffe; BVLC Caffe itself comes from ``make caffe`` (see README)."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "enc_caffe" / "__init__.py").read_text()).group(1)
+README = ROOT / "README.md"
+
+EXTRAS = {
+    "caffe": ["scikit-image>=0.20", "six>=1.16"],
+    "demo": ["scikit-learn>=1.2"],
+    "plot": ["matplotlib>=3.6"],
+    "dev": ["pytest>=7.2", "pytest-timeout>=2.1", "hypothesis>=6.60", "ruff>=0.4", "mypy>=1.8", "types-protobuf>=4.24"],
+}
+EXTRAS["all"] = sorted({package for group in EXTRAS.values() for package in group})
+
+setup(
+    name="enc-caffe",
+    version=VERSION,
+    description="Low-rank compression of whole Caffe networks (ENC-Map, ENC-Model, ENC-Inf)",
+    long_description=README.read_text() if README.exists() else "",
+    long_description_content_type="text/markdown",
+    license="BSD-2-Clause",
+    python_requires=">=3.9",
+    packages=find_packages(include=["enc_caffe", "enc_caffe.*"]),
+    install_requires=[
+        "numpy>=1.24",
+        "scipy>=1.10",
+        # protoc 3.21 writes caffe_pb2.py; Python protobuf reads such files from 4.21 up to the end of 5.x.
+        "protobuf>=4.21,<6",
+        "lmdb>=1.4",
+        "opencv-python-headless>=4.7,<5",
+        "rich>=13.0",
+        "pooch>=1.7",
+    ],
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["enc-caffe = enc_caffe.cli:main"]},
+    classifiers=["License :: OSI Approved :: BSD License", "Programming Language :: Python :: 3"],
+)

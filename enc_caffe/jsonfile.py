@@ -46,5 +46,3 @@ def write_json(path: Path, data: dict[str, Any]) -> None:
     """Write beside, then rename; :class:`OutputError` where that is not possible."""
     with atomic_file(path) as handle:
         handle.write((json.dumps(data, indent=1, allow_nan=False) + "\n").encode())
-
-

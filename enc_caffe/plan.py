@@ -47,9 +47,7 @@ class RankPlan:
                 reason = network[name].keep_reason or f"type {network[name].type} is never decomposed"
                 raise PlanError(f"{source}: layer '{name}' cannot be decomposed: {reason}")
             if not 1 <= rank <= max_ranks[name]:
-                raise PlanError(
-                    f"{source}: layer '{name}' has rank {rank}; 1 to r_max = {max_ranks[name]} is allowed"
-                )
+                raise PlanError(f"{source}: layer '{name}' has rank {rank}; 1 to r_max = {max_ranks[name]} is allowed")
 
 
 def read_plan(path: Path) -> RankPlan:
@@ -78,8 +76,16 @@ def write_plan(path: Path, plan: RankPlan) -> None:
 
 
 def plan_about(
-    method: str, metric: Optional[str], solver: Optional[str], flops_ratio: float, params_ratio: float,
-    convention: str, counted: str, objective: Optional[float], proven_optimal: bool, search_seconds: float,
+    method: str,
+    metric: Optional[str],
+    solver: Optional[str],
+    flops_ratio: float,
+    params_ratio: float,
+    convention: str,
+    counted: str,
+    objective: Optional[float],
+    proven_optimal: bool,
+    search_seconds: float,
 ) -> dict[str, Any]:
     """The fields of METHOD section 10 in one place, so that no method forgets one."""
     return dict(locals())

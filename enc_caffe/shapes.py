@@ -83,10 +83,7 @@ def _convolution(layer: Any, bottoms: list[Shape]) -> list[Shape]:
             raise NetworkError(
                 f"{channels} input channels and num_output {param.num_output} must be multiples of group {group}"
             )
-        out = [
-            conv_output(s, k, st, p, d)
-            for s, k, st, p, d in zip((height, width), kernel, stride, pad, dilation)
-        ]
+        out = [conv_output(s, k, st, p, d) for s, k, st, p, d in zip((height, width), kernel, stride, pad, dilation)]
         if min(out) < 1:
             raise NetworkError(f"kernel {kernel} with pad {pad} does not fit into {height} x {width}")
         tops.append((n, int(param.num_output), *out))
@@ -209,9 +206,7 @@ def _reshape(layer: Any, bottoms: list[Shape]) -> list[Shape]:
     param, shape = layer.reshape_param, bottoms[0]
     first = param.axis if param.axis >= 0 else len(shape) + param.axis + 1
     last = len(shape) if param.num_axes == -1 else first + param.num_axes
-    middle = [
-        shape[first + i] if d == 0 else int(d) for i, d in enumerate(param.shape.dim)
-    ]
+    middle = [shape[first + i] if d == 0 else int(d) for i, d in enumerate(param.shape.dim)]
     if -1 in middle:
         known = math.prod(d for d in middle if d != -1)
         total = count(shape[first:last])
@@ -270,11 +265,36 @@ def _silence(layer: Any, bottoms: list[Shape]) -> list[Shape]:
     return []
 
 
-_SAME = (
-    "ReLU PReLU ELU Sigmoid TanH AbsVal Power Exp Log BNLL Dropout LRN BatchNorm Scale Bias Softmax MVN Threshold "
-    "Clip Swish"
-).split()
-_LOSSES = "EuclideanLoss HingeLoss InfogainLoss ContrastiveLoss MultinomialLogisticLoss SigmoidCrossEntropyLoss".split()
+_SAME = [
+    "ReLU",
+    "PReLU",
+    "ELU",
+    "Sigmoid",
+    "TanH",
+    "AbsVal",
+    "Power",
+    "Exp",
+    "Log",
+    "BNLL",
+    "Dropout",
+    "LRN",
+    "BatchNorm",
+    "Scale",
+    "Bias",
+    "Softmax",
+    "MVN",
+    "Threshold",
+    "Clip",
+    "Swish",
+]
+_LOSSES = [
+    "EuclideanLoss",
+    "HingeLoss",
+    "InfogainLoss",
+    "ContrastiveLoss",
+    "MultinomialLogisticLoss",
+    "SigmoidCrossEntropyLoss",
+]
 
 SHAPE_RULES: dict[str, Rule] = {
     "Convolution": _convolution,
@@ -297,9 +317,14 @@ SHAPE_RULES: dict[str, Rule] = {
     "Silence": _silence,
     "SoftmaxWithLoss": _softmax_loss,
     "Accuracy": _accuracy,
-    **{name: _same for name in _SAME},
-    **{name: _scalars for name in _LOSSES},
+    **dict.fromkeys(_SAME, _same),
+    **dict.fromkeys(_LOSSES, _scalars),
 }
 
 #: Layers that bring images from outside; their shapes come from the LMDB, the command line, or ``input_param``.
 DATA_TYPES = frozenset({"Data", "ImageData", "HDF5Data", "MemoryData", "WindowData", "AnnotatedData"})
+
+
+def brings_data(kind: str) -> bool:
+    """Whether a layer of this type brings images in: an Input layer, or one that reads a data source."""
+    return kind == "Input" or kind in DATA_TYPES

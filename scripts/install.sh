@@ -24,7 +24,7 @@ choose_python() {
 }
 
 wanted=$(cat "$root/setup.py" "$here"/*.sh "$here"/patches/*.patch | sha256sum | cut -c1-16)-${ENC_CAFFE_BLAS:-openblas}-${CPU_ONLY:-ON}-${CAFFE_ROOT:-}-${CAFFE_SRC:-}
-if [ -x "$venv/bin/enc-caffe" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ] && "$venv/bin/python" -c 'import enc_caffe.runtime.installation as i; i.find_caffe()' 2>/dev/null; then
+if [ -x "$venv/bin/enc-caffe" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ] && "$venv/bin/python" -c 'import enc_caffe.installation as i; i.find_caffe()' 2>/dev/null; then
     exit 0
 fi
 

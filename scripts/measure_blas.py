@@ -37,7 +37,9 @@ def gflops(library: str, core: str) -> float:
     env.pop("OPENBLAS_CORETYPE", None)
     if core:
         env["OPENBLAS_CORETYPE"] = core
-    done = subprocess.run([sys.executable, "-c", TIMER, library], env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    done = subprocess.run(
+        [sys.executable, "-c", TIMER, library], env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
     return float(done.stdout) if done.returncode == 0 else 0.0
 
 

@@ -168,7 +168,9 @@ class CaffeModel:
         except WeightsError as exc:
             text = bytes(self._data[:200])
             if text.isascii() and b"\n" in text:
-                raise WeightsError(f"{path}: is text, not a binary caffemodel (was a prototxt given as --weights?)") from None
+                raise WeightsError(
+                    f"{path}: is text, not a binary caffemodel (was a prototxt given as --weights?)"
+                ) from None
             raise WeightsError(f"{path}: is no whole caffemodel, {exc}") from None
         if not self._order:
             raise WeightsError(f"{path}: holds no layer; a caffemodel is needed")
@@ -252,7 +254,7 @@ def expected_shapes(layer: Layer) -> list[tuple[int, ...]]:
 def same_shape(stored: tuple[int, ...], needed: tuple[int, ...]) -> bool:
     """Whether a stored blob fits; legacy blobs carry leading ones (``Blob::ShapeEquals``)."""
     padded = (1,) * (len(stored) - len(needed)) + needed if len(stored) == 4 else needed
-    return stored == padded or stored == needed
+    return stored in (padded, needed)
 
 
 def _tag(number: int, wire: int) -> bytes:

@@ -38,7 +38,9 @@ def decode(raw: bytes, force_color: Optional[bool] = None) -> tuple[np.ndarray, 
     if datum.encoded:
         import cv2
 
-        flag = cv2.IMREAD_UNCHANGED if force_color is None else (cv2.IMREAD_COLOR if force_color else cv2.IMREAD_GRAYSCALE)
+        flag = (
+            cv2.IMREAD_UNCHANGED if force_color is None else (cv2.IMREAD_COLOR if force_color else cv2.IMREAD_GRAYSCALE)
+        )
         image = cv2.imdecode(np.frombuffer(datum.data, np.uint8), flag)
         if image is None:
             raise DatasetError("an encoded datum holds no image that OpenCV can decode")
@@ -151,7 +153,9 @@ def _put(env: Any, batch: list[tuple[bytes, bytes]], path: Path) -> None:
             raise DatasetError(f"{path}: cannot be written ({exc}; {free} bytes free)") from None
 
 
-def array_records(images: np.ndarray, labels: np.ndarray, order: Optional[np.ndarray] = None) -> Iterator[tuple[bytes, bytes]]:
+def array_records(
+    images: np.ndarray, labels: np.ndarray, order: Optional[np.ndarray] = None
+) -> Iterator[tuple[bytes, bytes]]:
     """Records of images (N, C, H, W) uint8 and labels (N,), keys numbered as ``convert_imageset`` does."""
     for i, index in enumerate(range(len(images)) if order is None else order):
         yield f"{i:08d}".encode(), datum_bytes(images[index], int(labels[index]))

@@ -64,8 +64,13 @@ def _convolution(layer: Any, bottoms: list[Shape]) -> tuple[Optional[Convolution
     if p.axis != 1 or p.force_nd_im2col or len(bottoms[0]) != 4:
         return None, "not a plain 2-D convolution"
     conv = Convolution(
-        int(p.num_output), spatial_pair(p, "kernel", 0), spatial_pair(p, "stride", 1), spatial_pair(p, "pad", 0),
-        spatial_pair(p, "dilation", 1), max(1, int(p.group)), bool(p.bias_term),
+        int(p.num_output),
+        spatial_pair(p, "kernel", 0),
+        spatial_pair(p, "stride", 1),
+        spatial_pair(p, "pad", 0),
+        spatial_pair(p, "dilation", 1),
+        max(1, int(p.group)),
+        bool(p.bias_term),
     )
     return conv, ""
 
@@ -78,8 +83,12 @@ def _keep_reason(layer: Any, bottoms: list[Shape]) -> str:
     return ""
 
 
-def describe(net: Any, image_shape: Optional[Shape] = None, source: str = "prototxt",
-             input_shapes: Optional[Mapping[str, Shape]] = None) -> Network:
+def describe(
+    net: Any,
+    image_shape: Optional[Shape] = None,
+    source: str = "prototxt",
+    input_shapes: Optional[Mapping[str, Shape]] = None,
+) -> Network:
     """Shapes, geometry and order of the TEST phase.
 
     Parameters
@@ -108,7 +117,11 @@ def describe(net: Any, image_shape: Optional[Shape] = None, source: str = "proto
         for bottom in param.bottom:
             if bottom not in shapes:
                 later = next((q.name for q in params[i:] if bottom in q.top), None)
-                why = f"is produced only by layer '{later}': a cycle, or layers out of order" if later else "is produced by no layer"
+                why = (
+                    f"is produced only by layer '{later}': a cycle, or layers out of order"
+                    if later
+                    else "is produced by no layer"
+                )
                 raise NetworkError(f"{where}: bottom '{bottom}' {why}")
         bottoms = [shapes[b] for b in param.bottom]
         tops = _tops(param, bottoms, image_shape, input_shapes or {}, where, source)
@@ -121,8 +134,9 @@ def describe(net: Any, image_shape: Optional[Shape] = None, source: str = "proto
     return Network(net.name, tuple(layers), inputs, outputs)
 
 
-def _tops(param: Any, bottoms: list[Shape], image: Optional[Shape], given: Mapping[str, Shape], where: str,
-          source: str) -> list[Shape]:
+def _tops(
+    param: Any, bottoms: list[Shape], image: Optional[Shape], given: Mapping[str, Shape], where: str, source: str
+) -> list[Shape]:
     if param.top and all(t in given for t in param.top):
         return [tuple(given[t]) for t in param.top]
     if param.type in DATA_TYPES:
@@ -151,6 +165,13 @@ def _layer(param: Any, bottoms: list[Shape], tops: list[Shape], where: str) -> L
         p = param.inner_product_param
         inner_product = InnerProduct(int(p.num_output), bool(p.bias_term), bool(p.transpose))
     return Layer(
-        param.name, param.type, tuple(param.bottom), tuple(param.top), tuple(bottoms), tuple(tops[: len(param.top)]),
-        convolution, inner_product, reason,
+        param.name,
+        param.type,
+        tuple(param.bottom),
+        tuple(param.top),
+        tuple(bottoms),
+        tuple(tops[: len(param.top)]),
+        convolution,
+        inner_product,
+        reason,
     )

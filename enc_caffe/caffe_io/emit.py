@@ -110,7 +110,11 @@ def compressed_records(
 
 
 def write_compressed(
-    path: Path, model: CaffeModel, network: Network, ranks: Mapping[str, int], schemes: Mapping[str, str],
+    path: Path,
+    model: CaffeModel,
+    network: Network,
+    ranks: Mapping[str, int],
+    schemes: Mapping[str, str],
     progress: Progress = lambda name: None,
 ) -> None:
     """Write the compressed caffemodel, whole or not at all."""

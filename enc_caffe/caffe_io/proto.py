@@ -12,10 +12,10 @@ import sys
 from typing import Any
 
 from enc_caffe.errors import CaffeNotFoundError
-from enc_caffe.runtime.installation import find_caffe
+from enc_caffe.installation import find_caffe
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def caffe_pb2() -> Any:
     """Caffe's generated protobuf module.
 

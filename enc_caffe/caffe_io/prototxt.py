@@ -12,7 +12,7 @@ from google.protobuf import text_format
 
 from enc_caffe.caffe_io.proto import caffe_pb2
 from enc_caffe.errors import PrototxtError
-from enc_caffe.runtime.installation import find_caffe
+from enc_caffe.installation import find_caffe
 
 MAX_BYTES = 64 * 2**20
 
@@ -20,7 +20,9 @@ MAX_BYTES = 64 * 2**20
 def _read_text(path: Path) -> str:
     try:
         if path.stat().st_size > MAX_BYTES:
-            raise PrototxtError(f"{path}: {path.stat().st_size} bytes, more than the {MAX_BYTES} allowed for a prototxt")
+            raise PrototxtError(
+                f"{path}: {path.stat().st_size} bytes, more than the {MAX_BYTES} allowed for a prototxt"
+            )
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
         raise PrototxtError(f"{path}: is binary; a prototxt is text (was a caffemodel given as --model?)") from None

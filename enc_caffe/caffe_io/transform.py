@@ -80,7 +80,9 @@ def transform_of(net: Any, source: str) -> Transform:
     p = layers[0].transform_param
     mean = None
     if p.mean_file and p.mean_value:
-        raise PrototxtError(f"{source}: layer '{layers[0].name}' has both mean_file and mean_value; Caffe takes one of them")
+        raise PrototxtError(
+            f"{source}: layer '{layers[0].name}' has both mean_file and mean_value; Caffe takes one of them"
+        )
     if p.mean_value:
         mean = np.array(p.mean_value, np.float32).reshape(-1, 1, 1)
     elif p.mean_file:

@@ -12,7 +12,7 @@ from enc_caffe.errors import NetworkError
 from enc_caffe.network import Network
 from enc_caffe.shapes import DATA_TYPES, Shape
 
-_SCORERS = ("SoftmaxWithLoss", "Accuracy")
+_SCORERS = ("SoftmaxWithLoss", "Accuracy", "Softmax")
 _LOSS_TO_OUTPUT = {"SoftmaxWithLoss": "Softmax", "SigmoidCrossEntropyLoss": "Sigmoid"}
 
 
@@ -25,8 +25,8 @@ class Scores:
     classes: int
 
 
-def find_scores(net: Any, network: Network) -> Scores:
-    """The blob that a SoftmaxWithLoss, Accuracy or Softmax layer of the TEST phase reads, the last one of them.
+def find_scores(network: Network) -> Scores:
+    """The class scores: what a SoftmaxWithLoss of the TEST phase reads, else an Accuracy, else a Softmax; the last of its type.
 
     Raises
     ------
@@ -34,11 +34,13 @@ def find_scores(net: Any, network: Network) -> Scores:
         If the network has none of them.
     """
     found: Optional[Scores] = None
-    for layer in network.layers:
-        if layer.type in _SCORERS and len(layer.bottoms) > 1:
-            found = Scores(layer.bottoms[0], layer.bottoms[1], layer.bottom_shapes[0][1])
-        elif layer.type == "Softmax" and found is None:
-            found = Scores(layer.bottoms[0], None, layer.bottom_shapes[0][1])
+    for kind in _SCORERS:
+        for layer in network.layers:
+            if layer.type == kind:
+                labels = layer.bottoms[1] if len(layer.bottoms) > 1 else None
+                found = Scores(layer.bottoms[0], labels, layer.bottom_shapes[0][1])
+        if found is not None:
+            break
     if found is None:
         raise NetworkError(
             f"network '{network.name}' has no SoftmaxWithLoss, Accuracy or Softmax layer; its class scores cannot be found"
@@ -114,8 +116,10 @@ def _with_data(net: Any, network: Network) -> Any:
     pb = caffe_pb2()
     inputs = [p for p in net.layer if p.type == "Input"]
     if len(inputs) != 1 or len(inputs[0].top) != 1:
-        raise NetworkError(f"network '{network.name}' has {len(inputs)} Input layers; a train_val is made for one with one top only")
-    scores = find_scores(net, network)
+        raise NetworkError(
+            f"network '{network.name}' has {len(inputs)} Input layers; a train_val is made for one with one top only"
+        )
+    scores = find_scores(network)
     out = pb.NetParameter(name=net.name)
     for phase, source, batch in (("TRAIN", "train_lmdb", 64), ("TEST", "test_lmdb", 50)):
         data = out.layer.add(name="data", type="Data", top=[inputs[0].top[0], "label"])
@@ -146,7 +150,16 @@ def solver_param(
     solver = caffe_pb2().SolverParameter()
     if original is not None:
         solver.CopyFrom(original)
-        for field in ("net", "net_param", "train_net", "test_net", "train_net_param", "test_net_param", "train_state", "test_state"):
+        for field in (
+            "net",
+            "net_param",
+            "train_net",
+            "test_net",
+            "train_net_param",
+            "test_net_param",
+            "train_state",
+            "test_state",
+        ):
             solver.ClearField(field)
         del solver.test_iter[:]
     else:

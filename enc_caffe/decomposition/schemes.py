@@ -53,10 +53,10 @@ class Scheme:
     """One decomposition scheme as a row of functions."""
 
     name: str
-    matrices: Callable[[Layer, np.ndarray], "list[np.ndarray]"]
-    fold: Callable[[Layer, "list[tuple[np.ndarray, np.ndarray]]"], Factors]
-    stages: Callable[[Layer, int, str], "tuple[Stage, Stage]"]
-    matrix_shape: Callable[[Layer], "tuple[int, int]"]
+    matrices: Callable[[Layer, np.ndarray], list[np.ndarray]]
+    fold: Callable[[Layer, list[tuple[np.ndarray, np.ndarray]]], Factors]
+    stages: Callable[[Layer, int, str], tuple[Stage, Stage]]
+    matrix_shape: Callable[[Layer], tuple[int, int]]
     rank_cost: Callable[[Layer], int]
 
     def max_rank(self, layer: Layer) -> int:
@@ -211,7 +211,7 @@ def _fc_shape(layer: Layer) -> tuple[int, int]:
     return layer.out_channels, layer.in_channels
 
 
-def _rank_cost(shape: Callable[[Layer], "tuple[int, int]"]) -> Callable[[Layer], int]:
+def _rank_cost(shape: Callable[[Layer], tuple[int, int]]) -> Callable[[Layer], int]:
     # Weights that one more unit of rank (in every group) brings.
     return lambda layer: sum(shape(layer)) * layer.groups
 
@@ -221,10 +221,12 @@ _UNFOLD = {"spatial": _spatial_unfold, "channel": _channel_unfold, "inner_produc
 SCHEMES: dict[str, Scheme] = {
     s.name: s
     for s in (
-        Scheme("spatial", _spatial_matrices, _spatial_fold, _spatial_stages, _spatial_shape,
-               _rank_cost(_spatial_shape)),
-        Scheme("channel", _channel_matrices, _channel_fold, _channel_stages, _channel_shape,
-               _rank_cost(_channel_shape)),
+        Scheme(
+            "spatial", _spatial_matrices, _spatial_fold, _spatial_stages, _spatial_shape, _rank_cost(_spatial_shape)
+        ),
+        Scheme(
+            "channel", _channel_matrices, _channel_fold, _channel_stages, _channel_shape, _rank_cost(_channel_shape)
+        ),
         Scheme("inner_product", _fc_matrices, _fc_fold, _fc_stages, _fc_shape, _rank_cost(_fc_shape)),
     )
 }

@@ -39,6 +39,4 @@ def truncated_factors(matrix: np.ndarray, rank: int) -> tuple[np.ndarray, np.nda
 
 def group_spectra(matrices: list[np.ndarray]) -> list[np.ndarray]:
     """Singular values of every group's matrix, largest first, in float64 of the given precision."""
-    return [
-        scipy.linalg.svdvals(np.asarray(m, dtype=np.float64), check_finite=False) for m in matrices
-    ]
+    return [scipy.linalg.svdvals(np.asarray(m, dtype=np.float64), check_finite=False) for m in matrices]

@@ -91,22 +91,46 @@ def _layer_from(entry: dict[str, Any]) -> Layer:
     name, kind = str(entry["name"]), str(entry["type"])
     inputs, outputs = int(entry["in_channels"]), int(entry["out_channels"])
     if kind == "InnerProduct":
-        return Layer(name, kind, bottom_shapes=((1, inputs),), top_shapes=((1, outputs),),
-                     inner_product=InnerProduct(outputs, bool(entry.get("bias", True))))
+        return Layer(
+            name,
+            kind,
+            bottom_shapes=((1, inputs),),
+            top_shapes=((1, outputs),),
+            inner_product=InnerProduct(outputs, bool(entry.get("bias", True))),
+        )
     height, width = _pair(entry["output"])
     stride = _pair(entry.get("stride"), (1, 1))
     in_h, in_w = _pair(entry.get("input"), (height * stride[0], width * stride[1]))
     conv = Convolution(
-        outputs, _pair(entry["kernel"]), stride, _pair(entry.get("pad"), (0, 0)),
-        _pair(entry.get("dilation"), (1, 1)), int(entry.get("groups", 1)), bool(entry.get("bias", True)),
+        outputs,
+        _pair(entry["kernel"]),
+        stride,
+        _pair(entry.get("pad"), (0, 0)),
+        _pair(entry.get("dilation"), (1, 1)),
+        int(entry.get("groups", 1)),
+        bool(entry.get("bias", True)),
     )
-    return Layer(name, kind, bottom_shapes=((1, inputs, in_h, in_w),), top_shapes=((1, outputs, height, width),),
-                 convolution=conv)
+    return Layer(
+        name,
+        kind,
+        bottom_shapes=((1, inputs, in_h, in_w),),
+        top_shapes=((1, outputs, height, width),),
+        convolution=conv,
+    )
 
 
 def _metrics_from(entry: dict[str, Any], where: str) -> LayerMetrics:
-    for key in ("name", "type", "scheme", "in_channels", "out_channels", "kernel", "output", "max_rank",
-                "singular_values"):
+    for key in (
+        "name",
+        "type",
+        "scheme",
+        "in_channels",
+        "out_channels",
+        "kernel",
+        "output",
+        "max_rank",
+        "singular_values",
+    ):
         if key not in entry and not (entry.get("type") == "InnerProduct" and key in ("kernel", "output")):
             raise MetricsError(f"{where}: field '{key}' is missing")
     try:
@@ -183,16 +207,25 @@ def write_metrics(path: Path, table: MetricsTable) -> None:
 def _entry(m: LayerMetrics) -> dict[str, Any]:
     layer = m.layer
     entry: dict[str, Any] = {
-        "name": layer.name, "type": layer.type, "scheme": m.scheme, "in_channels": layer.in_channels,
-        "out_channels": layer.out_channels, "kernel": list(layer.kernel), "groups": layer.groups,
-        "output": list(layer.output), "bias": layer.bias,
+        "name": layer.name,
+        "type": layer.type,
+        "scheme": m.scheme,
+        "in_channels": layer.in_channels,
+        "out_channels": layer.out_channels,
+        "kernel": list(layer.kernel),
+        "groups": layer.groups,
+        "output": list(layer.output),
+        "bias": layer.bias,
     }
     if layer.convolution is not None:
         conv = layer.convolution
-        entry.update(stride=list(conv.stride), pad=list(conv.pad), dilation=list(conv.dilation),
-                     input=list(layer.input))
+        entry.update(
+            stride=list(conv.stride), pad=list(conv.pad), dilation=list(conv.dilation), input=list(layer.input)
+        )
     entry.update(
-        max_rank=m.max_rank, singular_values=[[float(v) for v in s] for s in m.singular_values],
-        sampled_ranks=list(m.sampled_ranks), sampled_accuracy=list(m.sampled_accuracy),
+        max_rank=m.max_rank,
+        singular_values=[[float(v) for v in s] for s in m.singular_values],
+        sampled_ranks=list(m.sampled_ranks),
+        sampled_accuracy=list(m.sampled_accuracy),
     )
     return entry

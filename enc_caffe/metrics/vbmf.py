@@ -95,6 +95,8 @@ def _noise_variance(squares: np.ndarray, low: int, high: int, alpha: float, x_ba
         return upper
     found = minimize_scalar(
         lambda v: _free_energy(float(v), low, high, squares, x_bar),
-        bounds=(lower, upper), method="bounded", options={"xatol": upper * 1e-8},
+        bounds=(lower, upper),
+        method="bounded",
+        options={"xatol": upper * 1e-8},
     )
     return float(found.x)

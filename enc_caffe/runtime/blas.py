@@ -7,12 +7,12 @@ import os
 import subprocess
 from typing import Optional
 
-from enc_caffe.runtime.installation import find_caffe
+from enc_caffe.installation import find_caffe
 
 _THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def best_kernel() -> str:
     """OPENBLAS_CORETYPE for this CPU, or an empty string where the library's own choice is best or unknown."""
     tool = find_caffe().kernel_tool

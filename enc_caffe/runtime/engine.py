@@ -26,8 +26,9 @@ def load_net(prototxt: str, weights: Optional[str], gpu: Optional[int] = None) -
         return caffe.Net(str(path), caffe.TEST, weights=weights)
 
 
-def forward(prototxt: str, weights: Optional[str], inputs: dict[str, np.ndarray], blobs: list[str],
-            gpu: Optional[int] = None) -> dict[str, np.ndarray]:
+def forward(
+    prototxt: str, weights: Optional[str], inputs: dict[str, np.ndarray], blobs: list[str], gpu: Optional[int] = None
+) -> dict[str, np.ndarray]:
     """Run one forward pass and return copies of the named blobs."""
     net = load_net(prototxt, weights, gpu)
     for name, value in inputs.items():

@@ -19,7 +19,9 @@ from enc_caffe.caffe_io.prototxt import read_net, to_text
 from enc_caffe.caffe_io.transform import Transform, transform_of
 from enc_caffe.caffe_io.variants import deploy_net, find_scores, image_shape
 from enc_caffe.errors import DatasetError, UsageError
+from enc_caffe.network import Network
 from enc_caffe.runtime.executor import CaffeExecutor
+from enc_caffe.shapes import Shape, brings_data
 
 
 @dataclass(frozen=True)
@@ -106,9 +108,17 @@ def cross_entropy(scores: np.ndarray, labels: np.ndarray) -> float:
 
 
 def evaluate(
-    model: Path, weights: Path, lmdb: Path, top_k: tuple[int, ...] = (1,), batch: int = 50, workers: int = 1,
-    threads: Optional[int] = None, gpu: Optional[int] = None, progress: Callable[[int, int], None] = lambda done, all_: None,
-    transform: Optional[Transform] = None, executor: Optional[CaffeExecutor] = None,
+    model: Path,
+    weights: Path,
+    lmdb: Path,
+    top_k: tuple[int, ...] = (1,),
+    batch: int = 50,
+    workers: int = 1,
+    threads: Optional[int] = None,
+    gpu: Optional[int] = None,
+    progress: Callable[[int, int], None] = lambda done, all_: None,
+    transform: Optional[Transform] = None,
+    executor: Optional[CaffeExecutor] = None,
 ) -> Evaluation:
     """Top-k accuracy and cross-entropy of a network over all images of an LMDB.
 
@@ -139,7 +149,7 @@ def evaluate(
     images = ImageLmdb(Path(lmdb))
     first = images.first_shape()
     network = describe(net, image_shape(net, first, None), str(model))
-    scores = find_scores(net, network)
+    scores = find_scores(network)
     if any(not 1 <= k <= scores.classes for k in top_k):
         raise UsageError(f"--top_k {','.join(map(str, top_k))}: the network has {scores.classes} classes")
     rule = transform if transform is not None else transform_of(net, str(model))
@@ -155,8 +165,15 @@ def evaluate(
     total = len(images)
     images.close()
     task = _Task(
-        to_text(deploy_net(net, network, min(batch, total))), str(weights), str(lmdb), rule, data_blob, scores.scores,
-        top_k, batch, gpu,
+        to_text(deploy_net(net, network, min(batch, total))),
+        str(weights),
+        str(lmdb),
+        rule,
+        data_blob,
+        scores.scores,
+        top_k,
+        batch,
+        gpu,
     )
     own = executor is None
     executor = executor or CaffeExecutor(workers, threads)
@@ -176,12 +193,8 @@ def evaluate(
     return Evaluation(total, dict(zip(top_k, correct)), entropy / total)
 
 
-def _data_blob(network: object) -> tuple[str, tuple[int, ...]]:
-    from enc_caffe.network import Network
-    from enc_caffe.shapes import DATA_TYPES
-
-    assert isinstance(network, Network)
+def _data_blob(network: Network) -> tuple[str, Shape]:
     for layer in network.layers:
-        if layer.type == "Input" or layer.type in DATA_TYPES:
+        if brings_data(layer.type):
             return layer.tops[0], layer.top_shapes[0][1:]
     raise DatasetError(f"network '{network.name}' has no layer that reads images")

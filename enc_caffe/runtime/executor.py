@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Callable, Iterator, Optional
 
 from enc_caffe.errors import CaffeError
+from enc_caffe.installation import find_caffe
 from enc_caffe.runtime.blas import blas_environment
-from enc_caffe.runtime.installation import find_caffe
 
 _GLOG = re.compile(r"^[FE]\d{4,8} [\d:.]+\s+\d+ (\S+?:\d+)\] (.*)$")
 
@@ -40,7 +40,7 @@ def _start(log: str, python_dir: str, quiet: bool) -> None:
     os.dup2(descriptor, 2)
     os.close(descriptor)
     if quiet:
-        os.environ["GLOG_minloglevel"] = "2"
+        os.environ["GLOG_MINLOGLEVEL"] = "2"
     import sys
 
     if python_dir not in sys.path:
@@ -62,7 +62,10 @@ class CaffeExecutor:
         self._log = Path(self._folder.name) / "caffe.log"
         with _environment({**blas_environment(threads), "GLOG_logtostderr": "1"}):
             self._pool = ProcessPoolExecutor(
-                workers, multiprocessing.get_context("spawn"), _start, (str(self._log), str(find_caffe().python_dir), True)
+                workers,
+                multiprocessing.get_context("spawn"),
+                _start,
+                (str(self._log), str(find_caffe().python_dir), True),
             )
             # Workers are started at the first submit; they must inherit this environment.
             for future in [self._pool.submit(os.getpid) for _ in range(workers)]:

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Callable, Optional
 
 from enc_caffe.errors import CaffeError
+from enc_caffe.installation import find_caffe
 from enc_caffe.runtime.blas import blas_environment
 from enc_caffe.runtime.executor import last_words
-from enc_caffe.runtime.installation import find_caffe
 
 _ITERATION = re.compile(r"Iteration (\d+)(?: \([^)]*\))?, loss = (\S+)")
 _TEST_START = re.compile(r"Iteration (\d+), Testing net")
@@ -41,8 +41,14 @@ def run_caffe(
     lines = []
     with open(log, "a", encoding="utf-8") as out:
         process = subprocess.Popen(
-            command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True,
-            errors="replace", start_new_session=True,
+            command,
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            errors="replace",
+            start_new_session=True,
         )
         assert process.stdout is not None
         try:

@@ -103,7 +103,11 @@ def log_product(problem: SearchProblem, ranks: Sequence[int]) -> float:
 
 
 def build_problem(
-    table: MetricsTable, metric: str, target_flops: float, first_layer: str = "keep", floor: float = 0.1,
+    table: MetricsTable,
+    metric: str,
+    target_flops: float,
+    first_layer: str = "keep",
+    floor: float = 0.1,
     convention: str = "paper",
 ) -> SearchProblem:
     """From a metrics file to arrays.
@@ -149,7 +153,13 @@ def build_problem(
     if not layers:
         raise MetricsError(f"network '{table.network}': no layer is left to search with --first_layer {first_layer}")
     return SearchProblem(
-        tuple(layers), original, original_parameters, target_flops * original, convention, fixed, fixed_macs,
+        tuple(layers),
+        original,
+        original_parameters,
+        target_flops * original,
+        convention,
+        fixed,
+        fixed_macs,
         fixed_parameters,
     )
 

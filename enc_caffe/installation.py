@@ -15,7 +15,11 @@ from typing import Mapping, Optional
 from enc_caffe.errors import CaffeNotFoundError
 
 TOOLS = (
-    "caffe", "convert_imageset", "compute_image_mean", "upgrade_net_proto_text", "upgrade_net_proto_binary",
+    "caffe",
+    "convert_imageset",
+    "compute_image_mean",
+    "upgrade_net_proto_text",
+    "upgrade_net_proto_binary",
     "upgrade_solver_proto_text",
 )
 
@@ -62,7 +66,12 @@ def _from_root(root: Path, origin: str) -> CaffeInstallation:
     python_dir = root / "python"
     about_file = root / "enc-caffe-install.json"
     about = json.loads(about_file.read_text()) if about_file.is_file() else {}
-    folders = [root / "bin", root / "build" / "tools", root / "build" / "install" / "bin", root / ".build_release" / "tools"]
+    folders = [
+        root / "bin",
+        root / "build" / "tools",
+        root / "build" / "install" / "bin",
+        root / ".build_release" / "tools",
+    ]
     folders.append(Path(sys.executable).parent)
     tools = {}
     for name in TOOLS:
@@ -77,7 +86,7 @@ def _from_root(root: Path, origin: str) -> CaffeInstallation:
     return CaffeInstallation(python_dir, tools, origin, about, kernel if kernel.is_file() else None)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def find_caffe() -> CaffeInstallation:
     """The Caffe to use: ``CAFFE_ROOT``, else the one that this Python can import.
 

@@ -1,0 +1,43 @@
+"""The command line: it parses and calls. One short module a command."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Optional, Sequence
+
+from enc_caffe import __version__
+from enc_caffe.cli import compress, data, doctor, emit, evaluate, finetune, inspect, metrics, search
+from enc_caffe.errors import EncError
+
+COMMANDS = (inspect, metrics, search, emit, evaluate, finetune, compress, data, doctor)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    top = argparse.ArgumentParser(prog="enc-caffe", description="Low-rank compression of whole Caffe networks.")
+    top.add_argument("--version", action="version", version=f"enc-caffe {__version__}")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for module in COMMANDS:
+        module.register(commands)
+    return top
+
+
+def main(arguments: Optional[Sequence[str]] = None) -> int:
+    """Run one command; returns the exit status (0, 1 for an error, 2 for wrong usage, 130 when interrupted)."""
+    args = parser().parse_args(arguments)
+    try:
+        args.run(args)
+    except EncError as exc:
+        print(f"enc-caffe {args.command}: {exc}", file=sys.stderr)
+        return exc.exit_status
+    except KeyboardInterrupt:
+        print(f"enc-caffe {args.command}: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 0
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

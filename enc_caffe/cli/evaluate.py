@@ -1,0 +1,46 @@
+"""``enc-caffe evaluate``: accuracy over an LMDB."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from enc_caffe.cli.common import list_argument, progress_bar
+from enc_caffe.jsonfile import write_json
+from enc_caffe.runtime.evaluate import evaluate
+
+
+def register(commands: Any) -> None:
+    """Add the command."""
+    p: argparse.ArgumentParser = commands.add_parser(
+        "evaluate", help="top-k accuracy over an LMDB, equal to caffe test"
+    )
+    p.add_argument("--model", type=Path, required=True, help="prototxt of the network (train_val or deploy)")
+    p.add_argument("--weights", type=Path, required=True, help="caffemodel")
+    p.add_argument("--lmdb", type=Path, required=True, help="labelled images")
+    p.add_argument("--top_k", type=list_argument, default=(1,), help="for example 1,5 (default: 1)")
+    p.add_argument("--batch_size", type=int, default=50, help="images of one forward pass (default: 50)")
+    p.add_argument("--workers", type=int, default=1, help="processes (default: 1)")
+    p.add_argument("--gpu", type=int, help="device (default: the CPU)")
+    p.add_argument("--json", type=Path, metavar="OUT", help="write the counts as JSON as well")
+    p.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Evaluate and print."""
+    with progress_bar("images", None) as bar:
+        result = evaluate(
+            args.model, args.weights, args.lmdb, args.top_k, args.batch_size, args.workers,
+            1 if args.workers > 1 else None, args.gpu, bar,
+        )  # fmt: skip
+    for k, correct in result.correct.items():
+        print(f"top-{k} accuracy {result.accuracy(k):.4f} ({correct} of {result.images} images)")
+    print(f"cross-entropy {result.cross_entropy:.4f}")
+    if args.json:
+        write_json(args.json, {
+            "format": "enc-caffe-evaluation/1", "model": str(args.model), "weights": str(args.weights),
+            "lmdb": str(args.lmdb), "images": result.images, "cross_entropy": result.cross_entropy,
+            "correct": {str(k): v for k, v in result.correct.items()},
+            "accuracy": {str(k): result.accuracy(k) for k in result.correct},
+        })  # fmt: skip

@@ -1,0 +1,46 @@
+"""``enc-caffe finetune``: stock ``caffe train``, resumable."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any, Optional
+
+from enc_caffe.cli.common import progress_bar
+from enc_caffe.runtime.finetune import finetune
+
+
+def register(commands: Any) -> None:
+    """Add the command."""
+    p: argparse.ArgumentParser = commands.add_parser("finetune", help="train a network with stock caffe train")
+    p.add_argument("--solver", type=Path, required=True, help="solver prototxt")
+    p.add_argument("--weights", type=Path, help="caffemodel to start from")
+    p.add_argument("--model", type=Path, help="prototxt, instead of the solver's net")
+    p.add_argument("--train_lmdb", type=Path, help="source of the TRAIN data layer")
+    p.add_argument("--test_lmdb", type=Path, help="source of the TEST data layer")
+    p.add_argument("--max_iter", type=int, help="iterations, instead of the solver's")
+    p.add_argument("--base_lr", type=float, help="learning rate, instead of the solver's")
+    p.add_argument("--snapshot", type=int, help="iterations between snapshots, instead of the solver's")
+    p.add_argument("--gpu", default="", help="devices, as caffe train takes them")
+    p.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder; an interrupted run there goes on")
+    p.add_argument("--force", action="store_true", help="start again where a result exists")
+    p.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Train and print."""
+    overrides = {k: getattr(args, k) for k in ("max_iter", "base_lr", "snapshot") if getattr(args, k) is not None}
+    with progress_bar("iterations", None) as bar:
+
+        def step(iteration: int, iterations: int, loss: Optional[float]) -> None:
+            bar(iteration, iterations)
+
+        result = finetune(
+            args.solver, args.weights, args.out, args.model, args.train_lmdb, args.test_lmdb, overrides, args.gpu,
+            args.force, step,
+        )  # fmt: skip
+    if result.resumed_from:
+        print(f"went on from iteration {result.resumed_from}")
+    outputs = ", ".join(f"{k} {v:.4f}" for k, v in result.test.items())
+    print(f"{result.iterations} iterations, last training loss {result.loss}; test outputs: {outputs or 'none'}")
+    print(f"written to {result.weights}")

@@ -1,0 +1,67 @@
+"""``enc-caffe inspect``: the layers of a network, what they cost, and which can be decomposed."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from enc_caffe import pipeline
+from enc_caffe.caffe_io.caffemodel import CaffeModel
+from enc_caffe.cli.common import add_model, print_table
+from enc_caffe.complexity import layer_macs, layer_parameters
+
+
+def register(commands: Any) -> None:
+    """Add the command."""
+    p: argparse.ArgumentParser = commands.add_parser("inspect", help="layers, MACs, parameters, schemes and r_max")
+    add_model(p, weights=False)
+    p.add_argument("--weights", type=Path, help="caffemodel to hold against the prototxt")
+    p.add_argument("--lmdb", type=Path, help="LMDB that says how large images are")
+    p.add_argument("--fully_connected", action="store_true", help="decompose fully connected layers too")
+    p.add_argument("--json", type=Path, metavar="OUT", help="write the rows as JSON as well")
+    p.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print the table."""
+    loaded = pipeline.load(args.model, args.lmdb, args.input_shape, args.fully_connected)
+    network, policy = loaded.network, loaded.policy
+    if args.weights:
+        CaffeModel(args.weights).check(network)
+    rows = []
+    for layer in network.layers:
+        if not layer.has_weights and layer.name not in policy.whole:
+            continue
+        counted = layer.has_weights
+        rows.append({
+            "layer": layer.name, "type": layer.type,
+            "shape": f"{layer.in_channels} -> {layer.out_channels}" if counted else "",
+            "kernel": "x".join(map(str, layer.kernel)) if layer.convolution else "",
+            "stride": "x".join(map(str, layer.convolution.stride)) if layer.convolution else "",
+            "groups": layer.groups, "output": "x".join(map(str, layer.top_shapes[0][2:])),
+            "macs": layer_macs(layer) if counted else 0, "parameters": layer_parameters(layer) if counted else 0,
+            "scheme": policy.schemes.get(layer.name, "whole"), "r_max": policy.max_ranks.get(layer.name),
+            "why": policy.whole.get(layer.name, ""),
+        })  # fmt: skip
+    print_table(
+        f"{network.name or loaded.path}: {len(network.layers)} layers in the TEST phase",
+        ["layer", "type", "channels", "kernel", "stride", "groups", "output", "MACs", "parameters", "scheme", "r_max", "left whole because"],
+        [[r["layer"], r["type"], r["shape"], r["kernel"], r["stride"], str(r["groups"]), r["output"], f"{r['macs']:,}",
+          f"{r['parameters']:,}", r["scheme"], "" if r["r_max"] is None else str(r["r_max"]), r["why"]] for r in rows],
+        left=2,
+    )  # fmt: skip
+    total, decomposable = sum(r["macs"] for r in rows), sum(r["macs"] for r in rows if r["scheme"] != "whole")
+    print(
+        f"MACs of one image {total:,}, of them in decomposable layers {decomposable:,}; weights {sum(r['parameters'] for r in rows):,} (biases not counted)"
+    )
+    for what, value in pipeline.named_paths(loaded.net):
+        print(f"path in the prototxt, {what}: {value}")
+    if args.json:
+        from enc_caffe.jsonfile import write_json
+
+        write_json(
+            args.json,
+            {"format": "enc-caffe-inspect/1", "network": network.name, "layers": json.loads(json.dumps(rows))},
+        )

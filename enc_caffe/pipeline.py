@@ -1,0 +1,329 @@
+"""The order of the stages. Commands and scripts call these functions; no other module knows what comes after what."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable, Mapping, Optional
+
+import numpy as np
+
+from enc_caffe.caffe_io.caffemodel import CaffeModel
+from enc_caffe.caffe_io.datum import ImageLmdb
+from enc_caffe.caffe_io.describe import batch_size, data_layers, describe
+from enc_caffe.caffe_io.emit import replace_layers, write_compressed
+from enc_caffe.caffe_io.prototxt import read_net, read_solver, to_text
+from enc_caffe.caffe_io.variants import deploy_net, image_shape, solver_param, train_val_net
+from enc_caffe.complexity import Complexity, network_complexity
+from enc_caffe.decomposition import group_spectra, scheme_for
+from enc_caffe.errors import DatasetError, MetricsError
+from enc_caffe.jsonfile import write_json
+from enc_caffe.metrics.sampling import Sampler, vbmf_samples
+from enc_caffe.metrics.table import LayerMetrics, MetricsTable, write_metrics
+from enc_caffe.network import Network
+from enc_caffe.output import atomic_folder, check_new
+from enc_caffe.plan import RankPlan, plan_about, write_plan
+from enc_caffe.policy import Policy, default_policy
+from enc_caffe.runtime.evaluate import Evaluation, evaluate
+from enc_caffe.runtime.executor import CaffeExecutor
+from enc_caffe.search.methods import method_for
+from enc_caffe.search.problem import SearchResult, build_problem
+from enc_caffe.shapes import Shape, brings_data
+
+Progress = Callable[[str], None]
+
+
+def _silent(name: str) -> None:
+    return None
+
+
+@dataclass(frozen=True)
+class LoadedNetwork:
+    """A network read from its files: NetParameter, description, and which layers are decomposed."""
+
+    path: Path
+    net: Any
+    network: Network
+    policy: Policy
+
+
+def load(
+    model: Path, lmdb: Optional[Path] = None, input_shape: Optional[Shape] = None, fully_connected: bool = False
+) -> LoadedNetwork:
+    """Read a prototxt; image sizes come from ``input_shape``, the LMDB, or the source that the prototxt names."""
+    net = read_net(Path(model))
+    shape = None
+    if lmdb is not None:
+        images = ImageLmdb(Path(lmdb))
+        shape = images.first_shape()
+        images.close()
+    network = describe(net, image_shape(net, shape, input_shape), str(model))
+    return LoadedNetwork(Path(model), net, network, default_policy(network, fully_connected))
+
+
+def pca_metrics(
+    loaded: LoadedNetwork, weights: Path, sampler: Sampler = vbmf_samples, progress: Progress = _silent
+) -> MetricsTable:
+    """Spectra and sampled ranks of every layer that the policy decomposes (Eq. 1 and 2; METHOD section 3)."""
+    model = CaffeModel(Path(weights))
+    model.check(loaded.network)
+    layers = []
+    for name, scheme_name in loaded.policy.schemes.items():
+        layer, scheme = loaded.network[name], scheme_for(scheme_name)
+        spectra = group_spectra(scheme.matrices(layer, model.weights(layer)[0]))
+        rank = loaded.policy.max_ranks[name]
+        samples = sampler(spectra, scheme.matrix_shape(layer), rank)
+        kept = tuple(np.asarray(s[:rank]) for s in spectra)
+        layers.append(LayerMetrics(layer, scheme_name, rank, kept, tuple(samples), (None,) * len(samples)))
+        progress(name)
+    if not layers:
+        raise MetricsError(
+            f"{loaded.path}: no layer of '{loaded.network.name}' can be decomposed (enc-caffe inspect says why)"
+        )
+    whole = network_complexity(loaded.network, {}, loaded.policy.schemes)
+    extra = (("network_macs", whole.macs), ("network_parameters", whole.parameters))
+    return MetricsTable(loaded.network.name, "singular values of the caffemodel", tuple(layers), None, extra)
+
+
+def search_plan(
+    table: MetricsTable,
+    method: str,
+    metric: str,
+    target_flops: float,
+    first_layer: str = "keep",
+    floor: float = 0.1,
+    convention: str = "paper",
+) -> tuple[RankPlan, SearchResult]:
+    """Search ranks for a budget of MACs; the plan carries its costs and how it was found."""
+    search = method_for(method)
+    problem = build_problem(table, metric, target_flops, first_layer, floor, convention)
+    start = time.perf_counter()
+    result = search(problem)
+    seconds = time.perf_counter() - start
+    macs, parameters = problem.macs(result.ranks), problem.parameters(result.ranks)
+    about = plan_about(
+        method, metric, "mapping" if method == "map" else None, macs / problem.original_macs,
+        parameters / problem.original_parameters, convention, "the layers that the metrics list",
+        math.exp(result.log_objective), result.proven_optimal, seconds,
+    )  # fmt: skip
+    schemes = {entry.name: entry.scheme for entry in table.layers}
+    ranks = result.plan_ranks(problem)
+    return RankPlan(table.network, ranks, {n: schemes[n] for n in ranks}, about), result
+
+
+@dataclass(frozen=True)
+class Emitted:
+    """What an emission wrote, and what it costs in both conventions, over all weighted layers and the decomposable ones."""
+
+    folder: Path
+    before: Mapping[tuple[str, str], Complexity]
+    after: Mapping[tuple[str, str], Complexity]
+
+    def ratio(self, convention: str, counted: str) -> float:
+        """MACs after over MACs before."""
+        return self.after[convention, counted].macs / self.before[convention, counted].macs
+
+    def parameter_ratio(self, counted: str) -> float:
+        """Parameters after over parameters before."""
+        return self.after["exact", counted].parameters / self.before["exact", counted].parameters
+
+
+def costs(
+    network: Network, policy: Policy, ranks: Mapping[str, int], schemes: Mapping[str, str], placement: str = "exact"
+) -> dict[tuple[str, str], Complexity]:
+    """Complexity by (convention, counted)."""
+    merged = {**policy.schemes, **schemes}
+    return {
+        (c, k): network_complexity(network, ranks, merged, c, k, placement)
+        for c in ("paper", "exact") for k in ("decomposable", "all")
+    }  # fmt: skip
+
+
+def emit(
+    loaded: LoadedNetwork,
+    weights: Path,
+    plan: RankPlan,
+    out: Path,
+    placement: str = "exact",
+    force: bool = False,
+    solver: Optional[Path] = None,
+    train_lmdb: Optional[Path] = None,
+    test_lmdb: Optional[Path] = None,
+    progress: Progress = _silent,
+    solver_overrides: Optional[dict[str, Any]] = None,
+    source: str = "the rank plan",
+    final: Optional[Path] = None,
+) -> Emitted:
+    """Write ``train_val.prototxt``, ``deploy.prototxt``, ``solver.prototxt``, ``compressed.caffemodel``, ``ranks.json``.
+
+    The folder appears whole or not at all. ``final`` is the name that it will have in the end, where that is not ``out``:
+    the solver names the train_val by it.
+    """
+    network = loaded.network
+    # A plan may name a scheme that the default policy does not use for a layer.
+    schemes = {name: plan.schemes.get(name, loaded.policy.schemes.get(name, "")) for name in plan.ranks}
+    limits = {
+        name: scheme_for(schemes[name]).max_rank(network[name])
+        for name in plan.ranks if name in network and name in loaded.policy.schemes
+    }  # fmt: skip
+    plan.check(network, limits, source)
+    model = CaffeModel(Path(weights))
+    model.check(network)
+    original_solver = read_solver(solver) if solver is not None else None
+    compressed = replace_layers(loaded.net, network, plan.ranks, schemes, placement)
+    # The two stages of a pair are described like any other layer: wrong shapes show here, not in Caffe.
+    described = describe(compressed, None, "the emitted prototxt", _data_shapes(network))
+    final = Path(final or out).absolute()
+    with atomic_folder(Path(out), force) as folder:
+        write_compressed(folder / "compressed.caffemodel", model, network, plan.ranks, schemes, progress)
+        train_val = train_val_net(compressed, described, train_lmdb, test_lmdb)
+        (folder / "train_val.prototxt").write_text(_header(plan) + to_text(train_val), encoding="utf-8")
+        deploy = deploy_net(compressed, described)
+        (folder / "deploy.prototxt").write_text(_header(plan) + to_text(deploy), encoding="utf-8")
+        test_iter = _test_iterations(train_val, test_lmdb)
+        parameters = solver_param(
+            original_solver, str(final / "train_val.prototxt"), str(final / "snapshot"), test_iter, solver_overrides
+        )
+        (folder / "solver.prototxt").write_text(to_text(parameters), encoding="utf-8")
+        write_plan(folder / "ranks.json", RankPlan(plan.network, plan.ranks, schemes, plan.about))
+    return Emitted(
+        Path(out),
+        costs(network, loaded.policy, {}, schemes),
+        costs(network, loaded.policy, plan.ranks, schemes, placement),
+    )
+
+
+def _data_shapes(network: Network) -> dict[str, Shape]:
+    return {t: s for layer in network.layers if brings_data(layer.type) for t, s in zip(layer.tops, layer.top_shapes)}
+
+
+def _header(plan: RankPlan) -> str:
+    about = plan.about
+    if "method" not in about:
+        return ""
+    return (
+        f"# Compressed by enc-caffe: method {about.get('method')}, metric {about.get('metric')}, "
+        f"MACs {about.get('flops_ratio', float('nan')):.4f} of the original ({about.get('convention')} convention).\n"
+    )
+
+
+def _test_iterations(train_val: Any, test_lmdb: Optional[Path]) -> int:
+    """Batches that cover the test images; 1 where they cannot be read."""
+    layers = data_layers(train_val, "TEST")
+    if not layers or layers[0].type != "Data":
+        return 1
+    try:
+        images = ImageLmdb(Path(test_lmdb or layers[0].data_param.source))
+    except DatasetError:
+        return 1
+    number = len(images)
+    images.close()
+    return max(1, math.ceil(number / batch_size(layers[0])))
+
+
+def cost_line(emitted: Emitted) -> str:
+    """MACs and parameters in words: both conventions, and what they count."""
+    return (
+        f"MACs {emitted.ratio('paper', 'decomposable'):.4f} (paper convention) and {emitted.ratio('exact', 'decomposable'):.4f} "
+        f"(exact) of the decomposable layers, {emitted.ratio('exact', 'all'):.4f} (exact) of all convolutions and fully "
+        f"connected layers; parameters {emitted.parameter_ratio('all'):.4f} of all of them"
+    )
+
+
+def plan_ratios(table: MetricsTable, plan: RankPlan) -> dict[str, float]:
+    """MACs of a plan over the MACs of the layers that the metrics list, by convention."""
+    network = Network(table.network, tuple(m.layer for m in table.layers))
+    schemes = {m.name: m.scheme for m in table.layers}
+    whole = network_complexity(network, {}, schemes, "paper").macs
+    return {c: network_complexity(network, plan.ranks, schemes, c).macs / whole for c in ("paper", "exact")}
+
+
+def named_paths(net: Any) -> list[tuple[str, str]]:
+    """Files and folders that a prototxt names, as (layer and field, path)."""
+    found = []
+    for layer in net.layer:
+        if layer.transform_param.mean_file:
+            found.append((f"layer '{layer.name}' mean_file", layer.transform_param.mean_file))
+        for field in ("data_param", "image_data_param", "hdf5_data_param", "window_data_param"):
+            if layer.HasField(field):
+                found.append((f"layer '{layer.name}' source", getattr(layer, field).source))
+    return found
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """A compression from end to end: what was emitted, and the accuracies of both networks."""
+
+    emitted: Emitted
+    plan: RankPlan
+    before: Evaluation
+    after: Evaluation
+
+
+def compress(
+    model: Path,
+    weights: Path,
+    lmdb: Path,
+    out: Path,
+    target_flops: float,
+    method: str = "map",
+    metric: str = "pca",
+    first_layer: str = "keep",
+    floor: float = 0.1,
+    convention: str = "paper",
+    placement: str = "exact",
+    test_lmdb: Optional[Path] = None,
+    train_lmdb: Optional[Path] = None,
+    solver: Optional[Path] = None,
+    input_shape: Optional[Shape] = None,
+    fully_connected: bool = False,
+    top_k: tuple[int, ...] = (1,),
+    workers: int = 1,
+    force: bool = False,
+    progress: Callable[[int, int], None] = lambda done, all_: None,
+) -> Compressed:
+    """Metrics, search, emission, and the accuracy of both networks on the test images.
+
+    Besides the emitted network the folder gets ``metrics.json``, ``ranks.json`` and ``evaluation.json``, and appears when
+    all of it is there.
+    """
+    check_new(Path(out), force)
+    loaded = load(model, lmdb, input_shape, fully_connected)
+    ImageLmdb(Path(test_lmdb or lmdb)).close()
+    table = pca_metrics(loaded, weights)
+    plan, _ = search_plan(table, method, metric, target_flops, first_layer, floor, convention)
+    with atomic_folder(Path(out), force) as work:
+        emitted = emit(
+            loaded, weights, plan, work / "network", placement, solver=solver, train_lmdb=train_lmdb, test_lmdb=test_lmdb,
+            final=Path(out),
+        )  # fmt: skip
+        for path in (work / "network").iterdir():
+            path.rename(work / path.name)
+        (work / "network").rmdir()
+        write_metrics(work / "metrics.json", table)
+        threads = 1 if workers > 1 else None
+        images = Path(test_lmdb or lmdb)
+        with CaffeExecutor(workers, threads) as executor:
+            before, after = (
+                evaluate(
+                    m,
+                    w,
+                    images,
+                    top_k,
+                    executor=executor,
+                    progress=lambda d, a, half=half: progress(d + half * a, 2 * a),
+                )
+                for half, (m, w) in enumerate(
+                    ((model, weights), (work / "train_val.prototxt", work / "compressed.caffemodel"))
+                )
+            )
+        write_json(work / "evaluation.json", {
+            "format": "enc-caffe-compression/1", "images": before.images, "lmdb": str(images),
+            "original": {"correct": before.correct, "cross_entropy": before.cross_entropy},
+            "compressed": {"correct": after.correct, "cross_entropy": after.cross_entropy},
+            "macs": {f"{c}, {k}": emitted.ratio(c, k) for c in ("paper", "exact") for k in ("decomposable", "all")},
+            "parameters": emitted.parameter_ratio("all"),
+        })  # fmt: skip
+    return Compressed(emitted, plan, before, after)

@@ -93,13 +93,13 @@ def _projection_shortcuts(network: Network) -> set[str]:
             blob = bottoms[0]
         return None
 
-    def reaches(blob: tuple[str, int], source: tuple[str, int]) -> bool:
+    def reaches(blob: tuple[str, int], source: tuple[str, int], without: Layer) -> bool:
         todo, seen = [blob], set()
         while todo:
             current = todo.pop()
             if current == source:
                 return True
-            if current in seen or current not in producer:
+            if current in seen or current not in producer or producer[current][0] is without:
                 continue
             seen.add(current)
             todo.extend(producer[current][1])
@@ -115,7 +115,8 @@ def _projection_shortcuts(network: Network) -> set[str]:
             others = [b for b in bottoms if b != blob]
             for other in others:
                 over = upward(other)
-                # The other branch must be longer: its last convolution does not read the shared blob itself.
-                if over is not None and over[1] != source and reaches(over[1], source):
+                # The other branch must be longer (its last convolution does not read the shared blob itself), and reach
+                # the shared blob past this layer: the layer before an identity shortcut is no projection.
+                if over is not None and over[1] != source and reaches(over[1], source, layer):
                     found.add(layer.name)
     return found

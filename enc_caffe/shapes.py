@@ -109,7 +109,7 @@ def _pooling(layer: Any, bottoms: list[Shape]) -> list[Shape]:
     param = layer.pooling_param
     n, channels, height, width = _need_image(bottoms[0])
     if param.global_pooling:
-        top = (n, channels, 1, 1)
+        top: Shape = (n, channels, 1, 1)
     else:
         kernel, stride = spatial_pair(param, "kernel", 0), spatial_pair(param, "stride", 1)
         pad = spatial_pair(param, "pad", 0)

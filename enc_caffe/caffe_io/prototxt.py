@@ -99,5 +99,5 @@ def read_solver(path: Path) -> Any:
 
 
 def to_text(message: Any) -> str:
-    """Prototxt text of a message, floats as short as they can be."""
-    return text_format.MessageToString(message, float_format=".8g", as_utf8=True)
+    """Prototxt text of a message."""
+    return text_format.MessageToString(message, as_utf8=True)

@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> None:
     network, policy = loaded.network, loaded.policy
     if args.weights:
         CaffeModel(args.weights).check(network)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for layer in network.layers:
         if not layer.has_weights and layer.name not in policy.whole:
             continue

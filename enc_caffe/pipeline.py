@@ -20,7 +20,7 @@ from enc_caffe.complexity import Complexity, network_complexity
 from enc_caffe.decomposition import group_spectra, scheme_for
 from enc_caffe.errors import DatasetError, MetricsError
 from enc_caffe.jsonfile import write_json
-from enc_caffe.metrics.sampling import Sampler, vbmf_samples
+from enc_caffe.metrics.sampling import Sampler, energy_samples
 from enc_caffe.metrics.table import LayerMetrics, MetricsTable, write_metrics
 from enc_caffe.network import Network
 from enc_caffe.output import atomic_folder, check_new
@@ -64,7 +64,7 @@ def load(
 
 
 def pca_metrics(
-    loaded: LoadedNetwork, weights: Path, sampler: Sampler = vbmf_samples, progress: Progress = _silent
+    loaded: LoadedNetwork, weights: Path, sampler: Sampler = energy_samples, progress: Progress = _silent
 ) -> MetricsTable:
     """Spectra and sampled ranks of every layer that the policy decomposes (Eq. 1 and 2; METHOD section 3)."""
     model = CaffeModel(Path(weights))
@@ -305,20 +305,17 @@ def compress(
         write_metrics(work / "metrics.json", table)
         threads = 1 if workers > 1 else None
         images = Path(test_lmdb or lmdb)
+        networks = ((model, weights), (work / "train_val.prototxt", work / "compressed.caffemodel"))
+        results: list[Evaluation] = []
         with CaffeExecutor(workers, threads) as executor:
-            before, after = (
-                evaluate(
-                    m,
-                    w,
-                    images,
-                    top_k,
-                    executor=executor,
-                    progress=lambda d, a, half=half: progress(d + half * a, 2 * a),
-                )
-                for half, (m, w) in enumerate(
-                    ((model, weights), (work / "train_val.prototxt", work / "compressed.caffemodel"))
-                )
-            )
+            for prototxt, caffemodel in networks:
+                base = len(results)
+
+                def step(done: int, all_: int, base: int = base) -> None:
+                    progress(done + base * all_, len(networks) * all_)
+
+                results.append(evaluate(prototxt, caffemodel, images, top_k, executor=executor, progress=step))
+        before, after = results
         write_json(work / "evaluation.json", {
             "format": "enc-caffe-compression/1", "images": before.images, "lmdb": str(images),
             "original": {"correct": before.correct, "cross_entropy": before.cross_entropy},

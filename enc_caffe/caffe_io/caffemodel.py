@@ -196,10 +196,10 @@ class CaffeModel:
         flat = parts[0] if len(parts) == 1 else np.concatenate(parts) if parts else np.zeros(0, np.float32)
         return flat.astype(np.float32, copy=False).reshape(blob.shape)
 
-    def record(self, layer: StoredLayer) -> bytes:
-        """A layer's LayerParameter bytes, unchanged; of an old format, written anew with name and blobs."""
+    def record(self, layer: StoredLayer) -> Union[bytes, memoryview]:
+        """A layer's LayerParameter bytes, unchanged and not copied; of an old format, written anew with name and blobs."""
         if layer.span is not None:
-            return bytes(self._data[layer.span[0] : layer.span[1]])
+            return memoryview(self._data)[layer.span[0] : layer.span[1]]
         return layer_record(layer.name, layer.type, [self.array(b) for b in layer.blobs])
 
     def weights(self, layer: Layer) -> list[np.ndarray]:
@@ -229,7 +229,7 @@ class CaffeModel:
             if not same_shape(blob.shape, shape):
                 raise WeightsError(f"{where} has a blob of shape {blob.shape}, the prototxt needs {shape}")
             array = self.array(blob).reshape(shape)
-            if not np.isfinite(array).all():
+            if not _finite(array):
                 raise WeightsError(f"{where} holds NaN or infinity")
             arrays.append(array)
         return arrays
@@ -238,6 +238,12 @@ class CaffeModel:
         """Hold every weighted layer of the prototxt against the caffemodel; :class:`WeightsError` names the first misfit."""
         for layer in network.weighted:
             self.weights(layer)
+
+
+def _finite(array: np.ndarray) -> bool:
+    # In pieces: the mask of a whole fully connected layer would be a hundred megabytes.
+    flat = array.reshape(-1)
+    return all(np.isfinite(flat[i : i + 2**20]).all() for i in range(0, flat.size, 2**20))
 
 
 def expected_shapes(layer: Layer) -> list[tuple[int, ...]]:
@@ -286,7 +292,7 @@ def layer_record(name: str, kind: str, arrays: Iterable[np.ndarray]) -> bytes:
     return out
 
 
-def write_caffemodel(handle: BinaryIO, name: str, records: Iterable[bytes]) -> None:
+def write_caffemodel(handle: BinaryIO, name: str, records: Iterable[Union[bytes, memoryview]]) -> None:
     """Write a NetParameter from LayerParameter records, one at a time."""
     handle.write(_message(_NET_NAME, name.encode()))
     for record in records:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Callable, Iterator, Mapping, Optional
+from typing import Any, Callable, Iterator, Mapping, Optional, Union
 
 from enc_caffe.caffe_io.caffemodel import CaffeModel, layer_record, write_caffemodel
 from enc_caffe.caffe_io.proto import caffe_pb2
@@ -95,7 +95,7 @@ def _set_pair(param: Any, name: str, pair: tuple[int, int], default: Optional[in
 
 def compressed_records(
     model: CaffeModel, network: Network, ranks: Mapping[str, int], schemes: Mapping[str, str], progress: Progress
-) -> Iterator[bytes]:
+) -> Iterator[Union[bytes, memoryview]]:
     """LayerParameter records of the compressed network, one at a time; untouched layers byte for byte."""
     for stored in model:
         if stored.name not in ranks:

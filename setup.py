@@ -38,5 +38,5 @@ setup(
     ],
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["enc-caffe = enc_caffe.cli:main"]},
-    classifiers=["License :: OSI Approved :: BSD License", "Programming Language :: Python :: 3"],
+    classifiers=["Programming Language :: Python :: 3"],
 )

@@ -43,8 +43,11 @@ if [ ! -x "$venv/bin/python" ] || ! "$venv/bin/python" -m pip --version >/dev/nu
     }
 fi
 say "installing the package and its dependencies into .venv ($("$venv/bin/python" -V))"
-"$venv/bin/python" -m pip install -q --disable-pip-version-check --upgrade pip setuptools wheel
-"$venv/bin/python" -m pip install -q --disable-pip-version-check --no-build-isolation -e "$root[all]"
+log=$venv/install.log
+{
+    "$venv/bin/python" -m pip install --disable-pip-version-check --upgrade pip setuptools wheel &&
+        "$venv/bin/python" -m pip install --disable-pip-version-check --no-build-isolation -e "$root[all]"
+} >"$log" 2>&1 || { grep -E '^ERROR' "$log" >&2 || tail -n 5 "$log" >&2; say "pip failed; the whole log is $log"; exit 1; }
 
 site=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')
 if [ -n "${CAFFE_ROOT:-}" ]; then

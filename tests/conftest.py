@@ -1,0 +1,32 @@
+"""What several tests need: the shared data, and the 1,017 test images as an LMDB."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder with the paper's ResNet-56, CIFAR-10 images, metrics and published ranks; skips where it is absent."""
+    folder = Path(os.environ.get("ENC_CAFFE_DATA") or ROOT.parent / "shared" / "data")
+    if not (folder / "res56.caffemodel").is_file():
+        pytest.skip(f"{folder} has no res56.caffemodel: name the folder with the data by ENC_CAFFE_DATA")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def cifar_test_lmdb(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The subset's 1,017 test images."""
+    from enc_caffe.caffe_io.datum import write_lmdb
+    from enc_caffe.caffe_io.sources import from_arrays
+
+    path = tmp_path_factory.mktemp("cifar") / "test_lmdb"
+    with np.load(shared_data / "cifar10_subset.npz", allow_pickle=False) as data:
+        write_lmdb(path, from_arrays(data["test_images"], data["test_labels"].astype(np.int64))[1])
+    return path

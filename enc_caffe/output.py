@@ -48,6 +48,13 @@ def _umask() -> int:
     return mask
 
 
+def check_parent(path: Path) -> None:
+    """Refuse an output file whose folder is missing or not writable; say so before any work is done."""
+    parent = Path(path).absolute().parent
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise OutputError(f"{path}: cannot be written, {parent} is not a writable folder")
+
+
 def check_new(path: Path, force: bool) -> None:
     """Refuse an output folder that exists, unless ``force``; say so before any work is done."""
     path = Path(path)

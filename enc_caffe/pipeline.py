@@ -83,7 +83,11 @@ def pca_metrics(
             f"{loaded.path}: no layer of '{loaded.network.name}' can be decomposed (enc-caffe inspect says why)"
         )
     whole = network_complexity(loaded.network, {}, loaded.policy.schemes)
-    extra = (("network_macs", whole.macs), ("network_parameters", whole.parameters))
+    extra = (
+        ("network_macs", whole.macs),
+        ("network_parameters", whole.parameters),
+        ("first_layer", _reads_data(loaded.network)),
+    )
     return MetricsTable(loaded.network.name, "singular values of the caffemodel", tuple(layers), None, extra)
 
 
@@ -111,6 +115,11 @@ def search_plan(
     schemes = {entry.name: entry.scheme for entry in table.layers}
     ranks = result.plan_ranks(problem)
     return RankPlan(table.network, ranks, {n: schemes[n] for n in ranks}, about), result
+
+
+def _reads_data(network: Network) -> Optional[str]:
+    """The convolution or fully connected layer that comes first in the order of execution."""
+    return next((layer.name for layer in network.layers if layer.has_weights), None)
 
 
 @dataclass(frozen=True)

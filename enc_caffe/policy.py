@@ -61,7 +61,7 @@ def _reason(layer: Layer, fully_connected: bool, shortcut: bool) -> str:
         return "1x1 convolution"
     if shortcut:
         return "projection shortcut"
-    if layer.groups == layer.in_channels:
+    if layer.groups == layer.in_channels > 1:
         return "depthwise convolution"
     return ""
 

@@ -234,10 +234,17 @@ class CaffeModel:
             arrays.append(array)
         return arrays
 
-    def check(self, network: Network) -> None:
-        """Hold every weighted layer of the prototxt against the caffemodel; :class:`WeightsError` names the first misfit."""
+    def check(self, network: Network, missing_ok: bool = False) -> None:
+        """Hold every weighted layer of the prototxt against the caffemodel; :class:`WeightsError` names the first misfit.
+
+        Parameters
+        ----------
+        missing_ok : bool
+            Layers that the caffemodel does not have are left to Caffe, which initialises them (training only).
+        """
         for layer in network.weighted:
-            self.weights(layer)
+            if layer.name in self.layers or not missing_ok:
+                self.weights(layer)
 
 
 def _finite(array: np.ndarray) -> bool:

@@ -82,7 +82,8 @@ def progress_bar(what: str, total: Optional[int]) -> Iterator[Callable[[int, int
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(what, total=total)
         yield lambda done, all_: bar.update(task, completed=done, total=all_)
 

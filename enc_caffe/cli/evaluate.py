@@ -8,6 +8,7 @@ from typing import Any
 
 from enc_caffe.cli.common import list_argument, progress_bar
 from enc_caffe.jsonfile import write_json
+from enc_caffe.output import check_parent
 from enc_caffe.runtime.evaluate import evaluate
 
 
@@ -29,6 +30,8 @@ def register(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Evaluate and print."""
+    if args.json:
+        check_parent(args.json)
     with progress_bar("images", None) as bar:
         result = evaluate(
             args.model, args.weights, args.lmdb, args.top_k, args.batch_size, args.workers,

@@ -10,6 +10,7 @@ from enc_caffe import pipeline
 from enc_caffe.cli.common import add_model, progress_bar
 from enc_caffe.metrics.sampling import sampler_from
 from enc_caffe.metrics.table import write_metrics
+from enc_caffe.output import check_parent
 
 
 def register(commands: Any) -> None:
@@ -25,6 +26,7 @@ def register(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Compute and write the metrics."""
+    check_parent(args.out)
     sampler = sampler_from(args.samples)
     loaded = pipeline.load(args.model, args.lmdb, args.input_shape, args.fully_connected)
     number, done = len(loaded.policy.schemes), 0

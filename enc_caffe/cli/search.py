@@ -9,6 +9,7 @@ from typing import Any
 from enc_caffe import pipeline
 from enc_caffe.cli.common import add_search, print_table
 from enc_caffe.metrics.table import MetricsTable, read_metrics
+from enc_caffe.output import check_parent
 from enc_caffe.plan import RankPlan, write_plan
 
 
@@ -23,6 +24,7 @@ def register(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Search, print and write the plan."""
+    check_parent(args.out)
     table = read_metrics(args.metrics)
     plan, _ = pipeline.search_plan(
         table, args.method, args.metric, args.target_flops, args.first_layer, args.floor, args.convention

@@ -13,15 +13,16 @@ from typing import Callable, Optional
 
 import numpy as np
 
+from enc_caffe.caffe_io.caffemodel import CaffeModel
 from enc_caffe.caffe_io.datum import ImageLmdb
 from enc_caffe.caffe_io.describe import describe
 from enc_caffe.caffe_io.prototxt import read_net, to_text
 from enc_caffe.caffe_io.transform import Transform, transform_of
 from enc_caffe.caffe_io.variants import deploy_net, find_scores, image_shape
-from enc_caffe.errors import DatasetError, UsageError
+from enc_caffe.errors import DatasetError, UsageError, WeightsError
 from enc_caffe.network import Network
 from enc_caffe.runtime.executor import CaffeExecutor
-from enc_caffe.shapes import Shape, brings_data
+from enc_caffe.shapes import DATA_TYPES, Shape, brings_data
 
 
 @dataclass(frozen=True)
@@ -143,8 +144,7 @@ def evaluate(
     CaffeError
         With Caffe's own last line where it stopped.
     """
-    if not Path(weights).is_file():
-        raise UsageError(f"--weights {weights}: no such file")
+    stored = CaffeModel(Path(weights))
     net = read_net(Path(model))
     images = ImageLmdb(Path(lmdb))
     first = images.first_shape()
@@ -154,6 +154,12 @@ def evaluate(
         raise UsageError(f"--top_k {','.join(map(str, top_k))}: the network has {scores.classes} classes")
     rule = transform if transform is not None else transform_of(net, str(model))
     data_blob, needed = _data_blob(network)
+    try:
+        stored.check(network)
+    except WeightsError as exc:
+        if not _sized_by_images(network, data_blob):
+            raise
+        raise WeightsError(f"{exc}; with images of {first} (C, H, W), the size of those in {lmdb}") from None
     got = rule(np.zeros(first, np.uint8)).shape
     if got != needed:
         raise DatasetError(f"{lmdb}: images become {got} (C, H, W), but the network's '{data_blob}' needs {needed}")
@@ -191,6 +197,11 @@ def evaluate(
         if own:
             executor.close()
     return Evaluation(total, dict(zip(top_k, correct)), entropy / total)
+
+
+def _sized_by_images(network: Network, blob: str) -> bool:
+    # An Input layer says its own size; a data layer takes the size of what it reads.
+    return any(layer.type in DATA_TYPES and blob in layer.tops for layer in network.layers)
 
 
 def _data_blob(network: Network) -> tuple[str, Shape]:

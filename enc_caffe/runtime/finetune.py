@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Optional
 
+from enc_caffe.caffe_io.caffemodel import CaffeModel
 from enc_caffe.caffe_io.describe import describe
 from enc_caffe.caffe_io.prototxt import read_net, read_solver, to_text
 from enc_caffe.caffe_io.variants import image_shape, solver_param, train_val_net
@@ -72,13 +73,15 @@ def finetune(
     """
     original = read_solver(Path(solver))
     path = Path(model) if model is not None else _net_of(original, Path(solver))
-    if weights is not None and not Path(weights).is_file():
-        raise UsageError(f"--weights {weights}: no such file")
     net = read_net(path)
     out = Path(out).absolute()
     result = out / RESULT
     if result.exists() and not force:
         raise OutputError(f"{result}: exists already; --force trains again, or name another --out")
+    shape = _lmdb_shape(train_lmdb)
+    network = describe(net, image_shape(net, shape, None), str(path))
+    if weights is not None:
+        CaffeModel(Path(weights)).check(network, missing_ok=True)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as exc:
@@ -86,8 +89,6 @@ def finetune(
     if force:
         for old in [*out.glob("snapshot_iter_*"), result]:
             old.unlink(missing_ok=True)
-    shape = _lmdb_shape(train_lmdb)
-    network = describe(net, image_shape(net, shape, None), str(path))
     with atomic_file(out / "train_val.prototxt") as handle:
         handle.write(to_text(train_val_net(net, network, train_lmdb, test_lmdb)).encode())
     test_iter = int(original.test_iter[0]) if original.test_iter else 1

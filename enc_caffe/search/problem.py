@@ -118,7 +118,8 @@ def build_problem(
     target_flops : float
         Budget as a part of C_orig, the MACs of the layers that the table lists.
     first_layer : {'keep', 'half', 'search'}
-        The table's first layer stays whole, is fixed at half its r_max, or is searched like the others.
+        The layer that reads the data (the file's ``first_layer``, else its first entry) stays whole, is fixed at half its
+        r_max, or is searched like the others.
     floor : float
         Lowest rank as a part of r_max.
     convention : {'paper', 'exact'}
@@ -133,16 +134,17 @@ def build_problem(
         raise UsageError(f"--target_flops {target_flops}: a part of the original MACs in (0, 1] is needed")
     layers, fixed = [], {}
     fixed_macs = fixed_parameters = original = original_parameters = 0
-    for i, entry in enumerate(table.layers):
+    first = dict(table.extra).get("first_layer", table.layers[0].name)
+    for entry in table.layers:
         whole, weights = layer_macs(entry.layer), layer_parameters(entry.layer)
         original += whole
         original_parameters += weights
         cost = rank_macs(entry.layer, entry.scheme, convention)
         size = rank_parameters(entry.layer, entry.scheme)
-        if i == 0 and first_layer == "keep":
+        if entry.name == first and first_layer == "keep":
             fixed_macs += whole
             fixed_parameters += weights
-        elif i == 0 and first_layer == "half":
+        elif entry.name == first and first_layer == "half":
             rank = fixed[entry.name] = max(1, round_half_up(entry.max_rank / 2))
             fixed_macs += rank * cost
             fixed_parameters += rank * size

@@ -1,0 +1,276 @@
+"""What a user is told: one or two lines, the right exit status, nothing half-written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import lmdb
+import numpy as np
+import pytest
+
+from enc_caffe.caffe_io.caffemodel import CaffeModel, expected_shapes, layer_record, write_caffemodel
+from enc_caffe.caffe_io.datum import array_records, write_lmdb
+from enc_caffe.caffe_io.describe import describe
+from enc_caffe.caffe_io.prototxt import read_net
+from enc_caffe.cli import main
+
+pytestmark = pytest.mark.caffe
+DIGITS = Path(__file__).resolve().parent.parent.parent / "prototxt" / "digits" / "train_val.prototxt"
+SIZE = ["--input_shape", "1,8,8"]
+
+
+@pytest.fixture(scope="module")
+def kit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A digits network with random weights, LMDBs, and everything broken in one way."""
+    folder = tmp_path_factory.mktemp("kit")
+    network = describe(read_net(DIGITS), (1, 8, 8))
+    rng = np.random.default_rng(0)
+    arrays = {x.name: [rng.standard_normal(s, np.float32) for s in expected_shapes(x)] for x in network.weighted}
+
+    def save(name: str, **changed: list[np.ndarray]) -> None:
+        with open(folder / name, "wb") as handle:
+            weights = {**arrays, **changed}
+            write_caffemodel(
+                handle, "digits", (layer_record(x.name, x.type, weights[x.name]) for x in network.weighted)
+            )
+
+    save("good.caffemodel")
+    broken = [a.copy() for a in arrays["conv3"]]
+    broken[0][1, 2, 0, 1] = np.nan
+    save("nan.caffemodel", conv3=broken)
+    whole = (folder / "good.caffemodel").read_bytes()
+    (folder / "cut.caffemodel").write_bytes(whole[: len(whole) // 2])
+    (folder / "empty.caffemodel").write_bytes(b"")
+    (folder / "text.caffemodel").write_text('name: "x"\nlayer {\n}\n')
+    text = DIGITS.read_text()
+    for name, old, new in (
+        ("good", "", ""),
+        ("syntax", "pooling_param {", "pooling_param {{"),
+        ("field", "kernel_size: 2", "kernel_sze: 2"),
+        ("type", '"ReLU"', '"Rellu"'),
+        ("cycle", 'bottom: "data" top: "conv1"', 'bottom: "conv2" top: "conv1"'),
+        ("bottom", 'bottom: "pool2"', 'bottom: "pol2"'),
+        ("outputs", "num_output: 48", "num_output: 40"),
+        ("renamed", 'name: "conv2"', 'name: "convx"'),
+        ("caffe", 'name: "relu1" type: "ReLU"', 'name: "relu1" type: "LRN" lrn_param { local_size: 4 }'),
+        ("scoreless", text[text.index('layer { name: "loss"') :], ""),
+    ):
+        (folder / f"{name}.prototxt").write_text(text.replace(old, new, 1) if old else text)
+    (folder / "empty.prototxt").write_text("")
+    images, labels = np.zeros((20, 1, 8, 8), np.uint8), np.arange(20) % 10
+    write_lmdb(folder / "good_lmdb", array_records(images, labels))
+    write_lmdb(folder / "labels_lmdb", array_records(images, np.arange(20)))
+    write_lmdb(folder / "size_lmdb", array_records(np.zeros((20, 1, 12, 12), np.uint8), labels))
+    lmdb.open(str(folder / "empty_lmdb")).close()
+    for name, ranks in (
+        ("absent", {"convz": 3}),
+        ("zero", {"conv2": 0}),
+        ("high", {"conv2": 59}),
+        ("real", {"conv2": 2.5}),
+        ("relu", {"relu1": 2}),
+    ):
+        (folder / f"{name}.json").write_text(
+            json.dumps({"format": "enc-caffe-ranks/1", "network": "digits", "ranks": ranks})
+        )
+    assert (
+        main(
+            [
+                "metrics",
+                "--model",
+                str(DIGITS),
+                "--weights",
+                str(folder / "good.caffemodel"),
+                *SIZE,
+                "--out",
+                str(folder / "metrics.json"),
+            ]
+        )
+        == 0
+    )
+    return folder
+
+
+def fails(capsys: pytest.CaptureFixture[str], arguments: list[str], status: int, *words: str) -> None:
+    """Run a command; its error must be short and hold all the words."""
+    capsys.readouterr()
+    assert main(arguments) == status
+    error = capsys.readouterr().err.strip()
+    assert len(error.splitlines()) <= 2
+    assert "Traceback" not in error
+    for word in words:
+        assert word in error, error
+
+
+@pytest.mark.parametrize(
+    ("weights", "words"),
+    [
+        ("none", "cannot be read (No such file or directory)"),
+        ("empty", "is empty"),
+        ("cut", "is no whole caffemodel, a field claims"),
+        ("text", "is text, not a binary caffemodel"),
+        ("nan", "layer 'conv3' holds NaN or infinity"),
+    ],
+)
+@pytest.mark.parametrize("command", ["metrics", "emit", "evaluate", "finetune"])
+def test_weights(
+    kit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], weights: str, words: str, command: str
+) -> None:
+    path = ["--weights", str(kit / f"{weights}.caffemodel")]
+    plan = {"format": "enc-caffe-ranks/1", "ranks": {"conv2": 9}}
+    (kit / "plan.json").write_text(json.dumps(plan))
+    out = tmp_path / "out"
+    fails(capsys, {
+        "metrics": ["metrics", "--model", str(DIGITS), *SIZE, *path, "--out", str(out)],
+        "emit": ["emit", "--model", str(DIGITS), *SIZE, *path, "--ranks", str(kit / "plan.json"), "--out", str(out)],
+        "evaluate": ["evaluate", "--model", str(DIGITS), *path, "--lmdb", str(kit / "good_lmdb")],
+        "finetune": ["finetune", "--solver", str(DIGITS.with_name("solver.prototxt")), *path, "--train_lmdb",
+                     str(kit / "good_lmdb"), "--out", str(out)],
+    }[command], 1, f"{weights}.caffemodel", words)  # fmt: skip
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("prototxt", "words"),
+    [
+        ("none", ["cannot be read"]),
+        ("empty", ["is empty"]),
+        ("syntax", ["syntax.prototxt:27:", "got {"]),
+        ("field", ["field.prototxt:27:", 'no field named "kernel_sze"']),
+        ("type", ["layer 'relu1'", "unknown layer type 'Rellu'"]),
+        ("cycle", ["layer 'conv1'", "bottom 'conv2' is produced only by layer 'conv2': a cycle"]),
+        ("bottom", ["layer 'conv3'", "bottom 'pol2' is produced by no layer"]),
+        ("outputs", ["layer 'conv2'", "(48, 32, 3, 3)", "(40, 32, 3, 3)"]),
+        ("renamed", ["layer 'convx' of the prototxt is not in the caffemodel"]),
+    ],
+)
+def test_prototxt(
+    kit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], prototxt: str, words: list[str]
+) -> None:
+    arguments = [
+        "metrics",
+        "--model",
+        str(kit / f"{prototxt}.prototxt"),
+        "--weights",
+        str(kit / "good.caffemodel"),
+        *SIZE,
+    ]
+    fails(capsys, [*arguments, "--out", str(tmp_path / "m.json")], 1, *words)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("plan", "words"),
+    [
+        ("absent", ["layer 'convz' is not in network 'digits'"]),
+        ("zero", ["layer 'conv2' has rank 0; 1 to r_max = 58 is allowed"]),
+        ("high", ["layer 'conv2' has rank 59; 1 to r_max = 58 is allowed"]),
+        ("real", ["rank of layer 'conv2' is 2.5; an integer is needed"]),
+        ("relu", ["layer 'relu1' cannot be decomposed"]),
+    ],
+)
+def test_ranks(kit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], plan: str, words: list[str]) -> None:
+    fails(capsys, ["emit", "--model", str(DIGITS), "--weights", str(kit / "good.caffemodel"), *SIZE, "--ranks",
+                   str(kit / f"{plan}.json"), "--out", str(tmp_path / "out")], 1, f"{plan}.json", *words)  # fmt: skip
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_targets(kit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    search = ["search", str(kit / "metrics.json"), "--out", str(tmp_path / "r.json"), "--target_flops"]
+    fails(capsys, [*search, "0.01"], 1, "target 0.0100 of the MACs cannot be reached", " to ", " can ")
+    for wrong in ("0", "1.5", "nan"):
+        fails(capsys, [*search, wrong], 2, "a part of the original MACs in (0, 1] is needed")
+    fails(capsys, [*search, "0.5", "--metric", "measured"], 1, "field 'sampled_accuracy' has no measured value")
+    fails(capsys, [*search, "0.5", "--method", "magic"], 2, "known are map")
+    assert not (tmp_path / "r.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        ("none_lmdb", ["does not exist"]),
+        ("empty_lmdb", ["the LMDB is empty"]),
+        ("labels_lmdb", ["labels go from 0 to 19, but the network has 10 classes"]),
+        ("size_lmdb", ["layer 'fc5'", "(10, 256)", "images of (1, 12, 12)"]),
+    ],
+)
+def test_images(kit: Path, capsys: pytest.CaptureFixture[str], images: str, words: list[str]) -> None:
+    fails(capsys, ["evaluate", "--model", str(DIGITS), "--weights", str(kit / "good.caffemodel"), "--lmdb", str(kit / images)],
+          1, images, *words)  # fmt: skip
+
+
+def test_images_of_another_size_than_a_deploy_network_says(
+    kit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (kit / "plan.json").write_text(json.dumps({"format": "enc-caffe-ranks/1", "ranks": {"conv2": 9}}))
+    assert (
+        main(
+            [
+                "emit",
+                "--model",
+                str(DIGITS),
+                "--weights",
+                str(kit / "good.caffemodel"),
+                *SIZE,
+                "--ranks",
+                str(kit / "plan.json"),
+                "--out",
+                str(tmp_path / "o"),
+            ]
+        )
+        == 0
+    )
+    fails(capsys, ["evaluate", "--model", str(tmp_path / "o" / "deploy.prototxt"), "--weights", str(tmp_path / "o" / "compressed.caffemodel"),
+                   "--lmdb", str(kit / "size_lmdb")], 1, "images become (1, 12, 12) (C, H, W), but the network's 'data' needs (1, 8, 8)")  # fmt: skip
+
+
+def test_caffes_own_last_line(kit: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fails(capsys, ["evaluate", "--model", str(kit / "caffe.prototxt"), "--weights", str(kit / "good.caffemodel"), "--lmdb",
+                   str(kit / "good_lmdb")], 1, "Caffe stopped: Check failed:", "LRN only supports odd values for local_size", "lrn_layer.cpp")  # fmt: skip
+
+
+def test_no_scores_and_too_large_k(kit: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rest = ["--weights", str(kit / "good.caffemodel"), "--lmdb", str(kit / "good_lmdb")]
+    fails(
+        capsys, ["evaluate", "--model", str(kit / "scoreless.prototxt"), *rest], 1, "its class scores cannot be found"
+    )
+    fails(capsys, ["evaluate", "--model", str(DIGITS), *rest, "--top_k", "1,11"], 2, "the network has 10 classes")
+
+
+def test_outputs_that_exist_or_cannot_be_written(kit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "mine").write_text("kept")
+    rest = ["--weights", str(kit / "good.caffemodel"), "--lmdb", str(kit / "good_lmdb"), "--target_flops", "0.5"]
+    compress = ["compress", "--model", str(DIGITS), *rest, "--out"]
+    fails(capsys, [*compress, str(tmp_path / "there")], 1, "exists already; --force replaces it")
+    assert (tmp_path / "there" / "mine").read_text() == "kept"
+    fails(capsys, [*compress, "/proc/nowhere"], 1, "cannot be created")
+    fails(
+        capsys,
+        ["metrics", "--model", str(DIGITS), *rest[:2], *SIZE, "--out", str(tmp_path / "no" / "m.json")],
+        1,
+        "is not a writable folder",
+    )
+    assert main([*compress, str(tmp_path / "there"), "--force"]) == 0
+    assert not (tmp_path / "there" / "mine").exists()
+    assert (tmp_path / "there" / "compressed.caffemodel").is_file()
+    assert [p.name for p in tmp_path.iterdir()] == ["there"]
+
+
+def test_a_compression_that_fails_late_leaves_nothing(
+    kit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fails(capsys, ["compress", "--model", str(kit / "caffe.prototxt"), "--weights", str(kit / "good.caffemodel"), "--lmdb",
+                   str(kit / "good_lmdb"), "--target_flops", "0.5", "--out", str(tmp_path / "out")], 1, "Caffe stopped")  # fmt: skip
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_training_that_diverges(kit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fails(capsys, ["finetune", "--solver", str(DIGITS.with_name("solver.prototxt")), "--weights", str(kit / "good.caffemodel"),
+                   "--train_lmdb", str(kit / "good_lmdb"), "--test_lmdb", str(kit / "good_lmdb"), "--base_lr", "1e9", "--out",
+                   str(tmp_path / "out")], 1, "the training loss became", "lower base_lr")  # fmt: skip
+    assert not (tmp_path / "out" / "finetuned.caffemodel").exists()
+
+
+def test_the_good_files_are_good(kit: Path) -> None:
+    CaffeModel(kit / "good.caffemodel").check(describe(read_net(kit / "good.prototxt"), (1, 8, 8)))

@@ -88,15 +88,15 @@ def progress_bar(what: str, total: Optional[int]) -> Iterator[Callable[[int, int
         yield lambda done, all_: bar.update(task, completed=done, total=all_)
 
 
-def print_table(title: str, headers: list[str], rows: list[list[str]], left: int = 1) -> None:
-    """A table on standard output; the first ``left`` columns are text, the others numbers."""
+def print_table(title: str, headers: list[str], rows: list[list[str]], left: int = 1, wrap: bool = False) -> None:
+    """A table on standard output; the first ``left`` columns are text, the others numbers; ``wrap`` lets long cells take several lines."""
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for i, header in enumerate(headers):
-        table.add_column(header, justify="left" if i < left else "right", no_wrap=True)
+        table.add_column(header, justify="left" if i < left else "right", no_wrap=not wrap)
     for row in rows:
         table.add_row(*row)
     console = Console(markup=False, highlight=False)
     # A pipe has no width of its own: nothing may be cut there.
     if not console.is_terminal:
-        console = Console(width=220, markup=False, highlight=False)
+        console = Console(width=1000, markup=False, highlight=False)
     console.print(table)

@@ -23,4 +23,10 @@ def run(args: argparse.Namespace) -> None:
     if args.json:
         print(json.dumps([f.__dict__ for f in findings], indent=1))
         return
-    print_table("", ["", "what", "found", "advice"], [[f.status, f.what, f.found, f.advice] for f in findings], left=4)
+    print_table(
+        "",
+        ["", "what", "found", "advice"],
+        [[f.status, f.what, f.found, f.advice] for f in findings],
+        left=4,
+        wrap=True,
+    )

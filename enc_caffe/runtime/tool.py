@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import re
 import signal
@@ -22,6 +23,12 @@ _TEST_OUTPUT = re.compile(r"Test net output #\d+: (\S+) = (\S+)")
 _AVERAGE = re.compile(r"\] (\S+) = ([-+.\deE]+|nan|inf)(?: \(|$)")
 _FORWARD = re.compile(r"Average Forward pass: ([\d.]+) ms")
 _LAYER_TIME = re.compile(r"\]\s+(\S+)\s+forward: ([\d.]+) ms")
+
+
+def _die_with_parent() -> None:
+    # Otherwise a killed enc-caffe would leave caffe train running beside the one that a second start begins.
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
 def run_caffe(
@@ -49,6 +56,7 @@ def run_caffe(
             text=True,
             errors="replace",
             start_new_session=True,
+            preexec_fn=_die_with_parent,  # noqa: PLW1509
         )
         assert process.stdout is not None
         try:

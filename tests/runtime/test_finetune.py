@@ -1,0 +1,70 @@
+"""Fine-tuning that is killed goes on where it was."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from enc_caffe.caffe_io.datum import write_lmdb
+from enc_caffe.caffe_io.sources import from_arrays
+from enc_caffe.runtime.finetune import latest_snapshot
+from enc_caffe.runtime.tool import parse_training
+
+DIGITS = Path(__file__).resolve().parent.parent.parent / "prototxt" / "digits"
+
+
+def test_latest_snapshot_needs_both_files(tmp_path: Path) -> None:
+    assert latest_snapshot(tmp_path) == (0, None)
+    for name in ("snapshot_iter_10.solverstate", "snapshot_iter_10.caffemodel", "snapshot_iter_200.solverstate"):
+        (tmp_path / name).write_text("")
+    assert latest_snapshot(tmp_path) == (10, tmp_path / "snapshot_iter_10.solverstate")
+
+
+def test_parse_training() -> None:
+    log = (
+        "I1121 02:00:00.0 7 solver.cpp:347] Iteration 0, Testing net (#0)\n"
+        "I1121 02:00:00.0 7 solver.cpp:414]     Test net output #0: accuracy = 0.25\n"
+        "I1121 02:00:00.0 7 solver.cpp:239] Iteration 20 (99.2 iter/s, 0.2s/20 iters), loss = 1.5\n"
+        "I1121 02:00:00.0 7 solver.cpp:239] Iteration 40 (99.2 iter/s, 0.2s/20 iters), loss = nan\n"
+    )
+    points = parse_training(log)
+    assert [p.iteration for p in points] == [0, 20, 40]
+    assert points[0].test == {"accuracy": 0.25}
+    assert points[1].loss == 1.5 and np.isnan(points[2].loss)
+
+
+@pytest.mark.caffe
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_stopped_run_goes_on_from_its_snapshot(tmp_path: Path, how: signal.Signals) -> None:
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 17, (64, 1, 8, 8)).astype(np.uint8), rng.integers(0, 10, 64)
+    write_lmdb(tmp_path / "lmdb", from_arrays(images, labels)[1])
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "enc_caffe", "finetune", "--solver", str(DIGITS / "solver.prototxt"), "--train_lmdb",
+               str(tmp_path / "lmdb"), "--test_lmdb", str(tmp_path / "lmdb"), "--snapshot", "10", "--out", str(out)]  # fmt: skip
+    first = subprocess.Popen(
+        [*command, "--max_iter", "100000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 60
+    while latest_snapshot(out)[0] < 10 and time.monotonic() < deadline and first.poll() is None:
+        time.sleep(0.05)
+    first.send_signal(how)
+    _, error = first.communicate(timeout=60)
+    assert first.returncode != 0
+    assert "Traceback" not in error
+    assert not (out / "finetuned.caffemodel").exists()
+    # caffe train itself ends too, so nothing writes into the folder any more.
+    time.sleep(1)
+    reached = latest_snapshot(out)[0]
+    assert reached >= 10
+    time.sleep(0.5)
+    assert latest_snapshot(out)[0] == reached
+    again = subprocess.run([*command, "--max_iter", str(reached + 20)], stdout=subprocess.PIPE, text=True, check=True)
+    assert f"went on from iteration {reached}" in again.stdout
+    assert (out / "finetuned.caffemodel").is_file()

@@ -1,0 +1,113 @@
+"""Which layers are decomposed, on networks built in code and on every shipped prototxt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from enc_caffe import pipeline
+from enc_caffe.caffe_io.describe import describe
+from enc_caffe.caffe_io.prototxt import read_net, to_text
+from enc_caffe.caffe_io.variants import deploy_net, train_val_net
+from enc_caffe.policy import default_policy
+
+ROOT = Path(__file__).resolve().parent.parent
+pytestmark = pytest.mark.caffe
+
+
+def conv(name: str, bottom: str, outputs: int, kernel: int = 3, extra: str = "", more: str = "") -> str:
+    """A convolution with "same" padding."""
+    return (
+        f'layer {{ name: "{name}" type: "Convolution" bottom: "{bottom}" top: "{name}" {more} convolution_param {{ '
+        f"num_output: {outputs} kernel_size: {kernel} pad: {kernel // 2} {extra} }} }}\n"
+    )
+
+
+def policy_of(tmp_path: Path, body: str):
+    """Policy of a network that reads 3 x 16 x 16 images."""
+    head = 'name: "n"\nlayer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 3 dim: 16 dim: 16 } } }\n'
+    (tmp_path / "n.prototxt").write_text(head + body)
+    return default_policy(describe(read_net(tmp_path / "n.prototxt")))
+
+
+def test_reasons(tmp_path: Path) -> None:
+    body = conv("first", "data", 16) + conv("plain", "first", 16) + conv("point", "plain", 16, 1)
+    body += conv("deep", "plain", 16, 3, "group: 16") + conv("half", "plain", 16, 3, "group: 2")
+    body += conv("shared1", "plain", 16, more='param { name: "w" }') + conv(
+        "shared2", "shared1", 16, more='param { name: "w" }'
+    )
+    body += conv("thin", "first", 1)
+    body += 'layer { name: "up" type: "Deconvolution" bottom: "plain" top: "up" convolution_param { num_output: 4 kernel_size: 2 stride: 2 } }\n'
+    body += (
+        'layer { name: "fc" type: "InnerProduct" bottom: "plain" top: "fc" inner_product_param { num_output: 5 } }\n'
+    )
+    policy = policy_of(tmp_path, body)
+    assert policy.schemes == {"first": "channel", "plain": "spatial", "half": "spatial", "thin": "spatial"}
+    assert policy.whole["point"] == "1x1 convolution"
+    assert policy.whole["deep"] == "depthwise convolution"
+    assert "shared" in policy.whole["shared1"] and "shared" in policy.whole["shared2"]
+    assert "deconvolution" in policy.whole["up"]
+    assert "fully connected" in policy.whole["fc"]
+
+
+def test_projections_are_shortcuts_and_identity_blocks_have_none(tmp_path: Path) -> None:
+    body = conv("stem", "data", 8) + 'layer { name: "r" type: "ReLU" bottom: "stem" top: "stem" }\n'
+    body += conv("a0", "stem", 8) + 'layer { name: "ra" type: "ReLU" bottom: "a0" top: "a0" }\n' + conv("a1", "a0", 8)
+    body += 'layer { name: "sa" type: "Eltwise" bottom: "stem" bottom: "a1" top: "sa" }\n'
+    body += conv("b0", "sa", 8) + conv("b1", "b0", 8) + conv("proj", "sa", 8)
+    body += 'layer { name: "bn" type: "BatchNorm" bottom: "proj" top: "proj" }\n'
+    body += 'layer { name: "sb" type: "Eltwise" bottom: "proj" bottom: "b1" top: "sb" }\n'
+    policy = policy_of(tmp_path, body)
+    assert set(policy.schemes) == {"stem", "a0", "a1", "b0", "b1"}
+    assert policy.whole == {"proj": "projection shortcut"}
+
+
+def test_a_single_channel_is_not_depthwise(tmp_path: Path) -> None:
+    loaded = pipeline.load(ROOT / "prototxt" / "digits" / "train_val.prototxt", None, (1, 8, 8))
+    assert list(loaded.policy.schemes) == ["conv1", "conv2", "conv3", "conv4"]
+    assert loaded.policy.schemes["conv1"] == "channel"
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("prototxt/*/*.prototxt")), ids=lambda p: "/".join(p.parts[-2:]))
+def test_every_shipped_prototxt_is_legal(path: Path) -> None:
+    if path.name == "solver.prototxt":
+        from enc_caffe.caffe_io.prototxt import read_solver
+
+        assert (path.parent / read_solver(path).net).is_file()
+        return
+    shape = (1, 8, 8) if path.parent.name == "digits" else (3, 32, 32)
+    loaded = pipeline.load(path, None, shape)
+    assert loaded.policy.schemes
+    assert not [
+        x
+        for x in loaded.network.layers
+        if x.has_weights and x.name not in loaded.policy.schemes and x.name not in loaded.policy.whole
+    ]
+
+
+def test_train_val_and_deploy_lead_to_each_other(tmp_path: Path) -> None:
+    folder = ROOT / "prototxt" / "resnet56"
+    loaded = pipeline.load(folder / "train_val.prototxt", None, (3, 32, 32))
+    made = deploy_net(loaded.net, loaded.network)
+    shipped = read_net(folder / "deploy.prototxt")
+    assert to_text(made) == to_text(shipped)
+    back = train_val_net(shipped, describe(shipped), None, tmp_path / "test_lmdb")
+    (tmp_path / "tv.prototxt").write_text(to_text(back))
+    network = describe(read_net(tmp_path / "tv.prototxt"), (3, 32, 32))
+    assert [x.name for x in network.weighted] == [x.name for x in loaded.network.weighted]
+    assert network.layers[-1].type == "Accuracy" and network.layers[-2].type == "SoftmaxWithLoss"
+    assert str(tmp_path / "test_lmdb") in (tmp_path / "tv.prototxt").read_text()
+
+
+def test_old_formats_are_upgraded_as_caffe_does(tmp_path: Path) -> None:
+    v1 = (
+        'name: "old"\ninput: "data"\ninput_dim: 1\ninput_dim: 3\ninput_dim: 9\ninput_dim: 9\n'
+        'layers { name: "conv" type: CONVOLUTION bottom: "data" top: "conv" blobs_lr: 1 blobs_lr: 2 '
+        "convolution_param { num_output: 4 kernel_size: 3 } }\n"
+        'layers { name: "relu" type: RELU bottom: "conv" top: "conv" }\n'
+    )
+    (tmp_path / "v1.prototxt").write_text(v1)
+    network = describe(read_net(tmp_path / "v1.prototxt"))
+    assert [x.type for x in network.layers] == ["Input", "Convolution", "ReLU"]
+    assert network["conv"].top_shapes == ((1, 4, 7, 7),)

@@ -13,7 +13,7 @@ EXTRAS = {
     "caffe": ["scikit-image>=0.20", "six>=1.16"],
     "demo": ["scikit-learn>=1.2"],
     "plot": ["matplotlib>=3.6"],
-    "dev": ["pytest>=7.2", "pytest-timeout>=2.1", "hypothesis>=6.60", "ruff>=0.4", "mypy>=1.8", "types-protobuf>=4.24"],
+    "dev": ["pytest>=7.2", "pytest-timeout>=2.1", "hypothesis>=6.60", "ruff>=0.17,<0.18", "mypy>=1.8", "types-protobuf>=4.24"],
 }
 EXTRAS["all"] = sorted({package for group in EXTRAS.values() for package in group})
 

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
 
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
 from enc_caffe.errors import DatasetError
 
 
@@ -64,6 +67,36 @@ def download_folder() -> Path:
     return Path(base) / "downloads"
 
 
+class _Bar:
+    """What pooch asks of a progress bar (``total``, ``update``, ``reset``, ``close``), drawn by rich."""
+
+    def __init__(self, what: str) -> None:
+        console = Console(stderr=True)
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+        )
+        self._bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._task = self._bar.add_task(what, total=None)
+        self._bar.start()
+        self.total = 0
+
+    def update(self, size: int) -> None:
+        """``size`` more bytes are here."""
+        self._bar.update(self._task, advance=size, total=self.total or None)
+
+    def reset(self) -> None:
+        """Start anew (pooch calls it when all is here)."""
+        self._bar.reset(self._task)
+
+    def close(self) -> None:
+        """Take the bar away."""
+        self._bar.stop()
+
+
 def fetch(resource: Resource) -> Path:
     """A public file, from ``ENC_CAFFE_DATA``, the cache, or its address, with its hash checked.
 
@@ -87,7 +120,7 @@ def fetch(resource: Resource) -> Path:
         return Path(
             pooch.retrieve(
                 resource.url, resource.known_hash, resource.name, folder,
-                downloader=pooch.HTTPDownloader(progressbar=False, timeout=15, headers={"User-Agent": "enc-caffe"}),
+                downloader=pooch.HTTPDownloader(progressbar=_Bar(resource.what), timeout=15, headers={"User-Agent": "enc-caffe"}),
             )
         )  # fmt: skip
     except Exception as exc:  # requests, urllib3 and pooch each have their own; all of them mean the same to the user

@@ -13,7 +13,14 @@ EXTRAS = {
     "caffe": ["scikit-image>=0.20", "six>=1.16"],
     "demo": ["scikit-learn>=1.2"],
     "plot": ["matplotlib>=3.6"],
-    "dev": ["pytest>=7.2", "pytest-timeout>=2.1", "hypothesis>=6.60", "ruff>=0.17,<0.18", "mypy>=1.8", "types-protobuf>=4.24"],
+    "dev": [
+        "pytest>=7.2",
+        "pytest-timeout>=2.1",
+        "hypothesis>=6.60",
+        "ruff>=0.17,<0.18",
+        "mypy>=1.8",
+        "types-protobuf>=4.24",
+    ],
 }
 EXTRAS["all"] = sorted({package for group in EXTRAS.values() for package in group})
 
@@ -30,9 +37,9 @@ setup(
         "numpy>=1.24",
         "scipy>=1.10",
         # protoc 3.21 writes caffe_pb2.py; Python protobuf reads such files from 4.21 up to the end of 5.x.
-        "protobuf>=4.21,<6",
+        "protobuf>=4.21.1,<6",
         "lmdb>=1.4",
-        "opencv-python-headless>=4.7,<5",
+        "opencv-python-headless>=4.7.0.72,<5",
         "rich>=13.0",
         "pooch>=1.7",
     ],

@@ -28,7 +28,7 @@ from enc_caffe.plan import RankPlan, plan_about, write_plan
 from enc_caffe.policy import Policy, default_policy
 from enc_caffe.runtime.evaluate import Evaluation, evaluate
 from enc_caffe.runtime.executor import CaffeExecutor
-from enc_caffe.search.methods import method_for
+from enc_caffe.search.methods import SOLVERS, method_for
 from enc_caffe.search.problem import SearchResult, build_problem
 from enc_caffe.shapes import Shape, brings_data
 
@@ -108,7 +108,7 @@ def search_plan(
     seconds = time.perf_counter() - start
     macs, parameters = problem.macs(result.ranks), problem.parameters(result.ranks)
     about = plan_about(
-        method, metric, "mapping" if method == "map" else None, macs / problem.original_macs,
+        method, metric, SOLVERS.get(method), macs / problem.original_macs,
         parameters / problem.original_parameters, convention, "the layers that the metrics list",
         math.exp(result.log_objective), result.proven_optimal, seconds,
     )  # fmt: skip

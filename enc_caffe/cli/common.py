@@ -45,7 +45,11 @@ def add_model(command: argparse.ArgumentParser, weights: bool = True) -> None:
 
 def add_search(command: argparse.ArgumentParser) -> None:
     """Arguments of the rank search."""
-    command.add_argument("--method", default="map", help="map or uniform (default: map)")
+    command.add_argument(
+        "--method",
+        default="map",
+        help="map, model (the exact optimum of the product of the layers' metrics) or uniform (default: map)",
+    )
     command.add_argument("--metric", default="pca", help="pca or measured (default: pca)")
     command.add_argument(
         "--target_flops", type=float, required=True, metavar="F", help="MACs wanted, as a part of the original's"

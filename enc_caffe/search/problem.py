@@ -90,6 +90,7 @@ class SearchResult:
     candidates: int = 1
     proven_optimal: bool = False
     level: Optional[float] = None
+    gap: Optional[float] = None
 
     def plan_ranks(self, problem: SearchProblem) -> dict[str, int]:
         """All ranks of the plan, the fixed ones included."""

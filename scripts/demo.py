@@ -20,6 +20,7 @@ from enc_caffe.caffe_io.sources import from_arrays
 from enc_caffe.cli.common import print_table, progress_bar
 from enc_caffe.complexity import network_complexity
 from enc_caffe.errors import EncError
+from enc_caffe.plan import read_plan
 from enc_caffe.runtime.finetune import RESULT, finetune
 from enc_caffe.runtime.tool import caffe_test, caffe_time
 
@@ -104,6 +105,9 @@ def run(out: Path) -> list[Row]:
         start = time.perf_counter()
         folder = out / f"compressed-{round(100 * target)}"
         plan, _ = pipeline.search_plan(table, "map", "pca", target, "search")
+        # A fine-tuned network of other ranks, from a former state of things, is of no use.
+        if (folder / "ranks.json").is_file() and dict(read_plan(folder / "ranks.json").ranks) != dict(plan.ranks):
+            shutil.rmtree(out / f"finetuned-{round(100 * target)}", ignore_errors=True)
         solver = {"max_iter": FINETUNE_ITERATIONS, "base_lr": 0.005, "stepsize": 150, "snapshot": FINETUNE_ITERATIONS}
         emitted = pipeline.emit(
             loaded, weights, plan, folder, force=True, solver=out / "original" / "solver.prototxt",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 import shutil
@@ -14,6 +15,7 @@ from enc_caffe.caffe_io.describe import describe
 from enc_caffe.caffe_io.prototxt import read_net, read_solver, to_text
 from enc_caffe.caffe_io.variants import image_shape, solver_param, train_val_net
 from enc_caffe.errors import CaffeError, OutputError, UsageError
+from enc_caffe.jsonfile import read_json, write_json
 from enc_caffe.output import atomic_file
 from enc_caffe.runtime.tool import parse_training, run_caffe
 
@@ -89,8 +91,10 @@ def finetune(
     if force:
         for old in [*out.glob("snapshot_iter_*"), result]:
             old.unlink(missing_ok=True)
+    text = to_text(train_val_net(net, network, train_lmdb, test_lmdb))
+    _check_same_run(out, text, weights)
     with atomic_file(out / "train_val.prototxt") as handle:
-        handle.write(to_text(train_val_net(net, network, train_lmdb, test_lmdb)).encode())
+        handle.write(text.encode())
     test_iter = int(original.test_iter[0]) if original.test_iter else 1
     parameters = solver_param(original, str(out / "train_val.prototxt"), str(out / "snapshot"), test_iter, overrides)
     with atomic_file(out / "solver.prototxt") as handle:
@@ -128,6 +132,26 @@ def finetune(
     losses = [p.loss for p in points if p.loss is not None]
     tests = [p.test for p in points if p.test]
     return Finetuned(result, parameters.max_iter, losses[-1] if losses else None, tests[-1] if tests else {}, done)
+
+
+def _check_same_run(out: Path, net: str, weights: Optional[Path]) -> None:
+    """Refuse to go on from snapshots of another network or other weights; the schedule may have changed."""
+    this = {"format": "enc-caffe-finetune/1", "net": hashlib.sha256(net.encode()).hexdigest(), "weights": None}
+    if weights is not None:
+        digest = hashlib.sha256()
+        with open(weights, "rb") as handle:
+            while chunk := handle.read(1 << 20):
+                digest.update(chunk)
+        this["weights"] = digest.hexdigest()
+    record = out / "finetune.json"
+    if record.is_file() and latest_snapshot(out)[1] is not None:
+        before = read_json(record, "enc-caffe-finetune/1", OutputError)
+        for what in ("net", "weights"):
+            if before.get(what) != this[what]:
+                raise OutputError(
+                    f"{out}: holds snapshots of another run (its {what} differ); --force starts anew, or name another --out"
+                )
+    write_json(record, this)
 
 
 def _net_of(solver: Any, path: Path) -> Path:

@@ -13,6 +13,7 @@ import pytest
 
 from enc_caffe.caffe_io.datum import write_lmdb
 from enc_caffe.caffe_io.sources import from_arrays
+from enc_caffe.cli import main
 from enc_caffe.runtime.finetune import latest_snapshot
 from enc_caffe.runtime.tool import parse_training
 
@@ -68,3 +69,22 @@ def test_a_stopped_run_goes_on_from_its_snapshot(tmp_path: Path, how: signal.Sig
     again = subprocess.run([*command, "--max_iter", str(reached + 20)], stdout=subprocess.PIPE, text=True, check=True)
     assert f"went on from iteration {reached}" in again.stdout
     assert (out / "finetuned.caffemodel").is_file()
+
+
+@pytest.mark.caffe
+def test_snapshots_of_another_run_are_not_gone_on_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 17, (64, 1, 8, 8)).astype(np.uint8), rng.integers(0, 10, 64)
+    write_lmdb(tmp_path / "lmdb", from_arrays(images, labels)[1])
+    command = ["finetune", "--solver", str(DIGITS / "solver.prototxt"), "--train_lmdb", str(tmp_path / "lmdb"), "--test_lmdb",
+               str(tmp_path / "lmdb"), "--max_iter", "5", "--snapshot", "5"]  # fmt: skip
+    assert main([*command, "--out", str(tmp_path / "a")]) == 0
+    trained = tmp_path / "a" / "finetuned.caffemodel"
+    assert main([*command, "--weights", str(trained), "--out", str(tmp_path / "b")]) == 0
+    capsys.readouterr()
+    assert main([*command, "--weights", str(trained), "--out", str(tmp_path / "b")]) == 1
+    assert "exists already; --force trains again" in capsys.readouterr().err
+    (tmp_path / "b" / "finetuned.caffemodel").unlink()
+    assert main([*command, "--out", str(tmp_path / "b")]) == 1
+    assert "holds snapshots of another run (its weights differ)" in capsys.readouterr().err
+    assert main([*command, "--out", str(tmp_path / "b"), "--force"]) == 0

@@ -50,8 +50,10 @@ def test_a_stopped_run_goes_on_from_its_snapshot(tmp_path: Path, how: signal.Sig
     command = [sys.executable, "-m", "enc_caffe", "finetune", "--solver", str(DIGITS / "solver.prototxt"), "--train_lmdb",
                str(tmp_path / "lmdb"), "--test_lmdb", str(tmp_path / "lmdb"), "--snapshot", "10", "--out", str(out)]  # fmt: skip
     first = subprocess.Popen(
-        [*command, "--max_iter", "100000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+        [*command, "--max_iter", "100000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        # A shell without job control starts background commands, and so perhaps this test, with SIGINT ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
     deadline = time.monotonic() + 60
     while latest_snapshot(out)[0] < 10 and time.monotonic() < deadline and first.poll() is None:
         time.sleep(0.05)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Mapping, Optional
@@ -22,14 +21,18 @@ from enc_caffe.errors import DatasetError, MetricsError
 from enc_caffe.jsonfile import write_json
 from enc_caffe.metrics.sampling import Sampler, energy_samples
 from enc_caffe.metrics.table import LayerMetrics, MetricsTable, write_metrics
+from enc_caffe.metrics.vbmf import estimate
 from enc_caffe.network import Network
 from enc_caffe.output import atomic_folder, check_new
-from enc_caffe.plan import RankPlan, plan_about, write_plan
+from enc_caffe.plan import RankPlan, write_plan
+from enc_caffe.planning import Found, PlanAccuracy, search_plan
 from enc_caffe.policy import Policy, default_policy
+from enc_caffe.runtime.candidates import PlanEvaluator
 from enc_caffe.runtime.evaluate import Evaluation, evaluate
 from enc_caffe.runtime.executor import CaffeExecutor
-from enc_caffe.search.methods import SOLVERS, method_for
-from enc_caffe.search.problem import SearchResult, build_problem
+from enc_caffe.search.build import LatencyCurve
+from enc_caffe.search.methods import EVALUATING
+from enc_caffe.search.options import SearchOptions
 from enc_caffe.shapes import Shape, brings_data
 
 Progress = Callable[[str], None]
@@ -76,7 +79,9 @@ def pca_metrics(
         rank = loaded.policy.max_ranks[name]
         samples = sampler(spectra, scheme.matrix_shape(layer), rank)
         kept = tuple(np.asarray(s[:rank]) for s in spectra)
-        layers.append(LayerMetrics(layer, scheme_name, rank, kept, tuple(samples), (None,) * len(samples)))
+        shape = scheme.matrix_shape(layer)
+        vbmf = max(1, min(rank, max(estimate(x, *shape).empirical_rank for x in spectra)))
+        layers.append(LayerMetrics(layer, scheme_name, rank, kept, tuple(samples), (None,) * len(samples), vbmf))
         progress(name)
     if not layers:
         raise MetricsError(
@@ -89,32 +94,6 @@ def pca_metrics(
         ("first_layer", _reads_data(loaded.network)),
     )
     return MetricsTable(loaded.network.name, "singular values of the caffemodel", tuple(layers), None, extra)
-
-
-def search_plan(
-    table: MetricsTable,
-    method: str,
-    metric: str,
-    target_flops: float,
-    first_layer: str = "keep",
-    floor: float = 0.1,
-    convention: str = "paper",
-) -> tuple[RankPlan, SearchResult]:
-    """Search ranks for a budget of MACs; the plan carries its costs and how it was found."""
-    search = method_for(method)
-    problem = build_problem(table, metric, target_flops, first_layer, floor, convention)
-    start = time.perf_counter()
-    result = search(problem)
-    seconds = time.perf_counter() - start
-    macs, parameters = problem.macs(result.ranks), problem.parameters(result.ranks)
-    about = plan_about(
-        method, metric, SOLVERS.get(method), macs / problem.original_macs,
-        parameters / problem.original_parameters, convention, "the layers that the metrics list",
-        math.exp(result.log_objective), result.proven_optimal, seconds,
-    )  # fmt: skip
-    schemes = {entry.name: entry.scheme for entry in table.layers}
-    ranks = result.plan_ranks(problem)
-    return RankPlan(table.network, ranks, {n: schemes[n] for n in ranks}, about), result
 
 
 def _reads_data(network: Network) -> Optional[str]:
@@ -241,12 +220,42 @@ def cost_line(emitted: Emitted) -> str:
     )
 
 
-def plan_ratios(table: MetricsTable, plan: RankPlan) -> dict[str, float]:
-    """MACs of a plan over the MACs of the layers that the metrics list, by convention."""
-    network = Network(table.network, tuple(m.layer for m in table.layers))
-    schemes = {m.name: m.scheme for m in table.layers}
-    whole = network_complexity(network, {}, schemes, "paper").macs
-    return {c: network_complexity(network, plan.ranks, schemes, c).macs / whole for c in ("paper", "exact")}
+def plan_accuracy(
+    loaded: LoadedNetwork,
+    weights: Path,
+    lmdb: Path,
+    executor: CaffeExecutor,
+    schemes: Mapping[str, str],
+    placement: str = "exact",
+    top_k: int = 1,
+    progress: Callable[[int, int, int], None] = lambda plans, done, all_: None,
+) -> PlanEvaluator:
+    """Accuracy of rank plans of this network over the images of an LMDB."""
+    model = CaffeModel(Path(weights))
+    model.check(loaded.network)
+    return PlanEvaluator(
+        loaded.net, loaded.network, {**loaded.policy.schemes, **schemes}, weights, lmdb, executor, placement, top_k, progress
+    )  # fmt: skip
+
+
+def search_with_images(
+    loaded: LoadedNetwork,
+    weights: Path,
+    table: MetricsTable,
+    options: SearchOptions,
+    lmdb: Path,
+    workers: int = 1,
+    latency: Optional[Mapping[str, LatencyCurve]] = None,
+    placement: str = "exact",
+    progress: Callable[[int, int, int], None] = lambda plans, done, all_: None,
+) -> Found:
+    """A search whose method may evaluate plans over the images of ``lmdb``; Caffe starts only for those that do."""
+    if options.method not in EVALUATING and options.target_accuracy is None:
+        return search_plan(table, options, None, latency)
+    with CaffeExecutor(workers, 1 if workers > 1 else None) as executor:
+        schemes = {m.name: m.scheme for m in table.layers}
+        accuracy: PlanAccuracy = plan_accuracy(loaded, weights, lmdb, executor, schemes, placement, progress=progress)
+        return search_plan(table, options, accuracy, latency)
 
 
 def named_paths(net: Any) -> list[tuple[str, str]]:
@@ -276,12 +285,7 @@ def compress(
     weights: Path,
     lmdb: Path,
     out: Path,
-    target_flops: float,
-    method: str = "map",
-    metric: str = "pca",
-    first_layer: str = "keep",
-    floor: float = 0.1,
-    convention: str = "paper",
+    options: SearchOptions,
     placement: str = "exact",
     test_lmdb: Optional[Path] = None,
     train_lmdb: Optional[Path] = None,
@@ -291,6 +295,7 @@ def compress(
     top_k: tuple[int, ...] = (1,),
     workers: int = 1,
     force: bool = False,
+    latency: Optional[Mapping[str, LatencyCurve]] = None,
     progress: Callable[[int, int], None] = lambda done, all_: None,
 ) -> Compressed:
     """Metrics, search, emission, and the accuracy of both networks on the test images.
@@ -302,7 +307,8 @@ def compress(
     loaded = load(model, lmdb, input_shape, fully_connected)
     ImageLmdb(Path(test_lmdb or lmdb)).close()
     table = pca_metrics(loaded, weights)
-    plan, _ = search_plan(table, method, metric, target_flops, first_layer, floor, convention)
+    found = search_with_images(loaded, weights, table, options, lmdb, workers, latency, placement)
+    plan = found.plan
     with atomic_folder(Path(out), force) as work:
         emitted = emit(
             loaded, weights, plan, work / "network", placement, solver=solver, train_lmdb=train_lmdb, test_lmdb=test_lmdb,

@@ -63,12 +63,14 @@ def random_caffemodel(prototxt: Path, out: Path) -> None:
 def work(prototxt: Path, caffemodel: Path, out: Path) -> None:
     """One measured run: metrics, ENC-Map at half the MACs, emission."""
     from enc_caffe import pipeline
+    from enc_caffe.planning import search_plan
+    from enc_caffe.search.options import SearchOptions
 
     start = time.perf_counter()
     loaded = pipeline.load(prototxt, None, (3, 32, 32) if "resnet" in str(prototxt) else None)
     table = pipeline.pca_metrics(loaded, caffemodel)
     metrics = time.perf_counter()
-    plan, _ = pipeline.search_plan(table, "map", "pca", 0.5)
+    plan = search_plan(table, SearchOptions("map", "pca", 0.5)).plan
     search = time.perf_counter()
     pipeline.emit(loaded, caffemodel, plan, out)
     end = time.perf_counter()

@@ -21,8 +21,10 @@ from enc_caffe.cli.common import print_table, progress_bar
 from enc_caffe.complexity import network_complexity
 from enc_caffe.errors import EncError
 from enc_caffe.plan import read_plan
+from enc_caffe.planning import search_plan
 from enc_caffe.runtime.finetune import RESULT, finetune
 from enc_caffe.runtime.tool import caffe_test, caffe_time
+from enc_caffe.search.options import SearchOptions
 
 ROOT = Path(__file__).resolve().parent.parent
 TARGETS = (0.5, 0.25)
@@ -104,7 +106,7 @@ def run(out: Path) -> list[Row]:
     for target in TARGETS:
         start = time.perf_counter()
         folder = out / f"compressed-{round(100 * target)}"
-        plan, _ = pipeline.search_plan(table, "map", "pca", target, "search")
+        plan = search_plan(table, SearchOptions("map", "pca", target, first_layer="search")).plan
         # A fine-tuned network of other ranks, from a former state of things, is of no use.
         if (folder / "ranks.json").is_file() and dict(read_plan(folder / "ranks.json").ranks) != dict(plan.ranks):
             shutil.rmtree(out / f"finetuned-{round(100 * target)}", ignore_errors=True)

@@ -16,8 +16,10 @@ from enc_caffe.errors import EncError
 from enc_caffe.fetch import RESOURCES, cifar10_folder, data_folder, fetch
 from enc_caffe.metrics.table import write_metrics
 from enc_caffe.plan import write_plan
+from enc_caffe.planning import search_plan
 from enc_caffe.runtime.evaluate import evaluate
 from enc_caffe.runtime.executor import CaffeExecutor
+from enc_caffe.search.options import SearchOptions
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL = ROOT / "prototxt" / "resnet56" / "train_val.prototxt"
@@ -59,7 +61,7 @@ def run(target: float, out: Path, workers: int) -> None:
     write_metrics(out / "metrics.json", table)
     jobs = [("original", None, MODEL, weights, "1.0000", "1.0000")]
     for method in ("uniform", "map"):
-        plan, _ = pipeline.search_plan(table, method, "pca", target, "keep")
+        plan = search_plan(table, SearchOptions(method, "pca", target)).plan
         write_plan(out / f"ranks-{method}.json", plan)
         for placement in ("published", "exact"):
             folder = out / f"{method}-{placement}"

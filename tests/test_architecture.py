@@ -25,6 +25,7 @@ ROOMS = {
     "plan": {"network", "errors", "jsonfile"},
     "metrics": SMALL | {"network", "decomposition"},
     "search": SMALL | {"plan", "complexity", "metrics", "decomposition", "network"},
+    "planning": SMALL | {"plan", "complexity", "metrics", "network", "search"},
     "caffe_io": SMALL | {"installation", "network", "plan", "decomposition"},
     "runtime": SMALL | {"installation", "caffe_io", "network", "decomposition", "plan", "metrics", ""},
     "report": SMALL | {"metrics", "plan"},

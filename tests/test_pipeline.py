@@ -13,12 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from enc_caffe import pipeline
 from enc_caffe.caffe_io.datum import ImageLmdb
 from enc_caffe.cli import main
 from enc_caffe.metrics.table import read_metrics
 from enc_caffe.plan import read_plan
+from enc_caffe.planning import search_plan
 from enc_caffe.runtime.tool import caffe_test
+from enc_caffe.search.options import SearchOptions
 
 ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.caffe
@@ -80,7 +81,7 @@ def test_compress_is_what_its_parts_are(demo, tmp_path: Path, capsys: pytest.Cap
     assert round(stock["accuracy"] * 360) == result["compressed"]["correct"]["1"]
     plan, table = read_plan(tmp_path / "small" / "ranks.json"), read_metrics(tmp_path / "small" / "metrics.json")
     assert plan.about["flops_ratio"] <= 0.5
-    assert pipeline.search_plan(table, "map", "pca", 0.5, "search")[0].ranks == plan.ranks
+    assert search_plan(table, SearchOptions("map", "pca", 0.5, first_layer="search")).plan.ranks == plan.ranks
     solver = (tmp_path / "small" / "solver.prototxt").read_text()
     assert f'net: "{tmp_path / "small" / "train_val.prototxt"}"' in solver
 

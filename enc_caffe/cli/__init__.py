@@ -7,10 +7,24 @@ import sys
 from typing import Optional, Sequence
 
 from enc_caffe import __version__
-from enc_caffe.cli import compress, data, doctor, emit, evaluate, finetune, inspect, metrics, search
+from enc_caffe.cli import (
+    compress,
+    data,
+    doctor,
+    emit,
+    evaluate,
+    finetune,
+    inspect,
+    latency,
+    metrics,
+    search,
+    search_plot,
+)
 from enc_caffe.errors import EncError
 
-COMMANDS = (inspect, metrics, search, emit, evaluate, finetune, compress, data, doctor)
+COMMANDS = (inspect, metrics, latency, search, search_plot, emit, evaluate, finetune, compress, data, doctor)
+
+TWO_WORDS = ("search plot",)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -23,9 +37,16 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def _joined(arguments: list[str]) -> list[str]:
+    """A command of two words, such as ``search plot``, as one argument."""
+    if " ".join(arguments[:2]) in TWO_WORDS:
+        return [" ".join(arguments[:2]), *arguments[2:]]
+    return arguments
+
+
 def main(arguments: Optional[Sequence[str]] = None) -> int:
     """Run one command; returns the exit status (0, 1 for an error, 2 for wrong usage, 130 when interrupted)."""
-    args = parser().parse_args(arguments)
+    args = parser().parse_args(_joined(list(sys.argv[1:] if arguments is None else arguments)))
     try:
         args.run(args)
     except EncError as exc:

@@ -11,6 +11,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from enc_caffe.metrics.latency import read_latency
+from enc_caffe.planning import range_of
+from enc_caffe.search.build import LatencyCurve
+from enc_caffe.search.options import SearchOptions
 from enc_caffe.shapes import Shape
 
 
@@ -43,24 +47,91 @@ def add_model(command: argparse.ArgumentParser, weights: bool = True) -> None:
     )
 
 
-def add_search(command: argparse.ArgumentParser) -> None:
-    """Arguments of the rank search."""
-    command.add_argument(
-        "--method",
-        default="map",
-        help="map, model (the exact optimum of the product of the layers' metrics) or uniform (default: map)",
+def bounds_argument(text: str) -> tuple[str, Optional[int], Optional[int]]:
+    """``LAYER=LOW:HIGH``; either end may be absent."""
+    name, equals, span = text.rpartition("=")
+    low, colon, high = span.partition(":")
+    try:
+        if name and equals and colon:
+            return name, int(low) if low else None, int(high) if high else None
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"{text}: LAYER=LOW:HIGH is needed, such as conv2_1=16:64 or fc6=:256")
+
+
+def range_argument(text: str) -> list[float]:
+    """A number, or ``first:last:step``."""
+    try:
+        return range_of(text)
+    except ValueError as exc:
+        raise argparse.ArgumentTypeError(str(exc)) from None
+
+
+def add_search(command: argparse.ArgumentParser, sweeps: bool = False, solver: str = "--solver") -> None:
+    """Arguments of the rank search; ``solver`` is the flag where --solver already means a prototxt."""
+    target = command.add_argument_group("budgets, as parts of the original's; several hold together")
+    target.add_argument(
+        "--target_flops", type=range_argument if sweeps else float, metavar="F",
+        help="MACs" + (", or a sweep of them, first:last:step such as 0.2:0.9:0.05" if sweeps else ""),
+    )  # fmt: skip
+    target.add_argument("--target_params", type=float, metavar="P", help="parameters")
+    target.add_argument("--target_latency", type=float, metavar="T", help="latency of the layers, from --latency")
+    target.add_argument("--latency", type=Path, metavar="LATENCY.json", help="what enc-caffe latency measured")
+    target.add_argument(
+        "--target_accuracy", type=float, metavar="A", help="least MACs whose predicted (or evaluated) accuracy is A"
     )
-    command.add_argument("--metric", default="pca", help="pca or measured (default: pca)")
-    command.add_argument(
-        "--target_flops", type=float, required=True, metavar="F", help="MACs wanted, as a part of the original's"
+    how = command.add_argument_group("how ranks are found")
+    how.add_argument(
+        "--method", default="map", help="map, model, inf, uniform, vbmf, energy, iterative or random (default: map)"
     )
-    command.add_argument(
+    how.add_argument(
+        "--metric", default="pca",
+        help="pca (default), measured, combined (A_c), or divergence or loss where the metrics hold them",
+    )  # fmt: skip
+    how.add_argument(
+        solver, dest="search_solver", default="exact", help="of model and inf: exact (default) or the paper's space"
+    )
+    how.add_argument(
+        "--preset", default="budget",
+        help="budget (default: never above it), paper (the paper's text), or published (the authors' runs)",
+    )  # fmt: skip
+    how.add_argument("--space_margin", type=float, metavar="D", help="delta_s of the space, part of C_orig")
+    how.add_argument("--complexity_margin", type=float, metavar="D", help="delta_m of the space")
+    how.add_argument("--density", type=float, metavar="D", help="delta_d of the space, the mean of 1/t")
+    how.add_argument(
+        "--candidates", type=int, metavar="N", help="N of inf and random (default: 50 up to 10 layers, else 20)"
+    )
+    how.add_argument("--no_groups", action="store_true", help="no groups of layers of equal cost in the space")
+    how.add_argument("--seed", type=int, default=0, help="of random (default: 0)")
+    rank = command.add_argument_group("ranks that are allowed")
+    rank.add_argument(
         "--first_layer", default="keep", help="keep (default), half or search: what becomes of the first layer"
     )
-    command.add_argument("--floor", type=float, default=0.1, help="lowest rank as a part of r_max (default: 0.1)")
+    rank.add_argument("--floor", type=float, default=0.1, help="lowest rank as a part of r_max (default: 0.1)")
+    rank.add_argument("--multiple_of", type=int, default=1, metavar="N", help="ranks in multiples of N")
+    rank.add_argument("--bounds", type=bounds_argument, action="append", default=[], metavar="LAYER=LOW:HIGH")
+    rank.add_argument("--whole", action="append", default=[], metavar="LAYER", help="a layer that stays whole")
     command.add_argument(
         "--convention", choices=("paper", "exact"), default="paper", help="how MACs are counted (default: paper)"
     )
+
+
+def search_options(args: argparse.Namespace) -> SearchOptions:
+    """What the arguments of :func:`add_search` ask for; of a sweep the first target."""
+    flops = args.target_flops[0] if isinstance(args.target_flops, list) else args.target_flops
+    return SearchOptions(
+        method=args.method, metric=args.metric, target_flops=flops, target_params=args.target_params,
+        target_latency=args.target_latency, target_accuracy=args.target_accuracy, first_layer=args.first_layer,
+        floor=args.floor, convention=args.convention, multiple_of=args.multiple_of,
+        bounds={name: (low, high) for name, low, high in args.bounds}, whole=frozenset(args.whole), preset=args.preset,
+        solver=args.search_solver, space_margin=args.space_margin, complexity_margin=args.complexity_margin,
+        density=args.density, candidates=args.candidates, groups=not args.no_groups, seed=args.seed,
+    )  # fmt: skip
+
+
+def latency_curves(args: argparse.Namespace) -> Optional[dict[str, LatencyCurve]]:
+    """The file of ``--latency``, where there is one."""
+    return read_latency(args.latency).curves() if args.latency else None
 
 
 def add_emission(command: argparse.ArgumentParser) -> None:
@@ -94,7 +165,7 @@ def progress_bar(what: str, total: Optional[int]) -> Iterator[Callable[[int, int
 
 def print_table(title: str, headers: list[str], rows: list[list[str]], left: int = 1, wrap: bool = False) -> None:
     """A table on standard output; the first ``left`` columns are text, the others numbers; ``wrap`` lets long cells take several lines."""
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
     for i, header in enumerate(headers):
         table.add_column(header, justify="left" if i < left else "right", no_wrap=not wrap)
     for row in rows:
@@ -103,4 +174,6 @@ def print_table(title: str, headers: list[str], rows: list[list[str]], left: int
     # A pipe has no width of its own: nothing may be cut there.
     if not console.is_terminal:
         console = Console(width=1000, markup=False, highlight=False)
+    if title:
+        console.print(title, soft_wrap=True)
     console.print(table)

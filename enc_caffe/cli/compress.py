@@ -7,7 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from enc_caffe import pipeline
-from enc_caffe.cli.common import add_emission, add_model, add_search, list_argument, print_table, progress_bar
+from enc_caffe.cli.common import (
+    add_emission,
+    add_model,
+    add_search,
+    latency_curves,
+    list_argument,
+    print_table,
+    progress_bar,
+    search_options,
+)
 from enc_caffe.output import check_new
 
 
@@ -25,7 +34,7 @@ def register(commands: Any) -> None:
     p.add_argument("--top_k", type=list_argument, default=(1,), help="accuracies to report (default: 1)")
     p.add_argument("--workers", type=int, default=1, help="processes of the evaluation (default: 1)")
     p.add_argument("--fully_connected", action="store_true", help="decompose fully connected layers too")
-    add_search(p)
+    add_search(p, solver="--search_solver")
     add_emission(p)
     p.set_defaults(run=run)
 
@@ -35,8 +44,7 @@ def run(args: argparse.Namespace) -> None:
     check_new(args.out, args.force)
     with progress_bar("compress", None) as bar:
         result = pipeline.compress(
-            args.model, args.weights, args.lmdb, args.out, method=args.method, metric=args.metric,
-            target_flops=args.target_flops, first_layer=args.first_layer, floor=args.floor, convention=args.convention,
+            args.model, args.weights, args.lmdb, args.out, search_options(args), latency=latency_curves(args),
             placement=args.stride_placement, test_lmdb=args.test_lmdb, train_lmdb=args.train_lmdb, solver=args.solver,
             input_shape=args.input_shape, fully_connected=args.fully_connected, top_k=args.top_k, workers=args.workers,
             force=args.force, progress=bar,

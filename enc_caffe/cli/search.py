@@ -1,37 +1,87 @@
-"""``enc-caffe search``: ranks for a budget, from a metrics file alone."""
+"""``enc-caffe search``: ranks for a budget; from a metrics file alone, or with images to evaluate plans on."""
 
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
-from typing import Any
+from typing import Any, Iterator, Optional
 
-from enc_caffe import pipeline
-from enc_caffe.cli.common import add_search, print_table
+from enc_caffe import pipeline, planning
+from enc_caffe.cli.common import add_search, latency_curves, print_table, progress_bar, search_options, shape_argument
+from enc_caffe.errors import UsageError
+from enc_caffe.jsonfile import write_json
 from enc_caffe.metrics.table import MetricsTable, read_metrics
 from enc_caffe.output import check_parent
 from enc_caffe.plan import RankPlan, write_plan
+from enc_caffe.planning import Found, PlanAccuracy, SweepPoint
+from enc_caffe.runtime.executor import CaffeExecutor
 
 
 def register(commands: Any) -> None:
     """Add the command."""
-    p: argparse.ArgumentParser = commands.add_parser("search", help="ranks of all layers for a budget of MACs")
+    p: argparse.ArgumentParser = commands.add_parser("search", help="ranks of all layers for a budget")
     p.add_argument("metrics", type=Path, metavar="METRICS.json")
-    add_search(p)
-    p.add_argument("--out", type=Path, required=True, metavar="RANKS.json")
+    add_search(p, sweeps=True)
+    images = p.add_argument_group("images to evaluate plans on (inf needs them)")
+    images.add_argument("--model", type=Path, help="prototxt of the network")
+    images.add_argument("--weights", type=Path, help="caffemodel")
+    images.add_argument("--lmdb", type=Path, help="a part of the training images")
+    images.add_argument(
+        "--input_shape", type=shape_argument, metavar="C,H,W", help="size of the images, else the LMDB's"
+    )
+    images.add_argument("--accuracy", type=int, default=1, metavar="K", help="top-K accuracy counts (default: 1)")
+    images.add_argument("--workers", type=int, default=1, help="processes of the evaluation (default: 1)")
+    images.add_argument("--stride_placement", choices=("exact", "published"), default="exact")
+    p.add_argument("--out", type=Path, required=True, metavar="RANKS.json", help="the plan; of a sweep the table")
     p.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Search, print and write the plan."""
+    """Search, print and write."""
     check_parent(args.out)
+    options = search_options(args)
     table = read_metrics(args.metrics)
-    plan, _ = pipeline.search_plan(
-        table, args.method, args.metric, args.target_flops, args.first_layer, args.floor, args.convention
-    )
-    write_plan(args.out, plan)
-    show_plan(table, plan)
+    latency = latency_curves(args)
+    with_images = _images(args)
+    for accuracy in _accuracy(args, table) if with_images else iter((None,)):
+        if args.target_flops and len(args.target_flops) > 1:
+            with progress_bar("targets", len(args.target_flops)) as bar:
+                points = planning.sweep(table, options, args.target_flops, accuracy, latency, bar)
+            if accuracy:
+                points = [_evaluated(p, accuracy) for p in points]
+            write_json(args.out, planning.sweep_data(table, options, points))
+            show_sweep(table, points)
+        else:
+            found = planning.search_plan(table, options, accuracy, latency)
+            found = planning.evaluated(found, accuracy) if accuracy else found
+            write_plan(args.out, found.plan)
+            show_plan(table, found.plan)
+            show_found(found)
     print(f"written to {args.out}")
+
+
+def _images(args: argparse.Namespace) -> bool:
+    given = [n for n in ("model", "weights", "lmdb") if getattr(args, n) is not None]
+    if given and len(given) < 3:
+        missing = " and ".join(f"--{n}" for n in ("model", "weights", "lmdb") if n not in given)
+        raise UsageError(f"plans are evaluated with --model, --weights and --lmdb; {missing} is missing")
+    return bool(given)
+
+
+def _accuracy(args: argparse.Namespace, table: MetricsTable) -> Iterator[PlanAccuracy]:
+    loaded = pipeline.load(args.model, args.lmdb, args.input_shape, True)
+    schemes = {m.name: m.scheme for m in table.layers}
+    with CaffeExecutor(args.workers, 1 if args.workers > 1 else None) as executor, progress_bar("images", None) as bar:
+        yield pipeline.plan_accuracy(
+            loaded, args.weights, args.lmdb, executor, schemes, args.stride_placement, args.accuracy,
+            lambda plans, done, all_: bar(plans * all_ + done, (plans + 1) * all_),
+        )  # fmt: skip
+
+
+def _evaluated(point: SweepPoint, accuracy: PlanAccuracy) -> SweepPoint:
+    found = None if point.found is None else planning.evaluated(point.found, accuracy)
+    return SweepPoint(point.target, found, point.error)
 
 
 def show_plan(table: MetricsTable, plan: RankPlan) -> None:
@@ -41,15 +91,67 @@ def show_plan(table: MetricsTable, plan: RankPlan) -> None:
          f"{m.energy[plan.ranks[m.name]]:.4f}" if m.name in plan.ranks else ""]
         for m in table.layers
     ]  # fmt: skip
+    about = plan.about
     print_table(
-        f"{plan.network}: ranks by {plan.about['method']}, metric {plan.about['metric']}",
+        f"{plan.network}: ranks by {about['method']} ({about['solver']}), metric {about['metric']}",
         ["layer", "scheme", "rank", "r_max", "PCA energy"],
         rows,
         left=2,
     )
-    ratios = pipeline.plan_ratios(table, plan)
+    ratios = planning.plan_ratios(table, plan)
+    latency = f", latency {about['latency_ratio']:.4f}" if about.get("latency_ratio") is not None else ""
     print(
         f"MACs {ratios['paper']:.4f} (paper convention), {ratios['exact']:.4f} (exact) and parameters "
-        f"{plan.about['params_ratio']:.4f} of the {len(table.layers)} layers that the metrics list; "
-        f"objective {plan.about['objective']:.4g}; {plan.about['search_seconds'] * 1000:.1f} ms"
+        f"{about['params_ratio']:.4f}{latency} of the {len(table.layers)} layers that the metrics list"
     )
+
+
+def show_found(found: Found) -> None:
+    """Objective, candidates, optimality and time."""
+    about, result = found.plan.about, found.result
+    if about["proven_optimal"]:
+        proof = "proven optimal"
+    elif about["gap"] is None:
+        proof = "no bound on the optimum is known"
+    else:
+        proof = f"the optimum is at most {_factor(about['gap'])} times as large"
+    number = f"{result.candidates:,} candidate{'s' if result.candidates > 1 else ''}"
+    if about["solver"] == "exact":
+        every = sum(math.log10(len(x.ranks)) for x in found.problem.layers)
+        number = f"all 10^{every:.1f} rank configurations"
+    print(f"objective {about['objective']:.4g}, {proof}; {number}; {about['search_seconds'] * 1000:.1f} ms")
+    if result.evaluated:
+        best = max(a for _, a in result.evaluated)
+        print(
+            f"{len(result.evaluated)} plans evaluated; the best has an accuracy of {best:.4f}, the first {result.evaluated[0][1]:.4f}"
+        )
+    elif result.accuracy is not None:
+        print(f"accuracy {result.accuracy:.4f}")
+    if result.note:
+        print(result.note)
+
+
+def _factor(gap: float) -> str:
+    factor = math.exp(min(gap, 700.0))
+    return f"{factor:.6g}" if factor < 1e6 else f"{factor:.1e}"
+
+
+def show_sweep(table: MetricsTable, points: list[SweepPoint]) -> None:
+    """One row a target."""
+    rows = []
+    for p in points:
+        if p.found is None:
+            rows.append([f"{p.target:.4g}", "cannot be reached", "", "", "", "", ""])
+            continue
+        ratios, about = planning.plan_ratios(table, p.found.plan), p.found.plan.about
+        accuracy: Optional[float] = planning.predicted(p.found)
+        gap = "proven" if about["proven_optimal"] else "" if about["gap"] is None else _factor(about["gap"])
+        rows.append([
+            f"{p.target:.4g}", f"{ratios['paper']:.4f}", f"{ratios['exact']:.4f}", f"{about['params_ratio']:.4f}",
+            f"{about['objective']:.4g}", gap, "" if accuracy is None else f"{accuracy:.4f}",
+        ])  # fmt: skip
+    print_table(
+        f"{table.network}: {len(points)} targets",
+        ["target", "MACs, paper", "MACs, exact", "parameters", "objective", "optimum/objective at most", "accuracy"],
+        rows, left=0,
+    )  # fmt: skip

@@ -45,3 +45,41 @@ def rank_over_metric(ranks: np.ndarray, values: np.ndarray) -> RankOf:
     curve = PchipInterpolator(x, y)
     top = x[-1]
     return lambda metric: curve(np.clip(metric, 0.0, top))
+
+
+def inverse_of_curve(curve: np.ndarray) -> RankOf:
+    """Inverse mapping r(y) of a metric that is known at every rank 0 to r_max, as the paper's section IV has it.
+
+    Linear between ranks. Where the metric falls or stays, the lowest rank that reaches a value counts.
+    """
+    highest = np.maximum.accumulate(np.asarray(curve, dtype=float))
+    first = np.concatenate([[True], np.diff(highest) > 0])
+    values, ranks = highest[first], np.flatnonzero(first).astype(float)
+    return lambda metric: np.interp(metric, values, ranks)
+
+
+def surrogate_at_every_rank(ranks: np.ndarray, divergences: np.ndarray, max_rank: int) -> np.ndarray:
+    """exp(-d) at 0 to max_rank from divergences d >= 0 at sampled ranks: a product of these is exp of minus their sum.
+
+    PCHIP of log d over the rank; below the lowest sample the curve goes on at its last slope (at least as steep as 1/r),
+    so that a rank of 0 is worst.
+
+    Parameters
+    ----------
+    ranks, divergences : ndarray, shape (n,), ranks increasing and at least 1
+    """
+    tiny = max(1e-12, 1e-6 * float(np.max(divergences, initial=0.0)))
+    x, y = np.asarray(ranks, dtype=float), np.log(np.maximum(np.asarray(divergences, dtype=float), tiny))
+    grid = np.arange(max_rank + 1, dtype=float)
+    if len(x) == 1:
+        values = np.full(len(grid), y[0])
+        slope = 0.0
+    else:
+        values = PchipInterpolator(x, y)(np.clip(grid, x[0], x[-1]))
+        slope = (y[1] - y[0]) / (x[1] - x[0])
+    below = grid < x[0]
+    steep = min(slope, -1.0 / x[0])
+    values[below] = y[0] + steep * (grid[below] - x[0])
+    result = np.exp(-np.exp(values))
+    result[0] = min(result[0], float(np.min(result)))
+    return result

@@ -12,8 +12,9 @@ import numpy as np
 from enc_caffe.decomposition import scheme_for
 from enc_caffe.errors import MetricsError, PlanError
 from enc_caffe.jsonfile import read_json, write_json
-from enc_caffe.metrics.curves import metric_at_every_rank
+from enc_caffe.metrics.curves import metric_at_every_rank, surrogate_at_every_rank
 from enc_caffe.metrics.pca import pca_energy
+from enc_caffe.metrics.vbmf import estimate
 from enc_caffe.network import Convolution, InnerProduct, Layer
 
 FORMAT = "enc-caffe-metrics/1"
@@ -31,6 +32,10 @@ class LayerMetrics:
     singular_values : tuple of ndarray, one a group
     sampled_ranks : tuple of int, increasing (the file's duplicates are merged)
     sampled_accuracy : tuple of float or None, one for each sampled rank
+    known_vbmf_rank : int, optional
+        Rank by empirical VBMF of the whole spectrum, where it was computed.
+    extra : mapping
+        Further fields of the layer's entry: every list ``sampled_*`` has one value for each sampled rank.
     """
 
     layer: Layer
@@ -39,6 +44,8 @@ class LayerMetrics:
     singular_values: tuple[np.ndarray, ...]
     sampled_ranks: tuple[int, ...] = ()
     sampled_accuracy: tuple[Optional[float], ...] = ()
+    known_vbmf_rank: Optional[int] = None
+    extra: tuple[tuple[str, Any], ...] = ()
 
     @property
     def name(self) -> str:
@@ -67,6 +74,45 @@ class LayerMetrics:
     def measured(self, baseline: Optional[float]) -> np.ndarray:
         """y_m at ranks 0 to max_rank."""
         return metric_at_every_rank(*self.measured_points(baseline), self.max_rank)
+
+    @cached_property
+    def vbmf_rank(self) -> int:
+        """Rank by empirical VBMF, largest over the groups: the file's own, else from the spectrum that the file holds.
+
+        A file may end at r_max; singular values beyond it are then taken to fall to 0 along a line.
+        """
+        if self.known_vbmf_rank is not None:
+            return self.known_vbmf_rank
+        shape = scheme_for(self.scheme).matrix_shape(self.layer)
+        ranks = []
+        for spectrum in self.singular_values:
+            missing = min(shape) - len(spectrum)
+            tail = np.linspace(spectrum[-1], 0, missing + 2)[1:-1] if missing > 0 else np.zeros(0)
+            ranks.append(estimate(np.concatenate([spectrum, tail]), *shape).empirical_rank)
+        return max(1, min(self.max_rank, max(ranks)))
+
+    def surrogate_points(self, kind: str) -> tuple[np.ndarray, np.ndarray]:
+        """Sampled ranks and exp(-d) there, d being the ``divergence`` or the ``loss`` that the truncation adds."""
+        ranks, added = self._added(kind)
+        return ranks, np.exp(-added)
+
+    def surrogate(self, kind: str) -> np.ndarray:
+        """exp(-d) at ranks 0 to max_rank."""
+        return surrogate_at_every_rank(*self._added(kind), self.max_rank)
+
+    def _added(self, kind: str) -> tuple[np.ndarray, np.ndarray]:
+        field_ = {"divergence": "sampled_divergence", "loss": "sampled_cross_entropy"}[kind]
+        values = dict(self.extra).get(field_)
+        points = [(r, v) for r, v in zip(self.sampled_ranks, values or ()) if v is not None]
+        if not points:
+            raise MetricsError(
+                f"layer '{self.name}': field '{field_}' has no measured value; measure it with enc-caffe metrics --lmdb"
+            )
+        ranks, added = np.array([p[0] for p in points]), np.array([p[1] for p in points], dtype=float)
+        if kind == "loss":
+            # The loss at r_max is the original's; what a truncation adds can be negative by chance and then counts as 0.
+            added = added - added[-1]
+        return ranks, np.maximum(added, 0.0)
 
 
 @dataclass(frozen=True)
@@ -146,6 +192,16 @@ def _metrics_from(entry: dict[str, Any], where: str) -> LayerMetrics:
         raise MetricsError(f"{where}: {len(ranks)} sampled_ranks, but {len(accuracy)} sampled_accuracy")
     if any(a is not None and not np.isfinite(a) for a in accuracy):
         raise MetricsError(f"{where}: field 'sampled_accuracy' holds NaN or infinity")
+    series = {
+        k: v for k, v in entry.items() if k.startswith("sampled_") and k not in ("sampled_ranks", "sampled_accuracy")
+    }
+    for key, values in series.items():
+        if not isinstance(values, list) or len(values) != len(ranks):
+            raise MetricsError(
+                f"{where}: field '{key}' must be a list of {len(ranks)} values, one for each sampled rank"
+            )
+        if any(v is not None and not (isinstance(v, (int, float)) and np.isfinite(v)) for v in values):
+            raise MetricsError(f"{where}: field '{key}' holds something that is not a finite number")
     for spectrum in spectra:
         if spectrum.ndim != 1 or not np.all(np.isfinite(spectrum)) or np.any(spectrum < 0):
             raise MetricsError(f"{where}: field 'singular_values' must hold finite values of 0 or more")
@@ -161,14 +217,21 @@ def _metrics_from(entry: dict[str, Any], where: str) -> LayerMetrics:
         raise MetricsError(f"{where}: {exc}") from None
     if max_rank > limit:
         raise MetricsError(f"{where}: max_rank {max_rank} is above {limit}, the smaller side of its matrix")
-    merged: dict[int, Optional[float]] = {}
-    for rank, value in zip(ranks, accuracy):
+    merged: dict[int, int] = {}
+    for i, (rank, value) in enumerate(zip(ranks, accuracy)):
         if not 1 <= rank <= max_rank:
             raise MetricsError(f"{where}: sampled rank {rank} is outside 1 to max_rank {max_rank}")
         # Of equal ranks the later entry stands: in the published file the earlier one is a repeated placeholder.
-        merged[rank] = value if value is not None or rank not in merged else merged[rank]
+        merged[rank] = i if value is not None or rank not in merged else merged[rank]
     order = sorted(merged)
-    return LayerMetrics(layer, str(entry["scheme"]), max_rank, spectra, tuple(order), tuple(merged[r] for r in order))
+    extra = {k: [v[merged[r]] for r in order] for k, v in series.items()}
+    vbmf = entry.get("vbmf_rank")
+    if vbmf is not None and not (isinstance(vbmf, int) and vbmf >= 0):
+        raise MetricsError(f"{where}: vbmf_rank is {vbmf!r}; an integer of 0 or more is needed")
+    return LayerMetrics(
+        layer, str(entry["scheme"]), max_rank, spectra, tuple(order), tuple(accuracy[merged[r]] for r in order),
+        None if vbmf is None else max(1, min(max_rank, vbmf)), tuple(extra.items()),
+    )  # fmt: skip
 
 
 def read_metrics(path: Path) -> MetricsTable:
@@ -227,5 +290,7 @@ def _entry(m: LayerMetrics) -> dict[str, Any]:
         singular_values=[[float(v) for v in s] for s in m.singular_values],
         sampled_ranks=list(m.sampled_ranks),
         sampled_accuracy=list(m.sampled_accuracy),
+        **({} if m.known_vbmf_rank is None else {"vbmf_rank": m.known_vbmf_rank}),
+        **dict(m.extra),
     )
     return entry

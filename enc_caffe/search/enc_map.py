@@ -1,41 +1,119 @@
-"""ENC-Map: all layers at one common value of the metric (Eq. 12 to 14)."""
+"""ENC-Map: all layers at one common value of the metric (Eq. 12 to 14), and the mappings between complexity and accuracy."""
 
 from __future__ import annotations
 
-import numpy as np
+from typing import Optional, Sequence
 
-from enc_caffe.rounding import round_half_up
-from enc_caffe.search.problem import SearchProblem, SearchResult, log_product
+import numpy as np
+from scipy.optimize import brentq
+
+from enc_caffe.errors import InfeasibleError, UsageError
+from enc_caffe.search.problem import AccuracyOf, SearchProblem, SearchResult, main_budget
+
+#: Width of the interval of the common metric value at which its bisection ends.
+PRECISION = 1e-12
+
+
+def real_ranks(problem: SearchProblem, level: float) -> np.ndarray:
+    """Ranks R_e of Eq. 12 before rounding: every layer at metric value ``level``, within its bounds; shape (layers,)."""
+    return np.array([min(x.high, max(x.low, float(x.rank_of(np.array(level))))) for x in problem.layers])
 
 
 def ranks_at(problem: SearchProblem, level: float) -> tuple[int, ...]:
-    """Ranks R_e of Eq. 12: every layer at metric value ``level``, rounded and kept within its bounds."""
-    return tuple(
-        min(layer.high, max(layer.low, round_half_up(float(layer.rank_of(np.array(level))))))
-        for layer in problem.layers
-    )
+    """Ranks R_e of Eq. 12, each the nearest that is allowed."""
+    return tuple(x.allowed(r) for x, r in zip(problem.layers, real_ranks(problem, level)))
 
 
-def search(problem: SearchProblem) -> SearchResult:
+def ranks_for(problem: SearchProblem, resource: str, amount: float) -> tuple[tuple[int, ...], float]:
+    """f_C-R of Eq. 14: ranks whose real-valued ranks cost ``amount`` over the searched layers, and their level.
+
+    An amount beyond what the layers' bounds span gives the bound.
+    """
+
+    def missing(level: float) -> float:
+        ranks = real_ranks(problem, level)
+        return sum(float(np.interp(r, np.arange(x.max_rank + 1), x.costs[resource])) for x, r in zip(problem.layers, ranks)) - amount  # fmt: skip
+
+    top = max(1.0, max(float(np.max(x.metric)) for x in problem.layers))
+    if missing(0.0) >= 0:
+        level = 0.0
+    elif missing(top) <= 0:
+        level = top
+    else:
+        level = float(brentq(missing, 0.0, top, xtol=PRECISION))
+    return ranks_at(problem, level), level
+
+
+def search(problem: SearchProblem, accuracy: Optional[AccuracyOf] = None) -> SearchResult:
     """Ranks for a complexity (f_C-R of Eq. 14).
 
-    The largest common metric value whose ROUNDED ranks stay within the budget, by bisection: C(y) never falls as y
-    rises, since no rank does.
+    By preset: ``budget`` takes the largest common value whose rounded ranks stay within every budget; ``paper`` rounds the
+    ranks whose real values cost the target; ``published`` takes the common value whose rounded ranks cost nearest to it.
 
     Raises
     ------
     InfeasibleError
-        If the budget is below what the lowest ranks cost.
+        If a budget is below what the lowest ranks cost.
     """
     problem.check_feasible()
+    preset = problem.options.preset
+    if preset == "paper":
+        # The tightest budget decides; the mapping knows one complexity only.
+        found = [ranks_for(problem, n, b - problem.fixed_costs.get(n, 0)) for n, b in problem.budgets.items()]
+        ranks, level = min(found, key=lambda f: f[1])
+    else:
+        level = _highest_fitting(problem)
+        ranks = ranks_at(problem, level)
+        if preset == "published":
+            resource, budget = main_budget(problem)
+            after = _next(problem, level)
+            above = ranks_at(problem, after)
+            if problem.cost(resource, above) - budget < budget - problem.cost(resource, ranks):
+                ranks, level = above, after
+    return SearchResult(ranks, problem.score(ranks), level=level)
+
+
+def _highest_fitting(problem: SearchProblem) -> float:
+    """Bisection: the cost never falls as the level rises, since no rank does."""
     low, high = 0.0, 1.0
-    if problem.macs(ranks_at(problem, high)) <= problem.budget:
-        low = high
-    while high - low > 1e-9:
+    if problem.fits(ranks_at(problem, high)):
+        return high
+    if not problem.fits(ranks_at(problem, low)):
+        raise InfeasibleError(
+            "the lowest allowed ranks do not meet all budgets together; raise one of them or lower --floor"
+        )
+    while high - low > PRECISION:
         middle = (low + high) / 2
-        if problem.macs(ranks_at(problem, middle)) <= problem.budget:
+        if problem.fits(ranks_at(problem, middle)):
             low = middle
         else:
             high = middle
-    ranks = ranks_at(problem, low)
-    return SearchResult(ranks, log_product(problem, ranks), level=low)
+    return low
+
+
+def _next(problem: SearchProblem, level: float) -> float:
+    """The level just above at which some rank is higher."""
+    return min(1.0, level + 2 * PRECISION)
+
+
+def complexity_to_accuracy(problem: SearchProblem, ratios: Sequence[float]) -> list[float]:
+    """f_C-A of Eq. 13: predicted accuracy of the common-metric ranks at parts of C_orig."""
+    resource = main_budget(problem)[0]
+    return [predicted_accuracy(problem, search(problem.with_budget(resource, r)).ranks) for r in ratios]
+
+
+def predicted_accuracy(problem: SearchProblem, ranks: Sequence[int]) -> float:
+    """Baseline accuracy times A_m (Eq. 6).
+
+    Raises
+    ------
+    UsageError
+        For a metric that is no accuracy: A_p is known up to an unknown scale only (the paper's section III).
+    """
+    if problem.options.metric not in ("measured", "combined"):
+        raise UsageError(
+            f"metric '{problem.options.metric}' predicts no accuracy: use --metric measured, or give --model, --weights and "
+            "--lmdb so that plans are evaluated"
+        )
+    # Measured curves can lie above the baseline by chance; no accuracy lies above 1.
+    return min(1.0, (problem.baseline or 1.0) * float(np.exp(problem.log_product(ranks))))

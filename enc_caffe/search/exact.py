@@ -1,91 +1,69 @@
-"""The exact optimum of ENC-Model's product metric over ALL integer ranks within a budget.
-
-Maximising sum_l log y_l(r_l) subject to sum_l c_l r_l <= budget is a multiple-choice knapsack. The c_l share a large
-common divisor (VGG-16: 602,112 MACs, ResNet-56: 6,144), so dynamic programming over integer cost units is exact and
-small. Where the divisor is so small that the table would not be, costs are rounded UP to a grid: the plan stays within
-the budget, and the gap to what costs rounded DOWN would reach bounds the loss. Source: METHOD section 7; Bellman (1957).
-"""
+"""The exact optimum of ENC-Model's objective over ALL allowed ranks within the budgets, and the N best plans."""
 
 from __future__ import annotations
 
 import math
-from functools import reduce
 
 import numpy as np
 
 from enc_caffe.errors import InfeasibleError
-from enc_caffe.search.problem import SearchProblem, SearchResult, log_product
-
-#: Cost units of the largest table; the time grows with units x ranks x layers.
-MAX_UNITS = 50_000
+from enc_caffe.search.choices import Options, Plan, best_plans, logarithms, pick
+from enc_caffe.search.problem import SearchProblem
 
 
-def search(problem: SearchProblem, max_units: int = MAX_UNITS) -> SearchResult:
-    """Ranks with the largest product of the layers' metrics (Eq. 6 or 7) within the budget.
-
-    Parameters
-    ----------
-    max_units : int
-        Cost units of the table; above it costs are rounded up to a grid.
+def plans(problem: SearchProblem, number: int = 1) -> tuple[list[Plan], float]:
+    """The ``number`` plans with the largest objective (A_p, A_m, A_c or an additive one) within all budgets.
 
     Returns
     -------
-    SearchResult
-        ``proven_optimal`` is true where no rounding was needed or its bound shows that nothing was lost; ``gap`` is the
-        most by which another plan's logarithm of the objective could be larger.
+    plans : list of (ranks, log-objective), best first
+    gap : float
+        How much larger the log-objective of an unlisted plan could be than that of the last one listed; 0: proven.
 
     Raises
     ------
     InfeasibleError
-        If the budget is below what the lowest ranks cost, or every plan within it has an objective of 0.
+        If a budget is below what the lowest ranks cost, the budgets exclude each other, or every plan within them has
+        an objective of 0.
     """
     problem.check_feasible()
-    unit = reduce(math.gcd, (layer.macs for layer in problem.layers))
-    room = int(min(problem.budget, problem.macs([layer.high for layer in problem.layers])) - problem.fixed_macs)
-    units = room // unit
-    exact = units <= max_units
-    grid = unit if exact else -(-room // max_units)
-    ranks = _solve(problem, room // grid, grid, round_up=True)
-    if ranks is None:
-        raise InfeasibleError(
-            f"every rank configuration within {problem.budget / problem.original_macs:.4f} of the MACs has a layer whose metric "
-            "is 0; raise the target or the floor"
+    found, gap = best_plans(problem, layer_options(problem), limits(problem), number)
+    if not found or found[0][1] == -math.inf:
+        raise InfeasibleError(_why_none(problem))
+    return found, gap
+
+
+def layer_options(problem: SearchProblem) -> list[Options]:
+    """Every layer a stage, every allowed rank an option."""
+    return [
+        Options(
+            x.ranks[:, None], np.stack([x.costs[n][x.ranks] for n in problem.budgets], axis=1),
+            logarithms(x.metric[x.ranks]), logarithms(x.energy[x.ranks]),
         )
-    objective = log_product(problem, ranks)
-    gap = 0.0
-    if not exact:
-        bound = _solve(problem, room // grid, grid, round_up=False)
-        gap = max(0.0, log_product(problem, bound) - objective) if bound is not None else 0.0
-    return SearchResult(ranks, objective, proven_optimal=gap == 0.0, gap=gap)
+        for x in problem.layers
+    ]  # fmt: skip
 
 
-def _solve(problem: SearchProblem, units: int, grid: int, round_up: bool) -> tuple[int, ...] | None:
-    """Best ranks with every cost in whole units of ``grid``; None where all plans within the budget have objective 0."""
-    best = np.zeros(units + 1)
-    choices = []
-    for layer in problem.layers:
-        ranks = np.arange(layer.low, layer.high + 1)
-        with np.errstate(divide="ignore"):
-            values = np.log(np.maximum(layer.metric[ranks], 0.0))
-        costs = (ranks * layer.macs + (grid - 1 if round_up else 0)) // grid
-        new = np.full(units + 1, -np.inf)
-        choice = np.zeros(units + 1, dtype=np.int32)
-        for rank, value, cost in zip(ranks, values, costs):
-            if cost > units or value == -np.inf:
-                continue
-            reached = best[: units + 1 - cost] + value
-            part = new[cost:]
-            better = reached > part
-            part[better] = reached[better]
-            choice[cost:][better] = rank
-        best = new
-        choices.append((choice, costs, layer.low))
-    if best[units] == -np.inf:
-        return None
-    left = units
-    picked: list[int] = []
-    for choice, costs, low in reversed(choices):
-        chosen = int(choice[left])
-        picked.append(chosen)
-        left -= int(costs[chosen - low])
-    return tuple(reversed(picked))
+def limits(problem: SearchProblem) -> np.ndarray:
+    """What the searched layers may cost, in the order of the budgets."""
+    return np.array([math.floor(b) - problem.fixed_costs.get(n, 0) for n, b in problem.budgets.items()], dtype=np.int64)
+
+
+def _why_none(problem: SearchProblem) -> str:
+    # Each budget can be met alone, since the problem was checked.
+    stages = layer_options(problem)
+    asked = ", ".join(f"{b / problem.originals[n]:.4f} of the {n}" for n, b in problem.budgets.items())
+    if pick(stages, [np.zeros(len(s.ranks)) for s in stages], limits(problem), 1):
+        return f"every rank configuration within {asked} has a layer whose metric is 0; raise the target or the floor"
+    parts = []
+    for column, (name, budget) in enumerate(problem.budgets.items()):
+        others = [i for i in range(len(problem.budgets)) if i != column]
+        relaxed = [Options(s.ranks, s.costs[:, others], s.metric, s.energy) for s in stages]
+        found = pick(relaxed, [-s.costs[:, column].astype(float) for s in stages], limits(problem)[others], 1)
+        if found:
+            whole, least = problem.originals[name], problem.cost(name, found[0][0])
+            parts.append(
+                f"within the others, {name} cannot fall below {least / whole:.4f}, which misses its target by "
+                f"{(least - budget) / whole:.4f}"
+            )
+    return f"no rank configuration meets {asked} together: {'; '.join(parts)}; raise a target or lower --floor"

@@ -1,27 +1,53 @@
-"""The table of search methods: name to function of a problem."""
+"""The table of search methods: name to function of a problem and, where there are images, of a plan's accuracy."""
 
 from __future__ import annotations
 
-from typing import Callable
+from typing import Callable, Optional
 
 from enc_caffe.errors import UsageError
-from enc_caffe.search import enc_map, exact, uniform
-from enc_caffe.search.problem import SearchProblem, SearchResult
+from enc_caffe.search import enc_inf, enc_map, enc_model, energy, iterative, random_search, uniform, vbmf
+from enc_caffe.search.accuracy import least_complexity
+from enc_caffe.search.problem import AccuracyOf, SearchProblem, SearchResult
 
-METHODS: dict[str, Callable[[SearchProblem], SearchResult]] = {
+Method = Callable[[SearchProblem, Optional[AccuracyOf]], SearchResult]
+
+METHODS: dict[str, Method] = {
     "map": enc_map.search,
-    "model": exact.search,
+    "model": enc_model.search,
+    "inf": enc_inf.search,
     "uniform": uniform.search,
+    "vbmf": vbmf.search,
+    "energy": energy.search,
+    "iterative": iterative.search,
+    "random": random_search.search,
 }
+#: Methods that choose by evaluation where images are given.
+EVALUATING = ("inf", "iterative", "random")
 
 
-#: How each method finds its ranks, as the plan says it.
-SOLVERS = {"map": "mapping", "model": "exact"}
-
-
-def method_for(name: str) -> Callable[[SearchProblem], SearchResult]:
+def method_for(name: str) -> Method:
     """Search method by name; :class:`UsageError` naming the known ones otherwise."""
     try:
         return METHODS[name]
     except KeyError:
         raise UsageError(f"--method {name}: known are {', '.join(METHODS)}") from None
+
+
+def run(problem: SearchProblem, accuracy: Optional[AccuracyOf] = None) -> SearchResult:
+    """What the options of the problem ask for: the method, behind the target accuracy where there is one.
+
+    Without a budget of MACs, a target accuracy asks for the least MACs.
+    """
+    method = method_for(problem.options.method)
+    target = problem.options.target_accuracy
+    if target is None:
+        return method(problem, accuracy)
+    return least_complexity(problem, method, target, accuracy)
+
+
+def solver_name(problem: SearchProblem) -> str:
+    """How the method finds its ranks, as the plan says it."""
+    method = problem.options.method
+    if method in ("model", "inf"):
+        return problem.options.solver
+    return {"map": "mapping", "uniform": "scaling", "vbmf": "scaling"}.get(method, method)

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Mapping, Optional, Sequence
+import math
+from dataclasses import dataclass, field, replace
+from typing import Callable, Iterable, Mapping, Optional, Sequence
 
 import numpy as np
 
-from enc_caffe.complexity import layer_macs, layer_parameters, rank_macs, rank_parameters
-from enc_caffe.errors import InfeasibleError, MetricsError, UsageError
-from enc_caffe.metrics.curves import RankOf, rank_over_metric
-from enc_caffe.metrics.table import LayerMetrics, MetricsTable
-from enc_caffe.rounding import round_half_up
+from enc_caffe.errors import InfeasibleError, UsageError
+from enc_caffe.metrics.curves import RankOf
+from enc_caffe.search.options import FLAGS, RESOURCES, SearchOptions
 
-FIRST_LAYER = ("keep", "half", "search")
-METRICS = ("pca", "measured")
+#: Accuracy of the whole network at the ranks of a plan, in the order of ``problem.layers``; ENC-Inf calls it.
+AccuracyOf = Callable[[Sequence[int]], float]
 
 
 @dataclass(frozen=True)
@@ -24,153 +23,218 @@ class SearchLayer:
     Attributes
     ----------
     name : str
-    low, high : int
-        Bounds of the rank.
-    macs, parameters : int
-        Cost of one unit of rank, MACs in the problem's convention.
-    metric : ndarray, shape (high + 1,)
-        Metric at every rank.
+    ranks : ndarray of int, increasing
+        The ranks that are allowed (bounds and multiples).
+    max_rank : int
+    costs : mapping of resource to ndarray of int64, shape (max_rank + 1,)
+        Cost at every rank: MACs, parameters, nanoseconds.
+    metric : ndarray, shape (max_rank + 1,)
+        y at every rank.
     rank_of : callable
         Inverse of the metric: y to a real-valued rank.
+    energy : ndarray, shape (max_rank + 1,)
+        y_p at every rank; the other half of A_c.
+    vbmf_rank : int, optional
+        Rank by empirical VBMF.
     """
 
     name: str
-    low: int
-    high: int
-    macs: int
-    parameters: int
+    ranks: np.ndarray
+    max_rank: int
+    costs: Mapping[str, np.ndarray]
     metric: np.ndarray
     rank_of: RankOf
+    energy: np.ndarray
+    vbmf_rank: Optional[int] = None
+
+    @property
+    def low(self) -> int:
+        """Lowest allowed rank."""
+        return int(self.ranks[0])
+
+    @property
+    def high(self) -> int:
+        """Highest allowed rank."""
+        return int(self.ranks[-1])
+
+    def allowed(self, rank: float) -> int:
+        """The allowed rank nearest to ``rank``, the higher of two that are equally near."""
+        at = int(np.searchsorted(self.ranks, rank))
+        if at == 0:
+            return self.low
+        if at == len(self.ranks):
+            return self.high
+        below, above = int(self.ranks[at - 1]), int(self.ranks[at])
+        return above if above - rank <= rank - below else below
+
+    def unit(self) -> Optional[tuple[int, ...]]:
+        """Cost of one unit of rank by resource where every cost is linear in the rank, else None."""
+        units = []
+        for values in self.costs.values():
+            step = int(values[1]) if len(values) > 1 else 0
+            if not np.array_equal(values, step * np.arange(len(values))):
+                return None
+            units.append(step)
+        return tuple(units)
 
 
 @dataclass(frozen=True)
 class SearchProblem:
-    """Layers to search, fixed ranks, what the rest costs, and the budget of MACs.
+    """Layers to search, fixed ranks, what the rest costs, and the budgets.
 
-    ``fixed`` are ranks that are decided before the search; ``fixed_macs`` is what those and the layers left whole
-    cost. ``original_macs`` is C_orig of the counted layers.
+    ``fixed`` are ranks that are decided before the search; ``fixed_costs`` is what those and the layers left whole cost.
+    ``originals`` is what all counted layers cost whole (C_orig), by resource. ``budgets`` are absolute.
     """
 
     layers: tuple[SearchLayer, ...]
-    original_macs: int
-    original_parameters: int
-    budget: float
-    convention: str
+    originals: Mapping[str, int]
+    budgets: Mapping[str, float]
+    options: SearchOptions
     fixed: Mapping[str, int] = field(default_factory=dict)
-    fixed_macs: int = 0
-    fixed_parameters: int = 0
+    fixed_costs: Mapping[str, int] = field(default_factory=dict)
+    baseline: Optional[float] = None
+
+    @property
+    def combined(self) -> bool:
+        """Whether the objective is A_c (Eq. 8); else the product of the layers' metrics."""
+        return self.options.metric == "combined"
+
+    def cost(self, resource: str, ranks: Sequence[int]) -> int:
+        """Cost of the counted layers at these ranks of ``layers``."""
+        return self.fixed_costs.get(resource, 0) + sum(
+            int(layer.costs[resource][r]) for layer, r in zip(self.layers, ranks)
+        )
+
+    def ratio(self, resource: str, ranks: Sequence[int]) -> float:
+        """Cost over C_orig."""
+        return self.cost(resource, ranks) / self.originals[resource]
 
     def macs(self, ranks: Sequence[int]) -> int:
-        """MACs of the counted layers at these ranks of ``layers``."""
-        return self.fixed_macs + sum(layer.macs * int(r) for layer, r in zip(self.layers, ranks))
+        """MACs of the counted layers at these ranks."""
+        return self.cost("macs", ranks)
 
-    def parameters(self, ranks: Sequence[int]) -> int:
-        """Parameters of the counted layers at these ranks of ``layers``."""
-        return self.fixed_parameters + sum(layer.parameters * int(r) for layer, r in zip(self.layers, ranks))
+    def fits(self, ranks: Sequence[int]) -> bool:
+        """Whether the ranks satisfy every budget."""
+        return all(self.cost(name, ranks) <= limit for name, limit in self.budgets.items())
+
+    def log_product(self, ranks: Sequence[int]) -> float:
+        """Logarithm of the product of the layers' metrics (Eq. 6, 7); minus infinity where one of them is 0."""
+        return _log_product(layer.metric[r] for layer, r in zip(self.layers, ranks))
+
+    def log_energy(self, ranks: Sequence[int]) -> float:
+        """Logarithm of A_p (Eq. 7)."""
+        return _log_product(layer.energy[r] for layer, r in zip(self.layers, ranks))
+
+    def score(self, ranks: Sequence[int]) -> float:
+        """Logarithm of A_p, A_m (Eq. 6, 7) or A_c (Eq. 8); minus infinity where it is 0."""
+        product = self.log_product(ranks)
+        return log_combined(self.log_energy(ranks), product, self.ratio("macs", ranks)) if self.combined else product
+
+    def with_budget(self, resource: str, part: float) -> SearchProblem:
+        """The same problem with another budget of one resource, as a part of C_orig."""
+        return replace(
+            self,
+            budgets={**self.budgets, resource: part * self.originals[resource]},
+            options=self.options.at(resource, part),
+        )
 
     def check_feasible(self) -> None:
-        """Raise :class:`InfeasibleError`, with the reachable span, for a budget that no rank configuration meets."""
-        low = self.macs([layer.low for layer in self.layers]) / self.original_macs
-        high = self.macs([layer.high for layer in self.layers]) / self.original_macs
-        wanted = self.budget / self.original_macs
-        # Above the span there is a configuration within the budget, but a smaller network was asked for.
-        if not low <= wanted <= max(1.0, high):
-            raise InfeasibleError(
-                f"target {wanted:.4f} of the MACs cannot be reached: {low:.4f} to {high:.4f} can "
-                f"({self.convention} convention, bounds of the ranks and fixed layers included)"
-            )
+        """Raise :class:`InfeasibleError` that says which budget no rank configuration meets, and by how much."""
+        for name, limit in self.budgets.items():
+            whole = self.originals[name]
+            low = self.fixed_costs.get(name, 0) + sum(int(x.costs[name][x.ranks].min()) for x in self.layers)
+            high = self.fixed_costs.get(name, 0) + sum(int(x.costs[name][x.ranks].max()) for x in self.layers)
+            # Above the span there is a configuration within the budget, but a smaller network was asked for.
+            if not low <= limit <= max(whole, high):
+                raise InfeasibleError(
+                    f"target {limit / whole:.4f} of the {RESOURCES[name]} cannot be reached: {low / whole:.4f} to {high / whole:.4f} of the "
+                    f"{RESOURCES[name]} can ({self.options.convention} convention; bounds of the ranks and fixed layers "
+                    f"included): the lowest ranks miss it by {max(0.0, (low - limit) / whole):.4f}; raise {FLAGS[name]}, "
+                    "or lower --floor or --bounds"
+                )
+
+
+def log_combined(log_energy: float, log_product: float, ratio: float) -> float:
+    """log of A_c = A_p C / C_orig + A_m (Eq. 8) from the two log-products."""
+    first = log_energy + math.log(ratio) if ratio > 0 else -math.inf
+    top = max(first, log_product)
+    return top if top == -math.inf else top + math.log(math.exp(first - top) + math.exp(log_product - top))
+
+
+def _log_product(values: Iterable[float]) -> float:
+    total = 0.0
+    for value in values:
+        if value <= 0:
+            return -math.inf
+        total += math.log(value)
+    return total
+
+
+def main_budget(problem: SearchProblem) -> tuple[str, float]:
+    """The budget that the mapping and the candidate space follow: MACs, else parameters, else latency."""
+    for name in RESOURCES:
+        if name in problem.budgets:
+            return name, problem.budgets[name]
+    raise UsageError(f"no budget: give {', '.join(FLAGS.values())}")
 
 
 @dataclass(frozen=True)
 class SearchResult:
-    """Ranks in the order of ``problem.layers``, the objective's logarithm, and what the search went through."""
+    """Ranks in the order of ``problem.layers``, and what the search went through.
+
+    Attributes
+    ----------
+    ranks : tuple of int
+    log_objective : float
+        ``problem.score(ranks)``.
+    candidates : int
+        Plans that the method chose among.
+    proven_optimal : bool
+        No allowed plan within the budgets has a larger objective.
+    gap : float, optional
+        By how much another plan's log-objective could be larger at most.
+    level : float, optional
+        Common value of the metric (ENC-Map), or part of r_max (uniform).
+    best : tuple of (ranks, log-objective)
+        The N best, best first, where the method lists them.
+    evaluated : tuple of (ranks, accuracy)
+        Plans that were evaluated as whole networks.
+    space : tuple of (R_min, R_max), optional
+        Bounds of the candidate space.
+    note : str
+        What the user should know about how the ranks were found.
+    accuracy : float, optional
+        Accuracy of the plan, evaluated or predicted, where the method looked at it.
+    """
 
     ranks: tuple[int, ...]
     log_objective: float
     candidates: int = 1
     proven_optimal: bool = False
-    level: Optional[float] = None
     gap: Optional[float] = None
+    level: Optional[float] = None
+    best: tuple[tuple[tuple[int, ...], float], ...] = ()
+    evaluated: tuple[tuple[tuple[int, ...], float], ...] = ()
+    space: Optional[tuple[tuple[int, ...], tuple[int, ...]]] = None
+    note: str = ""
+    accuracy: Optional[float] = None
 
     def plan_ranks(self, problem: SearchProblem) -> dict[str, int]:
         """All ranks of the plan, the fixed ones included."""
         return {**problem.fixed, **{layer.name: r for layer, r in zip(problem.layers, self.ranks)}}
 
 
-def log_product(problem: SearchProblem, ranks: Sequence[int]) -> float:
-    """Logarithm of the product of the layers' metrics (Eq. 6, 7); minus infinity where one of them is 0."""
-    with np.errstate(divide="ignore"):
-        return float(sum(np.log(max(float(layer.metric[r]), 0.0)) for layer, r in zip(problem.layers, ranks)))
-
-
-def build_problem(
-    table: MetricsTable,
-    metric: str,
-    target_flops: float,
-    first_layer: str = "keep",
-    floor: float = 0.1,
-    convention: str = "paper",
-) -> SearchProblem:
-    """From a metrics file to arrays.
-
-    Parameters
-    ----------
-    metric : {'pca', 'measured'}
-    target_flops : float
-        Budget as a part of C_orig, the MACs of the layers that the table lists.
-    first_layer : {'keep', 'half', 'search'}
-        The layer that reads the data (the file's ``first_layer``, else its first entry) stays whole, is fixed at half its
-        r_max, or is searched like the others.
-    floor : float
-        Lowest rank as a part of r_max.
-    convention : {'paper', 'exact'}
-    """
-    if metric not in METRICS:
-        raise UsageError(f"--metric {metric}: known are {', '.join(METRICS)}")
-    if first_layer not in FIRST_LAYER:
-        raise UsageError(f"--first_layer {first_layer}: known are {', '.join(FIRST_LAYER)}")
-    if not 0 <= floor <= 1:
-        raise UsageError(f"--floor {floor}: a part of r_max between 0 and 1 is needed")
-    if not 0 < target_flops <= 1:
-        raise UsageError(f"--target_flops {target_flops}: a part of the original MACs in (0, 1] is needed")
-    layers, fixed = [], {}
-    fixed_macs = fixed_parameters = original = original_parameters = 0
-    first = dict(table.extra).get("first_layer", table.layers[0].name)
-    for entry in table.layers:
-        whole, weights = layer_macs(entry.layer), layer_parameters(entry.layer)
-        original += whole
-        original_parameters += weights
-        cost = rank_macs(entry.layer, entry.scheme, convention)
-        size = rank_parameters(entry.layer, entry.scheme)
-        if entry.name == first and first_layer == "keep":
-            fixed_macs += whole
-            fixed_parameters += weights
-        elif entry.name == first and first_layer == "half":
-            rank = fixed[entry.name] = max(1, round_half_up(entry.max_rank / 2))
-            fixed_macs += rank * cost
-            fixed_parameters += rank * size
-        else:
-            low = max(1, round_half_up(floor * entry.max_rank))
-            values, inverse = _curve(entry, table, metric)
-            layers.append(SearchLayer(entry.name, low, entry.max_rank, cost, size, values, inverse))
-    if not layers:
-        raise MetricsError(f"network '{table.network}': no layer is left to search with --first_layer {first_layer}")
-    return SearchProblem(
-        tuple(layers),
-        original,
-        original_parameters,
-        target_flops * original,
-        convention,
-        fixed,
-        fixed_macs,
-        fixed_parameters,
-    )
-
-
-def _curve(entry: LayerMetrics, table: MetricsTable, metric: str) -> tuple[np.ndarray, RankOf]:
-    if metric == "measured":
-        ranks, values = entry.measured_points(table.baseline_accuracy)
-        return entry.measured(table.baseline_accuracy), rank_over_metric(ranks, values)
-    # The published runs map PCA energy back to ranks through the sampled ranks only; without samples, through all.
-    ranks = np.array(entry.sampled_ranks) if entry.sampled_ranks else np.arange(1, entry.max_rank + 1)
-    return entry.energy, rank_over_metric(ranks, entry.energy[ranks])
+def best_evaluated(
+    problem: SearchProblem,
+    plans: Sequence[tuple[tuple[int, ...], float]],
+    accuracy: Optional[AccuracyOf],
+    candidates: int,
+) -> SearchResult:
+    """The most accurate of some plans, the earlier one of equals; without images the first, which has the best objective."""
+    if accuracy is None:
+        return SearchResult(plans[0][0], plans[0][1], candidates, best=tuple(plans))
+    evaluated = tuple((ranks, accuracy(ranks)) for ranks, _ in plans)
+    ranks, value = max(evaluated, key=lambda e: e[1])
+    return SearchResult(
+        ranks, problem.score(ranks), candidates, best=tuple(plans), evaluated=evaluated, accuracy=value
+    )  # fmt: skip

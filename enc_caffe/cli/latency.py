@@ -1,0 +1,48 @@
+"""``enc-caffe latency``: how long every layer takes in Caffe, whole and at several ranks."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from enc_caffe import pipeline
+from enc_caffe.cli.common import add_model, print_table, progress_bar
+from enc_caffe.metrics.latency import write_latency
+from enc_caffe.output import check_parent
+from enc_caffe.runtime.latency import measure_latency
+
+
+def register(commands: Any) -> None:
+    """Add the command."""
+    p: argparse.ArgumentParser = commands.add_parser("latency", help="time of every layer by rank, measured in Caffe")
+    add_model(p, weights=False)
+    p.add_argument("--lmdb", type=Path, help="LMDB that says how large images are")
+    p.add_argument("--fully_connected", action="store_true", help="time fully connected layers too")
+    p.add_argument("--threads", type=int, default=1, help="BLAS threads (default: 1)")
+    p.add_argument("--batch", type=int, default=1, help="images of a pass (default: 1)")
+    p.add_argument("--ranks", type=int, default=8, help="ranks of a layer that are timed (default: 8)")
+    p.add_argument("--out", type=Path, required=True, metavar="LATENCY.json")
+    p.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Time, write and print."""
+    check_parent(args.out)
+    loaded = pipeline.load(args.model, args.lmdb, args.input_shape, args.fully_connected)
+    layers = [loaded.network[name] for name in loaded.policy.schemes]
+    with progress_bar("nets timed", None) as bar:
+        table = measure_latency(
+            loaded.net, layers, loaded.policy.schemes, loaded.policy.max_ranks, loaded.network.name,
+            args.threads, args.batch, args.ranks, progress=bar,
+        )  # fmt: skip
+    write_latency(args.out, table)
+    rows = [
+        [x.name, f"{x.whole / 1e6:.3f}", f"{x.nanoseconds[0] / 1e6:.3f}", str(x.ranks[0]), f"{x.nanoseconds[-1] / 1e6:.3f}", str(x.ranks[-1])]
+        for x in table.layers
+    ]  # fmt: skip
+    print_table(
+        f"{table.network}: milliseconds of a forward pass, {args.batch} image(s), {args.threads} BLAS thread(s)",
+        ["layer", "whole", "pair", "at rank", "pair", "at rank"], rows,
+    )  # fmt: skip
+    print(f"written to {args.out}")

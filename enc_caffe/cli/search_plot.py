@@ -1,0 +1,82 @@
+"""``enc-caffe search plot``: R_min, R_max and R_o of every layer, or the Pareto curves of sweeps."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any, Optional
+
+from enc_caffe import planning
+from enc_caffe.cli.common import add_search, latency_curves, search_options
+from enc_caffe.errors import PlanError, UsageError
+from enc_caffe.jsonfile import read_json
+from enc_caffe.metrics.table import read_metrics
+from enc_caffe.output import check_parent
+from enc_caffe.plan import read_plan
+from enc_caffe.report import figures
+from enc_caffe.search.build import build_problem
+from enc_caffe.search.space import make_space
+
+
+def register(commands: Any) -> None:
+    """Add the command."""
+    p: argparse.ArgumentParser = commands.add_parser(
+        "search plot", help="ranks and their bounds by layer (Figure 3), or Pareto curves of sweeps (Figure 6)"
+    )
+    p.add_argument("files", type=Path, nargs="+", metavar="FILE", help="METRICS.json, or tables of sweeps")
+    p.add_argument("--ranks", type=Path, metavar="RANKS.json", help="plan to draw (default: search one)")
+    add_search(p)
+    p.add_argument("--out", type=Path, required=True, metavar="FIGURE", help=".png, .svg or .pdf")
+    p.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Draw one figure."""
+    check_parent(args.out)
+    sweeps = [_sweep(path) for path in args.files]
+    if all(s is not None for s in sweeps):
+        figure = _pareto([s for s in sweeps if s is not None], args.files)
+    elif len(args.files) == 1:
+        figure = _bounds(args)
+    else:
+        raise UsageError("search plot takes one METRICS.json, or one or more tables of sweeps")
+    figures.save(figure, args.out)
+    print(f"written to {args.out}")
+
+
+def _sweep(path: Path) -> Optional[dict[str, Any]]:
+    try:
+        return read_json(path, "enc-caffe-sweep/1", PlanError)
+    except PlanError as exc:
+        if "enc-caffe-metrics" in str(exc):
+            return None
+        raise
+
+
+def _pareto(sweeps: list[dict[str, Any]], files: list[Path]) -> Any:
+    reached = [[p for p in s["points"] if "error" not in p] for s in sweeps]
+    with_accuracy = all(p.get("accuracy") or p.get("predicted_accuracy") for points in reached for p in points)
+    curves = {}
+    for data, points, path in zip(sweeps, reached, files):
+        values = [p.get("accuracy") or p["predicted_accuracy"] if with_accuracy else p["objective"] for p in points]
+        label = f"{data['method']}, {data['metric']}"
+        curves[label if label not in curves else f"{label} ({path.stem})"] = (
+            [p["flops_ratio"] for p in points],
+            values,
+        )
+    quantity = "accuracy" if with_accuracy else "objective"
+    return figures.pareto(curves, quantity, f"{sweeps[0]['network']}: {quantity} over complexity")
+
+
+def _bounds(args: argparse.Namespace) -> Any:
+    table, options, latency = read_metrics(args.files[0]), search_options(args), latency_curves(args)
+    problem = build_problem(table, options, latency)
+    space = make_space(problem)
+    plan = read_plan(args.ranks) if args.ranks else planning.search_plan(table, options, None, latency).plan
+    names = [x.name for x in problem.layers]
+    for name in names:
+        if name not in plan.ranks:
+            raise PlanError(f"{args.ranks}: layer '{name}' has no rank, but the search would give it one")
+    series = {"R_max": space.highest, "R_o": [plan.ranks[n] for n in names], "R_min": space.lowest}
+    title = f"{table.network}: R_max and R_min at {options.target_flops or options.target_params} +- margin, and the ranks found"
+    return figures.rank_bounds(names, series, [x.max_rank for x in problem.layers], title)

@@ -1,0 +1,173 @@
+"""Plans as choices of one option a stage: the N best by A_p, A_m or another product, and by A_c, with proof or bound.
+
+A stage is a layer with its ranks, or a group of layers with its candidate splits. A product is a sum of logarithms and so
+a knapsack (:mod:`enc_caffe.search.knapsack`). A_c = exp(u) C / C_orig + exp(v), with u and v the two sums of logarithms,
+is not. For a fixed C it is convex and rises in u and v, so lists of the best plans by weighted sums w u + (1 - w) v
+enclose it: no plan outside of the lists lies beyond the half-planes that their last values draw, and on what is left
+the objective is largest at a corner. Source: METHOD section 7.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Sequence
+
+import numpy as np
+
+from enc_caffe.search.knapsack import Solution, Stage, solve
+from enc_caffe.search.problem import SearchProblem, log_combined
+
+#: Logarithm that stands for a metric of 0 in A_c, where the other half can still be above 0.
+ZERO = -690.0
+#: Plans in one list of A_c's enclosure: where the best are not proven by so many, the gap says what may be missed.
+LONGEST = 320
+#: Lists of one enclosure.
+LISTS = 12
+#: Difference of the objective's logarithm that counts as none.
+EQUAL = 1e-12
+
+Plan = tuple[tuple[int, ...], float]
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of one stage.
+
+    Attributes
+    ----------
+    ranks : ndarray of int, shape (options, layers of the stage)
+    costs : ndarray of int64, shape (options, limits)
+    metric, energy : ndarray, shape (options,)
+        Logarithms of the objective's metric and of the PCA energy, summed over the stage's layers.
+    """
+
+    ranks: np.ndarray
+    costs: np.ndarray
+    metric: np.ndarray
+    energy: np.ndarray
+
+
+def logarithms(values: np.ndarray) -> np.ndarray:
+    """Logarithm, minus infinity for 0 and below."""
+    with np.errstate(divide="ignore"):
+        return np.log(np.maximum(values, 0.0))
+
+
+def best_plans(
+    problem: SearchProblem, stages: Sequence[Options], limits: np.ndarray, number: int
+) -> tuple[list[Plan], float]:
+    """The ``number`` best plans, best first, and how much better an unlisted plan could be than the last of them.
+
+    Parameters
+    ----------
+    problem : SearchProblem
+        Its score is the objective; ``stages`` hold its layers in their order.
+    stages : sequence of Options
+    limits : ndarray of int64, shape (limits,)
+    number : int
+    """
+    if problem.combined:
+        return _combined(problem, stages, limits, number)
+    found = pick(stages, [s.metric for s in stages], limits, number)
+    return [(ranks, problem.score(ranks)) for ranks, _ in found], max((s.gap for _, s in found), default=0.0)
+
+
+def pick(
+    stages: Sequence[Options], values: Sequence[np.ndarray], limits: np.ndarray, number: int
+) -> list[tuple[tuple[int, ...], Solution]]:
+    """Best plans by a sum of these values of the options; options of minus infinity are left out."""
+    kept = [np.flatnonzero(v > -np.inf) for v in values]
+    if not all(len(k) for k in kept):
+        return []
+    parts = [Stage(s.costs[k], v[k]) for s, v, k in zip(stages, values, kept)]
+    return [
+        (tuple(int(r) for s, k, p in zip(stages, kept, solution.picks) for r in s.ranks[k[p]]), solution)
+        for solution in solve(parts, limits, number)
+    ]
+
+
+class _Enclosure:
+    # Half-planes w u + (1 - w) v <= limits[w] that hold every plan which is not listed.
+
+    def __init__(self, problem: SearchProblem, stages: Sequence[Options], budget: np.ndarray) -> None:
+        self.problem, self.stages, self.budget = problem, stages, budget
+        self.energy = [np.maximum(s.energy, ZERO) for s in stages]
+        self.metric = [np.maximum(s.metric, ZERO) for s in stages]
+        # No plan costs more than this, so that a bound with it in the place of C holds.
+        highest = problem.fixed_costs.get("macs", 0) + sum(
+            int(s.costs[:, 0].max()) if "macs" in problem.budgets else int(x.costs["macs"].max())
+            for s, x in zip(stages, problem.layers)
+        )
+        if "macs" in problem.budgets:
+            highest = min(highest, problem.fixed_costs.get("macs", 0) + int(budget[0]))
+        else:
+            highest = problem.cost("macs", [x.high for x in problem.layers])
+        self.ratio = highest / problem.originals["macs"]
+        self.limits: dict[float, float] = {}
+        self.plans: dict[tuple[int, ...], float] = {}
+        self.points: dict[float, tuple[float, float]] = {}
+
+    def ask(self, weight: float, number: int) -> None:
+        values = [weight * u + (1 - weight) * v for u, v in zip(self.energy, self.metric)]
+        found = pick(self.stages, values, self.budget, number)
+        for ranks, _ in found:
+            self.plans.setdefault(ranks, self.problem.score(ranks))
+        # A list that is shorter than asked for holds every plan.
+        last = found[-1][1] if len(found) >= number else None
+        self.limits[weight] = last.value + last.gap if last is not None else -math.inf
+        if found:
+            ranks = found[0][0]
+            self.points[weight] = (
+                max(self.problem.log_energy(ranks), ZERO),
+                max(self.problem.log_product(ranks), ZERO),
+            )
+
+    def corners(self) -> list[tuple[float, float, float]]:
+        # Corners of what the half-planes leave: the objective's bound there, and the two weights that meet in it.
+        weights = sorted(self.limits)
+        if any(self.limits[w] == -math.inf for w in weights):
+            return []
+        found = []
+        for first, second in zip(weights, weights[1:]):
+            sides = np.array([[first, 1 - first], [second, 1 - second]])
+            u, v = np.linalg.solve(sides, [self.limits[first], self.limits[second]])
+            found.append((log_combined(float(u), float(v), self.ratio), first, second))
+        return found
+
+    def best(self, number: int) -> list[Plan]:
+        return sorted(((r, s) for r, s in self.plans.items() if s > -math.inf), key=lambda p: (-p[1], p[0]))[:number]
+
+    def between(self, first: float, second: float) -> float:
+        # The weight whose lines run along the two lists' best plans; the middle where that is none.
+        (u1, v1), (u2, v2) = self.points[first], self.points[second]
+        du, dv = u2 - u1, v1 - v2
+        weight = dv / (du + dv) if du > 0 and dv > 0 else 0.5 * (first + second)
+        return weight if first < weight < second else 0.5 * (first + second)
+
+
+def _combined(
+    problem: SearchProblem, stages: Sequence[Options], limits: np.ndarray, number: int
+) -> tuple[list[Plan], float]:
+    # Lists by the two halves alone, then by a weight between two lists while their corner is above what is known.
+    length = number
+    while True:
+        enclosure = _Enclosure(problem, stages, limits)
+        for weight in (0.0, 1.0):
+            enclosure.ask(weight, length)
+        for _ in range(LISTS):
+            worst = _last(enclosure.best(number), number)
+            open_ = [c for c in enclosure.corners() if c[0] > worst + EQUAL and c[2] - c[1] > 1e-3]
+            if not open_:
+                break
+            _, first, second = max(open_)
+            enclosure.ask(enclosure.between(first, second), length)
+        plans = enclosure.best(number)
+        gap = max([c[0] - _last(plans, number) for c in enclosure.corners()], default=0.0)
+        if gap <= EQUAL or length >= LONGEST:
+            return plans, gap if gap > EQUAL else 0.0
+        length *= 8
+
+
+def _last(plans: Sequence[Plan], number: int) -> float:
+    return plans[number - 1][1] if len(plans) >= number else -math.inf

@@ -1,0 +1,154 @@
+"""Everything that can be set for a rank search, and the two presets of the paper."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any, Mapping, Optional
+
+from enc_caffe.errors import UsageError
+
+FIRST_LAYER = ("keep", "half", "search")
+PRODUCTS = ("pca", "measured", "divergence", "loss")
+METRICS = (*PRODUCTS, "combined")
+PRESETS = ("budget", "paper", "published")
+SOLVERS = ("exact", "space")
+RESOURCES = {"macs": "MACs", "parameters": "parameters", "latency": "latency"}
+FLAGS = {"macs": "--target_flops", "parameters": "--target_params", "latency": "--target_latency"}
+#: A network with at most so many searched layers is searched with the authors' settings for VGG-16, a deeper one with
+#: those for ResNet-56.
+SHALLOW = 20
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """What to search for, within what, and how.
+
+    Attributes
+    ----------
+    method : str
+        A name in :data:`enc_caffe.search.methods.METHODS`.
+    metric : {'pca', 'measured', 'combined', 'divergence', 'loss'}
+        A_p (Eq. 7), A_m (Eq. 6), A_c (Eq. 8), or exp(-sum) of a measured divergence or loss.
+    target_flops, target_params, target_latency : float, optional
+        Budgets as parts of what the counted layers cost whole; several hold together.
+    target_accuracy : float, optional
+        Least complexity whose predicted (or evaluated) accuracy reaches this.
+    first_layer : {'keep', 'half', 'search'}
+        The layer that reads the data stays whole, is fixed at half its r_max, or is searched like the others.
+    floor : float
+        Lowest rank as a part of r_max.
+    convention : {'paper', 'exact'}
+        How MACs are counted.
+    multiple_of : int
+        Ranks are multiples of this (of one group).
+    bounds : mapping of layer to (lowest or None, highest or None)
+    whole : frozenset of str
+        Layers that stay whole.
+    preset : {'budget', 'paper', 'published'}
+        ``budget``: never above the budget. ``paper``: the paper's text. ``published``: the details of the authors' runs
+        (METHOD sections 5 and 6).
+    solver : {'exact', 'space'}
+        For ENC-Model and ENC-Inf: all integer ranks, or the paper's candidate space.
+    space_margin, complexity_margin, density : float, optional
+        delta_s (part of C_orig), delta_m (part of C_t; of C(R_max) - C_t by ``published``) and delta_d; default: the
+        preset's.
+    candidates : int, optional
+        N of ENC-Inf and of the random search; default 50 up to 10 searched layers, else 20.
+    groups : bool
+        Search consecutive layers of equal cost by their summed rank.
+    seed : int
+    """
+
+    method: str = "map"
+    metric: str = "pca"
+    target_flops: Optional[float] = None
+    target_params: Optional[float] = None
+    target_latency: Optional[float] = None
+    target_accuracy: Optional[float] = None
+    first_layer: str = "keep"
+    floor: float = 0.1
+    convention: str = "paper"
+    multiple_of: int = 1
+    bounds: Mapping[str, tuple[Optional[int], Optional[int]]] = field(default_factory=dict)
+    whole: frozenset[str] = frozenset()
+    preset: str = "budget"
+    solver: str = "exact"
+    space_margin: Optional[float] = None
+    complexity_margin: Optional[float] = None
+    density: Optional[float] = None
+    candidates: Optional[int] = None
+    groups: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for value, known, flag in (
+            (self.metric, METRICS, "--metric"), (self.first_layer, FIRST_LAYER, "--first_layer"),
+            (self.preset, PRESETS, "--preset"), (self.solver, SOLVERS, "--solver"),
+            (self.convention, ("paper", "exact"), "--convention"),
+        ):  # fmt: skip
+            if value not in known:
+                raise UsageError(f"{flag} {value}: known are {', '.join(known)}")
+        for flag, part in self.targets.items():
+            if not 0 < part <= 1:
+                raise UsageError(
+                    f"{FLAGS[flag]} {part}: a part of the original {RESOURCES[flag]} in (0, 1] is needed"
+                )
+        if self.target_accuracy is not None and not 0 < self.target_accuracy <= 1:
+            raise UsageError(f"--target_accuracy {self.target_accuracy}: a number in (0, 1] is needed")
+        if not self.targets and self.target_accuracy is None:
+            raise UsageError(f"no target: give {', '.join(FLAGS.values())} or --target_accuracy")
+        if not 0 <= self.floor <= 1:
+            raise UsageError(f"--floor {self.floor}: a part of r_max between 0 and 1 is needed")
+        for flag, number in (("--multiple_of", self.multiple_of), ("--candidates", self.candidates)):
+            if number is not None and number < 1:
+                raise UsageError(f"{flag} {number}: an integer of 1 or more is needed")
+        for flag, value_ in (
+            ("--space_margin", self.space_margin), ("--complexity_margin", self.complexity_margin), ("--density", self.density),
+        ):  # fmt: skip
+            if value_ is not None and not 0 < value_ <= 1:
+                raise UsageError(f"{flag} {value_}: a number in (0, 1] is needed")
+
+    @property
+    def targets(self) -> dict[str, float]:
+        """Budgets by resource, as parts of the original."""
+        named = {"macs": self.target_flops, "parameters": self.target_params, "latency": self.target_latency}
+        return {name: value for name, value in named.items() if value is not None}
+
+    def at(self, resource: str, part: float) -> SearchOptions:
+        """The same with another budget of one resource."""
+        changes: dict[str, Any] = {FLAGS[resource].lstrip("-"): part}
+        return replace(self, **changes)
+
+
+@dataclass(frozen=True)
+class SpaceSettings:
+    """Numbers of the candidate space (METHOD section 6) with the preset's defaults filled in."""
+
+    space_margin: float
+    complexity_margin: float
+    density: float
+    of_offset: bool
+    subtract_fixed: bool
+    candidates: int
+
+
+def space_settings(options: SearchOptions, layers: int) -> SpaceSettings:
+    """The preset's numbers where the options do not say otherwise.
+
+    ``published`` has the authors' settings: space margin 0.10 and density 0.095 for VGG-16, 0.05 and 0.4 for ResNet-56;
+    the complexity margin is a part of C(R_max) - C_t, and what the fixed layers cost is not subtracted from the target
+    that gives R_max and R_min. Both other presets take the paper's margins (its section VI); the density of a deep
+    network is the authors' there too, since the paper's 70% would be no thinning at all.
+    """
+    shallow = layers <= SHALLOW
+    published = options.preset == "published"
+    margin = 0.05 if published and not shallow else 0.10
+    density = 0.095 if shallow else 0.4
+    return SpaceSettings(
+        options.space_margin or margin,
+        options.complexity_margin or 0.005,
+        options.density or density,
+        of_offset=published,
+        subtract_fixed=not published,
+        candidates=options.candidates or (50 if layers <= 10 else 20),
+    )

@@ -1,0 +1,78 @@
+"""The knapsack against brute force, with one, two and three budgets, and where its tables are cut."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from enc_caffe.search.knapsack import Stage, dual_multipliers, solve
+
+
+@st.composite
+def instances(draw: st.DrawFn) -> tuple[list[Stage], np.ndarray]:
+    """Up to five stages of up to six options; costs may be negative, as the lower end of a window is."""
+    budgets = draw(st.integers(1, 3))
+    stages = []
+    for _ in range(draw(st.integers(1, 5))):
+        n = draw(st.integers(1, 6))
+        costs = draw(
+            st.lists(st.lists(st.integers(-3, 12), min_size=budgets, max_size=budgets), min_size=n, max_size=n)
+        )
+        values = draw(st.lists(st.sampled_from((-2.5, -1.0, -0.3, 0.0, 0.05)), min_size=n, max_size=n))
+        stages.append(Stage(np.array(costs, dtype=np.int64), np.array(values)))
+    return stages, np.array(draw(st.lists(st.integers(-5, 45), min_size=budgets, max_size=budgets)), dtype=np.int64)
+
+
+def all_values(stages: list[Stage], budget: np.ndarray) -> list[float]:
+    found = []
+    for picks in itertools.product(*(range(len(s.values)) for s in stages)):
+        if np.all(sum(s.costs[p] for s, p in zip(stages, picks)) <= budget):
+            found.append(float(sum(s.values[p] for s, p in zip(stages, picks))))
+    return sorted(found, reverse=True)
+
+
+@settings(max_examples=500, deadline=None)
+@given(instances(), st.sampled_from((1, 2, 7, 40)))
+def test_equal_to_brute_force(instance: tuple[list[Stage], np.ndarray], number: int) -> None:
+    stages, budget = instance
+    wanted = all_values(stages, budget)
+    found = solve(stages, budget, number)
+    assert [s.value for s in found] == pytest.approx(wanted[:number], abs=1e-9)
+    assert len({s.picks for s in found}) == len(found)
+    for s in found:
+        assert np.all(sum(x.costs[p] for x, p in zip(stages, s.picks)) <= budget)
+        assert s.value == pytest.approx(sum(x.values[p] for x, p in zip(stages, s.picks)), abs=1e-9)
+        assert s.gap == 0
+
+
+@settings(max_examples=300, deadline=None)
+@given(instances(), st.integers(1, 6))
+def test_the_gap_of_cut_tables_holds(instance: tuple[list[Stage], np.ndarray], states: int) -> None:
+    stages, budget = instance
+    wanted = all_values(stages, budget)
+    found = solve(stages, budget, 1, max_states=states)
+    if found:
+        assert found[0].value <= wanted[0] + 1e-9 <= found[0].value + found[0].gap + 2e-9
+
+
+def test_ties_and_many_layers() -> None:
+    # 60 equal layers: every plan of the same total is equally good, which is what slows branch and bound down.
+    stage = Stage(np.arange(1, 33, dtype=np.int64)[:, None] * 7, np.log(np.arange(1, 33) / 32))
+    found = solve([stage] * 60, np.array([60 * 16 * 7 + 3]), 5)
+    assert [s.value for s in found] == pytest.approx([60 * np.log(0.5)] * 1 + [s.value for s in found[1:]])
+    assert found[0].gap == 0 and sorted(set(found[0].picks)) == [15]
+
+
+def test_multipliers_bound_from_above() -> None:
+    rng = np.random.default_rng(0)
+    stages = [Stage(rng.integers(1, 50, (20, 2)), np.log(rng.random(20))) for _ in range(8)]
+    budget = np.array([150, 170])
+    multipliers = dual_multipliers(stages, budget)
+    assert np.all(multipliers >= 0)
+    bound = sum(float(np.max(s.values - s.costs @ multipliers)) for s in stages) + float(budget @ multipliers)
+    best = solve(stages, budget)[0]
+    assert best.value <= bound + 1e-9 and bound - best.value < 1.0

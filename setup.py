@@ -13,6 +13,7 @@ EXTRAS = {
     "caffe": ["scikit-image>=0.20", "six>=1.16"],
     "demo": ["scikit-learn>=1.2"],
     "plot": ["matplotlib>=3.6"],
+    "cluster": ["distributed>=2023.1", "dask>=2023.1"],
     "dev": [
         "pytest>=7.2",
         "pytest-timeout>=2.1",

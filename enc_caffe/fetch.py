@@ -58,13 +58,17 @@ def data_folder() -> Optional[Path]:
     return Path(named)
 
 
-def download_folder() -> Path:
-    """Where downloads are kept: ``downloads`` in the per-user cache."""
-    base = (
+def cache_folder() -> Path:
+    """The per-user cache, which ENC_CAFFE_CACHE can name."""
+    return Path(
         os.environ.get("ENC_CAFFE_CACHE")
         or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "enc-caffe"
     )
-    return Path(base) / "downloads"
+
+
+def download_folder() -> Path:
+    """Where downloads are kept: ``downloads`` in the per-user cache."""
+    return cache_folder() / "downloads"
 
 
 class _Bar:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Optional
 
 from enc_caffe.errors import PlanError
-from enc_caffe.shapes import Shape, count
+from enc_caffe.shapes import Shape, brings_data, count
 
 
 @dataclass(frozen=True)
@@ -137,6 +137,12 @@ class Network:
 
     def __contains__(self, name: str) -> bool:
         return name in self._index
+
+    @property
+    def data_shapes(self) -> dict[str, Shape]:
+        """Full shapes of the tops of layers that bring data."""
+        layers = [layer for layer in self.layers if brings_data(layer.type)]
+        return {top: shape for layer in layers for top, shape in zip(layer.tops, layer.top_shapes)}
 
     @property
     def weighted(self) -> tuple[Layer, ...]:

@@ -18,22 +18,14 @@ from enc_caffe.caffe_io.variants import deploy_net, image_shape, solver_param, t
 from enc_caffe.complexity import Complexity, network_complexity
 from enc_caffe.decomposition import group_spectra, scheme_for
 from enc_caffe.errors import DatasetError, MetricsError
-from enc_caffe.jsonfile import write_json
-from enc_caffe.metrics.sampling import Sampler, energy_samples
-from enc_caffe.metrics.table import LayerMetrics, MetricsTable, write_metrics
+from enc_caffe.metrics.sampling import Sampler, energy_samples, vbmf_samples
+from enc_caffe.metrics.table import LayerMetrics, MetricsTable
 from enc_caffe.metrics.vbmf import estimate
 from enc_caffe.network import Network
-from enc_caffe.output import atomic_folder, check_new
+from enc_caffe.output import atomic_folder
 from enc_caffe.plan import RankPlan, write_plan
-from enc_caffe.planning import Found, PlanAccuracy, search_plan
 from enc_caffe.policy import Policy, default_policy
-from enc_caffe.runtime.candidates import PlanEvaluator
-from enc_caffe.runtime.evaluate import Evaluation, evaluate
-from enc_caffe.runtime.executor import CaffeExecutor
-from enc_caffe.search.build import LatencyCurve
-from enc_caffe.search.methods import EVALUATING
-from enc_caffe.search.options import SearchOptions
-from enc_caffe.shapes import Shape, brings_data
+from enc_caffe.shapes import Shape
 
 Progress = Callable[[str], None]
 
@@ -94,6 +86,16 @@ def pca_metrics(
         ("first_layer", _reads_data(loaded.network)),
     )
     return MetricsTable(loaded.network.name, "singular values of the caffemodel", tuple(layers), None, extra)
+
+
+def measured_ranks(loaded: LoadedNetwork, table: MetricsTable, weights: Path) -> dict[str, list[int]]:
+    """The five ranks of METHOD section 3 by layer: of the seven that :func:`pca_metrics` samples, those to measure at."""
+    model, found = CaffeModel(Path(weights)), {}
+    for m in table.layers:
+        layer, scheme = loaded.network[m.name], scheme_for(m.scheme)
+        spectra = group_spectra(scheme.matrices(layer, model.weights(layer)[0]))
+        found[m.name] = vbmf_samples(spectra, scheme.matrix_shape(layer), m.max_rank)
+    return found
 
 
 def _reads_data(network: Network) -> Optional[str]:
@@ -162,7 +164,7 @@ def emit(
     original_solver = read_solver(solver) if solver is not None else None
     compressed = replace_layers(loaded.net, network, plan.ranks, schemes, placement)
     # The two stages of a pair are described like any other layer: wrong shapes show here, not in Caffe.
-    described = describe(compressed, None, "the emitted prototxt", _data_shapes(network))
+    described = describe(compressed, None, "the emitted prototxt", network.data_shapes)
     final = Path(final or out).absolute()
     with atomic_folder(Path(out), force) as folder:
         write_compressed(folder / "compressed.caffemodel", model, network, plan.ranks, schemes, progress)
@@ -181,10 +183,6 @@ def emit(
         costs(network, loaded.policy, {}, schemes),
         costs(network, loaded.policy, plan.ranks, schemes, placement),
     )
-
-
-def _data_shapes(network: Network) -> dict[str, Shape]:
-    return {t: s for layer in network.layers if brings_data(layer.type) for t, s in zip(layer.tops, layer.top_shapes)}
 
 
 def _header(plan: RankPlan) -> str:
@@ -220,44 +218,6 @@ def cost_line(emitted: Emitted) -> str:
     )
 
 
-def plan_accuracy(
-    loaded: LoadedNetwork,
-    weights: Path,
-    lmdb: Path,
-    executor: CaffeExecutor,
-    schemes: Mapping[str, str],
-    placement: str = "exact",
-    top_k: int = 1,
-    progress: Callable[[int, int, int], None] = lambda plans, done, all_: None,
-) -> PlanEvaluator:
-    """Accuracy of rank plans of this network over the images of an LMDB."""
-    model = CaffeModel(Path(weights))
-    model.check(loaded.network)
-    return PlanEvaluator(
-        loaded.net, loaded.network, {**loaded.policy.schemes, **schemes}, weights, lmdb, executor, placement, top_k, progress
-    )  # fmt: skip
-
-
-def search_with_images(
-    loaded: LoadedNetwork,
-    weights: Path,
-    table: MetricsTable,
-    options: SearchOptions,
-    lmdb: Path,
-    workers: int = 1,
-    latency: Optional[Mapping[str, LatencyCurve]] = None,
-    placement: str = "exact",
-    progress: Callable[[int, int, int], None] = lambda plans, done, all_: None,
-) -> Found:
-    """A search whose method may evaluate plans over the images of ``lmdb``; Caffe starts only for those that do."""
-    if options.method not in EVALUATING and options.target_accuracy is None:
-        return search_plan(table, options, None, latency)
-    with CaffeExecutor(workers, 1 if workers > 1 else None) as executor:
-        schemes = {m.name: m.scheme for m in table.layers}
-        accuracy: PlanAccuracy = plan_accuracy(loaded, weights, lmdb, executor, schemes, placement, progress=progress)
-        return search_plan(table, options, accuracy, latency)
-
-
 def named_paths(net: Any) -> list[tuple[str, str]]:
     """Files and folders that a prototxt names, as (layer and field, path)."""
     found = []
@@ -268,74 +228,3 @@ def named_paths(net: Any) -> list[tuple[str, str]]:
             if layer.HasField(field):
                 found.append((f"layer '{layer.name}' source", getattr(layer, field).source))
     return found
-
-
-@dataclass(frozen=True)
-class Compressed:
-    """A compression from end to end: what was emitted, and the accuracies of both networks."""
-
-    emitted: Emitted
-    plan: RankPlan
-    before: Evaluation
-    after: Evaluation
-
-
-def compress(
-    model: Path,
-    weights: Path,
-    lmdb: Path,
-    out: Path,
-    options: SearchOptions,
-    placement: str = "exact",
-    test_lmdb: Optional[Path] = None,
-    train_lmdb: Optional[Path] = None,
-    solver: Optional[Path] = None,
-    input_shape: Optional[Shape] = None,
-    fully_connected: bool = False,
-    top_k: tuple[int, ...] = (1,),
-    workers: int = 1,
-    force: bool = False,
-    latency: Optional[Mapping[str, LatencyCurve]] = None,
-    progress: Callable[[int, int], None] = lambda done, all_: None,
-) -> Compressed:
-    """Metrics, search, emission, and the accuracy of both networks on the test images.
-
-    Besides the emitted network the folder gets ``metrics.json``, ``ranks.json`` and ``evaluation.json``, and appears when
-    all of it is there.
-    """
-    check_new(Path(out), force)
-    loaded = load(model, lmdb, input_shape, fully_connected)
-    ImageLmdb(Path(test_lmdb or lmdb)).close()
-    table = pca_metrics(loaded, weights)
-    found = search_with_images(loaded, weights, table, options, lmdb, workers, latency, placement)
-    plan = found.plan
-    with atomic_folder(Path(out), force) as work:
-        emitted = emit(
-            loaded, weights, plan, work / "network", placement, solver=solver, train_lmdb=train_lmdb, test_lmdb=test_lmdb,
-            final=Path(out),
-        )  # fmt: skip
-        for path in (work / "network").iterdir():
-            path.rename(work / path.name)
-        (work / "network").rmdir()
-        write_metrics(work / "metrics.json", table)
-        threads = 1 if workers > 1 else None
-        images = Path(test_lmdb or lmdb)
-        networks = ((model, weights), (work / "train_val.prototxt", work / "compressed.caffemodel"))
-        results: list[Evaluation] = []
-        with CaffeExecutor(workers, threads) as executor:
-            for prototxt, caffemodel in networks:
-                base = len(results)
-
-                def step(done: int, all_: int, base: int = base) -> None:
-                    progress(done + base * all_, len(networks) * all_)
-
-                results.append(evaluate(prototxt, caffemodel, images, top_k, executor=executor, progress=step))
-        before, after = results
-        write_json(work / "evaluation.json", {
-            "format": "enc-caffe-compression/1", "images": before.images, "lmdb": str(images),
-            "original": {"correct": before.correct, "cross_entropy": before.cross_entropy},
-            "compressed": {"correct": after.correct, "cross_entropy": after.cross_entropy},
-            "macs": {f"{c}, {k}": emitted.ratio(c, k) for c in ("paper", "exact") for k in ("decomposable", "all")},
-            "parameters": emitted.parameter_ratio("all"),
-        })  # fmt: skip
-    return Compressed(emitted, plan, before, after)

@@ -95,7 +95,7 @@ class ImageLmdb:
         return int(shape[0]), int(shape[1]), int(shape[2])
 
     def labels(self) -> np.ndarray:
-        """Labels in key order, shape (N,)."""
+        """Labels in key order, shape (N,); -1 where a datum has none."""
         datum = caffe_pb2().Datum()
         found = []
         for key, value in self.raw():
@@ -103,7 +103,7 @@ class ImageLmdb:
                 datum.ParseFromString(value)
             except Exception as exc:
                 raise DatasetError(f"{self.path}: key {key!r} is no Caffe datum ({exc})") from None
-            found.append(int(datum.label))
+            found.append(int(datum.label) if datum.HasField("label") else -1)
         return np.array(found, dtype=np.int64)
 
     def close(self) -> None:

@@ -17,14 +17,30 @@ from enc_caffe.cli import (
     inspect,
     latency,
     metrics,
+    metrics_plot,
     search,
     search_plot,
+    store,
 )
 from enc_caffe.errors import EncError
 
-COMMANDS = (inspect, metrics, latency, search, search_plot, emit, evaluate, finetune, compress, data, doctor)
+COMMANDS = (
+    inspect,
+    metrics,
+    metrics_plot,
+    latency,
+    search,
+    search_plot,
+    emit,
+    evaluate,
+    finetune,
+    compress,
+    data,
+    store,
+    doctor,
+)
 
-TWO_WORDS = ("search plot",)
+TWO_WORDS = ("metrics plot", "search plot")
 
 
 def parser() -> argparse.ArgumentParser:

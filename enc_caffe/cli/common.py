@@ -4,15 +4,30 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import sys
 from pathlib import Path
 from typing import Callable, Iterator, Optional
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
+from rich.text import Text
 
+from enc_caffe.compression import Workers, default_store
+from enc_caffe.errors import UsageError
 from enc_caffe.metrics.latency import read_latency
 from enc_caffe.planning import range_of
+from enc_caffe.runtime.measuring import MEMORY
+from enc_caffe.runtime.store import ResultStore
 from enc_caffe.search.build import LatencyCurve
 from enc_caffe.search.options import SearchOptions
 from enc_caffe.shapes import Shape
@@ -134,6 +149,30 @@ def latency_curves(args: argparse.Namespace) -> Optional[dict[str, LatencyCurve]
     return read_latency(args.latency).curves() if args.latency else None
 
 
+def add_workers(command: argparse.ArgumentParser) -> None:
+    """Where Caffe runs, and where results are kept."""
+    group = command.add_argument_group("where Caffe runs, and what it remembers")
+    group.add_argument("--workers", type=int, default=1, help="processes, with one BLAS thread each (default: 1)")
+    group.add_argument("--gpu", default="", metavar="0,1|all", help="one process for each of these GPUs")
+    group.add_argument("--scheduler", default="", metavar="tcp://HOST:8786", help="workers of this Dask scheduler")
+    group.add_argument("--memory", type=float, default=MEMORY / 2**30, metavar="GIB", help="memory of all workers beyond the weights (default: 2)")  # fmt: skip
+    group.add_argument(
+        "--store", type=Path, metavar="FILE", help="SQLite file of results (default: in the user's cache)"
+    )
+
+
+def workers(args: argparse.Namespace) -> Workers:
+    """What the arguments of :func:`add_workers` ask for."""
+    if not args.memory > 0:
+        raise UsageError(f"--memory {args.memory}: gibibytes above 0 are needed")
+    return Workers(args.workers, args.gpu, args.scheduler)
+
+
+def open_store(args: argparse.Namespace) -> ResultStore:
+    """The store of ``--store``, or the user's own; a damaged one is reported on standard error."""
+    return ResultStore(args.store or default_store(), lambda line: print(line, file=sys.stderr))
+
+
 def add_emission(command: argparse.ArgumentParser) -> None:
     """Arguments of the emission."""
     command.add_argument(
@@ -147,13 +186,20 @@ def add_emission(command: argparse.ArgumentParser) -> None:
     command.add_argument("--force", action="store_true", help="replace an output that exists")
 
 
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        """Steps a second since a while."""
+        return Text(f"{task.speed:,.0f}/s" if task.speed else "")
+
+
 @contextlib.contextmanager
-def progress_bar(what: str, total: Optional[int]) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on standard error; the callable takes what is done and what there is in all."""
+def progress_bar(what: str, total: Optional[int], rate: bool = False) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on standard error; the callable takes what is done and what there is in all. ``rate``: also how many a second."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
+        *([_Rate()] if rate else []),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )

@@ -11,12 +11,16 @@ from enc_caffe.cli.common import (
     add_emission,
     add_model,
     add_search,
+    add_workers,
     latency_curves,
     list_argument,
+    open_store,
     print_table,
     progress_bar,
     search_options,
+    workers,
 )
+from enc_caffe.compression import compress
 from enc_caffe.output import check_new
 
 
@@ -32,9 +36,9 @@ def register(commands: Any) -> None:
         "--train_lmdb", type=Path, help="source of the emitted TRAIN data layer (default: the prototxt's own)"
     )
     p.add_argument("--top_k", type=list_argument, default=(1,), help="accuracies to report (default: 1)")
-    p.add_argument("--workers", type=int, default=1, help="processes of the evaluation (default: 1)")
     p.add_argument("--fully_connected", action="store_true", help="decompose fully connected layers too")
     add_search(p, solver="--search_solver")
+    add_workers(p)
     add_emission(p)
     p.set_defaults(run=run)
 
@@ -42,11 +46,11 @@ def register(commands: Any) -> None:
 def run(args: argparse.Namespace) -> None:
     """Compress and print."""
     check_new(args.out, args.force)
-    with progress_bar("compress", None) as bar:
-        result = pipeline.compress(
+    with open_store(args) as store, progress_bar("compress", None) as bar:
+        result = compress(
             args.model, args.weights, args.lmdb, args.out, search_options(args), latency=latency_curves(args),
             placement=args.stride_placement, test_lmdb=args.test_lmdb, train_lmdb=args.train_lmdb, solver=args.solver,
-            input_shape=args.input_shape, fully_connected=args.fully_connected, top_k=args.top_k, workers=args.workers,
+            input_shape=args.input_shape, fully_connected=args.fully_connected, top_k=args.top_k, workers=workers(args), store=store,
             force=args.force, progress=bar,
         )  # fmt: skip
     rows = []

@@ -8,14 +8,25 @@ from pathlib import Path
 from typing import Any, Iterator, Optional
 
 from enc_caffe import pipeline, planning
-from enc_caffe.cli.common import add_search, latency_curves, print_table, progress_bar, search_options, shape_argument
+from enc_caffe.cli.common import (
+    add_search,
+    add_workers,
+    latency_curves,
+    open_store,
+    print_table,
+    progress_bar,
+    search_options,
+    shape_argument,
+    workers,
+)
+from enc_caffe.compression import images_of
 from enc_caffe.errors import UsageError
 from enc_caffe.jsonfile import write_json
 from enc_caffe.metrics.table import MetricsTable, read_metrics
 from enc_caffe.output import check_parent
 from enc_caffe.plan import RankPlan, write_plan
 from enc_caffe.planning import Found, PlanAccuracy, SweepPoint
-from enc_caffe.runtime.executor import CaffeExecutor
+from enc_caffe.runtime.measuring import PlanEvaluator
 
 
 def register(commands: Any) -> None:
@@ -31,8 +42,8 @@ def register(commands: Any) -> None:
         "--input_shape", type=shape_argument, metavar="C,H,W", help="size of the images, else the LMDB's"
     )
     images.add_argument("--accuracy", type=int, default=1, metavar="K", help="top-K accuracy counts (default: 1)")
-    images.add_argument("--workers", type=int, default=1, help="processes of the evaluation (default: 1)")
     images.add_argument("--stride_placement", choices=("exact", "published"), default="exact")
+    add_workers(p)
     p.add_argument("--out", type=Path, required=True, metavar="RANKS.json", help="the plan; of a sweep the table")
     p.set_defaults(run=run)
 
@@ -72,9 +83,12 @@ def _images(args: argparse.Namespace) -> bool:
 def _accuracy(args: argparse.Namespace, table: MetricsTable) -> Iterator[PlanAccuracy]:
     loaded = pipeline.load(args.model, args.lmdb, args.input_shape, True)
     schemes = {m.name: m.scheme for m in table.layers}
-    with CaffeExecutor(args.workers, 1 if args.workers > 1 else None) as executor, progress_bar("images", None) as bar:
-        yield pipeline.plan_accuracy(
-            loaded, args.weights, args.lmdb, executor, schemes, args.stride_placement, args.accuracy,
+    with (
+        open_store(args) as store, workers(args).executor() as executor, progress_bar("images", None) as bar,
+    ):  # fmt: skip
+        images = images_of(loaded, args.weights, args.lmdb, executor, store, int(args.memory * 2**30))
+        yield PlanEvaluator(
+            images, schemes, args.stride_placement, args.accuracy,
             lambda plans, done, all_: bar(plans * all_ + done, (plans + 1) * all_),
         )  # fmt: skip
 

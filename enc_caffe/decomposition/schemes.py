@@ -78,12 +78,19 @@ class Scheme:
         limit = min(self.matrix_shape(layer))
         if not 1 <= rank <= limit:
             raise PlanError(f"layer '{layer.name}': rank {rank} is outside 1 to {limit}")
-        return self.fold(layer, [truncated_factors(m, rank) for m in self.matrices(layer, weights)])
+        return self.fold(layer, self.pairs(layer, weights, rank))
+
+    def pairs(self, layer: Layer, weights: np.ndarray, rank: int) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Factors of every group's matrix, largest singular value first; a smaller rank takes the first of them."""
+        return [truncated_factors(m, rank) for m in self.matrices(layer, weights)]
+
+    def product(self, layer: Layer, pairs: list[tuple[np.ndarray, np.ndarray]], rank: int) -> np.ndarray:
+        """The original layer's weights at this rank from the factors of :meth:`pairs`, flat in the blob's order."""
+        return _UNFOLD[self.name](layer, [a[:, :rank] @ b[:rank] for a, b in pairs]).reshape(-1)
 
     def truncated(self, layer: Layer, weights: np.ndarray, rank: int) -> np.ndarray:
         """The original layer's weights at this rank, in the shape of the original blob."""
-        pairs = [truncated_factors(m, rank) for m in self.matrices(layer, weights)]
-        return _UNFOLD[self.name](layer, [a @ b for a, b in pairs]).reshape(weights.shape)
+        return self.product(layer, self.pairs(layer, weights, rank), rank).reshape(weights.shape)
 
 
 def _group_size(layer: Layer) -> tuple[int, int, int, int]:

@@ -70,3 +70,27 @@ def growth(curves: Mapping[str, Sequence[tuple[float, float]]]) -> Any:
         ax.set_ylabel("seconds")
         ax.grid(alpha=0.3, which="both")
     return figure
+
+
+Curve = tuple[np.ndarray, np.ndarray, "tuple[np.ndarray, np.ndarray] | None"]
+
+
+def layer_curves(panels: Sequence[tuple[str, Mapping[str, Curve]]], title: str) -> Any:
+    """One panel a layer: metrics over the rank, sampled points as dots (the paper's Figure 2)."""
+    columns = min(8, max(1, round(len(panels) ** 0.5) + 1))
+    rows = -(-len(panels) // columns)
+    figure, axes = _axes(rows, columns, 2.4 * columns, 1.9 * rows)
+    flat = axes.ravel()
+    for ax, (name, curves) in zip(flat, panels):
+        for label, (ranks, values, points) in curves.items():
+            (line,) = ax.plot(ranks, values, linewidth=1, label=label)
+            if points is not None:
+                ax.plot(*points, "o", markersize=3, color=line.get_color())
+        ax.set_title(name, fontsize=7)
+        ax.tick_params(labelsize=6)
+        ax.set_ylim(-0.03, 1.08)
+    for ax in flat[len(panels) :]:
+        ax.set_visible(False)
+    flat[0].legend(fontsize=6)
+    figure.suptitle(title, fontsize=9)
+    return figure

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 from typing import Any, Optional
 
 import numpy as np
 
+from enc_caffe.runtime.executor import DEVICE
+
 
 def load_net(prototxt: str, weights: Optional[str], gpu: Optional[int] = None) -> Any:
     """A ``caffe.Net`` in the TEST phase from prototxt text and a caffemodel."""
     import caffe
 
+    if gpu is None and DEVICE in os.environ:
+        gpu = int(os.environ[DEVICE])
     if gpu is None:
         caffe.set_mode_cpu()
     else:

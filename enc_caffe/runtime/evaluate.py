@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Optional
+from typing import Any, Callable, Optional
 
 import numpy as np
 
@@ -18,10 +18,10 @@ from enc_caffe.caffe_io.datum import ImageLmdb
 from enc_caffe.caffe_io.describe import describe
 from enc_caffe.caffe_io.prototxt import read_net, to_text
 from enc_caffe.caffe_io.transform import Transform, transform_of
-from enc_caffe.caffe_io.variants import deploy_net, find_scores, image_shape
+from enc_caffe.caffe_io.variants import Scores, deploy_net, find_scores, image_shape
 from enc_caffe.errors import DatasetError, UsageError, WeightsError
 from enc_caffe.network import Network
-from enc_caffe.runtime.executor import CaffeExecutor
+from enc_caffe.runtime.executor import CaffeExecutor, Executor
 from enc_caffe.shapes import DATA_TYPES, Shape, brings_data
 
 
@@ -108,6 +108,56 @@ def cross_entropy(scores: np.ndarray, labels: np.ndarray) -> float:
     return float(np.sum(log_sum - shifted[np.arange(len(labels)), labels]))
 
 
+@dataclass(frozen=True)
+class Images:
+    """Images that fit a network: how they get into it, how many there are, and whether they have labels."""
+
+    network: Network
+    scores: Scores
+    transform: Transform
+    data: str
+    images: int
+    labelled: bool
+    classes_seen: int
+
+
+def look_at(net: Any, source: str, weights: Path, lmdb: Path, transform: Optional[Transform] = None) -> Images:
+    """Hold a network, its caffemodel and an LMDB against each other.
+
+    Raises
+    ------
+    WeightsError
+        If the caffemodel does not fit the network.
+    DatasetError
+        If the images do not fit the network, or a label is beyond its classes.
+    """
+    stored = CaffeModel(Path(weights))
+    images = ImageLmdb(Path(lmdb))
+    first = images.first_shape()
+    network = describe(net, image_shape(net, first, None), source)
+    scores = find_scores(network)
+    rule = transform if transform is not None else transform_of(net, source)
+    data_blob, needed = _data_blob(network)
+    try:
+        stored.check(network)
+    except WeightsError as exc:
+        if not _sized_by_images(network, data_blob):
+            raise
+        raise WeightsError(f"{exc}; with images of {first} (C, H, W), the size of those in {lmdb}") from None
+    got = rule(np.zeros(first, np.uint8)).shape
+    if got != needed:
+        raise DatasetError(f"{lmdb}: images become {got} (C, H, W), but the network's '{data_blob}' needs {needed}")
+    labels = images.labels()
+    labelled = bool(labels.max() >= 0)
+    if labelled and (labels.min() < 0 or labels.max() >= scores.classes):
+        raise DatasetError(
+            f"{lmdb}: labels go from {labels.min()} to {labels.max()}, but the network has {scores.classes} classes"
+        )
+    total = len(images)
+    images.close()
+    return Images(network, scores, rule, data_blob, total, labelled, len(np.unique(labels)))
+
+
 def evaluate(
     model: Path,
     weights: Path,
@@ -119,7 +169,7 @@ def evaluate(
     gpu: Optional[int] = None,
     progress: Callable[[int, int], None] = lambda done, all_: None,
     transform: Optional[Transform] = None,
-    executor: Optional[CaffeExecutor] = None,
+    executor: Optional[Executor] = None,
 ) -> Evaluation:
     """Top-k accuracy and cross-entropy of a network over all images of an LMDB.
 
@@ -144,32 +194,19 @@ def evaluate(
     CaffeError
         With Caffe's own last line where it stopped.
     """
-    stored = CaffeModel(Path(weights))
     net = read_net(Path(model))
-    images = ImageLmdb(Path(lmdb))
-    first = images.first_shape()
-    network = describe(net, image_shape(net, first, None), str(model))
-    scores = find_scores(network)
+    images = look_at(net, str(model), weights, lmdb, transform)
+    network, scores, rule, data_blob, total = (
+        images.network,
+        images.scores,
+        images.transform,
+        images.data,
+        images.images,
+    )
     if any(not 1 <= k <= scores.classes for k in top_k):
         raise UsageError(f"--top_k {','.join(map(str, top_k))}: the network has {scores.classes} classes")
-    rule = transform if transform is not None else transform_of(net, str(model))
-    data_blob, needed = _data_blob(network)
-    try:
-        stored.check(network)
-    except WeightsError as exc:
-        if not _sized_by_images(network, data_blob):
-            raise
-        raise WeightsError(f"{exc}; with images of {first} (C, H, W), the size of those in {lmdb}") from None
-    got = rule(np.zeros(first, np.uint8)).shape
-    if got != needed:
-        raise DatasetError(f"{lmdb}: images become {got} (C, H, W), but the network's '{data_blob}' needs {needed}")
-    labels = images.labels()
-    if labels.min() < 0 or labels.max() >= scores.classes:
-        raise DatasetError(
-            f"{lmdb}: labels go from {labels.min()} to {labels.max()}, but the network has {scores.classes} classes"
-        )
-    total = len(images)
-    images.close()
+    if not images.labelled:
+        raise DatasetError(f"{lmdb}: its images have no labels; an accuracy needs them")
     task = _Task(
         to_text(deploy_net(net, network, min(batch, total))),
         str(weights),
@@ -181,8 +218,9 @@ def evaluate(
         batch,
         gpu,
     )
-    own = executor is None
-    executor = executor or CaffeExecutor(workers, threads)
+    own = CaffeExecutor(workers, threads) if executor is None else None
+    executor = executor or own
+    assert executor is not None
     try:
         starts = range(0, total, batch * 2)
         futures = [executor.submit(count_chunk, task, s, min(s + batch * 2, total)) for s in starts]
@@ -195,7 +233,7 @@ def evaluate(
             progress(done, total)
     finally:
         if own:
-            executor.close()
+            own.close()
     return Evaluation(total, dict(zip(top_k, correct)), entropy / total)
 
 

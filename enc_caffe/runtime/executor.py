@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import multiprocessing.connection
 import os
 import re
+import sys
 import tempfile
+import threading
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any, Callable, Iterator, Optional
+from typing import Any, Callable, Iterator, Optional, Protocol, Sequence
 
 from enc_caffe.errors import CaffeError
 from enc_caffe.installation import find_caffe
 from enc_caffe.runtime.blas import blas_environment
 
+#: Number of the GPU of this worker; without it the CPU computes.
+DEVICE = "ENC_CAFFE_DEVICE"
 _GLOG = re.compile(r"^[FE]\d{4,8} [\d:.]+\s+\d+ (\S+?:\d+)\] (.*)$")
 
 
@@ -34,17 +39,43 @@ def last_words(log: str) -> str:
     return plain[-1] if plain else "no message"
 
 
-def _start(log: str, python_dir: str, quiet: bool) -> None:
+def _start(log: str, python_dir: str, quiet: bool, devices: Any) -> None:
     # Caffe writes to descriptor 2 itself, so the descriptor is redirected, not sys.stderr.
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(descriptor, 2)
     os.close(descriptor)
     if quiet:
         os.environ["GLOG_MINLOGLEVEL"] = "2"
-    import sys
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    if devices is not None:
+        os.environ[DEVICE] = str(devices.get())
+    add_pycaffe(python_dir)
 
+
+def _end_with_parent() -> None:
+    # A parent that is killed cannot stop its workers: without this they would wait for tasks for ever.
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+
+def add_pycaffe(python_dir: str) -> None:
+    """Let this process import pycaffe."""
     if python_dir not in sys.path:
         sys.path.insert(0, python_dir)
+
+
+class Executor(Protocol):
+    """Runs functions in processes that may load Caffe."""
+
+    workers: int
+
+    def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        """Start a function."""
+
+    def result(self, future: Future[Any]) -> Any:
+        """Its result, or an EncError that says why its process stopped."""
 
 
 class CaffeExecutor:
@@ -55,20 +86,24 @@ class CaffeExecutor:
     workers : int
     threads : int, optional
         BLAS threads of each worker.
+    gpus : sequence of int
+        One worker for each of these devices, instead of ``workers`` on the CPU.
     """
 
-    def __init__(self, workers: int = 1, threads: Optional[int] = None) -> None:
+    def __init__(self, workers: int = 1, threads: Optional[int] = None, gpus: Sequence[int] = ()) -> None:
+        self.workers = len(gpus) or workers
         self._folder = tempfile.TemporaryDirectory(prefix="enc-caffe-")
         self._log = Path(self._folder.name) / "caffe.log"
         with _environment({**blas_environment(threads), "GLOG_logtostderr": "1"}):
+            context = multiprocessing.get_context("spawn")
+            devices = context.Queue() if gpus else None
+            for gpu in gpus:
+                devices.put(gpu)  # type: ignore[union-attr]
             self._pool = ProcessPoolExecutor(
-                workers,
-                multiprocessing.get_context("spawn"),
-                _start,
-                (str(self._log), str(find_caffe().python_dir), True),
+                self.workers, context, _start, (str(self._log), str(find_caffe().python_dir), True, devices)
             )
             # Workers are started at the first submit; they must inherit this environment.
-            for future in [self._pool.submit(os.getpid) for _ in range(workers)]:
+            for future in [self._pool.submit(os.getpid) for _ in range(self.workers)]:
                 self.result(future)
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
@@ -81,7 +116,7 @@ class CaffeExecutor:
             return future.result()
         except BrokenProcessPool:
             log = self._log.read_text(errors="replace") if self._log.exists() else ""
-            raise CaffeError(f"Caffe stopped: {last_words(log)}") from None
+            raise CaffeError(f"Caffe stopped: {last_words(log) if log.strip() else 'its process was killed'}") from None
 
     def close(self) -> None:
         """Stop the workers."""

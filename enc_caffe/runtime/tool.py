@@ -105,10 +105,12 @@ def parse_training(text: str) -> list[TrainingPoint]:
     return points
 
 
-def caffe_test(model: Path, weights: Path, iterations: int, log: Path, gpu: str = "") -> dict[str, float]:
+def caffe_test(
+    model: Path, weights: Path, iterations: int, log: Path, gpu: str = "", threads: Optional[int] = None
+) -> dict[str, float]:
     """Outputs of stock ``caffe test``, averaged over ``iterations`` batches of the prototxt's own data layer."""
     arguments = ["test", "-model", str(model), "-weights", str(weights), "-iterations", str(iterations)]
-    text = run_caffe(arguments + (["-gpu", gpu] if gpu else []), log)
+    text = run_caffe(arguments + (["-gpu", gpu] if gpu else []), log, threads=threads)
     averages = {}
     for line in text.splitlines():
         if ", " not in line and (match := _AVERAGE.search(line)):

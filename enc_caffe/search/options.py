@@ -90,9 +90,7 @@ class SearchOptions:
                 raise UsageError(f"{flag} {value}: known are {', '.join(known)}")
         for flag, part in self.targets.items():
             if not 0 < part <= 1:
-                raise UsageError(
-                    f"{FLAGS[flag]} {part}: a part of the original {RESOURCES[flag]} in (0, 1] is needed"
-                )
+                raise UsageError(f"{FLAGS[flag]} {part}: a part of the original {RESOURCES[flag]} in (0, 1] is needed")
         if self.target_accuracy is not None and not 0 < self.target_accuracy <= 1:
             raise UsageError(f"--target_accuracy {self.target_accuracy}: a number in (0, 1] is needed")
         if not self.targets and self.target_accuracy is None:

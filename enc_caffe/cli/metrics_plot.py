@@ -1,0 +1,40 @@
+"""``enc-caffe metrics plot``: y_p and y_m of every layer over the rank, with the sampled points (Figure 2)."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from enc_caffe.errors import MetricsError
+from enc_caffe.metrics.table import read_metrics
+from enc_caffe.output import check_parent
+from enc_caffe.report import figures
+
+
+def register(commands: Any) -> None:
+    """Add the command."""
+    p: argparse.ArgumentParser = commands.add_parser("metrics plot", help="curves of all layers' metrics (Figure 2)")
+    p.add_argument("metrics", type=Path, metavar="METRICS.json")
+    p.add_argument("--out", type=Path, required=True, metavar="FIGURE", help=".png, .svg or .pdf")
+    p.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Draw one figure."""
+    check_parent(args.out)
+    table = read_metrics(args.metrics)
+    panels = []
+    for m in table.layers:
+        curves: dict[str, figures.Curve] = {"y_p": (np.arange(m.max_rank + 1), m.energy, None)}
+        try:
+            ranks, values = m.measured_points(table.baseline_accuracy)
+        except MetricsError:
+            pass
+        else:
+            curves["y_m"] = (np.arange(m.max_rank + 1), m.measured(table.baseline_accuracy), (ranks, values))
+        panels.append((m.name, curves))
+    figures.save(figures.layer_curves(panels, f"{table.network}: {table.source}"), args.out)
+    print(f"written to {args.out}")

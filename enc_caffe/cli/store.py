@@ -1,0 +1,75 @@
+"""``enc-caffe store``: what results are kept, what they are of, and removing them."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+from enc_caffe.cli.common import open_store, print_table
+from enc_caffe.errors import EncError, UsageError
+from enc_caffe.runtime.store import ResultStore
+
+
+def register(commands: Any) -> None:
+    """Add the command and its actions."""
+    p: argparse.ArgumentParser = commands.add_parser("store", help="list, explain and prune the results that are kept")
+    actions = p.add_subparsers(dest="action", metavar="ACTION", required=True)
+    every = [actions.add_parser("list", help="one line for every network, weights and images")]
+    explain = actions.add_parser("explain", help="what is known of one of them")
+    explain.add_argument("digest", help="the beginning of its digest")
+    prune = actions.add_parser("prune", help="remove results")
+    prune.add_argument("digest", nargs="*", help="the beginning of a digest")
+    prune.add_argument("--older", type=float, metavar="DAYS", help="all that were begun more than so many days ago")
+    prune.add_argument("--all", action="store_true", help="everything")
+    for action in (*every, explain, prune):
+        action.add_argument("--store", type=Path, metavar="FILE", help="SQLite file (default: in the user's cache)")
+    p.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """List, explain or prune."""
+    with open_store(args) as store:
+        {"list": _list, "explain": _explain, "prune": _prune}[args.action](args, store)
+
+
+def _day(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
+
+
+def _list(args: argparse.Namespace, store: ResultStore) -> None:
+    rows = [
+        [c.digest[:12], _day(c.created), str(c.about.get("network", "")), Path(str(c.about.get("weights", ""))).name,
+         Path(str(c.about.get("lmdb", ""))).name, str(c.about.get("images", "")), f"{c.results:,}"]
+        for c in store.contexts()
+    ]  # fmt: skip
+    title = f"{store.path}, {store.path.stat().st_size / 2**20:.1f} MiB"
+    print_table(title, ["digest", "begun", "network", "weights", "images of", "images", "results"], rows, left=5)
+
+
+def _explain(args: argparse.Namespace, store: ResultStore) -> None:
+    context = store.find(args.digest)
+    print(f"{context.digest}, begun {_day(context.created)}")
+    for key, value in context.about.items():
+        print(f"  {key}: {value}")
+    images: dict[str, int] = {}
+    for what, start, stop in store.known(context.digest):
+        images[what] = images.get(what, 0) + stop - start
+    rows = [[what if len(what) < 80 else what[:77] + "...", str(n)] for what, n in sorted(images.items())]
+    print_table("what was evaluated, layer and rank", ["what", "images"], rows)
+
+
+def _prune(args: argparse.Namespace, store: ResultStore) -> None:
+    if not (args.digest or args.all or args.older is not None):
+        raise UsageError("store prune: say what: digests, --older DAYS or --all")
+    contexts = store.contexts()
+    chosen = {store.find(d).digest for d in args.digest}
+    if args.older is not None:
+        if args.older < 0:
+            raise EncError(f"--older {args.older}: 0 days or more are needed")
+        chosen |= {c.digest for c in contexts if c.created < time.time() - args.older * 86_400}
+    if args.all:
+        chosen |= {c.digest for c in contexts}
+    number = store.remove(sorted(chosen))
+    print(f"{store.path}: {number:,} results of {len(chosen)} contexts removed")

@@ -1,0 +1,213 @@
+"""What to measure with, from files: tasks of :mod:`measure`, their contexts in the store, and batches within a memory budget."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Callable, Mapping, Optional, Sequence
+
+import numpy as np
+
+from enc_caffe.caffe_io.caffemodel import CaffeModel
+from enc_caffe.caffe_io.describe import describe
+from enc_caffe.caffe_io.emit import replace_layers, write_compressed
+from enc_caffe.caffe_io.fold import can_fold, fold
+from enc_caffe.caffe_io.prototxt import to_text
+from enc_caffe.caffe_io.variants import deploy_net
+from enc_caffe.network import Network
+from enc_caffe.runtime.evaluate import Images, look_at
+from enc_caffe.runtime.executor import Executor
+from enc_caffe.runtime.measure import (
+    ORIGINAL,
+    Counts,
+    MeasureTask,
+    Pair,
+    check_folding,
+    chunk_size,
+    measure,
+)
+from enc_caffe.runtime.store import ResultStore, digest_of
+
+#: Default of ``--memory``: what all workers together may take beyond the weights.
+MEMORY = 2 * 2**30
+#: Images of one forward pass at most; more bring nothing, since Caffe's convolutions go image by image.
+LARGEST_BATCH = 50
+#: Images on which the folded net is held against the plain one.
+PROBE = 4
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network with images: all that evaluations of it share."""
+
+    net: Any
+    source: str
+    weights: Path
+    lmdb: Path
+    look: Images
+    macs: int
+    executor: Executor
+    store: Optional[ResultStore] = None
+    memory: int = MEMORY
+    fold: bool = True
+
+    @property
+    def chunk(self) -> int:
+        """Images of one task."""
+        return chunk_size(self.macs, self.look.images)
+
+    def key(self) -> dict[str, Any]:
+        """What results depend on, by content."""
+        assert self.store is not None
+        rule = self.look.transform
+        return {
+            "network": digest_of(to_text(deploy_net(self.net, self.look.network, 1))),
+            "weights": self.store.file_digest(self.weights),
+            "images": self.store.file_digest(self.lmdb / "data.mdb"),
+            "mean": None if rule.mean is None else digest_of(np.asarray(rule.mean).tolist()),
+            "transformation": [rule.scale, rule.crop, rule.force_color],
+        }
+
+    def context(self, key: Mapping[str, Any]) -> str:
+        """Digest of the context in the store, noted with what a person wants to know of it."""
+        if self.store is None:
+            return ""
+        about = {
+            "network": self.look.network.name, "model": str(Path(self.source).absolute()),
+            "weights": str(self.weights.absolute()), "lmdb": str(self.lmdb.absolute()), "images": self.look.images,
+            **{f"digest of {k}": v for k, v in key.items() if k in ("weights", "images")},
+        }  # fmt: skip
+        return self.store.context(about, dict(key))
+
+
+def subject(
+    net: Any,
+    source: str,
+    weights: Path,
+    lmdb: Path,
+    macs: int,
+    executor: Executor,
+    store: Optional[ResultStore] = None,
+    memory: int = MEMORY,
+) -> Subject:
+    """Hold network, weights and images against each other, and see once whether the folded net may stand for the plain one.
+
+    Raises
+    ------
+    WeightsError, DatasetError
+        As :func:`enc_caffe.runtime.evaluate.look_at`.
+    CaffeError
+        If the network cannot be run from a layer on.
+    """
+    weights, lmdb = Path(weights), Path(lmdb)
+    made = Subject(net, source, weights, lmdb, look_at(net, source, weights, lmdb), macs, executor, store, memory)
+    layers = made.look.network.weighted[-1:]
+    plain, simple = (_task(replace(made, fold=f), layers, {}, PROBE) for f in (False, True))
+    agrees = check_folding(plain, simple, executor, min(PROBE, made.look.images))
+    return replace(made, fold=agrees and bool(simple.followers))
+
+
+def _task(
+    made: Subject, layers: Sequence[Any], schemes: Mapping[str, str], batch: int, weights: Optional[Path] = None,
+    net: Any = None, network: Optional[Network] = None,
+) -> MeasureTask:  # fmt: skip
+    deploy = deploy_net(net or made.net, network or made.look.network, batch)
+    followers = {}
+    weights = weights or made.weights
+    if made.fold:
+        simple, found = fold(deploy)
+        if found and can_fold(CaffeModel(weights), found):
+            deploy, followers = simple, found
+    look = made.look
+    return MeasureTask(
+        to_text(deploy), str(weights), str(made.lmdb), look.transform, look.data, look.scores.scores, batch,
+        look.labelled, tuple(layers), dict(schemes), followers,
+    )  # fmt: skip
+
+
+def batch_for(network: Network, memory: int, workers: int, factors: int = 0) -> int:
+    """Images of a pass so that all workers stay within ``memory`` bytes beyond the weights; at least 1.
+
+    An image needs its blobs; a worker needs the unfolded input (im2col) of every convolution, and ``factors`` bytes.
+    """
+    blobs: dict[str, int] = {}
+    columns = 0
+    for layer in network.layers:
+        for top, shape in zip(layer.tops, layer.top_shapes):
+            blobs[top] = max(blobs.get(top, 0), int(np.prod(shape[1:])))
+        if layer.convolution is not None:
+            columns += int(np.prod(layer.kernel)) * layer.in_channels * int(np.prod(layer.output))
+    # Splits share their memory; layers that are not in place were counted by their tops.
+    image = 4 * sum(blobs.values())
+    # The interpreter, Caffe and its libraries take about 150 MB in every worker.
+    room = memory / workers - 4 * columns - factors - 150 * 2**20
+    return int(max(1, min(LARGEST_BATCH, room // max(1, image))))
+
+
+def layer_counts(
+    made: Subject,
+    schemes: Mapping[str, str],
+    pairs: Sequence[Pair],
+    progress: Callable[[int, int], None] = lambda done, all_: None,
+) -> dict[Pair, Counts]:
+    """Counts of the original and of every (layer, rank) over all images."""
+    network = made.look.network
+    layers = [network[name] for name in dict.fromkeys(name for name, _ in pairs)]
+    highest = {name: max(r for n, r in pairs if n == name) for name in {n for n, _ in pairs}}
+    factors = sum(4 * highest[x.name] * (x.out_channels * int(np.prod(x.kernel)) + x.in_channels) for x in layers)
+    batch = min(batch_for(network, made.memory, made.executor.workers, factors), made.chunk)
+    task = _task(made, layers, {x.name: schemes[x.name] for x in layers}, batch)
+    key = {**made.key(), "schemes": dict(sorted(task.schemes.items()))} if made.store else {}
+    return measure(
+        task, pairs, made.look.images, made.chunk, made.executor, made.store, made.context(key), progress=progress
+    )
+
+
+class PlanEvaluator:
+    """Counts of whole rank plans, each evaluated once; the pairs' net with folded BatchNorm measured fastest."""
+
+    def __init__(
+        self,
+        made: Subject,
+        schemes: Mapping[str, str],
+        placement: str = "exact",
+        top_k: int = 1,
+        progress: Callable[[int, int, int], None] = lambda plans, done, all_: None,
+    ) -> None:
+        self._made, self._schemes, self._placement = made, dict(schemes), placement
+        self._top_k, self._progress = top_k, progress
+        self.known: dict[tuple[tuple[str, int], ...], Counts] = {}
+
+    def __call__(self, ranks: Mapping[str, int]) -> float:
+        """Top-1 or top-5 accuracy of the network at these ranks; layers that are absent stay whole."""
+        found = self.counts(ranks)
+        return (found.correct if self._top_k == 1 else found.correct_5) / found.images
+
+    def counts(self, ranks: Mapping[str, int]) -> Counts:
+        """Counts of the network at these ranks; the divergence is not known here and 0."""
+        key = tuple(sorted(ranks.items()))
+        if key not in self.known:
+            self.known[key] = self._evaluate(dict(key))
+        return self.known[key]
+
+    def _evaluate(self, ranks: Mapping[str, int]) -> Counts:
+        made, schemes = self._made, {name: self._schemes[name] for name in ranks}
+        network = made.look.network
+        # Beside the store, since workers on other machines read these files too.
+        beside = made.store.path.parent if made.store else None
+        with tempfile.TemporaryDirectory(prefix="enc-caffe-plan-", dir=beside) as folder:
+            caffemodel = Path(folder) / "plan.caffemodel"
+            pairs = replace_layers(made.net, network, ranks, schemes, self._placement)
+            described = describe(pairs, None, "the plan's network", network.data_shapes)
+            write_compressed(caffemodel, CaffeModel(made.weights), network, ranks, schemes, lambda name: None)
+            batch = min(batch_for(described, made.memory, made.executor.workers), made.chunk)
+            task = _task(made, (), {}, batch, caffemodel, pairs, described)
+            plan = json.dumps([ranks, schemes, self._placement], sort_keys=True)
+            context = made.context({**made.key(), "plans": True}) if made.store else ""
+            result = measure(
+                task, (), made.look.images, made.chunk, made.executor, made.store, context, f"plan {plan}",
+                lambda done, all_: self._progress(len(self.known), done, all_),
+            )  # fmt: skip
+        return result[ORIGINAL]

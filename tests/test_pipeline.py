@@ -86,6 +86,27 @@ def test_compress_is_what_its_parts_are(demo, tmp_path: Path, capsys: pytest.Cap
     assert f'net: "{tmp_path / "small" / "train_val.prototxt"}"' in solver
 
 
+def test_compress_measures_what_its_metric_needs(demo, tmp_path: Path) -> None:
+    out, _ = demo
+    model, weights = out / "original" / "train_val.prototxt", out / "original" / "finetuned.caffemodel"
+    base = ["compress", "--model", str(model), "--weights", str(weights), "--lmdb", str(out / "digits_train_lmdb"),
+            "--test_lmdb", str(out / "digits_test_lmdb"), "--first_layer", "search", "--workers", "2",
+            "--store", str(tmp_path / "s.sqlite")]  # fmt: skip
+    kinds = {
+        "inf": ["--method", "inf", "--candidates", "3"],
+        "divergence": ["--method", "model", "--metric", "divergence"],
+    }
+    for name, more in kinds.items():
+        assert main([*base, *more, "--target_flops", "0.5", "--out", str(tmp_path / name)]) == 0
+    assert read_plan(tmp_path / "inf" / "ranks.json").about["evaluated"] == 3
+    table = read_metrics(tmp_path / "divergence" / "metrics.json")
+    assert all(dict(m.extra)["sampled_divergence"][-1] < 0.1 for m in table.layers)
+    # Least MACs for an accuracy that is evaluated on the training images.
+    assert main([*base, "--method", "model", "--target_accuracy", "0.97", "--out", str(tmp_path / "accuracy")]) == 0
+    about = read_plan(tmp_path / "accuracy" / "ranks.json").about
+    assert about["accuracy"] >= 0.97 and about["flops_ratio"] < 0.9
+
+
 def test_stock_caffe_trains_the_emitted_network(demo, tmp_path: Path) -> None:
     out, rows = demo
     lines = (out / "compressed-50" / "solver.prototxt").read_text()

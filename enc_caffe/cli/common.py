@@ -116,7 +116,10 @@ def add_search(command: argparse.ArgumentParser, sweeps: bool = False, solver: s
     how.add_argument(
         "--candidates", type=int, metavar="N", help="N of inf and random (default: 50 up to 10 layers, else 20)"
     )
-    how.add_argument("--no_groups", action="store_true", help="no groups of layers of equal cost in the space")
+    how.add_argument(
+        "--groups", action=argparse.BooleanOptionalAction, default=True,
+        help="search layers of equal cost by their summed rank in the space (default: yes)",
+    )  # fmt: skip
     how.add_argument("--seed", type=int, default=0, help="of random (default: 0)")
     rank = command.add_argument_group("ranks that are allowed")
     rank.add_argument(
@@ -140,7 +143,7 @@ def search_options(args: argparse.Namespace) -> SearchOptions:
         floor=args.floor, convention=args.convention, multiple_of=args.multiple_of,
         bounds={name: (low, high) for name, low, high in args.bounds}, whole=frozenset(args.whole), preset=args.preset,
         solver=args.search_solver, space_margin=args.space_margin, complexity_margin=args.complexity_margin,
-        density=args.density, candidates=args.candidates, groups=not args.no_groups, seed=args.seed,
+        density=args.density, candidates=args.candidates, groups=args.groups, seed=args.seed,
     )  # fmt: skip
 
 

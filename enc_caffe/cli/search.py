@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
+import sys
 from pathlib import Path
 from typing import Any, Iterator, Optional
 
@@ -20,7 +22,7 @@ from enc_caffe.cli.common import (
     workers,
 )
 from enc_caffe.compression import images_of
-from enc_caffe.errors import UsageError
+from enc_caffe.errors import MetricsError, UsageError
 from enc_caffe.jsonfile import write_json
 from enc_caffe.metrics.table import MetricsTable, read_metrics
 from enc_caffe.output import check_parent
@@ -83,14 +85,33 @@ def _images(args: argparse.Namespace) -> bool:
 def _accuracy(args: argparse.Namespace, table: MetricsTable) -> Iterator[PlanAccuracy]:
     loaded = pipeline.load(args.model, args.lmdb, args.input_shape, True)
     schemes = {m.name: m.scheme for m in table.layers}
-    with (
-        open_store(args) as store, workers(args).executor() as executor, progress_bar("images", None) as bar,
-    ):  # fmt: skip
+    _check_layers(args, loaded, table)
+    with contextlib.ExitStack() as stack:
+        store, executor = stack.enter_context(open_store(args)), stack.enter_context(workers(args).executor())
+        bar = stack.enter_context(progress_bar("images", None))
         images = images_of(loaded, args.weights, args.lmdb, executor, store, int(args.memory * 2**30))
         yield PlanEvaluator(
             images, schemes, args.stride_placement, args.accuracy,
             lambda plans, done, all_: bar(plans * all_ + done, (plans + 1) * all_),
         )  # fmt: skip
+
+
+def _check_layers(args: argparse.Namespace, loaded: pipeline.LoadedNetwork, table: MetricsTable) -> None:
+    known = {m.name for m in table.layers}
+    for m in table.layers:
+        if m.name not in loaded.network:
+            raise MetricsError(
+                f"{args.metrics}: layer '{m.name}' is not in {args.model}; the metrics are of another network"
+            )
+        layer = loaded.network[m.name]
+        ours, theirs = ((x.in_channels, x.out_channels, tuple(x.kernel)) for x in (layer, m.layer))
+        if ours != theirs:
+            raise MetricsError(
+                f"{args.metrics}: layer '{m.name}' has in, out channels and kernel {theirs}, but {args.model} has {ours}"
+            )
+    missing = [n for n in loaded.policy.schemes if n not in known and loaded.network[n].convolution is not None]
+    if missing:
+        print(f"{args.metrics}: no metrics of {', '.join(missing)}; they stay whole", file=sys.stderr)
 
 
 def _evaluated(point: SweepPoint, accuracy: PlanAccuracy) -> SweepPoint:

@@ -12,6 +12,8 @@ from enc_caffe.search.problem import AccuracyOf, SearchProblem, SearchResult, ma
 
 #: Width of the interval of the common metric value at which its bisection ends.
 PRECISION = 1e-12
+#: Levels that are looked at in one step of it.
+SECTIONS = 50
 
 
 def real_ranks(problem: SearchProblem, level: float) -> np.ndarray:
@@ -74,21 +76,31 @@ def search(problem: SearchProblem, accuracy: Optional[AccuracyOf] = None) -> Sea
 
 
 def _highest_fitting(problem: SearchProblem) -> float:
-    """Bisection: the cost never falls as the level rises, since no rank does."""
+    """The cost never falls as the level rises, since no rank does: sections of sections, many levels at once."""
     low, high = 0.0, 1.0
-    if problem.fits(ranks_at(problem, high)):
+    first = _fitting(problem, np.array([low, high]))
+    if first[1]:
         return high
-    if not problem.fits(ranks_at(problem, low)):
+    if not first[0]:
         raise InfeasibleError(
             "the lowest allowed ranks do not meet all budgets together; raise one of them or lower --floor"
         )
     while high - low > PRECISION:
-        middle = (low + high) / 2
-        if problem.fits(ranks_at(problem, middle)):
-            low = middle
-        else:
-            high = middle
+        levels = np.linspace(low, high, SECTIONS)
+        last = int(np.flatnonzero(_fitting(problem, levels))[-1])
+        low, high = float(levels[last]), float(levels[last + 1])
     return low
+
+
+def _fitting(problem: SearchProblem, levels: np.ndarray) -> np.ndarray:
+    """Whether the rounded ranks at each level meet all budgets."""
+    spent = {n: np.full(len(levels), problem.fixed_costs.get(n, 0), dtype=np.int64) for n in problem.budgets}
+    for layer in problem.layers:
+        real = np.clip(np.asarray(layer.rank_of(levels), dtype=float), layer.low, layer.high)
+        ranks = layer.nearest(real)
+        for name in spent:
+            spent[name] += layer.costs[name][ranks]
+    return np.all([spent[n] <= b for n, b in problem.budgets.items()], axis=0)
 
 
 def _next(problem: SearchProblem, level: float) -> float:

@@ -135,13 +135,16 @@ def space_settings(options: SearchOptions, layers: int) -> SpaceSettings:
 
     ``published`` has the authors' settings: space margin 0.10 and density 0.095 for VGG-16, 0.05 and 0.4 for ResNet-56;
     the complexity margin is a part of C(R_max) - C_t, and what the fixed layers cost is not subtracted from the target
-    that gives R_max and R_min. Both other presets take the paper's margins (its section VI); the density of a deep
-    network is the authors' there too, since the paper's 70% would be no thinning at all.
+    that gives R_max and R_min. Both other presets take the paper's margins and densities (its section VI): 0.25 up to 10
+    searched layers (AlexNet), 0.21 up to 20 (VGG-16), 0.7 beyond (ResNet-56).
     """
     shallow = layers <= SHALLOW
     published = options.preset == "published"
     margin = 0.05 if published and not shallow else 0.10
-    density = 0.095 if shallow else 0.4
+    if published:
+        density = 0.095 if shallow else 0.4
+    else:
+        density = 0.25 if layers <= 10 else 0.21 if shallow else 0.7
     return SpaceSettings(
         options.space_margin or margin,
         options.complexity_margin or 0.005,

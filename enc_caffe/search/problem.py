@@ -57,15 +57,15 @@ class SearchLayer:
         """Highest allowed rank."""
         return int(self.ranks[-1])
 
+    def nearest(self, ranks: np.ndarray) -> np.ndarray:
+        """The allowed ranks nearest to real-valued ones, the higher of two that are equally near."""
+        at = np.clip(np.searchsorted(self.ranks, ranks), 1, max(1, len(self.ranks) - 1))
+        below, above = self.ranks[at - 1], self.ranks[np.minimum(at, len(self.ranks) - 1)]
+        return np.where(above - ranks <= ranks - below, above, below)
+
     def allowed(self, rank: float) -> int:
-        """The allowed rank nearest to ``rank``, the higher of two that are equally near."""
-        at = int(np.searchsorted(self.ranks, rank))
-        if at == 0:
-            return self.low
-        if at == len(self.ranks):
-            return self.high
-        below, above = int(self.ranks[at - 1]), int(self.ranks[at])
-        return above if above - rank <= rank - below else below
+        """The allowed rank nearest to one."""
+        return int(self.nearest(np.array(rank, dtype=float)))
 
     def unit(self) -> Optional[tuple[int, ...]]:
         """Cost of one unit of rank by resource where every cost is linear in the rank, else None."""

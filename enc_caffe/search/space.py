@@ -177,5 +177,11 @@ def search(problem: SearchProblem, number: int = 1) -> SearchResult:
         )
     return SearchResult(
         found[0][0], found[0][1], candidates, best=tuple(found), space=(space.lowest, space.highest),
-        note=f"steps {', '.join(map(str, space.steps))}",
+        note=f"steps {_runs(space.steps)}",
     )  # fmt: skip
+
+
+def _runs(steps: tuple[int, ...]) -> str:
+    # 4, 4, 7 as "4 x 2, 7".
+    runs = [(t, len(list(same))) for t, same in groupby(steps)]
+    return ", ".join(f"{t} x {n}" if n > 1 else str(t) for t, n in runs)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import spearmanr
 
 from enc_caffe import pipeline
 from enc_caffe.caffe_io.datum import write_lmdb
 from enc_caffe.caffe_io.sources import from_arrays
 from enc_caffe.cli import main
+from enc_caffe.compression import Workers, images_of
+from enc_caffe.metrics.table import read_metrics
 from enc_caffe.plan import read_plan
 from enc_caffe.runtime.evaluate import evaluate
+from enc_caffe.runtime.measuring import layer_counts
 
 MODEL = Path(__file__).resolve().parent.parent.parent / "prototxt" / "resnet56" / "train_val.prototxt"
 
@@ -44,3 +49,34 @@ def test_enc_inf_on_resnet56(shared_data: Path, images: Path, tmp_path: Path, ca
     # ENC-Model is the first of the three: it is not more accurate on these images.
     assert main([*base, "--method", "model", *files]) == 0
     assert read_plan(out).about["accuracy"] <= chosen.about["accuracy"]
+
+
+@pytest.mark.caffe
+def test_metrics_of_another_network_are_refused(shared_data: Path, images: Path, tmp_path: Path, capsys) -> None:
+    weights = shared_data / "res56.caffemodel"
+    files = ["--model", str(MODEL), "--weights", str(weights), "--lmdb", str(images), "--target_flops", "0.4",
+             "--out", str(tmp_path / "r.json")]  # fmt: skip
+    assert main(["search", str(shared_data / "metrics" / "vgg16.json"), *files]) == 1
+    assert "layer 'conv1_1' is not in" in capsys.readouterr().err
+    changed = json.loads((shared_data / "metrics" / "res56.json").read_text())
+    changed["layers"][3].update(in_channels=32, out_channels=32)
+    (tmp_path / "m.json").write_text(json.dumps(changed))
+    assert main(["search", str(tmp_path / "m.json"), *files]) == 1
+    assert f"layer '{changed['layers'][3]['name']}' has in, out channels" in capsys.readouterr().err
+    assert not (tmp_path / "r.json").exists()
+
+
+@pytest.mark.caffe
+def test_own_metrics_order_the_layers_as_the_published_ones(shared_data: Path, tmp_path: Path) -> None:
+    """Spearman's rank correlation over the layers at the lowest sampled ranks; 300 images here, 5,000 there."""
+    lmdb = tmp_path / "lmdb"
+    with np.load(shared_data / "cifar10_subset.npz", allow_pickle=False) as data:
+        write_lmdb(lmdb, from_arrays(data["train_images"][:300], data["train_labels"][:300].astype(np.int64))[1])
+    theirs = read_metrics(shared_data / "metrics" / "res56.json")
+    pairs = [(m.name, m.sampled_ranks[0]) for m in theirs.layers[1:]]
+    loaded = pipeline.load(MODEL, lmdb)
+    with Workers(2).executor() as executor:
+        made = images_of(loaded, shared_data / "res56.caffemodel", lmdb, executor)
+        found = layer_counts(made, loaded.policy.schemes, pairs)
+    published = [m.measured_points(theirs.baseline_accuracy)[1][0] for m in theirs.layers[1:]]
+    assert spearmanr([found[p].correct for p in pairs], published).statistic >= 0.8

@@ -3,12 +3,18 @@ PY := .venv/bin/python
 OUT ?= outputs
 export ENC_CAFFE_DATA
 
-.PHONY: help install caffe demo test lint format resnet56-50 bench clean
+EXPERIMENTS := vgg16-25 vgg16-24 vgg16-20 alexnet-37
+METHOD ?= inf
+
+.PHONY: help install caffe demo test lint format resnet56-50 compare bench clean $(EXPERIMENTS)
 help:
 	@echo "make install      .venv with the package, Caffe, and the commands enc-caffe and caffe"
 	@echo "make caffe        build BVLC Caffe into the per-user cache (make install does it too)"
 	@echo "make demo         train, compress, fine-tune and test a small CNN on handwritten digits"
 	@echo "make resnet56-50  the paper's ResNet-56 at half its MACs (ENC_CAFFE_DATA=DIR with the data, or downloads)"
+	@echo "make vgg16-25     VGG-16 at 25% (also vgg16-24, vgg16-20, alexnet-37): METRICS=FILE searches; WEIGHTS=, IMAGENET_LMDB="
+	@echo "                  and TEST_LMDB= do all of it; METHOD=map|model|inf, WORKERS=, GPU=0,1|all, OUT="
+	@echo "make compare      all search methods on ResNet-56 at equal MACs (ENC_CAFFE_DATA=DIR)"
 	@echo "make test         all tests"
 	@echo "make lint         ruff and mypy;  make format  rewrites the layout"
 	@echo "make bench        the benchmarks of scripts/bench_*.py"
@@ -23,6 +29,14 @@ demo: install
 
 resnet56-50: install
 	@$(PY) scripts/resnet56.py --target_flops 0.5 --out $(OUT)/resnet56-50
+
+$(EXPERIMENTS): install
+	@$(PY) scripts/experiment.py $@ --method $(METHOD) $(if $(METRICS),--metrics $(METRICS)) $(if $(WEIGHTS),--weights $(WEIGHTS)) \
+		$(if $(IMAGENET_LMDB),--imagenet_lmdb $(IMAGENET_LMDB)) $(if $(TEST_LMDB),--test_lmdb $(TEST_LMDB)) \
+		$(if $(WORKERS),--workers $(WORKERS)) $(if $(GPU),--gpu $(GPU)) --out $(OUT)/$@
+
+compare: install
+	@$(PY) scripts/compare_methods.py --out $(OUT)/compare $(if $(METRICS),--metrics $(METRICS))
 
 test: install
 	@$(PY) -m pytest

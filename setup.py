@@ -43,6 +43,7 @@ setup(
         "opencv-python-headless>=4.7.0.72,<5",
         "rich>=13.0",
         "pooch>=1.7",
+        'tomli>=2.0; python_version < "3.11"',
     ],
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["enc-caffe = enc_caffe.cli:main"]},

@@ -69,7 +69,10 @@ def optimality_gap(problem: SearchProblem, result: SearchResult) -> Optional[flo
     """By how much the logarithm of the objective could be larger at the budgets, or at the plan's own costs above them."""
     if result.gap is not None:
         return result.gap
-    budgets = {n: max(problem.budgets.get(n, 0.0), problem.cost(n, result.ranks)) for n in problem.budgets or ("macs",)}
+    budgets = {n: max(problem.budgets.get(n, 0.0), problem.cost(n, result.ranks)) for n in problem.budgets}
+    if problem.options.target_accuracy is not None or not budgets:
+        # Of plans that reach an accuracy the cheapest was asked for: others may not cost more.
+        budgets["macs"] = problem.cost("macs", result.ranks)
     try:
         plans, more = exact.plans(replace(problem, budgets=budgets))
     except InfeasibleError:
@@ -129,10 +132,12 @@ def sweep(
 ) -> list[SweepPoint]:
     """One search for every target of MACs; a target that cannot be reached is a point with its reason."""
     points = []
+    # A target that makes no sense is an error before anything is searched or evaluated.
+    wanted = [options.at("macs", target) for target in targets]
     for i, target in enumerate(targets):
         progress(i, len(targets))
         try:
-            points.append(SweepPoint(target, search_plan(table, options.at("macs", target), accuracy, latency)))
+            points.append(SweepPoint(target, search_plan(table, wanted[i], accuracy, latency)))
         except InfeasibleError as exc:
             points.append(SweepPoint(target, None, str(exc)))
     progress(len(targets), len(targets))
@@ -171,6 +176,8 @@ def sweep_data(table: MetricsTable, options: SearchOptions, points: Sequence[Swe
 def range_of(text: str) -> list[float]:
     """``0.5`` or ``0.2:0.9:0.05`` (both ends included) as a list of numbers; ValueError otherwise."""
     parts = [float(p) for p in text.split(":")]
+    if not all(math.isfinite(p) for p in parts):
+        raise ValueError(f"{text}: finite numbers are needed")
     if len(parts) == 1:
         return parts
     if len(parts) != 3:

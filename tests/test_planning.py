@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enc_caffe.cli import main
-from enc_caffe.errors import InfeasibleError
+from enc_caffe.errors import InfeasibleError, UsageError
 from enc_caffe.metrics.table import MetricsTable, read_metrics, write_metrics
 from enc_caffe.plan import read_plan
 from enc_caffe.planning import optimality_gap, range_of, search_plan, sweep, sweep_data
@@ -64,8 +64,8 @@ def test_no_plan_at_the_same_cost_is_better_than_the_gap_says(table, method, tar
 def test_ranges() -> None:
     assert range_of("0.2:0.9:0.05") == [round(0.2 + 0.05 * i, 10) for i in range(15)]
     assert range_of("0.5") == [0.5] and range_of("0.3:0.3:0.1") == [0.3]
-    for wrong in ("0.9:0.2:0.1", "0.1:0.2:0", "0.1:0.2", "x"):
-        with pytest.raises(ValueError, match="empty|needed|first|could not"):
+    for wrong in ("0.1:inf:0.1", "nan", "0.9:0.2:0.1", "0.1:0.2:0", "0.1:0.2", "x"):
+        with pytest.raises(ValueError, match="empty|needed|first|could not|finite"):
             range_of(wrong)
 
 
@@ -80,6 +80,18 @@ def test_a_sweep_rises_and_keeps_what_cannot_be_reached() -> None:
     json.dumps(data, allow_nan=False)
     with pytest.raises(InfeasibleError):
         sweep(TABLE, options(first_layer="search"), [0.01, 0.02])
+
+
+def test_a_sweep_is_checked_before_anything_is_searched() -> None:
+    asked: list[float] = []
+
+    def accuracy(ranks):
+        asked.append(1.0)
+        return 1.0
+
+    with pytest.raises(UsageError, match="--target_flops 1.1"):
+        sweep(TABLE, options(method="inf", first_layer="search"), [0.5, 1.1], accuracy)
+    assert not asked
 
 
 def test_command_line(metrics_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from enc_caffe import pipeline
 from enc_caffe.cli.common import add_model, print_table, progress_bar
+from enc_caffe.errors import UsageError
 from enc_caffe.metrics.latency import write_latency
 from enc_caffe.output import check_parent
 from enc_caffe.runtime.latency import measure_latency
@@ -29,6 +30,9 @@ def register(commands: Any) -> None:
 def run(args: argparse.Namespace) -> None:
     """Time, write and print."""
     check_parent(args.out)
+    for flag, value, least in (("threads", args.threads, 1), ("batch", args.batch, 1), ("ranks", args.ranks, 2)):
+        if value < least:
+            raise UsageError(f"--{flag} {value}: {least} or more are needed")
     loaded = pipeline.load(args.model, args.lmdb, args.input_shape, args.fully_connected)
     layers = [loaded.network[name] for name in loaded.policy.schemes]
     with progress_bar("nets timed", None) as bar:

@@ -155,13 +155,11 @@ def show_found(found: Found) -> None:
         every = sum(math.log10(len(x.ranks)) for x in found.problem.layers)
         number = f"all 10^{every:.1f} rank configurations"
     print(f"objective {about['objective']:.4g}, {proof}; {number}; {about['search_seconds'] * 1000:.1f} ms")
-    if result.evaluated:
-        best = max(a for _, a in result.evaluated)
-        print(
-            f"{len(result.evaluated)} plans evaluated; the best has an accuracy of {best:.4f}, the first {result.evaluated[0][1]:.4f}"
-        )
-    elif result.accuracy is not None:
+    if result.accuracy is not None:
         print(f"accuracy {result.accuracy:.4f}")
+    if result.evaluated:
+        first = f", the first of them with {result.evaluated[0][1]:.4f}" if about["method"] == "inf" else ""
+        print(f"{len(result.evaluated)} plans evaluated{first}")
     if result.note:
         print(result.note)
 

@@ -28,10 +28,11 @@ class LayerLatency:
     def curve(self) -> np.ndarray:
         """Nanoseconds at rank 0 to r_max, linear between samples; int64, shape (max_rank + 1,).
 
-        Below the lowest sample the lowest sample's time stands: a layer's time does not go to 0 with its rank.
+        Below the lowest sample the lowest sample's time stands: a layer's time does not go to 0 with its rank. Where a
+        measured time falls as the rank rises, the larger one stands, so that a budget is not exceeded.
         """
         grid = np.arange(self.max_rank + 1)
-        return np.rint(np.interp(grid, self.ranks, self.nanoseconds)).astype(np.int64)
+        return np.rint(np.interp(grid, self.ranks, np.maximum.accumulate(self.nanoseconds))).astype(np.int64)
 
 
 @dataclass(frozen=True)

@@ -186,7 +186,7 @@ def _metrics_from(entry: dict[str, Any], where: str) -> LayerMetrics:
         accuracy = entry.get("sampled_accuracy", [None] * len(ranks))
         accuracy = [None if a is None else float(a) for a in accuracy]
         max_rank = int(entry["max_rank"])
-    except (TypeError, ValueError) as exc:
+    except (TypeError, ValueError, OverflowError) as exc:
         raise MetricsError(f"{where}: a field has the wrong type or length ({exc})") from None
     if len(ranks) != len(accuracy):
         raise MetricsError(f"{where}: {len(ranks)} sampled_ranks, but {len(accuracy)} sampled_accuracy")
@@ -203,7 +203,7 @@ def _metrics_from(entry: dict[str, Any], where: str) -> LayerMetrics:
         if any(v is not None and not (isinstance(v, (int, float)) and np.isfinite(v)) for v in values):
             raise MetricsError(f"{where}: field '{key}' holds something that is not a finite number")
     for spectrum in spectra:
-        if spectrum.ndim != 1 or not np.all(np.isfinite(spectrum)) or np.any(spectrum < 0):
+        if spectrum.ndim != 1 or not spectrum.size or not np.all(np.isfinite(spectrum)) or np.any(spectrum < 0):
             raise MetricsError(f"{where}: field 'singular_values' must hold finite values of 0 or more")
         if np.any(np.diff(spectrum) > 1e-6 * max(spectrum[0], 1e-30)):
             raise MetricsError(f"{where}: field 'singular_values' must decrease")

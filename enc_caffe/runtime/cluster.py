@@ -6,6 +6,7 @@ process (``dask worker --nthreads 1``) is best: a net runs one pass at a time.
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import logging
 import os
@@ -80,7 +81,7 @@ class ClusterExecutor:
         """A future's result; :class:`CaffeError` where its workers died of it."""
         while not future.done():
             self.check()
-            with contextlib.suppress(TimeoutError):
+            with contextlib.suppress(concurrent.futures.TimeoutError):
                 future.exception(timeout=5)
         try:
             return future.result()

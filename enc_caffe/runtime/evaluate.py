@@ -7,6 +7,7 @@ the number of workers.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Optional
@@ -51,17 +52,23 @@ class _Task:
     gpu: Optional[int]
 
 
-_NETS: dict[tuple[str, str, Optional[int]], object] = {}
+_NETS: dict[tuple[object, ...], object] = {}
+
+
+def identity(path: str) -> tuple[str, int, int]:
+    """Path, size and time of a file: what a worker keeps it by."""
+    stat = os.stat(path)
+    return path, stat.st_size, stat.st_mtime_ns
 
 
 def count_chunk(task: _Task, start: int, stop: int) -> tuple[list[int], float]:
     """Correct images for each k, and summed cross-entropy, of the images at positions start to stop (in a worker)."""
     from enc_caffe.runtime.engine import load_net
 
-    key = (task.prototxt, task.weights, task.gpu)
+    key = (task.prototxt, identity(task.weights), task.gpu)
     if key not in _NETS:
         _NETS.clear()
-        _NETS[key] = load_net(*key)
+        _NETS[key] = load_net(task.prototxt, task.weights, task.gpu)
     net = _NETS[key]
     lmdb = ImageLmdb(Path(task.lmdb))
     correct, entropy = [0] * len(task.top_k), 0.0
@@ -209,8 +216,8 @@ def evaluate(
         raise DatasetError(f"{lmdb}: its images have no labels; an accuracy needs them")
     task = _Task(
         to_text(deploy_net(net, network, min(batch, total))),
-        str(weights),
-        str(lmdb),
+        str(Path(weights).absolute()),
+        str(Path(lmdb).absolute()),
         rule,
         data_blob,
         scores.scores,

@@ -23,7 +23,7 @@ from enc_caffe.caffe_io.transform import Transform
 from enc_caffe.decomposition import scheme_for
 from enc_caffe.errors import CaffeError
 from enc_caffe.network import Layer
-from enc_caffe.runtime.evaluate import cross_entropy, top_k_counts
+from enc_caffe.runtime.evaluate import cross_entropy, identity, top_k_counts
 from enc_caffe.runtime.executor import Executor
 from enc_caffe.runtime.store import ResultStore
 
@@ -127,6 +127,7 @@ def measure(
             for future in wait(waiting, timeout=5, return_when=FIRST_COMPLETED).done or _alive(executor):
                 start, stop, missing = waiting.pop(future)
                 counts: list[Counts] = executor.result(future)
+                _check_finite(missing, counts)
                 if store:
                     store.put(context, start, stop, {what(p): c.row() for p, c in zip(missing, counts)})
                 found.update({(start, p): c for p, c in zip(missing, counts)})
@@ -141,6 +142,15 @@ def measure(
         for pair in wanted:
             result[pair] = result[pair] + found[start, pair]
     return result
+
+
+def _check_finite(pairs: Sequence[Pair], counts: Sequence[Counts]) -> None:
+    for (name, rank), c in zip(pairs, counts):
+        if not np.isfinite([c.cross_entropy, c.divergence]).all():
+            where = f"with layer '{name}' at rank {rank}" if name else "without any truncation"
+            raise CaffeError(
+                f"the network's scores are not finite {where}; do the images have the scale that it expects?"
+            )
 
 
 def _alive(executor: Executor) -> list[Future[Any]]:
@@ -221,12 +231,13 @@ class _Engine:
             ranks = [r for n, r in pairs if n == name]
             if not ranks:
                 continue
-            blob = self.net.params[name][0].data
-            kept = blob.copy()
+            blob = self.net.params[name][0]
+            kept = blob.data.copy()
             for rank in ranks:
-                blob[...] = self.truncated(name, rank, max(ranks)).reshape(blob.shape)
+                # Taking ``data`` anew is what tells Caffe that a GPU's copy is out of date.
+                blob.data[...] = self.truncated(name, rank, max(ranks)).reshape(kept.shape)
                 counts[name, rank] = count(self.run(data, name), whole, labels)
-            blob[...] = kept
+            blob.data[...] = kept
         return [counts[p] for p in pairs]
 
     def agrees(self, data: np.ndarray) -> bool:
@@ -241,7 +252,11 @@ _LOCK = threading.Lock()
 
 
 def _engine(task: MeasureTask) -> _Engine:
-    key = repr((task.prototxt, task.weights, task.followers, [x.name for x in task.layers]))
+    # Workers of a cluster outlive a command: another caffemodel under the same path is another network.
+    key = repr((
+        task.prototxt, identity(task.weights), task.followers, [x.name for x in task.layers], sorted(task.schemes.items()),
+        task.data, task.scores,
+    ))  # fmt: skip
     if key not in _ENGINE:
         _ENGINE.clear()
         _ENGINE[key] = _Engine(task)
@@ -258,12 +273,12 @@ def measure_chunk(task: MeasureTask, pairs: Sequence[Pair], start: int, stop: in
         return total
 
 
-def scores_of(task: MeasureTask, images: int) -> tuple[np.ndarray, bool]:
-    """Scores of the first images, and whether passes from each layer on agree with whole ones (in a worker)."""
+def scores_of(task: MeasureTask, images: int, agreement: bool) -> tuple[np.ndarray, bool]:
+    """Scores of the first images, and whether passes of one image from each layer on agree with whole ones (in a worker)."""
     with _LOCK:
         engine = _engine(task)
         data = next(batches(task, 0, images))[0]
-        return engine.run(data), engine.agrees(data)
+        return engine.run(data), not agreement or engine.agrees(data[:1])
 
 
 def batches(task: MeasureTask, start: int, stop: int) -> Any:
@@ -304,14 +319,21 @@ def _log_softmax(scores: np.ndarray) -> np.ndarray:
 
 
 def check_folding(plain: MeasureTask, simple: MeasureTask, executor: Executor, images: int) -> bool:
-    """Whether the folded net gives the scores of the plain one on the first images, up to single precision."""
-    (first, agrees), (second, also) = (
-        executor.result(executor.submit(scores_of, t, images)) for t in (plain, simple)
-    )  # fmt: skip
-    if not agrees:
+    """Whether the folded net gives the scores of the plain one on the first images, up to single precision.
+
+    Raises
+    ------
+    CaffeError
+        If a pass of the plain net from some layer on differs from a whole pass.
+    """
+    first, _ = executor.result(executor.submit(scores_of, plain, images, False))
+    second, agrees = executor.result(executor.submit(scores_of, simple, images, True))
+    scale = float(np.abs(first).max()) or 1.0
+    if agrees and bool(np.abs(first - second).max() <= 1e-3 * scale):
+        return True
+    if not executor.result(executor.submit(scores_of, plain, images, True))[1]:
         raise CaffeError(
             "a pass from a layer on differs from a whole pass: some layer changes a blob in place that another one still "
             "needs; give the in-place layer a top of its own"
         )
-    scale = float(np.abs(first).max()) or 1.0
-    return also and bool(np.abs(first - second).max() <= 1e-3 * scale)
+    return False

@@ -101,9 +101,10 @@ def subject(
     CaffeError
         If the network cannot be run from a layer on.
     """
-    weights, lmdb = Path(weights), Path(lmdb)
+    weights, lmdb = Path(weights).absolute(), Path(lmdb).absolute()
     made = Subject(net, source, weights, lmdb, look_at(net, source, weights, lmdb), macs, executor, store, memory)
-    layers = made.look.network.weighted[-1:]
+    # Every layer that some pass may begin at.
+    layers = made.look.network.weighted
     plain, simple = (_task(replace(made, fold=f), layers, {}, PROBE) for f in (False, True))
     agrees = check_folding(plain, simple, executor, min(PROBE, made.look.images))
     return replace(made, fold=agrees and bool(simple.followers))

@@ -27,6 +27,8 @@ CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, size INTEGER, mtime INT
 """
 #: Seconds to wait for another command that writes to the same store.
 PATIENCE = 60
+#: How a database begins, and what its length is a multiple of.
+MAGIC, PAGE = b"SQLite format 3\x00", 512
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ class ResultStore:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._warn = warn
             self._noted: dict[str, str] = {}
+            self._inode = 0
             self._connection = self._open()
         except (OSError, sqlite3.Error) as exc:
             raise OutputError(f"{path}: the store cannot be opened ({exc})") from None
@@ -78,10 +81,12 @@ class ResultStore:
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, timeout=PATIENCE, isolation_level=None)
         connection.executescript(SCHEMA)
+        self._inode = os.stat(self.path).st_ino
         return connection
 
     def _open(self) -> sqlite3.Connection:
         connection: Optional[sqlite3.Connection] = None
+        self._refuse_other_files()
         try:
             connection = self._connect()
             problems = [row[0] for row in connection.execute("PRAGMA quick_check(1)")]
@@ -101,7 +106,20 @@ class ResultStore:
             connection.close()
         return self._anew(reason)
 
+    def _refuse_other_files(self) -> None:
+        # A database whose head is damaged still is whole pages long; any other file is not ours to move.
+        with contextlib.suppress(FileNotFoundError):
+            size = self.path.stat().st_size
+            with open(self.path, "rb") as handle:
+                if size % PAGE and handle.read(len(MAGIC)) != MAGIC:
+                    raise OutputError(
+                        f"{self.path}: is no store of results, and is left as it is; give --store another file"
+                    )
+
     def _anew(self, reason: str) -> sqlite3.Connection:
+        if self._inode not in (0, os.stat(self.path).st_ino):
+            # Another command has set the damaged one aside already.
+            return self._connect()
         aside = self.path.with_name(f"{self.path.name}.damaged-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}")
         os.replace(self.path, aside)
         for suffix in ("-journal", "-wal", "-shm"):
@@ -116,7 +134,7 @@ class ResultStore:
     def _guard(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.Error as exc:
+        except (sqlite3.Error, OSError) as exc:
             raise OutputError(
                 f"{self.path}: the store cannot be used ({exc}); what is in it stays, and the same command goes on from there"
             ) from None
@@ -143,6 +161,11 @@ class ResultStore:
         with self._guard():
             self._connection.execute("BEGIN IMMEDIATE")
             try:
+                if context in self._noted:
+                    # It may have been pruned meanwhile.
+                    self._connection.execute(
+                        "INSERT OR IGNORE INTO contexts VALUES (?, ?, ?)", (context, self._noted[context], time.time())
+                    )
                 self._connection.executemany("INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?, ?)", rows)
                 self._connection.execute("COMMIT")
             except BaseException:
@@ -165,7 +188,8 @@ class ResultStore:
             reason = str(exc)
         if reason:
             self._connection.close()
-            self._connection = self._anew(reason)
+            with self._guard():
+                self._connection = self._anew(reason)
             for digest in self._noted:
                 self._note(digest)
             return {}
@@ -216,9 +240,14 @@ class ResultStore:
         """Remove contexts and their results; returns the number of results."""
         number = 0
         with self._guard():
+            self._connection.execute("BEGIN IMMEDIATE")
             for digest in digests:
                 number += self._connection.execute("DELETE FROM results WHERE context = ?", (digest,)).rowcount
                 self._connection.execute("DELETE FROM contexts WHERE digest = ?", (digest,))
+            self._connection.execute("DELETE FROM results WHERE context NOT IN (SELECT digest FROM contexts)")
+            self._connection.execute("COMMIT")
+        # Giving the room back can wait for a time when nobody else uses the store.
+        with contextlib.suppress(sqlite3.OperationalError):
             self._connection.execute("VACUUM")
         return number
 

@@ -65,7 +65,12 @@ def least_complexity(
         middle = (low + high) / 2
         if middle <= lowest:
             break
-        found = at(middle)
+        try:
+            found = at(middle)
+        except InfeasibleError:
+            # The other budgets, or the space, leave no plan there.
+            low = middle
+            continue
         assert found.accuracy is not None
         if found.accuracy >= target:
             # What a plan costs, not what it was allowed: the next budget lies below that.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Mapping, Optional
 
 import numpy as np
@@ -82,8 +83,21 @@ def build_problem(
         raise MetricsError(
             f"network '{table.network}': no layer is left to search (first layer, --whole, --bounds and --multiple_of decide all)"
         )
+    fixed_log = _fixed_log_metric(table, options, fixed)
     budgets = {name: part * originals[name] for name, part in options.targets.items()}
-    return SearchProblem(tuple(layers), originals, budgets, options, fixed, spent, table.baseline_accuracy)
+    return SearchProblem(tuple(layers), originals, budgets, options, fixed, spent, table.baseline_accuracy, fixed_log)
+
+
+def _fixed_log_metric(table: MetricsTable, options: SearchOptions, fixed: Mapping[str, int]) -> float:
+    if options.metric not in ("measured", "combined"):
+        return 0.0
+    total = 0.0
+    for entry in table.layers:
+        # A first layer at half its rank need not have been measured.
+        if entry.name in fixed and any(a is not None for a in entry.sampled_accuracy):
+            value = float(_curve(entry, table, options)[0][fixed[entry.name]])
+            total += math.log(value) if value > 0 else -math.inf
+    return total
 
 
 def allowed_ranks(entry: LayerMetrics, options: SearchOptions) -> np.ndarray:

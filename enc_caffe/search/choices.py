@@ -55,7 +55,7 @@ def logarithms(values: np.ndarray) -> np.ndarray:
 
 
 def best_plans(
-    problem: SearchProblem, stages: Sequence[Options], limits: np.ndarray, number: int
+    problem: SearchProblem, stages: Sequence[Options], limits: np.ndarray, number: int, most_macs: float
 ) -> tuple[list[Plan], float]:
     """The ``number`` best plans, best first, and how much better an unlisted plan could be than the last of them.
 
@@ -66,56 +66,53 @@ def best_plans(
     stages : sequence of Options
     limits : ndarray of int64, shape (limits,)
     number : int
+    most_macs : float
+        No plan has more; A_c is bounded with it.
     """
     if problem.combined:
-        return _combined(problem, stages, limits, number)
-    found = pick(stages, [s.metric for s in stages], limits, number)
+        return _combined(problem, stages, limits, number, most_macs)
+    found, _ = pick(stages, [s.metric for s in stages], limits, number)
     return [(ranks, problem.score(ranks)) for ranks, _ in found], max((s.gap for _, s in found), default=0.0)
 
 
 def pick(
     stages: Sequence[Options], values: Sequence[np.ndarray], limits: np.ndarray, number: int
-) -> list[tuple[tuple[int, ...], Solution]]:
-    """Best plans by a sum of these values of the options; options of minus infinity are left out."""
+) -> tuple[list[tuple[tuple[int, ...], Solution]], float]:
+    """Best plans by a sum of these values of the options, and a bound of what the knapsack had to drop.
+
+    Options of minus infinity are left out.
+    """
     kept = [np.flatnonzero(v > -np.inf) for v in values]
     if not all(len(k) for k in kept):
-        return []
+        return [], -math.inf
     parts = [Stage(s.costs[k], v[k]) for s, v, k in zip(stages, values, kept)]
+    found = solve(parts, limits, number)
     return [
         (tuple(int(r) for s, k, p in zip(stages, kept, solution.picks) for r in s.ranks[k[p]]), solution)
-        for solution in solve(parts, limits, number)
-    ]
+        for solution in found
+    ], found.dropped
 
 
 class _Enclosure:
     # Half-planes w u + (1 - w) v <= limits[w] that hold every plan which is not listed.
 
-    def __init__(self, problem: SearchProblem, stages: Sequence[Options], budget: np.ndarray) -> None:
+    def __init__(self, problem: SearchProblem, stages: Sequence[Options], budget: np.ndarray, most_macs: float) -> None:
         self.problem, self.stages, self.budget = problem, stages, budget
         self.energy = [np.maximum(s.energy, ZERO) for s in stages]
         self.metric = [np.maximum(s.metric, ZERO) for s in stages]
-        # No plan costs more than this, so that a bound with it in the place of C holds.
-        highest = problem.fixed_costs.get("macs", 0) + sum(
-            int(s.costs[:, 0].max()) if "macs" in problem.budgets else int(x.costs["macs"].max())
-            for s, x in zip(stages, problem.layers)
-        )
-        if "macs" in problem.budgets:
-            highest = min(highest, problem.fixed_costs.get("macs", 0) + int(budget[0]))
-        else:
-            highest = problem.cost("macs", [x.high for x in problem.layers])
-        self.ratio = highest / problem.originals["macs"]
+        self.ratio = most_macs / problem.originals["macs"]
         self.limits: dict[float, float] = {}
         self.plans: dict[tuple[int, ...], float] = {}
         self.points: dict[float, tuple[float, float]] = {}
 
     def ask(self, weight: float, number: int) -> None:
         values = [weight * u + (1 - weight) * v for u, v in zip(self.energy, self.metric)]
-        found = pick(self.stages, values, self.budget, number)
+        found, dropped = pick(self.stages, values, self.budget, number)
         for ranks, _ in found:
             self.plans.setdefault(ranks, self.problem.score(ranks))
-        # A list that is shorter than asked for holds every plan.
+        # A list that is shorter than asked for holds every plan, unless some had to be dropped.
         last = found[-1][1] if len(found) >= number else None
-        self.limits[weight] = last.value + last.gap if last is not None else -math.inf
+        self.limits[weight] = last.value + last.gap if last is not None else dropped
         if found:
             ranks = found[0][0]
             self.points[weight] = (
@@ -147,12 +144,12 @@ class _Enclosure:
 
 
 def _combined(
-    problem: SearchProblem, stages: Sequence[Options], limits: np.ndarray, number: int
+    problem: SearchProblem, stages: Sequence[Options], limits: np.ndarray, number: int, most_macs: float
 ) -> tuple[list[Plan], float]:
     # Lists by the two halves alone, then by a weight between two lists while their corner is above what is known.
     length = number
     while True:
-        enclosure = _Enclosure(problem, stages, limits)
+        enclosure = _Enclosure(problem, stages, limits, most_macs)
         for weight in (0.0, 1.0):
             enclosure.ask(weight, length)
         for _ in range(LISTS):

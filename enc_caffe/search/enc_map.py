@@ -128,4 +128,4 @@ def predicted_accuracy(problem: SearchProblem, ranks: Sequence[int]) -> float:
             "--lmdb so that plans are evaluated"
         )
     # Measured curves can lie above the baseline by chance; no accuracy lies above 1.
-    return min(1.0, (problem.baseline or 1.0) * float(np.exp(problem.log_product(ranks))))
+    return min(1.0, (problem.baseline or 1.0) * float(np.exp(problem.log_product(ranks) + problem.fixed_log_metric)))

@@ -27,7 +27,7 @@ def plans(problem: SearchProblem, number: int = 1) -> tuple[list[Plan], float]:
         an objective of 0.
     """
     problem.check_feasible()
-    found, gap = best_plans(problem, layer_options(problem), limits(problem), number)
+    found, gap = best_plans(problem, layer_options(problem), limits(problem), number, most_macs(problem))
     if not found or found[0][1] == -math.inf:
         raise InfeasibleError(_why_none(problem))
     return found, gap
@@ -49,17 +49,23 @@ def limits(problem: SearchProblem) -> np.ndarray:
     return np.array([math.floor(b) - problem.fixed_costs.get(n, 0) for n, b in problem.budgets.items()], dtype=np.int64)
 
 
+def most_macs(problem: SearchProblem) -> float:
+    """What no plan within the budgets exceeds."""
+    highest = problem.cost("macs", [int(x.ranks[np.argmax(x.costs["macs"][x.ranks])]) for x in problem.layers])
+    return min(float(highest), problem.budgets.get("macs", math.inf))
+
+
 def _why_none(problem: SearchProblem) -> str:
     # Each budget can be met alone, since the problem was checked.
     stages = layer_options(problem)
     asked = ", ".join(f"{b / problem.originals[n]:.4f} of the {n}" for n, b in problem.budgets.items())
-    if pick(stages, [np.zeros(len(s.ranks)) for s in stages], limits(problem), 1):
+    if pick(stages, [np.zeros(len(s.ranks)) for s in stages], limits(problem), 1)[0]:
         return f"every rank configuration within {asked} has a layer whose metric is 0; raise the target or the floor"
     parts = []
     for column, (name, budget) in enumerate(problem.budgets.items()):
         others = [i for i in range(len(problem.budgets)) if i != column]
         relaxed = [Options(s.ranks, s.costs[:, others], s.metric, s.energy) for s in stages]
-        found = pick(relaxed, [-s.costs[:, column].astype(float) for s in stages], limits(problem)[others], 1)
+        found, _ = pick(relaxed, [-s.costs[:, column].astype(float) for s in stages], limits(problem)[others], 1)
         if found:
             whole, least = problem.originals[name], problem.cost(name, found[0][0])
             parts.append(

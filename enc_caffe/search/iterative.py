@@ -52,7 +52,7 @@ def search(problem: SearchProblem, accuracy: Optional[AccuracyOf] = None) -> Sea
         evaluated.extend(result.evaluated)
         ranks = result.ranks
         if last:
-            return SearchResult(ranks, problem.score(ranks), seen, evaluated=tuple(evaluated))
+            return SearchResult(ranks, problem.score(ranks), seen, evaluated=tuple(evaluated), accuracy=result.accuracy)
 
 
 def _around(problem: SearchProblem, ranks: tuple[int, ...], budgets: dict[str, float]) -> SearchProblem:

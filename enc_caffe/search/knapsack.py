@@ -43,6 +43,12 @@ class Solution:
     gap: float
 
 
+class Solutions(list[Solution]):
+    """Best first; ``dropped`` bounds the values of partial solutions that there was no room for."""
+
+    dropped: float = -np.inf
+
+
 @dataclass
 class _States:
     # Partial solutions over the stages from one on: costs, values, the option of that stage, and the state after it.
@@ -59,7 +65,7 @@ class _States:
         return _States(*(np.concatenate(p) for p in pairs))
 
 
-def solve(stages: Sequence[Stage], budget: np.ndarray, number: int = 1, max_states: int = MAX_STATES) -> list[Solution]:
+def solve(stages: Sequence[Stage], budget: np.ndarray, number: int = 1, max_states: int = MAX_STATES) -> Solutions:
     """The ``number`` best solutions, best first; an empty list where none fits.
 
     Parameters
@@ -76,22 +82,25 @@ def solve(stages: Sequence[Stage], budget: np.ndarray, number: int = 1, max_stat
     kept = [np.arange(len(s.values)) for s in stages]
     least = np.array([s.costs.min(axis=0) for s in stages]).reshape(len(stages), -1)
     if np.any(least.sum(axis=0) > budget):
-        return []
+        return Solutions()
     multipliers = dual_multipliers(stages, budget)
     known = _beam(stages, budget, multipliers, number)
-    threshold = known[number - 1] if len(known) >= number else -np.inf
+    threshold = known[number - 1][1] if len(known) >= number else -np.inf
     slack = 1e-11 * max(1.0, abs(threshold)) if np.isfinite(threshold) else 0.0
     reduced, kept = _reduce(stages, kept, budget, multipliers, threshold - slack)
     tables, dropped = _tables(reduced, budget, multipliers, threshold - slack, max_states)
-    if not len(tables[0].values):
-        return []
-    found = [_trace(tables)] if number == 1 else _best_first(reduced, tables, budget, number)
-    worst = found[-1][1]
-    gap = max(0.0, dropped - worst) if dropped > -np.inf else 0.0
-    return [
-        Solution(tuple(int(kept[i][p]) for i, p in enumerate(picks)), float(value), gap if gap > 1e-12 else 0.0)
-        for picks, value in found
-    ]
+    found = []
+    if len(tables[0].values):
+        found = [_trace(tables)] if number == 1 else _best_first(reduced, tables, budget, number)
+        found = [(tuple(int(kept[i][p]) for i, p in enumerate(picks)), value) for picks, value in found]
+    if dropped > -np.inf:
+        # What the tables lost, the beam may have.
+        found = sorted({**dict(known), **dict(found)}.items(), key=lambda f: -f[1])[:number]
+    result = Solutions()
+    result.dropped = dropped
+    gap = max(0.0, dropped - found[-1][1]) if found else 0.0
+    result.extend(Solution(picks, float(value), gap if gap > 1e-12 else 0.0) for picks, value in found)
+    return result
 
 
 def dual_multipliers(stages: Sequence[Stage], budget: np.ndarray) -> np.ndarray:
@@ -176,13 +185,16 @@ def _gains(stages: Sequence[Stage], multipliers: np.ndarray) -> list[np.ndarray]
     return [s.values - s.costs @ multipliers for s in stages]
 
 
-def _beam(stages: Sequence[Stage], budget: np.ndarray, multipliers: np.ndarray, number: int) -> list[float]:
-    """Values of good solutions, largest first."""
+def _beam(
+    stages: Sequence[Stage], budget: np.ndarray, multipliers: np.ndarray, number: int
+) -> list[tuple[tuple[int, ...], float]]:
+    """Good solutions, best first."""
     width = max(BEAM, 4 * number)
     gains = _gains(stages, multipliers)
     rest = np.array([s.costs.min(axis=0) for s in stages])[::-1].cumsum(axis=0)[::-1]
     rest = np.vstack([rest[1:], np.zeros((1, len(budget)), dtype=rest.dtype)])
     costs, values = np.zeros((1, len(budget)), dtype=np.int64), np.zeros(1)
+    picks = np.zeros((1, 0), dtype=np.int32)
     for i, stage in enumerate(stages):
         # Only options near the relaxation's choice lead to good solutions; the cheapest stays, so that one fits.
         near = np.argsort(-gains[i], kind="stable")[:64]
@@ -190,16 +202,19 @@ def _beam(stages: Sequence[Stage], budget: np.ndarray, multipliers: np.ndarray, 
         costs = (costs[:, None, :] + stage.costs[None, near, :]).reshape(-1, len(budget))
         values = (values[:, None] + stage.values[None, near]).reshape(-1)
         fits = np.all(costs + rest[i] <= budget, axis=1)
+        parent, option = np.divmod(np.flatnonzero(fits), len(near))
         costs, values = costs[fits], values[fits]
         if number == 1 and len(budget) == 1:
             first = _undominated(costs, values)
-            costs, values = costs[first], values[first]
+            costs, values, parent, option = costs[first], values[first], parent[first], option[first]
         if len(values) > width:
             best = np.argpartition(costs @ multipliers - values, width - 1)[:width]
-            costs, values = costs[best], values[best]
+            costs, values, parent, option = costs[best], values[best], parent[best], option[best]
         if not len(values):
             return []
-    return sorted(values.tolist(), reverse=True)[:number]
+        picks = np.column_stack([picks[parent], near[option]])
+    order = np.argsort(-values, kind="stable")[:number]
+    return [(tuple(picks[i].tolist()), float(values[i])) for i in order]
 
 
 def _reduce(

@@ -83,7 +83,9 @@ class SearchProblem:
     """Layers to search, fixed ranks, what the rest costs, and the budgets.
 
     ``fixed`` are ranks that are decided before the search; ``fixed_costs`` is what those and the layers left whole cost.
-    ``originals`` is what all counted layers cost whole (C_orig), by resource. ``budgets`` are absolute.
+    ``originals`` is what all counted layers cost whole (C_orig), by resource. ``budgets`` are absolute. The objective is
+    of the searched layers alone; ``fixed_log_metric``, the sum of log y at the fixed ranks, belongs to the predicted
+    accuracy.
     """
 
     layers: tuple[SearchLayer, ...]
@@ -93,6 +95,7 @@ class SearchProblem:
     fixed: Mapping[str, int] = field(default_factory=dict)
     fixed_costs: Mapping[str, int] = field(default_factory=dict)
     baseline: Optional[float] = None
+    fixed_log_metric: float = 0.0
 
     @property
     def combined(self) -> bool:

@@ -11,6 +11,7 @@ import numpy as np
 
 from enc_caffe.errors import InfeasibleError
 from enc_caffe.rounding import round_half_up
+from enc_caffe.search import exact
 from enc_caffe.search.choices import Options, best_plans, logarithms
 from enc_caffe.search.enc_map import ranks_for
 from enc_caffe.search.options import RESOURCES, SpaceSettings, space_settings
@@ -75,6 +76,8 @@ def make_space(problem: SearchProblem, settings: Optional[SpaceSettings] = None)
     """R_max, R_min, steps and window for the main budget of a problem."""
     settings = settings or space_settings(problem.options, len(problem.layers))
     resource, target = main_budget(problem)
+    # Above what the highest ranks cost there is nothing to search.
+    target = min(target, float(problem.cost(resource, [x.high for x in problem.layers])))
     fixed = problem.fixed_costs.get(resource, 0)
     margin = settings.space_margin * problem.originals[resource]
     aim = target - (fixed if settings.subtract_fixed else 0)
@@ -142,6 +145,13 @@ def limits_of(problem: SearchProblem, space: Space) -> np.ndarray:
     return np.array([space.window[1], *others, -space.window[0]], dtype=np.int64)
 
 
+def most_macs(problem: SearchProblem, space: Space) -> float:
+    """What no candidate exceeds."""
+    if space.resource == "macs":
+        return float(space.window[1] + problem.fixed_costs.get("macs", 0))
+    return exact.most_macs(problem)
+
+
 def count(stages: list[Options], window: tuple[int, int]) -> int:
     """Candidates whose cost lies in the window (other budgets aside); counted by cost, not listed."""
     costs: np.ndarray = np.zeros(1, dtype=np.int64)
@@ -167,7 +177,11 @@ def search(problem: SearchProblem, number: int = 1) -> SearchResult:
     space = make_space(problem)
     stages = options_of(problem, space)
     candidates = count(stages, space.window)
-    found, _ = best_plans(problem, stages, limits_of(problem, space), number) if candidates else ([], 0.0)
+    found, _ = (
+        best_plans(problem, stages, limits_of(problem, space), number, most_macs(problem, space))
+        if candidates
+        else ([], 0.0)
+    )
     if not found:
         whole = problem.originals[space.resource]
         raise InfeasibleError(

@@ -147,6 +147,39 @@ def test_places_that_cannot_be_written(tmp_path: Path) -> None:
         ResultStore(tmp_path / "file" / "s.sqlite")
 
 
+def test_other_files_are_left_as_they_are(tmp_path: Path) -> None:
+    (tmp_path / "metrics.json").write_text('{"format": "enc-caffe-metrics/1"}')
+    with pytest.raises(OutputError, match="is no store of results"):
+        ResultStore(tmp_path / "metrics.json")
+    assert [p.name for p in tmp_path.iterdir()] == ["metrics.json"]
+
+
+def test_a_damaged_store_that_another_command_replaced_is_not_moved_again(tmp_path: Path) -> None:
+    path = tmp_path / "s.sqlite"
+    context = filled(path)
+    raw = bytearray(path.read_bytes())
+    at = raw.index(b"[123, ")
+    raw[at : at + 4] = b"[124"
+    path.write_bytes(raw)
+    # Both open it: the pages are in order, only a value is not what was written.
+    with ResultStore(path) as first, ResultStore(path) as second:
+        first.context({}, {"a": 1})
+        second.context({}, {"a": 1})
+        assert second.known(context) == {}
+        second.put(context, 0, 1, {"x": [1]})
+        assert first.known(context) == {}
+        assert first.known(context) == {("x", 0, 1): [1]}
+
+
+def test_results_of_a_context_that_was_pruned_meanwhile_can_be_listed_and_pruned(tmp_path: Path) -> None:
+    with ResultStore(tmp_path / "s.sqlite") as first, ResultStore(tmp_path / "s.sqlite") as second:
+        context = first.context({"network": "n"}, 1)
+        second.remove([context])
+        first.put(context, 0, 1, {"x": [1]})
+        assert [c.results for c in second.contexts()] == [1]
+        assert second.remove([context]) == 1
+
+
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "s.sqlite"
     context = filled(path, 4)

@@ -57,6 +57,10 @@ def test_the_gap_of_cut_tables_holds(instance: tuple[list[Stage], np.ndarray], s
     found = solve(stages, budget, 1, max_states=states)
     if found:
         assert found[0].value <= wanted[0] + 1e-9 <= found[0].value + found[0].gap + 2e-9
+        assert np.all(sum(x.costs[p] for x, p in zip(stages, found[0].picks)) <= budget)
+    else:
+        # Nothing found is no proof that there is nothing, and the bound says so.
+        assert not wanted or found.dropped >= wanted[0] - 1e-9
 
 
 def test_ties_and_many_layers() -> None:

@@ -192,3 +192,39 @@ def test_enc_inf_takes_the_most_accurate_candidate_and_never_a_worse_one_than_en
 def test_unknown_method() -> None:
     with pytest.raises(UsageError, match="--method magic: known are map"):
         method_for("magic")
+
+
+def test_a_budget_that_comes_after_another_bounds_the_combined_metric(shared_data: Path) -> None:
+    table = read_metrics(shared_data / "metrics" / "vgg16.json")
+    only = build_problem(table, SearchOptions("model", "combined", target_params=0.4, first_layer="half"))
+    later = only.with_budget("macs", 0.3)
+    first = build_problem(table, SearchOptions("model", "combined", 0.3, 0.4, first_layer="half"))
+    one, two = exact.plans(later), exact.plans(first)
+    assert one[1] == two[1] == 0 and one[0][0][1] == pytest.approx(two[0][0][1])
+
+
+def test_fixed_ranks_count_for_the_predicted_accuracy() -> None:
+    table = MetricsTable("net", "", tuple(entry(f"l{i}", 8, 8, i) for i in range(3)), 0.9)
+    base = SearchOptions("model", "measured", 1.0, first_layer="search")
+    free = build_problem(table, replace(base, bounds={"l1": (2, 3)}))
+    fixed = build_problem(table, replace(base, bounds={"l1": (2, 2)}))
+    tops = [x.high for x in free.layers]
+    at_two = enc_map.predicted_accuracy(free, [tops[0], 2, tops[2]])
+    assert enc_map.predicted_accuracy(fixed, [tops[0], tops[2]]) == pytest.approx(at_two) and at_two < 0.9
+
+
+def test_an_accuracy_within_a_latency_that_falls_with_the_rank() -> None:
+    table = MetricsTable("net", "", tuple(entry(f"l{i}", 8, 8, i) for i in range(2)), 1.0)
+    curves = {m.name: (1000, np.linspace(900, 500, m.max_rank + 1).astype(np.int64)) for m in table.layers}
+    wanted = SearchOptions("model", "measured", target_latency=0.65, target_accuracy=0.5, first_layer="search")
+    problem = build_problem(table, wanted, curves)
+    found = run(problem)
+    assert found.accuracy >= 0.5 and problem.cost("latency", found.ranks) <= 0.65 * 2000
+
+
+def test_the_space_above_what_the_highest_ranks_cost_is_their_plan() -> None:
+    table = MetricsTable("net", "", tuple(entry(f"l{i}", 16, 8, i) for i in range(3)), 1.0)
+    bounds = {f"l{i}": (1, 8) for i in range(3)}
+    for preset in ("budget", "paper", "published"):
+        wanted = SearchOptions("model", "pca", 0.9, first_layer="search", solver="space", preset=preset, bounds=bounds)
+        assert METHODS["model"](build_problem(table, wanted), None).ranks == (8, 8, 8)

@@ -24,8 +24,8 @@ ZERO = -690.0
 LONGEST = 320
 #: Lists of one enclosure.
 LISTS = 12
-#: Difference of the objective's logarithm that counts as none.
-EQUAL = 1e-12
+#: Difference of the objective's logarithm that counts as none: a part in 10^9 of the objective.
+EQUAL = 1e-9
 
 Plan = tuple[tuple[int, ...], float]
 

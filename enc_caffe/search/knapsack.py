@@ -344,11 +344,15 @@ def _best_first(
 ) -> list[tuple[tuple[int, ...], float]]:
     """Complete solutions in falling order of value: the tables give every prefix its exact best completion."""
     start = float(_completions(tables[0], budget[None, :])[0])
-    queue: list[tuple[float, int, tuple[int, ...], float, tuple[int, ...]]] = [(-start, 0, (), 0.0, (0,) * len(budget))]
+    # Of equal totals the longest beginning goes first: where many plans are equally good, as on a metric that has come to its
+    # end, one after the other is completed instead of all of them at once. Rounding makes equals of what are equals.
+    queue: list[tuple[float, int, int, tuple[int, ...], float, tuple[int, ...]]] = [
+        (-start, 0, 0, (), 0.0, (0,) * len(budget))
+    ]
     found: list[tuple[tuple[int, ...], float]] = []
     pushed = 0
     while queue and len(found) < number:
-        _, _, picks, value, cost = heapq.heappop(queue)
+        _, _, _, picks, value, cost = heapq.heappop(queue)
         at = len(picks)
         if at == len(stages):
             found.append((picks, value))
@@ -363,6 +367,7 @@ def _best_first(
             pushed += 1
             heapq.heappush(
                 queue,
-                (-float(totals[option]), pushed, (*picks, int(option)), float(values[option]), tuple(costs[option].tolist())),
+                (-round(float(totals[option]), 11), -at, pushed, (*picks, int(option)), float(values[option]),
+                 tuple(costs[option].tolist())),
             )  # fmt: skip
-    return found
+    return sorted(found, key=lambda f: -f[1])

@@ -80,3 +80,10 @@ def test_multipliers_bound_from_above() -> None:
     bound = sum(float(np.max(s.values - s.costs @ multipliers)) for s in stages) + float(budget @ multipliers)
     best = solve(stages, budget)[0]
     assert best.value <= bound + 1e-9 and bound - best.value < 1.0
+
+
+def test_many_equally_good_plans_are_listed_without_end() -> None:
+    # A metric that has come to its end: 40 layers of 30 ranks, of which 15 are equally good, and a budget that does not bind.
+    stage = Stage(np.arange(1, 31, dtype=np.int64)[:, None], np.minimum(np.arange(1, 31), 15) / 15 - 1)
+    found = solve([stage] * 40, np.array([40 * 29]), 64)
+    assert len({s.picks for s in found}) == 64 and {round(s.value, 9) for s in found} == {0.0}

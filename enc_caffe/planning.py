@@ -176,10 +176,10 @@ def sweep_data(table: MetricsTable, options: SearchOptions, points: Sequence[Swe
 def range_of(text: str) -> list[float]:
     """``0.5`` or ``0.2:0.9:0.05`` (both ends included) as a list of numbers; ValueError otherwise."""
     parts = [float(p) for p in text.split(":")]
-    if not all(math.isfinite(p) for p in parts):
-        raise ValueError(f"{text}: finite numbers are needed")
     if len(parts) == 1:
         return parts
+    if not all(math.isfinite(p) for p in parts):
+        raise ValueError(f"{text}: finite numbers are needed")
     if len(parts) != 3:
         raise ValueError(f"{text}: a number, or first:last:step, such as 0.2:0.9:0.05")
     first, last, step = parts

@@ -46,7 +46,6 @@ METHODS: tuple[tuple[str, dict[str, object], bool], ...] = (
     ("ENC-Model, A_m, exact", {"method": "model", "metric": "measured"}, True),
     ("ENC-Model, A_c, exact", {"method": "model", "metric": "combined"}, True),
     ("least summed divergence, exact", {"method": "model", "metric": "divergence"}, True),
-    ("ENC-Inf, divergence, 20 best", {"method": "inf", "metric": "divergence"}, True),
 )  # fmt: skip
 
 

@@ -144,6 +144,17 @@ def measure(
     return result
 
 
+def stored(store: ResultStore, context: str, name: str, images: int, chunk: int) -> Optional[Counts]:
+    """Counts of a network over all images where the store has every chunk of them, else None."""
+    known, total = store.known(context), Counts(0, 0, 0, 0.0, 0.0)
+    for start in range(0, images, chunk):
+        row = known.get((name, start, min(start + chunk, images)))
+        if row is None:
+            return None
+        total = total + Counts(*row)
+    return total
+
+
 def _check_finite(pairs: Sequence[Pair], counts: Sequence[Counts]) -> None:
     for (name, rank), c in zip(pairs, counts):
         if not np.isfinite([c.cross_entropy, c.divergence]).all():

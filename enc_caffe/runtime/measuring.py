@@ -27,6 +27,7 @@ from enc_caffe.runtime.measure import (
     check_folding,
     chunk_size,
     measure,
+    stored,
 )
 from enc_caffe.runtime.store import ResultStore, digest_of
 
@@ -34,6 +35,8 @@ from enc_caffe.runtime.store import ResultStore, digest_of
 MEMORY = 2 * 2**30
 #: Images of one forward pass at most; more bring nothing, since Caffe's convolutions go image by image.
 LARGEST_BATCH = 50
+#: Raised when a change of the code changes what is measured, so that older results do not stand for new ones.
+VERSION = 1
 #: Images on which the folded net is held against the plain one.
 PROBE = 4
 
@@ -63,6 +66,7 @@ class Subject:
         assert self.store is not None
         rule = self.look.transform
         return {
+            "version": VERSION,
             "network": digest_of(to_text(deploy_net(self.net, self.look.network, 1))),
             "weights": self.store.file_digest(self.weights),
             "images": self.store.file_digest(self.lmdb / "data.mdb"),
@@ -196,6 +200,13 @@ class PlanEvaluator:
     def _evaluate(self, ranks: Mapping[str, int]) -> Counts:
         made, schemes = self._made, {name: self._schemes[name] for name in ranks}
         network = made.look.network
+        name = "plan " + json.dumps([ranks, schemes, self._placement], sort_keys=True)
+        context = made.context({**made.key(), "plans": True}) if made.store else ""
+        if made.store:
+            # Before the plan's network is made, which costs more than asking.
+            kept = stored(made.store, context, name, made.look.images, made.chunk)
+            if kept is not None:
+                return kept
         # Beside the store, since workers on other machines read these files too.
         beside = made.store.path.parent if made.store else None
         with tempfile.TemporaryDirectory(prefix="enc-caffe-plan-", dir=beside) as folder:
@@ -205,10 +216,8 @@ class PlanEvaluator:
             write_compressed(caffemodel, CaffeModel(made.weights), network, ranks, schemes, lambda name: None)
             batch = min(batch_for(described, made.memory, made.executor.workers), made.chunk)
             task = _task(made, (), {}, batch, caffemodel, pairs, described)
-            plan = json.dumps([ranks, schemes, self._placement], sort_keys=True)
-            context = made.context({**made.key(), "plans": True}) if made.store else ""
             result = measure(
-                task, (), made.look.images, made.chunk, made.executor, made.store, context, f"plan {plan}",
+                task, (), made.look.images, made.chunk, made.executor, made.store, context, name,
                 lambda done, all_: self._progress(len(self.known), done, all_),
             )  # fmt: skip
         return result[ORIGINAL]

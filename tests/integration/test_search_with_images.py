@@ -35,12 +35,17 @@ def images(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_enc_inf_on_resnet56(shared_data: Path, images: Path, tmp_path: Path, capsys) -> None:
     metrics, out = shared_data / "metrics" / "res56.json", tmp_path / "ranks.json"
     weights = shared_data / "res56.caffemodel"
-    files = ["--model", str(MODEL), "--weights", str(weights), "--lmdb", str(images), "--workers", "2"]
+    files = ["--model", str(MODEL), "--weights", str(weights), "--lmdb", str(images), "--workers", "2",
+             "--store", str(tmp_path / "s.sqlite")]  # fmt: skip
     base = ["search", str(metrics), "--target_flops", "0.4", "--out", str(out)]
     assert main([*base, "--method", "inf", "--candidates", "3", *files]) == 0
     assert "3 plans evaluated" in capsys.readouterr().out
     chosen = read_plan(out)
     assert chosen.about["evaluated"] == 3 and chosen.about["flops_ratio"] <= 0.4
+    # Again: the store answers, with the same numbers.
+    assert main([*base, "--method", "inf", "--candidates", "3", *files]) == 0
+    again = read_plan(out)
+    assert again.ranks == chosen.ranks and again.about["accuracy"] == chosen.about["accuracy"]
     # What the search says is what the emitted network does.
     loaded = pipeline.load(MODEL, images)
     pipeline.emit(loaded, weights, chosen, tmp_path / "net", test_lmdb=images)
@@ -54,7 +59,7 @@ def test_enc_inf_on_resnet56(shared_data: Path, images: Path, tmp_path: Path, ca
 @pytest.mark.caffe
 def test_metrics_of_another_network_are_refused(shared_data: Path, images: Path, tmp_path: Path, capsys) -> None:
     weights = shared_data / "res56.caffemodel"
-    files = ["--model", str(MODEL), "--weights", str(weights), "--lmdb", str(images), "--target_flops", "0.4",
+    files = ["--model", str(MODEL), "--weights", str(weights), "--lmdb", str(images), "--target_flops", "0.4", "--store", str(tmp_path / "s.sqlite"),
              "--out", str(tmp_path / "r.json")]  # fmt: skip
     assert main(["search", str(shared_data / "metrics" / "vgg16.json"), *files]) == 1
     assert "layer 'conv1_1' is not in" in capsys.readouterr().err

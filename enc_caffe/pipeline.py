@@ -12,7 +12,7 @@ import numpy as np
 from enc_caffe.caffe_io.caffemodel import CaffeModel
 from enc_caffe.caffe_io.datum import ImageLmdb
 from enc_caffe.caffe_io.describe import batch_size, data_layers, describe
-from enc_caffe.caffe_io.emit import replace_layers, write_compressed
+from enc_caffe.caffe_io.emit import NONE, Blobs, replace_layers, write_compressed
 from enc_caffe.caffe_io.prototxt import read_net, read_solver, to_text
 from enc_caffe.caffe_io.variants import deploy_net, image_shape, solver_param, train_val_net
 from enc_caffe.complexity import Complexity, network_complexity
@@ -145,11 +145,13 @@ def emit(
     solver_overrides: Optional[dict[str, Any]] = None,
     source: str = "the rank plan",
     final: Optional[Path] = None,
+    blobs: Blobs = NONE,
 ) -> Emitted:
     """Write ``train_val.prototxt``, ``deploy.prototxt``, ``solver.prototxt``, ``compressed.caffemodel``, ``ranks.json``.
 
     The folder appears whole or not at all. ``final`` is the name that it will have in the end, where that is not ``out``:
-    the solver names the train_val by it.
+    the solver names the train_val by it. ``blobs`` are weights by layer of the compressed network that are not what plain
+    SVD gives.
     """
     network = loaded.network
     # A plan may name a scheme that the default policy does not use for a layer.
@@ -167,7 +169,7 @@ def emit(
     described = describe(compressed, None, "the emitted prototxt", network.data_shapes)
     final = Path(final or out).absolute()
     with atomic_folder(Path(out), force) as folder:
-        write_compressed(folder / "compressed.caffemodel", model, network, plan.ranks, schemes, progress)
+        write_compressed(folder / "compressed.caffemodel", model, network, plan.ranks, schemes, progress, blobs)
         train_val = train_val_net(compressed, described, train_lmdb, test_lmdb)
         (folder / "train_val.prototxt").write_text(_header(plan) + to_text(train_val), encoding="utf-8")
         deploy = deploy_net(compressed, described)

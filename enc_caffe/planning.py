@@ -19,6 +19,7 @@ from enc_caffe.search.build import LatencyCurve, build_problem
 from enc_caffe.search.enc_map import predicted_accuracy
 from enc_caffe.search.options import SearchOptions
 from enc_caffe.search.problem import AccuracyOf, SearchProblem, SearchResult
+from enc_caffe.search.refine import Refined
 
 #: Accuracy of a whole plan, all its ranks by layer.
 PlanAccuracy = Callable[[Mapping[str, int]], float]
@@ -63,6 +64,20 @@ def search_plan(
     seconds = time.perf_counter() - start
     result = replace(result, gap=optimality_gap(problem, result))
     return Found(_plan(table, problem, result, seconds), result, problem)
+
+
+def refined_plan(table: MetricsTable, found: Found, refined: Refined) -> Found:
+    """A search whose ranks were refined by whole networks: what they cost is counted anew, and how far they are from the
+    optimum of the objective is said."""
+    problem, result, seconds = found.problem, found.result, found.plan.about["search_seconds"]
+    if refined.ranks != result.ranks:
+        result = SearchResult(refined.ranks, problem.score(refined.ranks), result.candidates)
+        result = replace(result, gap=optimality_gap(problem, result))
+    plan = _plan(table, problem, result, seconds)
+    about = {
+        "evaluations": len(refined.evaluated), "divergence_before": refined.evaluated[0][1], "divergence": refined.value,
+    }  # fmt: skip
+    return Found(replace(plan, about={**plan.about, "refined": about}), result, problem)
 
 
 def optimality_gap(problem: SearchProblem, result: SearchResult) -> Optional[float]:

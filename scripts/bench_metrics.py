@@ -22,8 +22,8 @@ from enc_caffe import pipeline
 from enc_caffe.caffe_io.datum import write_lmdb
 from enc_caffe.caffe_io.sources import from_arrays
 from enc_caffe.cli.common import print_table
-from enc_caffe.compression import Workers, images_of
 from enc_caffe.fetch import data_folder
+from enc_caffe.measurement import Workers, images_of
 from enc_caffe.plan import RankPlan
 from enc_caffe.runtime.measure import ORIGINAL, Pair
 from enc_caffe.runtime.measuring import layer_counts

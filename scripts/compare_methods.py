@@ -18,9 +18,9 @@ from enc_caffe import pipeline
 from enc_caffe.caffe_io.datum import write_lmdb
 from enc_caffe.caffe_io.sources import from_arrays
 from enc_caffe.cli.common import progress_bar
-from enc_caffe.compression import Workers, images_of
 from enc_caffe.errors import EncError
 from enc_caffe.fetch import data_folder
+from enc_caffe.measurement import Workers, images_of
 from enc_caffe.metrics.table import read_metrics
 from enc_caffe.output import atomic_file
 from enc_caffe.planning import Found, search_plan

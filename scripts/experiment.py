@@ -19,9 +19,10 @@ from enc_caffe.caffe_io import sources
 from enc_caffe.caffe_io.datum import ImageLmdb, write_lmdb
 from enc_caffe.cli.common import print_table, progress_bar
 from enc_caffe.cli.search import show_found
-from enc_caffe.compression import Workers, compress, default_store
+from enc_caffe.compression import compress
 from enc_caffe.errors import DatasetError, EncError, UsageError
 from enc_caffe.fetch import data_folder
+from enc_caffe.measurement import Workers, default_store
 from enc_caffe.metrics.table import MetricsTable, read_metrics
 from enc_caffe.plan import write_plan
 from enc_caffe.planning import plan_ratios, search_plan

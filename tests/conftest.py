@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -30,3 +32,20 @@ def cifar_test_lmdb(shared_data: Path, tmp_path_factory: pytest.TempPathFactory)
     with np.load(shared_data / "cifar10_subset.npz", allow_pickle=False) as data:
         write_lmdb(path, from_arrays(data["test_images"], data["test_labels"].astype(np.int64))[1])
     return path
+
+
+def script(name: str):
+    """A script of scripts/ as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory):
+    """The demo's folder and the rows of its table; what it makes is for reading."""
+    out = tmp_path_factory.mktemp("demo")
+    return out, script("demo").run(out)

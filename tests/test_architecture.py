@@ -31,7 +31,7 @@ ROOMS = {
     "report": SMALL | {"metrics", "plan"},
 }
 # Whoever may see everything.
-TOP = {"pipeline", "compression", "cli", "__main__", ""}
+TOP = {"pipeline", "measurement", "compression", "cli", "__main__", ""}
 
 #: Outside packages with one gate each: the only modules that may import them.
 GATES = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import re
@@ -20,26 +19,10 @@ from enc_caffe.plan import read_plan
 from enc_caffe.planning import search_plan
 from enc_caffe.runtime.tool import caffe_test
 from enc_caffe.search.options import SearchOptions
+from tests.conftest import script
 
 ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.caffe
-
-
-def script(name: str):
-    """A script of scripts/ as a module."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory):
-    """The demo's folder and the rows of its table."""
-    out = tmp_path_factory.mktemp("demo")
-    return out, script("demo").run(out)
 
 
 def test_the_demo_compresses_and_recovers(demo) -> None:

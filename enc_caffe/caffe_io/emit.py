@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Callable, Iterator, Mapping, Optional, Union
+from typing import Any, Callable, Iterator, Mapping, Optional, Sequence, Union
+
+import numpy as np
 
 from enc_caffe.caffe_io.caffemodel import CaffeModel, layer_record, write_caffemodel
 from enc_caffe.caffe_io.proto import caffe_pb2
@@ -13,6 +15,8 @@ from enc_caffe.network import Network
 from enc_caffe.output import atomic_file
 
 Progress = Callable[[str], None]
+Blobs = Mapping[str, Sequence[np.ndarray]]
+NONE: Blobs = {}
 
 
 def replace_layers(
@@ -94,19 +98,32 @@ def _set_pair(param: Any, name: str, pair: tuple[int, int], default: Optional[in
 
 
 def compressed_records(
-    model: CaffeModel, network: Network, ranks: Mapping[str, int], schemes: Mapping[str, str], progress: Progress
+    model: CaffeModel,
+    network: Network,
+    ranks: Mapping[str, int],
+    schemes: Mapping[str, str],
+    progress: Progress,
+    blobs: Blobs = NONE,
 ) -> Iterator[Union[bytes, memoryview]]:
     """LayerParameter records of the compressed network, one at a time; untouched layers byte for byte."""
     for stored in model:
-        if stored.name not in ranks:
+        if stored.name in ranks:
+            layer = network[stored.name]
+            first, second = layer.name + "_v", layer.name + "_h"
+            arrays = model.weights(layer)
+            if first not in blobs:
+                factors = scheme_for(schemes[layer.name]).factorise(layer, arrays[0], ranks[layer.name])
+                pair = [[factors.first], [factors.second, *arrays[1:]]]
+            else:
+                pair = [list(blobs[first]), list(blobs[second])]
+            progress(layer.name)
+            yield layer_record(first, layer.type, pair[0])
+            yield layer_record(second, layer.type, pair[1])
+        elif stored.name in blobs:
+            shaped = [np.reshape(b, s.shape) for b, s in zip(blobs[stored.name], stored.blobs)]
+            yield layer_record(stored.name, network[stored.name].type, shaped)
+        else:
             yield model.record(stored)
-            continue
-        layer = network[stored.name]
-        arrays = model.weights(layer)
-        factors = scheme_for(schemes[layer.name]).factorise(layer, arrays[0], ranks[layer.name])
-        progress(layer.name)
-        yield layer_record(layer.name + "_v", layer.type, [factors.first])
-        yield layer_record(layer.name + "_h", layer.type, [factors.second, *arrays[1:]])
 
 
 def write_compressed(
@@ -116,10 +133,17 @@ def write_compressed(
     ranks: Mapping[str, int],
     schemes: Mapping[str, str],
     progress: Progress = lambda name: None,
+    blobs: Blobs = NONE,
 ) -> None:
-    """Write the compressed caffemodel, whole or not at all."""
+    """Write the compressed caffemodel, whole or not at all.
+
+    Parameters
+    ----------
+    blobs : mapping of layer to arrays
+        Weights by layer of the compressed network, where they are not what SVD of the original's or the original has.
+    """
     for name in ranks:
         if name not in model.layers:
             model.weights(network[name])  # raises, naming the layer
     with atomic_file(Path(path)) as handle:
-        write_caffemodel(handle, network.name, compressed_records(model, network, ranks, schemes, progress))
+        write_caffemodel(handle, network.name, compressed_records(model, network, ranks, schemes, progress, blobs))

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
+import numpy as np
+
 from enc_caffe.caffe_io.describe import data_layers, in_phase
 from enc_caffe.caffe_io.proto import caffe_pb2
 from enc_caffe.errors import NetworkError
 from enc_caffe.network import Network
-from enc_caffe.shapes import DATA_TYPES, Shape
+from enc_caffe.shapes import DATA_TYPES, Shape, brings_data
 
 _SCORERS = ("SoftmaxWithLoss", "Accuracy", "Softmax")
 _LOSS_TO_OUTPUT = {"SoftmaxWithLoss": "Softmax", "SigmoidCrossEntropyLoss": "Sigmoid"}
@@ -18,15 +20,21 @@ _LOSS_TO_OUTPUT = {"SoftmaxWithLoss": "Softmax", "SigmoidCrossEntropyLoss": "Sig
 
 @dataclass(frozen=True)
 class Scores:
-    """Where a network's class scores and labels are: blob names, and the number of classes."""
+    """Where a network's class scores and labels are: blob names, and the number of classes.
+
+    ``softmax`` is False for the output of a network that has no class scores.
+    """
 
     scores: str
     labels: Optional[str]
     classes: int
+    softmax: bool = True
 
 
-def find_scores(network: Network) -> Scores:
+def find_scores(network: Network, any_output: bool = False) -> Scores:
     """The class scores: what a SoftmaxWithLoss of the TEST phase reads, else an Accuracy, else a Softmax; the last of its type.
+
+    With ``any_output`` a network that has none of them gives what its last loss reads first, else its last blob.
 
     Raises
     ------
@@ -41,11 +49,25 @@ def find_scores(network: Network) -> Scores:
                 found = Scores(layer.bottoms[0], labels, layer.bottom_shapes[0][1])
         if found is not None:
             break
+    if found is None and any_output:
+        return _output(network)
     if found is None:
         raise NetworkError(
             f"network '{network.name}' has no SoftmaxWithLoss, Accuracy or Softmax layer; its class scores cannot be found"
         )
     return found
+
+
+def _output(network: Network) -> Scores:
+    read = {bottom for layer in network.layers for bottom in layer.bottoms if not layer.type.endswith("Loss")}
+    for layer in reversed(network.layers):
+        if layer.type.endswith("Loss"):
+            return Scores(layer.bottoms[0], None, int(np.prod(layer.bottom_shapes[0][1:])), softmax=False)
+    for layer in reversed(network.layers):
+        for top, shape in zip(layer.tops, layer.top_shapes):
+            if top not in read and not brings_data(layer.type):
+                return Scores(top, None, int(np.prod(shape[1:])), softmax=False)
+    raise NetworkError(f"network '{network.name}' has no output that no layer reads")
 
 
 def deploy_net(net: Any, network: Network, batch: int = 1) -> Any:

@@ -62,7 +62,13 @@ def _joined(arguments: list[str]) -> list[str]:
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
     """Run one command; returns the exit status (0, 1 for an error, 2 for wrong usage, 130 when interrupted)."""
-    args = parser().parse_args(_joined(list(sys.argv[1:] if arguments is None else arguments)))
+    given, top = _joined(list(sys.argv[1:] if arguments is None else arguments)), parser()
+    args = top.parse_args(given)
+    if getattr(args, "quality", None):
+        # A preset sets defaults, so that flags that are given hold, wherever they stand.
+        command, presets = args.presets
+        command.set_defaults(**presets[args.quality])
+        args = top.parse_args(given)
     try:
         args.run(args)
     except EncError as exc:

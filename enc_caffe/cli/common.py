@@ -22,10 +22,11 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from enc_caffe.compression import Workers, default_store
 from enc_caffe.errors import UsageError
+from enc_caffe.measurement import Workers, default_store
 from enc_caffe.metrics.latency import read_latency
 from enc_caffe.planning import range_of
+from enc_caffe.runtime.decomposer import KINDS, Decomposition
 from enc_caffe.runtime.measuring import MEMORY
 from enc_caffe.runtime.store import ResultStore
 from enc_caffe.search.build import LatencyCurve
@@ -176,6 +177,31 @@ def open_store(args: argparse.Namespace) -> ResultStore:
     return ResultStore(args.store or default_store(), lambda line: print(line, file=sys.stderr))
 
 
+def add_making(command: argparse.ArgumentParser) -> None:
+    """How a plan's layers get their weights."""
+    how = command.add_argument_group("how layers are decomposed; all but svd look at the images of --lmdb")
+    how.add_argument(
+        "--decomposition", choices=KINDS, default=argparse.SUPPRESS,
+        help="svd (default): least error of the weights; weighted: of the layer's output; asymmetric: of its output on "
+        "what the compressed layers before it give",
+    )  # fmt: skip
+    how.add_argument(
+        "--recalibrate", type=names_argument, default=argparse.SUPPRESS, metavar="bn,change,bias,auto",
+        help="bn: statistics of BatchNorm layers estimated again; change: corrected by how they differ between both networks; "
+        "bias: biases of pairs; auto: what gives the least divergence",
+    )  # fmt: skip
+
+
+def names_argument(text: str) -> frozenset[str]:
+    """Names from ``bn,bias``."""
+    return frozenset(part for part in text.split(",") if part)
+
+
+def decomposition(args: argparse.Namespace) -> Decomposition:
+    """What the arguments of :func:`add_making` ask for."""
+    return Decomposition(getattr(args, "decomposition", "svd"), getattr(args, "recalibrate", frozenset()))
+
+
 def add_emission(command: argparse.ArgumentParser) -> None:
     """Arguments of the emission."""
     command.add_argument(
@@ -193,6 +219,26 @@ class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
         """Steps a second since a while."""
         return Text(f"{task.speed:,.0f}/s" if task.speed else "")
+
+
+@contextlib.contextmanager
+def stage_bars() -> Iterator[Callable[[str, int, int], None]]:
+    """A progress bar for each of several stages, on standard error."""
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeElapsedColumn(), TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task, now = bar.add_task("", total=None), ""
+
+        def step(what: str, done: int, all_: int) -> None:
+            nonlocal now
+            if what != now:
+                now = what
+                bar.reset(task, description=what, total=all_)
+            bar.update(task, completed=done, total=all_)
+
+        yield step
 
 
 @contextlib.contextmanager

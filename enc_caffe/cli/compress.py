@@ -3,25 +3,40 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
 from enc_caffe import pipeline
 from enc_caffe.cli.common import (
     add_emission,
+    add_making,
     add_model,
     add_search,
     add_workers,
+    decomposition,
     latency_curves,
     list_argument,
     open_store,
     print_table,
-    progress_bar,
     search_options,
+    stage_bars,
     workers,
 )
-from enc_caffe.compression import compress
+from enc_caffe.compression import Making, compress
 from enc_caffe.output import check_new
+
+#: Flags that ``--quality`` sets.
+QUALITY = {
+    "best": {
+        "method": "model", "metric": "divergence", "decomposition": "asymmetric", "recalibrate": frozenset({"auto"}),
+        "refine": 10,
+    },
+    "paper": {
+        "preset": "published", "stride_placement": "published", "decomposition": "svd", "recalibrate": frozenset(),
+        "refine": 0,
+    },
+}  # fmt: skip
 
 
 def register(commands: Any) -> None:
@@ -37,38 +52,57 @@ def register(commands: Any) -> None:
     )
     p.add_argument("--top_k", type=list_argument, default=(1,), help="accuracies to report (default: 1)")
     p.add_argument("--fully_connected", action="store_true", help="decompose fully connected layers too")
+    p.add_argument(
+        "--quality", choices=tuple(QUALITY), help="best: least loss without training, by the images of --lmdb alone; paper: as "
+        "published; each sets the flags below, and a flag that is given holds",
+    )  # fmt: skip
+    p.add_argument(
+        "--refine", type=int, default=0, metavar="N", help="evaluate N whole networks to refine the ranks (default: 0)"
+    )
     add_search(p, solver="--search_solver")
+    add_making(p)
     add_workers(p)
     add_emission(p)
-    p.set_defaults(run=run)
+    p.set_defaults(run=run, presets=(p, QUALITY))
 
 
 def run(args: argparse.Namespace) -> None:
     """Compress and print."""
     check_new(args.out, args.force)
-    with open_store(args) as store, progress_bar("compress", None) as bar:
+    making = Making(decomposition(args), args.refine, int(args.memory * 2**30))
+    with open_store(args) as store, stage_bars() as bar:
         result = compress(
             args.model, args.weights, args.lmdb, args.out, search_options(args), latency=latency_curves(args),
             placement=args.stride_placement, test_lmdb=args.test_lmdb, train_lmdb=args.train_lmdb, solver=args.solver,
             input_shape=args.input_shape, fully_connected=args.fully_connected, top_k=args.top_k, workers=workers(args), store=store,
-            force=args.force, progress=bar,
+            force=args.force, progress=bar, making=making, notice=lambda line: print(line, file=sys.stderr),
         )  # fmt: skip
-    rows = []
+    rows, top_k = [], args.top_k if result.before else ()
     for name, evaluation, costs in (
         ("original", result.before, result.emitted.before),
         ("compressed", result.after, result.emitted.after),
     ):
         cost = costs["exact", "all"]
-        rows.append(
-            [name, f"{cost.macs:,}", f"{cost.parameters:,}"]
-            + [f"{evaluation.accuracy(k):.4f}" for k in args.top_k]
-            + [f"{evaluation.cross_entropy:.4f}"]
-        )
-    print_table(
-        f"accuracy on {result.before.images} images of {args.test_lmdb or args.lmdb}, without fine-tuning",
-        ["network", "MACs", "weights", *[f"top-{k}" for k in args.top_k], "cross-entropy"],
-        rows,
+        row = [name, f"{cost.macs:,}", f"{cost.parameters:,}"]
+        if evaluation is not None:
+            row += [*(f"{evaluation.accuracy(k):.4f}" for k in top_k), f"{evaluation.cross_entropy:.4f}"]
+        rows.append(row)
+    images = args.test_lmdb or args.lmdb
+    title = f"accuracy on {result.before.images} images of {images}, without fine-tuning" if result.before else ""
+    headers = ["network", "MACs", "weights"] + (
+        [*(f"top-{k}" for k in top_k), "cross-entropy"] if result.before else []
     )
+    print_table(title, headers, rows)
+    if result.before is None:
+        print(f"{images}: no labels, or a network without class scores: no accuracy")
+    if result.divergence is not None:
+        print(f"divergence from the original on the images of {args.lmdb}: {result.divergence:.4f}; {result.making}")
+    refined = result.plan.about.get("refined")
+    if refined:
+        print(
+            f"ranks refined by {refined['evaluations']} whole networks: divergence {refined['divergence_before']:.4f} "
+            f"to {refined['divergence']:.4f}"
+        )
     print(pipeline.cost_line(result.emitted))
     print(
         f"written to {args.out}; fine-tune: enc-caffe finetune --solver {args.out}/solver.prototxt "

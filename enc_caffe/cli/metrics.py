@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any, Optional
 
 from enc_caffe import pipeline
-from enc_caffe.cli.common import add_model, add_workers, open_store, progress_bar, workers
-from enc_caffe.compression import falling_curves, images_of, measured_metrics
+from enc_caffe.cli.common import add_model, add_workers, open_store, progress_bar, stage_bars, workers
+from enc_caffe.measurement import concerns, falling_curves, images_of, measured_metrics
 from enc_caffe.metrics.sampling import sampler_from
 from enc_caffe.metrics.table import MetricsTable, write_metrics
 from enc_caffe.output import check_parent
+from enc_caffe.runtime.decomposer import Decomposer, Decomposition
 
 
 def register(commands: Any) -> None:
@@ -27,6 +28,10 @@ def register(commands: Any) -> None:
     p.add_argument("--accuracy", type=int, default=1, metavar="K", help="top-1 (default) or top-5 is the metric")
     p.add_argument("--fully_connected", action="store_true", help="decompose fully connected layers too")
     p.add_argument("--out", type=Path, required=True, metavar="METRICS.json")
+    p.add_argument(
+        "--decomposition", choices=("svd", "weighted"), default="svd",
+        help="factors that are measured: of plain SVD (default), or of least error of the layer's output",
+    )  # fmt: skip
     add_workers(p)
     p.set_defaults(run=run)
 
@@ -68,14 +73,18 @@ def _measured(
                 "the measured accuracies say little of the others",
                 file=sys.stderr,
             )
-        with progress_bar("images x (layer, rank)", None, rate=True) as bar:
+        for line in concerns(images, args.lmdb):
+            print(line, file=sys.stderr)
+        with stage_bars() as stages:
             first: list[int] = []
 
             def step(done: int, all_: int) -> None:
                 first[:] = first or [done]
-                bar(done, all_)
+                stages("images x (layer, rank)", done, all_)
 
-            measured = measured_metrics(images, table, args.accuracy, ranks, step)
+            how, schemes = Decomposition(args.decomposition), {m.name: m.scheme for m in table.layers}
+            decomposer = None if how.plain else Decomposer(images, schemes, how, progress=stages)
+            measured = measured_metrics(images, table, args.accuracy, ranks, step, decomposer)
     seconds = time.perf_counter() - start
     pairs = sum(d is not None for m in measured.layers for d in dict(m.extra)["sampled_divergence"])
     print(

@@ -21,9 +21,9 @@ from enc_caffe.cli.common import (
     shape_argument,
     workers,
 )
-from enc_caffe.compression import images_of
 from enc_caffe.errors import MetricsError, UsageError
 from enc_caffe.jsonfile import write_json
+from enc_caffe.measurement import images_of
 from enc_caffe.metrics.table import MetricsTable, read_metrics
 from enc_caffe.output import check_parent
 from enc_caffe.plan import RankPlan, write_plan

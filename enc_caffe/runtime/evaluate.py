@@ -128,8 +128,10 @@ class Images:
     classes_seen: int
 
 
-def look_at(net: Any, source: str, weights: Path, lmdb: Path, transform: Optional[Transform] = None) -> Images:
-    """Hold a network, its caffemodel and an LMDB against each other.
+def look_at(
+    net: Any, source: str, weights: Path, lmdb: Path, transform: Optional[Transform] = None, any_output: bool = False
+) -> Images:
+    """Hold a network, its caffemodel and an LMDB against each other; ``any_output``: class scores are not needed.
 
     Raises
     ------
@@ -142,7 +144,7 @@ def look_at(net: Any, source: str, weights: Path, lmdb: Path, transform: Optiona
     images = ImageLmdb(Path(lmdb))
     first = images.first_shape()
     network = describe(net, image_shape(net, first, None), source)
-    scores = find_scores(network)
+    scores = find_scores(network, any_output)
     rule = transform if transform is not None else transform_of(net, source)
     data_blob, needed = _data_blob(network)
     try:
@@ -155,7 +157,7 @@ def look_at(net: Any, source: str, weights: Path, lmdb: Path, transform: Optiona
     if got != needed:
         raise DatasetError(f"{lmdb}: images become {got} (C, H, W), but the network's '{data_blob}' needs {needed}")
     labels = images.labels()
-    labelled = bool(labels.max() >= 0)
+    labelled = scores.softmax and bool(labels.max() >= 0)
     if labelled and (labels.min() < 0 or labels.max() >= scores.classes):
         raise DatasetError(
             f"{lmdb}: labels go from {labels.min()} to {labels.max()}, but the network has {scores.classes} classes"

@@ -10,7 +10,7 @@ import re
 import sys
 import tempfile
 import threading
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, Callable, Iterator, Optional, Protocol, Sequence
@@ -76,6 +76,39 @@ class Executor(Protocol):
 
     def result(self, future: Future[Any]) -> Any:
         """Its result, or an EncError that says why its process stopped."""
+
+
+def alive(executor: Executor) -> list[Future[Any]]:
+    """Nothing, or an EncError where the executor knows that no result will come any more."""
+    check = getattr(executor, "check", None)
+    if check is not None:
+        check()
+    return []
+
+
+def run_all(
+    executor: Executor, function: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], sizes: Sequence[int],
+    progress: Callable[[int, int], None] = lambda done, all_: None,
+) -> list[Any]:  # fmt: skip
+    """Results of a function for all jobs, in their order; progress counts sizes."""
+    results: list[Any] = [None] * len(jobs)
+    total, done, todo = sum(sizes), 0, list(range(len(jobs)))[::-1]
+    waiting: dict[Future[Any], int] = {}
+    progress(0, total)
+    try:
+        while todo or waiting:
+            while todo and len(waiting) < executor.workers:
+                at = todo.pop()
+                waiting[executor.submit(function, *jobs[at])] = at
+            for future in wait(waiting, timeout=5, return_when=FIRST_COMPLETED).done or alive(executor):
+                at = waiting.pop(future)
+                results[at] = executor.result(future)
+                done += sizes[at]
+                progress(done, total)
+    finally:
+        for future in waiting:
+            future.cancel()
+    return results
 
 
 class CaffeExecutor:

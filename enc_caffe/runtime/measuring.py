@@ -17,18 +17,20 @@ from enc_caffe.caffe_io.fold import can_fold, fold
 from enc_caffe.caffe_io.prototxt import to_text
 from enc_caffe.caffe_io.variants import deploy_net
 from enc_caffe.network import Network
+from enc_caffe.output import atomic_file
 from enc_caffe.runtime.evaluate import Images, look_at
-from enc_caffe.runtime.executor import Executor
+from enc_caffe.runtime.executor import Executor, run_all
 from enc_caffe.runtime.measure import (
     ORIGINAL,
     Counts,
-    MeasureTask,
     Pair,
     check_folding,
     chunk_size,
     measure,
+    scores_of,
     stored,
 )
+from enc_caffe.runtime.passes import NetTask
 from enc_caffe.runtime.store import ResultStore, digest_of
 
 #: Default of ``--memory``: what all workers together may take beyond the weights.
@@ -106,18 +108,21 @@ def subject(
         If the network cannot be run from a layer on.
     """
     weights, lmdb = Path(weights).absolute(), Path(lmdb).absolute()
-    made = Subject(net, source, weights, lmdb, look_at(net, source, weights, lmdb), macs, executor, store, memory)
+    made = Subject(
+        net, source, weights, lmdb, look_at(net, source, weights, lmdb, any_output=True), macs, executor, store, memory
+    )
     # Every layer that some pass may begin at.
     layers = made.look.network.weighted
-    plain, simple = (_task(replace(made, fold=f), layers, {}, PROBE) for f in (False, True))
+    plain, simple = (net_task(replace(made, fold=f), layers, {}, PROBE) for f in (False, True))
     agrees = check_folding(plain, simple, executor, min(PROBE, made.look.images))
     return replace(made, fold=agrees and bool(simple.followers))
 
 
-def _task(
+def net_task(
     made: Subject, layers: Sequence[Any], schemes: Mapping[str, str], batch: int, weights: Optional[Path] = None,
     net: Any = None, network: Optional[Network] = None,
-) -> MeasureTask:  # fmt: skip
+) -> NetTask:  # fmt: skip
+    """The task of a network on the subject's images: the subject's own, or ``net`` described by ``network`` with ``weights``."""
     deploy = deploy_net(net or made.net, network or made.look.network, batch)
     followers = {}
     weights = weights or made.weights
@@ -126,9 +131,9 @@ def _task(
         if found and can_fold(CaffeModel(weights), found):
             deploy, followers = simple, found
     look = made.look
-    return MeasureTask(
+    return NetTask(
         to_text(deploy), str(weights), str(made.lmdb), look.transform, look.data, look.scores.scores, batch,
-        look.labelled, tuple(layers), dict(schemes), followers,
+        look.labelled, tuple(layers), dict(schemes), followers, look.scores.softmax,
     )  # fmt: skip
 
 
@@ -156,22 +161,65 @@ def layer_counts(
     schemes: Mapping[str, str],
     pairs: Sequence[Pair],
     progress: Callable[[int, int], None] = lambda done, all_: None,
+    factors: str = "",
+    key: Optional[Mapping[str, Any]] = None,
 ) -> dict[Pair, Counts]:
-    """Counts of the original and of every (layer, rank) over all images."""
+    """Counts of the original and of every (layer, rank) over all images.
+
+    Parameters
+    ----------
+    factors : str
+        Folder with the factors to measure with, instead of plain SVD.
+    key : mapping, optional
+        What those factors depend on beside the network and the images.
+    """
     network = made.look.network
     layers = [network[name] for name in dict.fromkeys(name for name, _ in pairs)]
     highest = {name: max(r for n, r in pairs if n == name) for name in {n for n, _ in pairs}}
-    factors = sum(4 * highest[x.name] * (x.out_channels * int(np.prod(x.kernel)) + x.in_channels) for x in layers)
-    batch = min(batch_for(network, made.memory, made.executor.workers, factors), made.chunk)
-    task = _task(made, layers, {x.name: schemes[x.name] for x in layers}, batch)
-    key = {**made.key(), "schemes": dict(sorted(task.schemes.items()))} if made.store else {}
+    room = sum(4 * highest[x.name] * (x.out_channels * int(np.prod(x.kernel)) + x.in_channels) for x in layers)
+    batch = min(batch_for(network, made.memory, made.executor.workers, room), made.chunk)
+    task = net_task(made, layers, {x.name: schemes[x.name] for x in layers}, batch)
+    task = replace(task, factors=factors)
+    whole = {**made.key(), "schemes": dict(sorted(task.schemes.items())), **(key or {})} if made.store else {}
     return measure(
-        task, pairs, made.look.images, made.chunk, made.executor, made.store, made.context(key), progress=progress
+        task, pairs, made.look.images, made.chunk, made.executor, made.store, made.context(whole), progress=progress
     )
 
 
+def reference_scores(made: Subject, folder: Path) -> Path:
+    """File of the original's scores, one row for each image, float32."""
+    path = Path(folder) / "reference.npy"
+    try:
+        if len(np.load(path, mmap_mode="r")) == made.look.images:
+            return path
+    except (OSError, ValueError, EOFError):
+        pass
+    batch = min(batch_for(made.look.network, made.memory, made.executor.workers), made.chunk)
+    task = net_task(made, (), {}, batch)
+    spans = [(i, min(i + made.chunk, made.look.images)) for i in range(0, made.look.images, made.chunk)]
+    parts = run_all(made.executor, scores_of, [(task, a, b, False) for a, b in spans], [b - a for a, b in spans])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(path) as handle:
+        np.save(handle, np.concatenate([scores for scores, _ in parts]).astype(np.float32))
+    return path
+
+
 class PlanEvaluator:
-    """Counts of whole rank plans, each evaluated once; the pairs' net with folded BatchNorm measured fastest."""
+    """Counts of whole rank plans, each evaluated once; the pairs' net with folded BatchNorm is measured fastest.
+
+    Parameters
+    ----------
+    made : Subject
+    schemes : mapping of layer to scheme name
+    placement : {'exact', 'published'}
+    top_k : int
+        1 or 5: the accuracy that a call gives.
+    progress : callable of plans evaluated, images done and in all of the present one
+    blobs_of : callable of the plan's ranks, optional
+        Weights by layer that differ from what plain SVD gives; ``name`` says how they are made.
+    reference : Path, optional
+        Scores of the original, to know the divergence from.
+    """
 
     def __init__(
         self,
@@ -180,9 +228,13 @@ class PlanEvaluator:
         placement: str = "exact",
         top_k: int = 1,
         progress: Callable[[int, int, int], None] = lambda plans, done, all_: None,
+        blobs_of: Optional[Callable[[Mapping[str, int]], Mapping[str, Any]]] = None,
+        name: Sequence[Any] = (),
+        reference: Optional[Path] = None,
     ) -> None:
         self._made, self._schemes, self._placement = made, dict(schemes), placement
         self._top_k, self._progress = top_k, progress
+        self._blobs_of, self._name, self._reference = blobs_of, list(name), reference
         self.known: dict[tuple[tuple[str, int], ...], Counts] = {}
 
     def __call__(self, ranks: Mapping[str, int]) -> float:
@@ -190,8 +242,13 @@ class PlanEvaluator:
         found = self.counts(ranks)
         return (found.correct if self._top_k == 1 else found.correct_5) / found.images
 
+    def divergence(self, ranks: Mapping[str, int]) -> float:
+        """Mean divergence of the network at these ranks from the original, which needs the reference."""
+        found = self.counts(ranks)
+        return max(0.0, found.divergence / found.images)
+
     def counts(self, ranks: Mapping[str, int]) -> Counts:
-        """Counts of the network at these ranks; the divergence is not known here and 0."""
+        """Counts of the network at these ranks; without a reference the divergence is not known and 0."""
         key = tuple(sorted(ranks.items()))
         if key not in self.known:
             self.known[key] = self._evaluate(dict(key))
@@ -200,22 +257,25 @@ class PlanEvaluator:
     def _evaluate(self, ranks: Mapping[str, int]) -> Counts:
         made, schemes = self._made, {name: self._schemes[name] for name in ranks}
         network = made.look.network
-        name = "plan " + json.dumps([ranks, schemes, self._placement], sort_keys=True)
+        how = [ranks, schemes, self._placement, *self._name, *(["reference"] if self._reference else [])]
+        name = "plan " + json.dumps(how, sort_keys=True)
         context = made.context({**made.key(), "plans": True}) if made.store else ""
         if made.store:
             # Before the plan's network is made, which costs more than asking.
             kept = stored(made.store, context, name, made.look.images, made.chunk)
             if kept is not None:
                 return kept
+        blobs = self._blobs_of(ranks) if self._blobs_of else {}
         # Beside the store, since workers on other machines read these files too.
         beside = made.store.path.parent if made.store else None
         with tempfile.TemporaryDirectory(prefix="enc-caffe-plan-", dir=beside) as folder:
             caffemodel = Path(folder) / "plan.caffemodel"
             pairs = replace_layers(made.net, network, ranks, schemes, self._placement)
             described = describe(pairs, None, "the plan's network", network.data_shapes)
-            write_compressed(caffemodel, CaffeModel(made.weights), network, ranks, schemes, lambda name: None)
+            write_compressed(caffemodel, CaffeModel(made.weights), network, ranks, schemes, blobs=blobs)
             batch = min(batch_for(described, made.memory, made.executor.workers), made.chunk)
-            task = _task(made, (), {}, batch, caffemodel, pairs, described)
+            task = net_task(made, (), {}, batch, caffemodel, pairs, described)
+            task = replace(task, reference=str(self._reference or ""))
             result = measure(
                 task, (), made.look.images, made.chunk, made.executor, made.store, context, name,
                 lambda done, all_: self._progress(len(self.known), done, all_),

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import sqlite3
 import time
 from dataclasses import dataclass
@@ -146,6 +147,11 @@ class ResultStore:
         self._note(digest)
         return digest
 
+    def folder(self, digest: str) -> Path:
+        """Where arrays of a context are kept, beside the file; they go when the context is removed."""
+        self._note(digest)
+        return self.path.with_name(self.path.name + ".arrays") / digest
+
     def _note(self, digest: str) -> None:
         with self._guard():
             self._connection.execute(
@@ -246,6 +252,8 @@ class ResultStore:
                 self._connection.execute("DELETE FROM contexts WHERE digest = ?", (digest,))
             self._connection.execute("DELETE FROM results WHERE context NOT IN (SELECT digest FROM contexts)")
             self._connection.execute("COMMIT")
+        for digest in digests:
+            shutil.rmtree(self.path.with_name(self.path.name + ".arrays") / digest, ignore_errors=True)
         # Giving the room back can wait for a time when nobody else uses the store.
         with contextlib.suppress(sqlite3.OperationalError):
             self._connection.execute("VACUUM")

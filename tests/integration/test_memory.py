@@ -13,7 +13,7 @@ import pytest
 from enc_caffe import pipeline
 from enc_caffe.caffe_io.datum import write_lmdb
 from enc_caffe.caffe_io.sources import from_arrays
-from enc_caffe.compression import Workers, images_of
+from enc_caffe.measurement import Workers, images_of
 from enc_caffe.runtime.measuring import MEMORY, layer_counts
 
 ROOT = Path(__file__).resolve().parent.parent.parent

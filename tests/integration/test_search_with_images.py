@@ -13,7 +13,7 @@ from enc_caffe import pipeline
 from enc_caffe.caffe_io.datum import write_lmdb
 from enc_caffe.caffe_io.sources import from_arrays
 from enc_caffe.cli import main
-from enc_caffe.compression import Workers, images_of
+from enc_caffe.measurement import Workers, images_of
 from enc_caffe.metrics.table import read_metrics
 from enc_caffe.plan import read_plan
 from enc_caffe.runtime.evaluate import evaluate

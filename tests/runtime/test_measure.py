@@ -21,8 +21,8 @@ from enc_caffe.caffe_io.datum import write_lmdb
 from enc_caffe.caffe_io.proto import caffe_pb2
 from enc_caffe.caffe_io.sources import from_arrays
 from enc_caffe.cli import main
-from enc_caffe.compression import Workers, devices, images_of, measured_metrics
 from enc_caffe.errors import CaffeError, EncError, UsageError
+from enc_caffe.measurement import Workers, devices, images_of, measured_metrics
 from enc_caffe.metrics.table import read_metrics
 from enc_caffe.plan import RankPlan
 from enc_caffe.runtime.evaluate import evaluate

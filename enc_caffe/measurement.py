@@ -1,0 +1,200 @@
+"""Measuring with images: where Caffe runs, what a network sees there, and the measured metrics of its layers."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Callable, Mapping, Optional, Sequence
+
+import numpy as np
+
+from enc_caffe.complexity import network_complexity
+from enc_caffe.errors import UsageError
+from enc_caffe.fetch import cache_folder
+from enc_caffe.metrics.table import LayerMetrics, MetricsTable
+from enc_caffe.pipeline import LoadedNetwork
+from enc_caffe.runtime.cluster import ClusterExecutor
+from enc_caffe.runtime.decomposer import Decomposer
+from enc_caffe.runtime.executor import CaffeExecutor, Executor
+from enc_caffe.runtime.measure import ORIGINAL, Counts, Pair
+from enc_caffe.runtime.measuring import MEMORY, Subject, layer_counts, subject
+from enc_caffe.runtime.store import ResultStore
+
+Progress = Callable[[int, int], None]
+#: Progress of several stages: what is done, how much of it, and in all.
+Steps = Callable[[str, int, int], None]
+
+
+def silent(done: int, all_: int) -> None:
+    """Progress that nobody sees."""
+
+
+def quiet(what: str, done: int, all_: int) -> None:
+    """Progress of several stages that nobody sees."""
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Where Caffe runs: processes on this machine, on its GPUs, or the workers of a Dask scheduler.
+
+    Attributes
+    ----------
+    number : int
+        Processes on the CPU; several have one BLAS thread each, a single one as many as the library takes.
+    gpus : str
+        ``0,1`` or ``all``: one process for each device.
+    scheduler : str
+        ``tcp://host:8786``.
+    """
+
+    number: int = 1
+    gpus: str = ""
+    scheduler: str = ""
+
+    def executor(self) -> Any:
+        """The executor, a context manager.
+
+        Raises
+        ------
+        UsageError
+            For numbers that make no sense, or where GPUs are asked for and none is there.
+        EncError
+            If the scheduler does not answer.
+        """
+        if self.scheduler:
+            return ClusterExecutor(self.scheduler)
+        if self.gpus:
+            return CaffeExecutor(gpus=devices(self.gpus))
+        if self.number < 1:
+            raise UsageError(f"--workers {self.number}: 1 or more are needed")
+        return CaffeExecutor(self.number, 1 if self.number > 1 else None)
+
+
+def devices(text: str) -> tuple[int, ...]:
+    """Numbers of GPUs from ``0,1`` or ``all``."""
+    if text == "all":
+        try:
+            done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=True)
+        except (OSError, subprocess.CalledProcessError):
+            raise UsageError("--gpu all: nvidia-smi finds no GPU on this machine") from None
+        return tuple(range(len(done.stdout.strip().splitlines())))
+    try:
+        numbers = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        numbers = ()
+    if not numbers or min(numbers) < 0 or len(set(numbers)) != len(numbers):
+        raise UsageError(f"--gpu {text}: device numbers such as 0,1 or all are needed")
+    return numbers
+
+
+def default_store() -> Path:
+    """The per-user store of results."""
+    return cache_folder() / "results.sqlite"
+
+
+def images_of(
+    loaded: LoadedNetwork,
+    weights: Path,
+    lmdb: Path,
+    executor: Executor,
+    store: Optional[ResultStore] = None,
+    memory: int = MEMORY,
+) -> Subject:
+    """The network with these images, ready to be measured."""
+    macs = network_complexity(loaded.network, {}, loaded.policy.schemes, "exact", "all").macs
+    return subject(loaded.net, str(loaded.path), weights, lmdb, macs, executor, store, memory)
+
+
+def measured_metrics(
+    images: Subject,
+    table: MetricsTable,
+    top_k: int = 1,
+    ranks: Optional[Mapping[str, Sequence[int]]] = None,
+    progress: Progress = silent,
+    decomposer: Optional[Decomposer] = None,
+) -> MetricsTable:
+    """A table with accuracy, cross-entropy and divergence at its sampled ranks, each layer truncated alone.
+
+    Parameters
+    ----------
+    images : Subject
+    table : MetricsTable
+        Of :func:`enc_caffe.pipeline.pca_metrics`, for the same weights.
+    top_k : int
+        1 or 5: the accuracy that counts as the metric.
+    ranks : mapping of layer to ranks, optional
+        Which of the sampled ranks are measured; all without it.
+    progress : callable of images times (layer, rank), done and in all
+    decomposer : Decomposer, optional
+        Whose factors are measured; those of plain SVD without it.
+
+    Raises
+    ------
+    UsageError
+        For another ``top_k``.
+    """
+    if top_k not in (1, 5):
+        raise UsageError(f"--accuracy {top_k}: 1 or 5 is needed")
+    pairs: list[Pair] = [(m.name, r) for m in table.layers for r in (ranks or {}).get(m.name, m.sampled_ranks)]
+    factors, key = (decomposer.prepare(pairs), decomposer.key()) if decomposer else ("", {})
+    found = layer_counts(images, {m.name: m.scheme for m in table.layers}, pairs, progress, factors, key)
+    original = found[ORIGINAL]
+    labelled = images.look.labelled
+    layers = tuple(_with_counts(m, found, top_k, labelled) for m in table.layers)
+    extra = dict(table.extra)
+    if factors:
+        extra["decomposition"] = "weighted"
+    extra.update(
+        images=original.images, lmdb=images.lmdb.name, accuracy_top_k=top_k if labelled else None,
+        baseline_correct=original.correct if labelled else None,
+        baseline_correct_5=original.correct_5 if labelled else None,
+        baseline_cross_entropy=original.cross_entropy / original.images if labelled else None,
+    )  # fmt: skip
+    baseline = _accuracy(original, top_k) if labelled else None
+    return replace(
+        table, layers=layers, source=f"measured on {original.images} images of {images.lmdb.name}",
+        baseline_accuracy=baseline or None, extra=tuple((k, v) for k, v in extra.items() if v is not None),
+    )  # fmt: skip
+
+
+def _accuracy(counts: Counts, top_k: int) -> float:
+    return (counts.correct if top_k == 1 else counts.correct_5) / counts.images
+
+
+def _with_counts(m: LayerMetrics, found: Mapping[Pair, Counts], top_k: int, labelled: bool) -> LayerMetrics:
+    counts = [found.get((m.name, r)) for r in m.sampled_ranks]
+    series: dict[str, list[Any]] = {
+        "sampled_divergence": [None if c is None else max(0.0, c.divergence / c.images) for c in counts]
+    }
+    if labelled:
+        series["sampled_correct"] = [None if c is None else c.correct for c in counts]
+        series["sampled_correct_5"] = [None if c is None else c.correct_5 for c in counts]
+        series["sampled_cross_entropy"] = [None if c is None else c.cross_entropy / c.images for c in counts]
+    accuracy = tuple(None if c is None or not labelled else _accuracy(c, top_k) for c in counts)
+    return replace(m, sampled_accuracy=accuracy, extra=tuple(series.items()))
+
+
+def falling_curves(table: MetricsTable) -> list[str]:
+    """Layers whose measured accuracy falls somewhere as the rank rises."""
+    names = []
+    for m in table.layers:
+        values = [a for a in m.sampled_accuracy if a is not None]
+        if np.any(np.diff(values) < 0):
+            names.append(m.name)
+    return names
+
+
+def concerns(images: Subject, lmdb: Path) -> list[str]:
+    """What a person should know of the images before anything is measured."""
+    look = images.look
+    if not look.labelled:
+        return []
+    counts = layer_counts(images, {}, [])[ORIGINAL]
+    entropy, chance = counts.cross_entropy / counts.images, float(np.log(look.scores.classes))
+    if entropy <= chance:
+        return []
+    return [
+        f"{lmdb}: the original network's cross-entropy on these images is {entropy:.2f}, and guessing gives {chance:.2f}; "
+        "do the images have the scale, mean and channel order that the network expects?"
+    ]

@@ -1,0 +1,94 @@
+"""Arrays that stages hand on as files: whole or not there, and nothing that is damaged is believed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Callable, Iterator, Mapping, Optional, Union
+from urllib.parse import quote
+
+import numpy as np
+
+from enc_caffe.errors import EncError, OutputError
+
+Pairs = list[tuple[np.ndarray, np.ndarray]]
+
+
+@contextlib.contextmanager
+def arrays_writer(path: Path) -> Iterator[Callable[[str, np.ndarray], None]]:
+    """A file of named arrays that are given one after the other; it appears whole when the block ends.
+
+    Raises
+    ------
+    OutputError
+        If the folder cannot be written or the disk is full.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".npz")
+        try:
+            with os.fdopen(descriptor, "wb") as handle, zipfile.ZipFile(handle, "w") as archive:
+
+                def add(key: str, array: np.ndarray) -> None:
+                    with archive.open(f"{key}.npy", "w", force_zip64=True) as member:
+                        np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
+
+                yield add
+            os.replace(name, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(name)
+            raise
+    except OSError as exc:
+        raise OutputError(f"{path}: cannot be written ({exc.strerror})") from None
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write named arrays; the file appears whole."""
+    with arrays_writer(path) as add:
+        for name, array in arrays.items():
+            add(name, array)
+
+
+#: What reading a file that is not there, cut off or changed raises: its members have checksums.
+UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
+
+
+def read_arrays(path: Path) -> Optional[dict[str, np.ndarray]]:
+    """Named arrays of a file; None where it is not there or damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            return {name: data[name] for name in data.files}
+    except UNREADABLE:
+        return None
+
+
+def factor_file(folder: Union[str, Path], layer: str, scheme: str, rank: int) -> Path:
+    """Where the factors of a layer at a rank are."""
+    return Path(folder) / f"{quote(layer, safe='')}-{scheme}-{rank}.npz"
+
+
+def write_factors(folder: Union[str, Path], layer: str, scheme: str, rank: int, pairs: Pairs) -> None:
+    """Keep the factors of every group, in the single precision that a caffemodel has."""
+    arrays = {f"{half}{g}": x.astype(np.float32) for g, pair in enumerate(pairs) for half, x in zip("ab", pair)}
+    write_arrays(factor_file(folder, layer, scheme, rank), arrays)
+
+
+def read_factors(folder: Union[str, Path], layer: str, scheme: str, rank: int) -> Pairs:
+    """Factors of every group.
+
+    Raises
+    ------
+    EncError
+        If they are not there or damaged.
+    """
+    arrays = read_arrays(factor_file(folder, layer, scheme, rank))
+    if arrays is None:
+        raise EncError(
+            f"{factor_file(folder, layer, scheme, rank)}: factors are missing or damaged; run the command again"
+        )
+    return [(arrays[f"a{g}"], arrays[f"b{g}"]) for g in range(len(arrays) // 2)]

@@ -1,0 +1,341 @@
+"""A compressed network put right layer by layer: factors, biases and statistics for the inputs that really reach them.
+
+Both networks, the original and the compressed one, go through the images together, from one layer that is put right to
+the next. Between two of them only the blobs that later layers read are kept, as files; where they would take too much
+room, the pass begins again at the last place whose blobs were kept. What was solved is kept too, so that a stopped run
+goes on where it was.
+
+Source: the asymmetric reconstruction of [16] (Zhang et al.), section 3.4; statistics by the definition of BVLC's BatchNorm.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Callable, Iterator, Optional, Sequence
+
+import numpy as np
+
+from enc_caffe.decomposition import scheme_for
+from enc_caffe.decomposition.patches import patch_size
+from enc_caffe.decomposition.weighted import Moments, weighted_pairs
+from enc_caffe.errors import CaffeError
+from enc_caffe.network import Layer
+from enc_caffe.runtime.arrays import UNREADABLE, arrays_writer, read_arrays, write_arrays
+from enc_caffe.runtime.executor import Executor, run_all
+from enc_caffe.runtime.moments import BLOCK, MomentSum, image_columns, image_patches
+from enc_caffe.runtime.passes import Engine, NetTask, batches, engine_of
+
+#: Tasks that the images are split into, whatever the number of workers, so that sums do not depend on it.
+CHUNKS = 8
+#: Bytes of blobs that are kept between two steps.
+LIVE = 4 * 2**30
+
+#: Names of both networks in the files.
+SIDES = "co"
+
+Blobs = dict[str, list[np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One layer that is put right.
+
+    Attributes
+    ----------
+    kind : {'pair', 'bias', 'norm', 'change'}
+        Factors for the inputs that come (and the bias with them), the bias alone, or a BatchNorm's statistics: estimated
+        again, or changed by as much as they differ between both networks.
+    layer : Layer
+        Of the original network.
+    scheme : str
+        Of a pair.
+    rank : int
+        Of a pair.
+    free : bool
+        Of a pair: whether a constant may be added to its output, because its bias or the statistics after it take it up.
+    """
+
+    kind: str
+    layer: Layer
+    scheme: str = ""
+    rank: int = 0
+    free: bool = False
+
+
+@dataclass(frozen=True)
+class CalibrationTask:
+    """Both networks (the original only where some step needs it), not folded, and the folder of what is kept between steps."""
+
+    compressed: NetTask
+    original: Optional[NetTask]
+    folder: str
+    images: int
+
+
+def advance(
+    task: CalibrationTask, base: int, at: int, steps: Sequence[Step], chunk: int, blobs: Blobs, keep: bool
+) -> Any:
+    """Bring one chunk of images from step ``base`` (-1: the images) to step ``at``, and sum what that needs (in a worker).
+
+    Parameters
+    ----------
+    steps : sequence of Step
+        All of them.
+    blobs : dict of layer to arrays
+        Weights of the compressed network that changed since ``base`` was reached.
+    keep : bool
+        Write the blobs that the next steps go on from.
+    """  # fmt: skip
+    step, sums = steps[at], _sums(steps[at])
+    with contextlib.ExitStack() as stack:
+        engines = _engines(task, stack)
+        engines[0].put(blobs)
+        write = stack.enter_context(arrays_writer(_live_file(task, at, chunk))) if keep else None
+        for number, (first, states) in enumerate(_blocks(task, base, chunk, engines)):
+            for engine, state, side in zip(engines, states, SIDES):
+                begin = place(engine, steps[base], side) if base >= 0 else 0
+                for name, value in state.items():
+                    engine.net.blobs[name].data[...] = value
+                engine.part(begin, place(engine, step, side))
+            _add(sums, step, engines, first)
+            if write is not None:
+                for engine, side in zip(engines, SIDES):
+                    for name in engine.live(place(engine, step, side)):
+                        write(f"{number}/{side}/{name}", engine.net.blobs[name].data)
+    return sums
+
+
+def _engines(task: CalibrationTask, stack: contextlib.ExitStack) -> list[Engine]:
+    tasks = [task.compressed, *([task.original] if task.original else [])]
+    return [stack.enter_context(engine_of(t)) for t in tasks]
+
+
+def live_sizes(task: CalibrationTask, steps: Sequence[Step]) -> list[int]:
+    """Bytes of the blobs that are kept at each step for one image (in a worker)."""
+    with contextlib.ExitStack() as stack:
+        engines = _engines(task, stack)
+        for engine in engines:
+            engine.size(1)
+        return [
+            sum(
+                4 * int(np.prod(engine.net.blobs[name].data.shape))
+                for engine, side in zip(engines, SIDES) for name in engine.live(place(engine, step, side))
+            )
+            for step in steps
+        ]  # fmt: skip
+
+
+def place(engine: Engine, step: Step, side: str) -> int:
+    """Place in a net's order up to which a step runs it: before the pair or the norm that is put right, and behind the original."""
+    name = step.layer.name
+    if step.kind in ("norm", "change"):
+        return engine.place[name]
+    if side == "o":
+        return engine.place[name] + 1
+    return engine.place[name + "_v"] if step.kind == "pair" else engine.place[name + "_h"] + 1
+
+
+def _blocks(
+    task: CalibrationTask, base: int, chunk: int, engines: Sequence[Engine]
+) -> Iterator[tuple[int, list[dict[str, np.ndarray]]]]:
+    start, stop = span(task.images, chunk)
+    if base < 0:
+        for data, _ in batches(replace(task.compressed, batch=BLOCK), start, stop):
+            for engine in engines:
+                engine.size(len(data))
+            yield start, [{e.task.data: data} for e in engines]
+            start += len(data)
+        return
+    path = _live_file(task, base, chunk)
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            for number, first in enumerate(range(start, stop, BLOCK)):
+                states = []
+                for engine, side in zip(engines, SIDES):
+                    engine.size(min(BLOCK, stop - first))
+                    prefix = f"{number}/{side}/"
+                    states.append({k[len(prefix) :]: arrays[k] for k in arrays.files if k.startswith(prefix)})
+                yield first, states
+    except UNREADABLE:
+        raise CaffeError(f"{path}: kept blobs are missing or damaged; run the command again") from None
+
+
+def span(images: int, chunk: int) -> tuple[int, int]:
+    """Positions of the images of a chunk, in whole blocks."""
+    blocks = -(-images // BLOCK)
+    first, last = (blocks * c // CHUNKS for c in (chunk, chunk + 1))
+    return first * BLOCK, min(images, last * BLOCK)
+
+
+def _live_file(task: CalibrationTask, step: int, chunk: int) -> Path:
+    return Path(task.folder) / f"live-{step}-{chunk}.npz"
+
+
+def _sums(step: Step) -> Any:
+    if step.kind == "pair":
+        size, outputs = patch_size(step.layer), step.layer.out_channels // step.layer.groups
+        return [MomentSum(size, outputs) for _ in range(step.layer.groups)]
+    if step.kind == "bias":
+        return np.zeros((2, step.layer.out_channels)), [0]
+    return np.zeros((4 if step.kind == "change" else 2, step.layer.bottom_shapes[0][1])), [0]
+
+
+def _add(sums: Any, step: Step, engines: Sequence[Engine], first: int) -> None:
+    compressed, original = engines[0], engines[-1]
+    if step.kind == "pair":
+        blob, wanted = compressed.bottom(step.layer.name + "_v"), original.top(step.layer.name)
+        outputs = wanted.reshape(len(wanted), step.layer.groups, -1, int(np.prod(step.layer.output)))
+        for group, total in enumerate(sums):
+            # Where positions are sampled, the same ones of the outputs.
+            total.add(
+                image_patches(blob, step.layer, group, first), image_columns(outputs[:, group], step.layer, first)
+            )
+        return
+    if step.kind in ("norm", "change"):
+        both = engines if step.kind == "change" else engines[:1]
+        blobs = [np.asarray(engine.bottom(step.layer.name), np.float64) for engine in both]
+        parts = [power for blob in blobs for power in (blob, blob**2)]
+    else:
+        names = ((compressed, step.layer.name + "_h"), (original, step.layer.name))
+        parts = [np.asarray(engine.top(name), np.float64) for engine, name in names]
+    shaped = [p.reshape(len(p), p.shape[1], -1) for p in parts]
+    sums[0][...] += [p.sum(axis=(0, 2)) for p in shaped]
+    sums[1][0] += len(shaped[0]) * shaped[0].shape[2]
+
+
+def calibrate(
+    task: CalibrationTask,
+    steps: Sequence[Step],
+    initial: Blobs,
+    weights_of: Callable[[Layer], list[np.ndarray]],
+    executor: Executor,
+    progress: Callable[[int, int], None] = lambda done, all_: None,
+) -> Blobs:
+    """New weights of the compressed network's layers, step by step.
+
+    Parameters
+    ----------
+    steps : sequence of Step
+        In the order of the net.
+    initial : dict of layer to arrays
+        Weights of all pairs as the compressed caffemodel has them: right for the original's own inputs.
+    weights_of : callable
+        Weight and bias of a layer of the original.
+    progress : callable of steps done and in all
+
+    Returns
+    -------
+    dict of layer to arrays
+        Blobs in Caffe's order; layers that no step changed are absent.
+    """
+    folder = Path(task.folder)
+    done, base, found = _resume(folder, len(steps))
+    progress(done, len(steps))
+    sizes = executor.result(executor.submit(live_sizes, task, steps)) if done < len(steps) else []
+    chunks = [c for c in range(CHUNKS) if len(range(*span(task.images, c)))]
+    for at in range(done, len(steps)):
+        step = steps[at]
+        keep = sizes[at] * task.images <= LIVE and bool(found)
+        if step.kind == "pair" and not found:
+            # Nothing before it changed: the inputs are the original's own.
+            blobs = {n: initial[n] for n in (step.layer.name + "_v", step.layer.name + "_h")}
+        else:
+            since = {n for s in steps[max(base, 0) : at] for n in _changes(s)}
+            changed = {n: b for n, b in found.items() if n in since}
+            results = run_all(
+                executor, advance, [(task, base, at, steps, c, changed, keep) for c in chunks], [1] * len(chunks)
+            )
+            blobs = _solved(step, results, initial, weights_of)
+        found.update(blobs)
+        before, base = base, at if keep else base
+        _remember(folder, at + 1, base, found)
+        if base != before:
+            _forget(folder, before)
+        progress(at + 1, len(steps))
+    shutil.rmtree(folder, ignore_errors=True)
+    return found
+
+
+def _changes(step: Step) -> list[str]:
+    name = step.layer.name
+    return {"pair": [name + "_v", name + "_h"], "bias": [name + "_h"]}.get(step.kind, [name])
+
+
+def _solved(
+    step: Step, results: Sequence[Any], initial: Blobs, weights_of: Callable[[Layer], list[np.ndarray]]
+) -> Blobs:
+    layer = step.layer
+    if step.kind == "norm":
+        total = np.sum([r[0] for r in results], axis=0) / sum(r[1][0] for r in results)
+        mean, square = total
+        return {layer.name: [mean, np.maximum(square - mean**2, 0.0), np.ones(1)]}
+    arrays = weights_of(layer)
+    if step.kind == "change":
+        mean, square, before, square_before = np.sum([r[0] for r in results], axis=0) / sum(r[1][0] for r in results)
+        old_mean, old_variance, factor = (np.asarray(a, np.float64).reshape(-1) for a in arrays)
+        ratio = (square - mean**2) / np.maximum(square_before - before**2, 1e-30)
+        scale = 1.0 / factor[0] if factor[0] else 0.0
+        return {
+            layer.name: [old_mean * scale + mean - before, old_variance * scale * np.maximum(ratio, 0.0), np.ones(1)]
+        }
+    if step.kind == "bias":
+        ours, theirs = np.sum([r[0] for r in results], axis=0) / sum(r[1][0] for r in results)
+        return {layer.name + "_h": [initial[layer.name + "_h"][0], arrays[1].reshape(-1) + theirs - ours]}
+    scheme = scheme_for(step.scheme)
+    bias = np.asarray(arrays[1], np.float64).reshape(layer.groups, -1) if len(arrays) > 1 else None
+    moments, means = [], []
+    for group in range(layer.groups):
+        own = [r[group] for r in results]
+        columns = sum(s.columns for s in own)
+        inputs, targets, x, y = (
+            sum(getattr(s, n) for s in own) / columns for n in ("inputs", "targets", "input_sum", "target_sum")
+        )
+        inputs = np.triu(inputs) + np.triu(inputs, 1).T
+        constant = y if step.free else np.zeros_like(y) if bias is None else bias[group]
+        middle = x if step.free else np.zeros_like(x)
+        moments.append(Moments(inputs - np.outer(middle, middle), targets - np.outer(x, constant)))
+        means.append((x, y))
+    pairs = weighted_pairs(scheme, layer, arrays[0], moments, step.rank)
+    factors = scheme.fold(layer, pairs)
+    blobs = {layer.name + "_v": [factors.first], layer.name + "_h": [factors.second]}
+    if bias is not None:
+        new = bias.reshape(-1)
+        if step.free:
+            product = scheme.product(layer, pairs, step.rank).reshape(layer.groups, len(means[0][1]), -1)
+            new = np.concatenate([y - w @ x for w, (x, y) in zip(product, means)])
+        blobs[layer.name + "_h"].append(new)
+    return blobs
+
+
+def _remember(folder: Path, done: int, base: int, found: Blobs) -> None:
+    arrays = {f"{i}/{name}": a for name, blobs in found.items() for i, a in enumerate(blobs)}
+    write_arrays(folder / "solved.npz", {**arrays, "state": np.array([done, base])})
+
+
+def _resume(folder: Path, steps: int) -> tuple[int, int, Blobs]:
+    arrays = read_arrays(folder / "solved.npz") or {}
+    state = arrays.pop("state", None)
+    if state is None or state[0] > steps:
+        return 0, -1, {}
+    done, base = (int(v) for v in state)
+    kept = [folder / f"live-{base}-{c}.npz" for c in range(CHUNKS)]
+    if (
+        base >= 0
+        and any(read_arrays(path) is None for path in kept if path.exists())
+        or not any(p.exists() for p in kept)
+    ):
+        base = -1
+    found: Blobs = {}
+    for key in sorted(arrays, key=lambda k: int(k.split("/", 1)[0])):
+        found.setdefault(key.split("/", 1)[1], []).append(arrays[key])
+    return done, base, found
+
+
+def _forget(folder: Path, step: int) -> None:
+    for chunk in range(CHUNKS):
+        with contextlib.suppress(OSError):
+            os.unlink(folder / f"live-{step}-{chunk}.npz")

@@ -1,0 +1,247 @@
+"""How a plan's layers get their weights: plain SVD, or from images, with what follows them put right."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Callable, Iterable, Mapping, Optional
+
+import numpy as np
+
+from enc_caffe.caffe_io.caffemodel import CaffeModel
+from enc_caffe.caffe_io.describe import describe
+from enc_caffe.caffe_io.emit import replace_layers, write_compressed
+from enc_caffe.decomposition import scheme_for
+from enc_caffe.decomposition.weighted import RIDGE, ROUNDS, STEPS
+from enc_caffe.errors import UsageError, WeightsError
+from enc_caffe.network import Layer, Network
+from enc_caffe.runtime.calibrate import Blobs, CalibrationTask, Step, calibrate
+from enc_caffe.runtime.measuring import Subject, net_task, reference_scores
+from enc_caffe.runtime.moments import collect_all, factor_blobs, factorise_all, with_moments
+from enc_caffe.runtime.store import digest_of
+
+KINDS = ("svd", "weighted", "asymmetric")
+#: What may be put right: ``bn`` estimates the statistics of BatchNorm layers again on the images, ``change`` corrects them
+#: by how much they differ between both networks on the images, ``bias`` corrects the biases of pairs, ``auto`` takes what
+#: measures best.
+RECALIBRATE = ("bn", "change", "bias", "auto")
+#: What ``auto`` chooses among, beside the biases.
+ALTERNATIVES: tuple[frozenset[str], ...] = (frozenset(), frozenset({"change"}), frozenset({"bn"}))
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Decomposition:
+    """What factors minimise, and what is put right behind them.
+
+    Attributes
+    ----------
+    kind : {'svd', 'weighted', 'asymmetric'}
+        The error of the weights, of the layer's output on the original's inputs, or of its output on the inputs that
+        come from the compressed layers before it.
+    recalibrate : frozenset of str
+        Names of :data:`RECALIBRATE`.
+    """
+
+    kind: str = "svd"
+    recalibrate: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise UsageError(f"--decomposition {self.kind}: known are {', '.join(KINDS)}")
+        unknown = sorted(self.recalibrate - set(RECALIBRATE))
+        if unknown:
+            raise UsageError(f"--recalibrate {','.join(unknown)}: known are {', '.join(RECALIBRATE)}")
+
+        if {"bn", "change"} <= self.recalibrate or ("auto" in self.recalibrate and len(self.recalibrate) > 1):
+            raise UsageError(
+                f"--recalibrate {','.join(sorted(self.recalibrate))}: bn and change exclude each other, and auto stands alone"
+            )
+
+    def alternatives(self) -> list[Decomposition]:
+        """What ``auto`` stands for; else only this."""
+        if "auto" not in self.recalibrate:
+            return [self]
+        return [replace(self, recalibrate=frozenset({"bias"}) | norms) for norms in ALTERNATIVES]
+
+    @property
+    def plain(self) -> bool:
+        """Whether no image has a say."""
+        return self.kind == "svd" and not self.recalibrate
+
+    def words(self) -> str:
+        """For a person."""
+        more = f", {' and '.join(sorted(self.recalibrate))} recalibrated" if self.recalibrate else ""
+        return self.kind + more
+
+
+def affected(network: Network, ranks: Mapping[str, int]) -> list[Layer]:
+    """Layers of the plan, and those whose input changes because of them, in order."""
+    changed: set[str] = set()
+    found = []
+    for layer in network.layers:
+        if layer.name in ranks or changed & set(layer.bottoms):
+            changed |= set(layer.tops)
+            found.append(layer)
+        else:
+            changed -= set(layer.tops)
+    return found
+
+
+def steps_for(network: Network, ranks: Mapping[str, int], schemes: Mapping[str, str], how: Decomposition) -> list[Step]:
+    """What is put right in a plan's network, in the order of its layers."""
+    layers = affected(network, ranks)
+    norms = {x.bottoms[0] for x in layers if x.type == "BatchNorm"} if {"bn", "change"} & how.recalibrate else set()
+    steps = []
+    for layer in layers:
+        if layer.name in ranks:
+            biased = layer.bias and "bias" in how.recalibrate
+            if how.kind == "asymmetric" and with_moments(layer):
+                free = biased or layer.tops[0] in norms
+                steps.append(Step("pair", layer, schemes[layer.name], ranks[layer.name], free))
+            elif biased and layer.tops[0] not in norms:
+                steps.append(Step("bias", layer))
+        elif layer.type == "BatchNorm" and {"bn", "change"} & how.recalibrate:
+            steps.append(Step("norm" if "bn" in how.recalibrate else "change", layer))
+    return steps
+
+
+class Decomposer:
+    """Weights of plans on one network, its images and a way to decompose; moments and factors are made once and kept.
+
+    Parameters
+    ----------
+    made : Subject
+    schemes : mapping of layer to scheme name
+    how : Decomposition
+    placement : {'exact', 'published'}
+    progress : callable of what is done, how much of it, and in all
+    """
+
+    def __init__(
+        self,
+        made: Subject,
+        schemes: Mapping[str, str],
+        how: Decomposition,
+        placement: str = "exact",
+        progress: Progress = lambda what, done, all_: None,
+    ) -> None:
+        self.made, self.schemes, self.how, self.placement, self.progress = made, dict(schemes), how, placement, progress
+        self._temporary = None if made.store else tempfile.TemporaryDirectory(prefix="enc-caffe-")
+        self._model = CaffeModel(made.weights)
+        self._blobs: dict[str, Blobs] = {}
+
+    def key(self) -> dict[str, Any]:
+        """What factors depend on beside the images and the network."""
+        return {} if self.how.kind == "svd" else {"decomposition": ["weighted", RIDGE, ROUNDS, STEPS]}
+
+    def _folder(self, kind: str) -> Path:
+        if self._temporary is not None:
+            return Path(self._temporary.name) / kind
+        made = self.made
+        assert made.store is not None
+        return made.store.folder(made.context({**made.key(), "arrays": [RIDGE, ROUNDS, STEPS]})) / kind
+
+    def _layers(self, names: Iterable[str]) -> dict[str, Layer]:
+        return {n: self.made.look.network[n] for n in names}
+
+    def prepare(self, pairs: Iterable[tuple[str, int]]) -> str:
+        """Folder with the factors of these layers and ranks for :class:`NetTask`; empty for plain SVD."""
+        if self.how.kind == "svd":
+            return ""
+        wanted = list(dict.fromkeys(pairs))
+        layers, made = self._layers(dict.fromkeys(n for n, _ in wanted)), self.made
+        moments, factors = self._folder("moments"), self._folder("factors")
+        task = net_task(made, tuple(layers.values()), {n: self.schemes[n] for n in layers}, 1)
+        collect_all(
+            task,
+            moments,
+            made.look.images,
+            made.executor,
+            made.memory,
+            lambda d, a: self.progress("second moments", d, a),
+        )
+        factorise_all(
+            layers, self.schemes, lambda x: self._model.weights(x)[0], moments, factors, wanted, made.executor,
+            lambda d, a: self.progress("factors", d, a),
+        )  # fmt: skip
+        return str(factors)
+
+    def blobs(self, ranks: Mapping[str, int]) -> Blobs:
+        """Weights, by layer of the compressed network, that differ from what plain SVD of the caffemodel gives."""
+        key = digest_of([sorted(ranks.items()), sorted(self.schemes.items()), self.placement, self.name()])
+        if key not in self._blobs:
+            self._blobs[key] = self._make(dict(ranks), key)
+        return self._blobs[key]
+
+    def name(self) -> list[str]:
+        """How the store calls plans that are made so."""
+        return [] if self.how.plain else [self.how.kind, *sorted(self.how.recalibrate), *self.key().values()]
+
+    def reference(self) -> Path:
+        """File of the original's scores on the images."""
+        return reference_scores(self.made, self._folder("scores"))
+
+    def _make(self, ranks: dict[str, int], key: str) -> Blobs:
+        if self.how.plain or not ranks:
+            return {}
+        network, layers = self.made.look.network, self._layers(ranks)
+        self._check(layers)
+        initial = self._initial(layers, ranks)
+        steps = steps_for(network, ranks, self.schemes, self.how)
+        if not steps:
+            return initial
+        work = self._folder("calibration") / key[:32]
+        work.mkdir(parents=True, exist_ok=True)
+        found = self._calibrated(ranks, initial, steps, work)
+        return {**initial, **found}
+
+    def _initial(self, layers: Mapping[str, Layer], ranks: Mapping[str, int]) -> Blobs:
+        folder, blobs = self.prepare(ranks.items()), {}
+        if folder:
+            blobs = factor_blobs(layers, self.schemes, Path(folder), ranks)
+        for name, layer in layers.items():
+            arrays = self._model.weights(layer)
+            if not folder:
+                factors = scheme_for(self.schemes[name]).factorise(layer, arrays[0], ranks[name])
+                blobs[name + "_v"], blobs[name + "_h"] = [factors.first], [factors.second]
+            blobs[name + "_h"] += arrays[1:]
+        return blobs
+
+    def _weights(self, layer: Layer) -> list[np.ndarray]:
+        if layer.has_weights:
+            return self._model.weights(layer)
+        stored = self._model.layers.get(layer.name)
+        if stored is None:
+            raise WeightsError(f"{self.made.weights}: layer '{layer.name}' of the prototxt is not in the caffemodel")
+        return [self._model.array(b) for b in stored.blobs]
+
+    def _check(self, layers: Mapping[str, Layer]) -> None:
+        if self.placement != "published" or self.how.kind != "asymmetric":
+            return
+        for name, layer in layers.items():
+            if layer.convolution is not None and self.schemes[name] == "spatial" and layer.convolution.stride[1] != 1:
+                raise UsageError(
+                    f"--decomposition asymmetric: layer '{name}' has stride {layer.convolution.stride}, and "
+                    "--stride_placement published changes its function; use --stride_placement exact"
+                )
+
+    def _calibrated(self, ranks: dict[str, int], initial: Blobs, steps: list[Step], work: Path) -> Blobs:
+        made = self.made
+        network, schemes = made.look.network, {n: self.schemes[n] for n in ranks}
+        caffemodel = work / "plan.caffemodel"
+        pairs = replace_layers(made.net, network, ranks, schemes, self.placement)
+        described = describe(pairs, None, "the plan's network", network.data_shapes)
+        write_compressed(caffemodel, self._model, network, ranks, schemes, blobs=initial)
+        plain = replace(made, fold=False)
+        original: Optional[Any] = None
+        if any(s.kind != "norm" for s in steps):
+            original = net_task(plain, (), {}, 1)
+        task = CalibrationTask(
+            net_task(plain, (), {}, 1, caffemodel, pairs, described), original, str(work), made.look.images
+        )
+        return calibrate(
+            task, steps, initial, self._weights, made.executor,
+            lambda d, a: self.progress("layers put right", d, a),
+        )  # fmt: skip

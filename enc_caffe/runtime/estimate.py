@@ -1,0 +1,115 @@
+"""How long a compression with images will take on this machine, said before it starts.
+
+One pass of a few images and one matrix product are timed in a worker; all else follows from MACs and matrix sizes. What the
+store knows already is not taken off.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Mapping, Sequence
+
+import numpy as np
+from scipy.linalg import blas
+
+from enc_caffe.decomposition.patches import patch_size
+from enc_caffe.decomposition.weighted import ROUNDS, STEPS
+from enc_caffe.network import Layer, Network
+from enc_caffe.runtime.measuring import Subject, batch_for, net_task
+from enc_caffe.runtime.moments import PARTS, POSITIONS, with_moments
+from enc_caffe.runtime.passes import NetTask, batches, engine_of
+
+#: Images of the pass that is timed.
+TIMED = 20
+
+
+def speed(task: NetTask, images: int) -> tuple[float, float]:
+    """Seconds of a pass for one image, and floating-point operations a second in double precision (in a worker)."""
+    with engine_of(task) as engine:
+        data = next(iter(batches(task, 0, images)))[0]
+        engine.run(data)
+        start = time.perf_counter()
+        engine.run(data)
+        seconds = (time.perf_counter() - start) / len(data)
+    x = np.ones((4096, 512), order="F")
+    blas.dsyrk(1.0, x, trans=1)
+    start = time.perf_counter()
+    blas.dsyrk(1.0, x, trans=1)
+    return seconds, 512**2 * 4096 / (time.perf_counter() - start)
+
+
+def stages(
+    made: Subject,
+    layers: Sequence[Layer],
+    ranks: Mapping[str, Sequence[int]],
+    kind: str,
+    measured: bool,
+    networks: int,
+) -> dict[str, float]:
+    """Seconds by stage.
+
+    Parameters
+    ----------
+    layers : sequence of Layer
+        Those that may be decomposed.
+    ranks : mapping of layer to sampled ranks
+    kind : {'svd', 'weighted', 'asymmetric'}
+    measured : bool
+        Whether metrics are measured at the sampled ranks.
+    networks : int
+        Whole networks that are made and measured.
+    """
+    batch = min(TIMED, made.look.images, batch_for(made.look.network, made.memory, made.executor.workers))
+    once, rate = made.executor.result(made.executor.submit(speed, net_task(made, (), {}, batch), batch))
+    images, workers = made.look.images, made.executor.workers
+    remaining = _remaining(made.look.network)
+    known = [x for x in layers if with_moments(x)]
+    found: dict[str, float] = {}
+    if kind != "svd":
+        sums = sum(patch_size(x) ** 2 * x.groups * _positions(x) for x in known)
+        found["second moments"] = images * (sums / rate + once * PARTS / 2) / workers
+        found["factors"] = sum(_alternation(x, r) for x in known for r in ranks[x.name]) / rate / workers
+    if measured:
+        found["metrics"] = images * once * sum(remaining[x.name] * len(ranks[x.name]) for x in layers) / workers
+    if networks:
+        each = images * once / workers
+        if kind == "asymmetric":
+            size = sum((patch_size(x) + 2 * x.out_channels) * patch_size(x) * x.groups * _positions(x) for x in known)
+            solve = sum(_alternation(x, int(np.median(ranks[x.name]))) for x in known) / rate
+            each += images * (2 * once + size / rate) / workers + solve
+        found["whole networks"] = networks * each
+    return found
+
+
+def _remaining(network: Network) -> dict[str, float]:
+    """Part of the MACs that a pass from each layer on takes."""
+    macs = [(x.name, patch_size(x) * x.out_channels * int(np.prod(x.output))) for x in network.weighted]
+    total, found, left = sum(m for _, m in macs), {}, 1.0
+    for name, own in macs:
+        found[name] = left
+        left -= own / total
+    return found
+
+
+def _positions(layer: Layer) -> int:
+    return min(POSITIONS, int(np.prod(layer.output)))
+
+
+def _alternation(layer: Layer, rank: int) -> float:
+    """Floating-point operations of one layer's factors at one rank."""
+    dw = layer.kernel[1]
+    strip, outputs = patch_size(layer) // dw, layer.out_channels // layer.groups
+    each = 2.0 * (STEPS + 2) * dw**2 * strip**2 * rank + 2.0 * (dw * rank) ** 2 * (dw * rank + outputs)
+    start = (dw * strip) ** 2 * (dw * strip / 3 + 2 * outputs) + 20.0 * strip * dw * outputs * min(strip, dw * outputs)
+    return layer.groups * (ROUNDS * each + start)
+
+
+def words(seconds: Mapping[str, float], workers: int) -> str:
+    """``about 9 minutes with 2 workers: second moments 1, metrics 5, whole networks 3``."""
+    total = sum(seconds.values())
+    if total < 90:
+        return f"about {max(1, round(total))} seconds with {workers} worker{'s' if workers > 1 else ''}"
+    parts = ", ".join(f"{name} {value / 60:.0f}" for name, value in seconds.items() if value >= 30)
+    return f"about {total / 60:.0f} minutes with {workers} worker{'s' if workers > 1 else ''}" + (
+        f": {parts}" if parts else ""
+    )

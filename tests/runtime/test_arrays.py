@@ -1,0 +1,56 @@
+"""Files of arrays: whole or not there, never believed when damaged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from enc_caffe.errors import EncError, OutputError
+from enc_caffe.runtime.arrays import (
+    arrays_writer,
+    factor_file,
+    read_arrays,
+    read_factors,
+    write_arrays,
+    write_factors,
+)
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    arrays = {"a/b": np.arange(6.0).reshape(2, 3), "n": np.array(3)}
+    write_arrays(tmp_path / "x" / "y.npz", arrays)
+    found = read_arrays(tmp_path / "x" / "y.npz")
+    assert found is not None and set(found) == set(arrays)
+    np.testing.assert_array_equal(found["a/b"], arrays["a/b"])
+
+
+def test_a_writer_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), arrays_writer(tmp_path / "y.npz") as add:
+        add("a", np.ones(3))
+        raise KeyboardInterrupt
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("damage", ("cut", "byte", "empty", "absent"))
+def test_damaged_files_are_not_believed(tmp_path: Path, damage: str) -> None:
+    path = factor_file(tmp_path, "conv/1", "spatial", 3)
+    rng = np.random.default_rng(0)
+    write_factors(tmp_path, "conv/1", "spatial", 3, [(rng.standard_normal((40, 3)), rng.standard_normal((3, 50)))])
+    assert read_factors(tmp_path, "conv/1", "spatial", 3)[0][0].dtype == np.float32
+    data = bytearray(path.read_bytes())
+    if damage == "absent":
+        path.unlink()
+    else:
+        data[300] ^= 255
+        path.write_bytes({"cut": data[: len(data) // 2], "byte": data, "empty": b""}[damage])
+    assert read_arrays(path) is None
+    with pytest.raises(EncError, match="factors are missing or damaged; run the command again"):
+        read_factors(tmp_path, "conv/1", "spatial", 3)
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot be written"):
+        write_arrays(tmp_path / "file" / "y.npz", {"a": np.ones(2)})

@@ -1,0 +1,171 @@
+"""Second moments and weighted factors, in real Caffe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from enc_caffe import pipeline
+from enc_caffe.caffe_io.caffemodel import CaffeModel
+from enc_caffe.caffe_io.datum import ImageLmdb
+from enc_caffe.caffe_io.prototxt import to_text
+from enc_caffe.caffe_io.variants import deploy_net
+from enc_caffe.decomposition import scheme_for
+from enc_caffe.decomposition.patches import patches
+from enc_caffe.decomposition.weighted import group_weights, output_error
+from enc_caffe.measurement import Workers, images_of
+from enc_caffe.runtime.arrays import read_arrays
+from enc_caffe.runtime.decomposer import Decomposer, Decomposition
+from enc_caffe.runtime.engine import forward
+from enc_caffe.runtime.moments import moment_file
+from enc_caffe.runtime.store import ResultStore
+from tests.runtime import nets
+
+pytestmark = pytest.mark.caffe
+WEIGHTED = Decomposition("weighted")
+
+
+@pytest.mark.parametrize("text", (nets.residual(), nets.grouped()), ids=("residual", "grouped"))
+def test_moments_are_those_of_a_plain_pass_whatever_the_workers(tmp_path: Path, text: str) -> None:
+    model, weights = nets.write_net(tmp_path, text)
+    lmdb = nets.write_images(tmp_path / "lmdb", 23)
+    loaded = pipeline.load(model, lmdb)
+    table = pipeline.pca_metrics(loaded, weights)
+    schemes = {m.name: m.scheme for m in table.layers}
+    folders = []
+    for number in (1, 2):
+        store = ResultStore(tmp_path / f"{number}.sqlite")
+        with Workers(number).executor() as executor:
+            images = images_of(loaded, weights, lmdb, executor, store)
+            decomposer = Decomposer(images, schemes, WEIGHTED)
+            folder = Path(decomposer.prepare([(m.name, 2) for m in table.layers]))
+            folders.append(folder.parent / "moments")
+            if number == 2:
+                source = ImageLmdb(lmdb)
+                rule = images.look.transform
+                data = np.stack([rule(i.pixels) for i in source.images(0, 23, None)])
+                net = to_text(deploy_net(loaded.net, loaded.network, 23))
+                # The blob before what follows in place: a net that ends with the layer's bottom.
+                for m in table.layers:
+                    short = _up_to(net, m.layer.bottoms[0], m.name)
+                    done = executor.submit(forward, short, str(weights), {"data": data}, [m.layer.bottoms[0]])
+                    blob = executor.result(done)[m.layer.bottoms[0]]
+                    found = read_arrays(moment_file(folders[1], m.name))
+                    for group in range(m.layer.groups):
+                        x = patches(blob, m.layer, group).astype(np.float64)
+                        np.testing.assert_allclose(found[f"group{group}"], x @ x.T / x.shape[1], rtol=2e-4, atol=2e-4)
+        store.close()
+    for m in table.layers:
+        first, second = (read_arrays(moment_file(f, m.name)) for f in folders)
+        assert all(np.array_equal(first[k], second[k]) for k in second)
+
+
+def _up_to(text: str, blob: str, reader: str) -> str:
+    from google.protobuf import text_format
+
+    from enc_caffe.caffe_io.proto import caffe_pb2
+
+    net = caffe_pb2().NetParameter()
+    text_format.Parse(text, net)
+    names = [p.name for p in net.layer]
+    del net.layer[names.index(reader) :]
+    assert any(blob in p.top for p in net.layer)
+    return text_format.MessageToString(net)
+
+
+def held_out_errors(
+    loaded, weights: Path, train: Path, test: Path, folder: Path
+) -> list[tuple[str, int, float, float]]:
+    """Layer, rank, and output error on other images of weighted and of plain factors, at every rank."""
+    table = pipeline.pca_metrics(loaded, weights)
+    schemes = {m.name: m.scheme for m in table.layers}
+    model, rows = CaffeModel(weights), []
+    every = [(m.name, r) for m in table.layers for r in range(1, min(scheme_for(m.scheme).matrix_shape(m.layer)) + 1)]
+    with ResultStore(folder / "s.sqlite") as store, Workers(2).executor() as executor:
+        ours = Decomposer(images_of(loaded, weights, train, executor, store), schemes, WEIGHTED)
+        factors = Path(ours.prepare(every))
+        other = Path(
+            Decomposer(images_of(loaded, weights, test, executor, store), schemes, WEIGHTED).prepare(every[:1])
+        )
+        Decomposer(images_of(loaded, weights, test, executor, store), schemes, WEIGHTED).prepare(
+            [(m.name, 1) for m in table.layers]
+        )
+    from enc_caffe.runtime.arrays import read_factors
+
+    for name, rank in every:
+        layer, scheme = loaded.network[name], scheme_for(schemes[name])
+        weight = model.weights(layer)[0]
+        moments = read_arrays(moment_file(other.parent / "moments", name))
+        flat = group_weights(scheme, layer, weight)
+        power = [float(np.sum((w @ moments[f"group{g}"]) * w)) for g, w in enumerate(flat)]
+        lost = []
+        for product in (
+            scheme.product(layer, read_factors(factors, name, scheme.name, rank), rank),
+            scheme.truncated(layer, weight, rank),
+        ):
+            parts = group_weights(scheme, layer, product.reshape(weight.shape))
+            each = [output_error(moments[f"group{g}"], w, p) * power[g] for g, (w, p) in enumerate(zip(flat, parts))]
+            lost.append(sum(each) / sum(power))
+        rows.append((name, rank, lost[0], lost[1]))
+    return rows
+
+
+@pytest.mark.parametrize("text", (nets.residual(), nets.grouped()), ids=("residual", "grouped"))
+def test_weighted_is_never_worse_than_plain_on_other_images(tmp_path: Path, text: str) -> None:
+    model, weights = nets.write_net(tmp_path, text)
+    train, test = (nets.write_images(tmp_path / n, 200, seed) for seed, n in enumerate(("train", "test")))
+    rows = held_out_errors(pipeline.load(model, train), weights, train, test, tmp_path)
+    assert len(rows) > 30
+    worse = [row for row in rows if row[2] > row[3] * 1.001 + 1e-7]
+    assert not worse, worse
+    assert np.median([ours / plain for _, _, ours, plain in rows if plain > 1e-6]) < 0.8
+
+
+def test_weighted_is_never_worse_than_plain_on_digits(demo, tmp_path: Path) -> None:
+    out, _ = demo
+    train, test = out / "digits_train_lmdb", out / "digits_test_lmdb"
+    loaded = pipeline.load(out / "original" / "train_val.prototxt", train)
+    rows = held_out_errors(loaded, out / "original" / "finetuned.caffemodel", train, test, tmp_path)
+    worse = [row for row in rows if row[2] > row[3] * 1.001 + 1e-7]
+    assert not worse, worse
+
+
+def test_damaged_moments_and_factors_are_made_again(tmp_path: Path) -> None:
+    model, weights = nets.write_net(tmp_path, nets.grouped())
+    lmdb = nets.write_images(tmp_path / "lmdb", 15)
+    loaded = pipeline.load(model, lmdb)
+    schemes = {m.name: m.scheme for m in pipeline.pca_metrics(loaded, weights).layers}
+    with ResultStore(tmp_path / "s.sqlite") as store, Workers().executor() as executor:
+        images = images_of(loaded, weights, lmdb, executor, store)
+        stages: list[str] = []
+        decomposer = Decomposer(
+            images, schemes, WEIGHTED, progress=lambda what, done, all_: stages.append(f"{what} {all_}")
+        )
+        folder = Path(decomposer.prepare([("g1", 3)]))
+        (path,) = folder.glob("g1-*-3.npz")
+        good = path.read_bytes()
+        path.write_bytes(good[:100])
+        moment_file(folder.parent / "moments", "g1").write_bytes(b"no array")
+        assert decomposer.prepare([("g1", 3)]) == str(folder) and path.read_bytes() == good
+        # What is there is not made again.
+        stages.clear()
+        before = path.stat().st_mtime_ns
+        decomposer.prepare([("g1", 3)])
+        assert path.stat().st_mtime_ns == before and "factors 0" in stages
+
+
+def test_pruning_the_store_removes_the_arrays(tmp_path: Path) -> None:
+    model, weights = nets.write_net(tmp_path, nets.grouped())
+    lmdb = nets.write_images(tmp_path / "lmdb", 12)
+    loaded = pipeline.load(model, lmdb)
+    with ResultStore(tmp_path / "s.sqlite") as store, Workers().executor() as executor:
+        folder = Path(
+            Decomposer(images_of(loaded, weights, lmdb, executor, store), {"g1": "spatial"}, WEIGHTED).prepare(
+                [("g1", 2)]
+            )
+        )
+        assert folder.is_dir()
+        store.remove([c.digest for c in store.contexts()])
+        assert not folder.exists() and not folder.parent.exists()

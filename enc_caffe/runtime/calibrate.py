@@ -130,13 +130,15 @@ def live_sizes(task: CalibrationTask, steps: Sequence[Step]) -> list[int]:
 
 
 def place(engine: Engine, step: Step, side: str) -> int:
-    """Place in a net's order up to which a step runs it: before the pair or the norm that is put right, and behind the original."""
+    """Place in a net's order up to which a step runs it: before what is put right, and behind the
+    original's layer."""
     name = step.layer.name
     if step.kind in ("norm", "change"):
         return engine.place[name]
     if side == "o":
         return engine.place[name] + 1
-    return engine.place[name + "_v"] if step.kind == "pair" else engine.place[name + "_h"] + 1
+    # Before the bias that is to change: what is kept must not hold the old one.
+    return engine.place[name + ("_v" if step.kind == "pair" else "_h")]
 
 
 def _blocks(
@@ -200,6 +202,7 @@ def _add(sums: Any, step: Step, engines: Sequence[Engine], first: int) -> None:
         blobs = [np.asarray(engine.bottom(step.layer.name), np.float64) for engine in both]
         parts = [power for blob in blobs for power in (blob, blob**2)]
     else:
+        compressed.part(place(compressed, step, SIDES[0]), place(compressed, step, SIDES[0]) + 1)
         names = ((compressed, step.layer.name + "_h"), (original, step.layer.name))
         parts = [np.asarray(engine.top(name), np.float64) for engine, name in names]
     shaped = [p.reshape(len(p), p.shape[1], -1) for p in parts]
@@ -239,9 +242,10 @@ def calibrate(
     chunks = [c for c in range(CHUNKS) if len(range(*span(task.images, c)))]
     for at in range(done, len(steps)):
         step = steps[at]
-        keep = sizes[at] * task.images <= LIVE and bool(found)
-        if step.kind == "pair" and not found:
-            # Nothing before it changed: the inputs are the original's own.
+        known = step.kind == "pair" and not found and not step.free
+        keep = sizes[at] * task.images <= LIVE and not known
+        if known:
+            # Nothing before it changed: the inputs are the original's own, and no constant is to be found.
             blobs = {n: initial[n] for n in (step.layer.name + "_v", step.layer.name + "_h")}
         else:
             since = {n for s in steps[max(base, 0) : at] for n in _changes(s)}

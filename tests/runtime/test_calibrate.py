@@ -1,0 +1,243 @@
+"""Networks put right layer by layer, in real Caffe: what comes out is what was promised of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from enc_caffe import pipeline
+from enc_caffe.caffe_io.caffemodel import CaffeModel
+from enc_caffe.caffe_io.datum import ImageLmdb
+from enc_caffe.caffe_io.describe import describe
+from enc_caffe.caffe_io.emit import replace_layers, write_compressed
+from enc_caffe.caffe_io.prototxt import read_net, to_text
+from enc_caffe.caffe_io.variants import deploy_net
+from enc_caffe.decomposition import scheme_for
+from enc_caffe.errors import UsageError
+from enc_caffe.measurement import Workers, images_of
+from enc_caffe.runtime import calibrate as module
+from enc_caffe.runtime.decomposer import Decomposer, Decomposition, affected, steps_for
+from enc_caffe.runtime.engine import forward
+from enc_caffe.runtime.measuring import PlanEvaluator, reference_scores
+from enc_caffe.runtime.store import ResultStore
+from tests.runtime import nets
+
+pytestmark = pytest.mark.caffe
+ALL = frozenset({"bn", "bias"})
+
+
+class Setting:
+    """A network with images, a store and workers."""
+
+    def __init__(self, folder: Path, text: str, executor, images: int = 37) -> None:
+        self.folder, self.executor = folder, executor
+        self.model, self.weights = nets.write_net(folder, text)
+        self.lmdb = nets.write_images(folder / "lmdb", images)
+        self.loaded = pipeline.load(self.model, self.lmdb)
+        table = pipeline.pca_metrics(self.loaded, self.weights)
+        self.schemes = {m.name: m.scheme for m in table.layers}
+        self.store = ResultStore(folder / "s.sqlite")
+        self.images = images_of(self.loaded, self.weights, self.lmdb, executor, self.store)
+        self.ranks = {m.name: max(1, m.max_rank // 2) for m in table.layers[1:]}
+        self.full = {m.name: min(scheme_for(m.scheme).matrix_shape(m.layer)) for m in table.layers[1:]}
+
+    def decomposer(self, how: Decomposition, **more) -> Decomposer:
+        """A decomposer of these images."""
+        return Decomposer(self.images, self.schemes, how, **more)
+
+    def emitted(self, how: Decomposition, ranks: dict[str, int]) -> Path:
+        """The folder of the emitted network."""
+        blobs, schemes = self.decomposer(how).blobs(ranks), {n: self.schemes[n] for n in ranks}
+        out = self.folder / "-".join(["out", how.kind, *sorted(how.recalibrate), str(sum(ranks.values()))])
+        out.mkdir(exist_ok=True)
+        # Not by a RankPlan: full rank is above r_max.
+        network, model = self.loaded.network, CaffeModel(self.weights)
+        net = replace_layers(self.loaded.net, network, ranks, schemes)
+        described = describe(net, None, "the test's network", network.data_shapes)
+        (out / "deploy.prototxt").write_text(to_text(deploy_net(net, described, self.images.look.images)))
+        write_compressed(out / "compressed.caffemodel", model, network, ranks, schemes, blobs=blobs)
+        return out
+
+    def data(self) -> np.ndarray:
+        """All images, transformed."""
+        source = ImageLmdb(self.lmdb)
+        return np.stack([self.images.look.transform(i.pixels) for i in source.images(0, None, None)])
+
+    def blob(self, net: object, weights: Path, before: str, name: str) -> np.ndarray:
+        """A blob as it is before the layer ``before`` of a deploy net runs."""
+        at = [p.name for p in net.layer].index(before)  # type: ignore[attr-defined]
+        short = type(net)()
+        short.CopyFrom(net)  # type: ignore[arg-type]
+        del short.layer[at:]  # type: ignore[attr-defined]
+        data = self.data()
+        done = self.executor.submit(forward, to_text(short), str(weights), {"data": data}, [name])
+        return np.asarray(self.executor.result(done)[name], np.float64)
+
+    def divergence(self, how: Decomposition, ranks: dict[str, int]) -> float:
+        """Mean divergence of a plan's network from the original."""
+        made = self.decomposer(how)
+        found = PlanEvaluator(
+            self.images, self.schemes, blobs_of=made.blobs, name=made.name(), reference=made.reference()
+        )
+        return found.divergence(ranks)
+
+
+@pytest.fixture(scope="module")
+def workers():
+    with Workers(2).executor() as executor:
+        yield executor
+
+
+@pytest.fixture(scope="module")
+def residual(tmp_path_factory, workers) -> Setting:
+    return Setting(tmp_path_factory.mktemp("residual"), nets.residual(), workers)
+
+
+@pytest.fixture(scope="module")
+def grouped(tmp_path_factory, workers) -> Setting:
+    return Setting(tmp_path_factory.mktemp("grouped"), nets.grouped(), workers)
+
+
+@pytest.mark.parametrize("kind", ("svd", "weighted", "asymmetric"))
+def test_statistics_are_those_of_the_emitted_network(residual: Setting, kind: str) -> None:
+    out = residual.emitted(Decomposition(kind, frozenset({"bn"})), residual.ranks)
+    net, model = read_net(out / "deploy.prototxt"), CaffeModel(out / "compressed.caffemodel")
+    norms = [p for p in net.layer if p.type == "BatchNorm"]
+    assert len(norms) == 5
+    for norm in norms:
+        mean, variance, factor = (model.array(b).reshape(-1) for b in model.layers[norm.name].blobs)
+        blob = residual.blob(net, out / "compressed.caffemodel", norm.name, norm.bottom[0])
+        if norm.name == "c0_bn":
+            # Before every change: as in the original.
+            original = CaffeModel(residual.weights).layers["c0_bn"]
+            np.testing.assert_array_equal(mean, CaffeModel(residual.weights).array(original.blobs[0]).reshape(-1))
+            continue
+        np.testing.assert_allclose(mean / factor, blob.mean(axis=(0, 2, 3)), atol=1e-4)
+        np.testing.assert_allclose(variance / factor, blob.var(axis=(0, 2, 3)), rtol=1e-3, atol=1e-5)
+
+
+def test_changes_of_statistics_are_added_to_the_original_s(residual: Setting) -> None:
+    out = residual.emitted(Decomposition("weighted", frozenset({"change"})), residual.ranks)
+    net, model = read_net(out / "deploy.prototxt"), CaffeModel(out / "compressed.caffemodel")
+    whole = read_net(residual.model)
+    original = deploy_net(whole, residual.loaded.network, 37)
+    before = CaffeModel(residual.weights)
+    for name in ("c1_bn", "c2_bn", "c3_bn"):
+        theirs = residual.blob(original, residual.weights, name, name[:2])
+        ours = residual.blob(net, out / "compressed.caffemodel", name, name[:2])
+        old = [before.array(b).reshape(-1) for b in before.layers[name].blobs]
+        new = [model.array(b).reshape(-1) for b in model.layers[name].blobs]
+        np.testing.assert_allclose(new[0], old[0] / old[2] + (ours - theirs).mean(axis=(0, 2, 3)), atol=1e-4)
+        ratio = ours.var(axis=(0, 2, 3)) / theirs.var(axis=(0, 2, 3))
+        np.testing.assert_allclose(new[1], old[1] / old[2] * ratio, rtol=2e-3)
+
+
+@pytest.mark.parametrize("kind", ("weighted", "asymmetric"))
+def test_biases_give_the_original_s_mean_output(grouped: Setting, kind: str) -> None:
+    out = grouped.emitted(Decomposition(kind, frozenset({"bias"})), grouped.ranks)
+    net, original = read_net(out / "deploy.prototxt"), deploy_net(read_net(grouped.model), grouped.loaded.network, 37)
+    for name, after in (("g1", "r1"), ("g2", "r2")):
+        ours = grouped.blob(net, out / "compressed.caffemodel", after, name)
+        theirs = grouped.blob(original, grouped.weights, after, name)
+        np.testing.assert_allclose(ours.mean(axis=(0, 2, 3)), theirs.mean(axis=(0, 2, 3)), atol=2e-4)
+    plain = grouped.emitted(Decomposition(kind), grouped.ranks)
+    off = grouped.blob(read_net(plain / "deploy.prototxt"), plain / "compressed.caffemodel", "r2", "g2") - theirs
+    assert np.abs(off.mean(axis=(0, 2, 3))).max() > 1e-3
+
+
+@pytest.mark.parametrize("how", (
+    Decomposition("weighted"), Decomposition("asymmetric"), Decomposition("asymmetric", frozenset({"bias", "change"})),
+), ids=lambda how: how.words())  # fmt: skip
+@pytest.mark.parametrize("name", ("residual", "grouped"))
+def test_full_rank_is_the_original_function(name: str, how: Decomposition, request: pytest.FixtureRequest) -> None:
+    setting: Setting = request.getfixturevalue(name)
+    out = setting.emitted(how, setting.full)
+    net = read_net(out / "deploy.prototxt")
+    done = setting.executor.submit(
+        forward, to_text(net), str(out / "compressed.caffemodel"), {"data": setting.data()}, ["fc"]
+    )
+    ours = setting.executor.result(done)["fc"]
+    theirs = np.load(reference_scores(setting.images, setting.folder / "ref"))
+    assert np.abs(ours - theirs).max() <= 2e-4 * np.abs(theirs).max()
+
+
+@pytest.mark.parametrize("name", ("residual", "grouped"))
+def test_each_way_is_nearer_to_the_original_than_the_one_before(name: str, request: pytest.FixtureRequest) -> None:
+    setting: Setting = request.getfixturevalue(name)
+    ranks = {n: max(1, r // 2) for n, r in setting.ranks.items()}
+    found = [setting.divergence(Decomposition(kind), ranks) for kind in ("svd", "weighted", "asymmetric")]
+    assert found[0] > found[1] > found[2] > 0
+
+
+def test_numbers_do_not_depend_on_workers_nor_on_room_nor_on_interruptions(tmp_path: Path, monkeypatch) -> None:
+    how, results, steps = Decomposition("asymmetric", ALL), [], []
+    for case in ("one", "two", "no room", "interrupted"):
+        # What is kept between steps is decided here, not in the workers.
+        monkeypatch.setattr(module, "LIVE", 0 if case == "no room" else 2**30)
+        with Workers(1 if case == "one" else 2).executor() as executor:
+            setting = Setting(tmp_path / case, nets.residual(), executor)
+            if case == "interrupted":
+
+                def stop(what: str, done: int, all_: int) -> None:
+                    if what == "layers put right" and done == 4:
+                        raise KeyboardInterrupt
+
+                with pytest.raises(KeyboardInterrupt):
+                    setting.decomposer(how, progress=stop).blobs(setting.ranks)
+            seen: list[int] = []
+            blobs = setting.decomposer(
+                how,
+                progress=lambda what, done, all_, seen=seen: seen.append(done) if what == "layers put right" else None,
+            ).blobs(setting.ranks)
+            results.append(blobs)
+            steps.append(seen[0])
+            # Nothing large stays behind.
+            assert not list((tmp_path / case).glob("**/live-*"))
+    assert steps[:3] == [0, 0, 0] and steps[3] >= 3
+    for other in results[1:]:
+        assert set(other) == set(results[0])
+        for name, arrays in results[0].items():
+            for a, b in zip(arrays, other[name]):
+                np.testing.assert_array_equal(a, b)
+
+
+def test_damaged_blobs_between_steps_are_not_believed(tmp_path: Path, workers) -> None:
+    how = Decomposition("asymmetric", ALL)
+    setting = Setting(tmp_path, nets.residual(), workers)
+    wanted = setting.decomposer(how).blobs(setting.ranks)
+
+    def stop(what: str, done: int, all_: int) -> None:
+        if what == "layers put right" and done == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        setting.decomposer(how, progress=stop).blobs(setting.ranks)
+    kept = next(iter(tmp_path.glob("s.sqlite.arrays/*/calibration/*/live-*.npz")))
+    kept.write_bytes(kept.read_bytes()[:-50])
+    again = setting.decomposer(how).blobs(setting.ranks)
+    for name, arrays in wanted.items():
+        for a, b in zip(arrays, again[name]):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_only_what_a_plan_changes_is_put_right(residual: Setting) -> None:
+    network = residual.loaded.network
+    names = [x.name for x in affected(network, {"c2": 3})]
+    assert names[0] == "c2" and "c1_bn" not in names and "sum" in names and "c4_bn" in names
+    steps = steps_for(network, {"c2": 3}, residual.schemes, Decomposition("svd", frozenset({"bn"})))
+    assert [(s.kind, s.layer.name) for s in steps] == [("norm", "c2_bn"), ("norm", "c3_bn"), ("norm", "c4_bn")]
+    both = steps_for(network, {"c1": 3, "c3": 2}, residual.schemes, Decomposition("asymmetric", ALL))
+    assert [s.layer.name for s in both if s.kind == "pair"] == ["c1", "c3"] and all(
+        s.free for s in both if s.kind == "pair"
+    )
+
+
+def test_published_strides_and_unknown_names_are_refused(residual: Setting) -> None:
+    with pytest.raises(UsageError, match="layer 'c3' has stride"):
+        residual.decomposer(Decomposition("asymmetric"), placement="published").blobs({"c3": 3})
+    with pytest.raises(UsageError, match="known are svd, weighted, asymmetric"):
+        Decomposition("best")
+    with pytest.raises(UsageError, match="exclude each other"):
+        Decomposition("svd", frozenset({"bn", "change"}))

@@ -12,7 +12,7 @@ from enc_caffe.jsonfile import write_json
 from enc_caffe.measurement import Progress, Steps, Workers, concerns, images_of, measured_metrics, quiet
 from enc_caffe.metrics.table import MetricsTable, write_metrics
 from enc_caffe.output import atomic_folder, check_new
-from enc_caffe.pipeline import Emitted, LoadedNetwork, emit, load, pca_metrics
+from enc_caffe.pipeline import Emitted, LoadedNetwork, emit, load, measured_ranks, pca_metrics
 from enc_caffe.plan import RankPlan
 from enc_caffe.planning import Found, refined_plan, search_plan
 from enc_caffe.runtime import estimate
@@ -118,13 +118,16 @@ def compress(
             chooser = Chooser(images, schemes, how, placement, progress)
             for line in concerns(images, lmdb):
                 notice(line)
+            sampled = measured_ranks(loaded, table, weights)
             seconds = estimate.stages(
-                images, [m.layer for m in table.layers], {m.name: m.sampled_ranks for m in table.layers}, how.kind,
-                options.metric != "pca", making.refine + len(how.alternatives()),
+                images, [m.layer for m in table.layers], sampled, how.kind, options.metric != "pca",
+                making.refine + len(how.alternatives()),
             )  # fmt: skip
             notice(f"measuring on {images.look.images} images: {estimate.words(seconds, executor.workers)}")
             if options.metric != "pca":
-                table = measured_metrics(images, table, progress=chooser.step("metrics"), decomposer=chooser.decomposer)
+                table = measured_metrics(
+                    images, table, ranks=sampled, progress=chooser.step("metrics"), decomposer=chooser.decomposer
+                )
         found = search_plan(table, options, chooser.evaluator if chooser and evaluating else None, latency)
         blobs: Blobs = {}
         if chooser is not None:

@@ -15,7 +15,7 @@ import os
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Callable, Iterator, Optional, Sequence
+from typing import Any, Callable, Iterator, Mapping, Optional, Sequence
 
 import numpy as np
 
@@ -315,9 +315,21 @@ def _solved(
     return blobs
 
 
+def flattened(blobs: Blobs) -> dict[str, np.ndarray]:
+    """Blobs as named arrays of a file."""
+    return {f"{i}/{name}": a for name, own in blobs.items() for i, a in enumerate(own)}
+
+
+def grouped(arrays: Mapping[str, np.ndarray]) -> Blobs:
+    """Blobs from what :func:`flattened` gave."""
+    found: Blobs = {}
+    for key in sorted(arrays, key=lambda k: int(k.split("/", 1)[0])):
+        found.setdefault(key.split("/", 1)[1], []).append(arrays[key])
+    return found
+
+
 def _remember(folder: Path, done: int, base: int, found: Blobs) -> None:
-    arrays = {f"{i}/{name}": a for name, blobs in found.items() for i, a in enumerate(blobs)}
-    write_arrays(folder / "solved.npz", {**arrays, "state": np.array([done, base])})
+    write_arrays(folder / "solved.npz", {**flattened(found), "state": np.array([done, base])})
 
 
 def _resume(folder: Path, steps: int) -> tuple[int, int, Blobs]:
@@ -333,10 +345,7 @@ def _resume(folder: Path, steps: int) -> tuple[int, int, Blobs]:
         or not any(p.exists() for p in kept)
     ):
         base = -1
-    found: Blobs = {}
-    for key in sorted(arrays, key=lambda k: int(k.split("/", 1)[0])):
-        found.setdefault(key.split("/", 1)[1], []).append(arrays[key])
-    return done, base, found
+    return done, base, grouped(arrays)
 
 
 def _forget(folder: Path, step: int) -> None:

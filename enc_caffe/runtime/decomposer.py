@@ -16,7 +16,8 @@ from enc_caffe.decomposition import scheme_for
 from enc_caffe.decomposition.weighted import RIDGE, ROUNDS, STEPS
 from enc_caffe.errors import UsageError, WeightsError
 from enc_caffe.network import Layer, Network
-from enc_caffe.runtime.calibrate import Blobs, CalibrationTask, Step, calibrate
+from enc_caffe.runtime.arrays import read_arrays, write_arrays
+from enc_caffe.runtime.calibrate import Blobs, CalibrationTask, Step, calibrate, flattened, grouped
 from enc_caffe.runtime.measuring import Subject, net_task, reference_scores
 from enc_caffe.runtime.moments import collect_all, factor_blobs, factorise_all, with_moments
 from enc_caffe.runtime.store import digest_of
@@ -192,9 +193,13 @@ class Decomposer:
         steps = steps_for(network, ranks, self.schemes, self.how)
         if not steps:
             return initial
-        work = self._folder("calibration") / key[:32]
-        work.mkdir(parents=True, exist_ok=True)
-        found = self._calibrated(ranks, initial, steps, work)
+        kept = self._folder("calibrated") / f"{key}.npz"
+        found = grouped(read_arrays(kept) or {})
+        if not found:
+            work = self._folder("calibration") / key[:32]
+            work.mkdir(parents=True, exist_ok=True)
+            found = self._calibrated(ranks, initial, steps, work)
+            write_arrays(kept, flattened(found))
         return {**initial, **found}
 
     def _initial(self, layers: Mapping[str, Layer], ranks: Mapping[str, int]) -> Blobs:

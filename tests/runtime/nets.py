@@ -12,11 +12,11 @@ from enc_caffe.caffe_io.describe import describe
 from enc_caffe.caffe_io.prototxt import read_net
 from enc_caffe.caffe_io.sources import from_arrays
 
-HEAD = (
-    'name: "{name}"\n'
-    'layer {{ name: "data" type: "Data" top: "data" top: "label" transform_param {{ scale: 0.0078125 mean_value: 128 }} '
-    'data_param {{ source: "none" batch_size: 4 backend: LMDB }} }}\n'
+DATA = (
+    'layer {{ name: "data" type: "Data" top: "data" top: "label" include {{ phase: {phase} }} transform_param {{ scale: 0.0078125 '
+    'mean_value: 128 }} data_param {{ source: "none" batch_size: 4 backend: LMDB }} }}\n'
 )
+HEAD = 'name: "{name}"\n' + DATA.replace("{phase}", "TRAIN") + DATA.replace("{phase}", "TEST")
 
 
 def conv(

@@ -1,0 +1,135 @@
+"""``compress --quality best`` from the command line, with real Caffe."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from enc_caffe.cli import main, parser
+from enc_caffe.metrics.table import read_metrics
+from enc_caffe.plan import read_plan
+from enc_caffe.runtime.tool import caffe_test
+from tests.runtime import nets
+
+pytestmark = pytest.mark.caffe
+
+
+def refuse(*_: object, **__: object) -> None:
+    """What must not be called."""
+    raise AssertionError("measured again")
+
+
+def compress(folder: Path, text: str, *more: str, labels: bool = True, images: int = 40) -> tuple[int, Path]:
+    """Exit status and output folder of a compression of a small network."""
+    model, weights = nets.write_net(folder, text)
+    lmdb = folder / "lmdb"
+    if not lmdb.exists():
+        nets.write_images(lmdb, images, labels=labels)
+    out = folder / "out"
+    status = main(
+        ["compress", "--model", str(model), "--weights", str(weights), "--lmdb", str(lmdb), "--out", str(out), "--force",
+         "--target_flops", "0.6", "--store", str(folder / "s.sqlite"), *more]
+    )  # fmt: skip
+    return status, out
+
+
+def test_best_is_nearer_to_the_original_than_paper(tmp_path: Path, capsys) -> None:
+    found = {}
+    for quality in ("best", "paper"):
+        status, out = compress(tmp_path, nets.residual(), "--quality", quality, "--workers", "2")
+        said = capsys.readouterr()
+        assert status == 0
+        result = json.loads((out / "evaluation.json").read_text())
+        # What is said of the emitted network is what stock Caffe says of it.
+        stock = caffe_test(out / "train_val.prototxt", out / "compressed.caffemodel", 10, tmp_path / "log")
+        assert stock["loss"] == pytest.approx(result["compressed"]["cross_entropy"], abs=1e-4)
+        found[quality] = result
+        if quality == "best":
+            assert "measuring on 40 images: about" in said.err
+            assert "ranks refined by" in said.out and "divergence from the original" in said.out
+            plan = read_plan(out / "ranks.json")
+            assert plan.about["refined"]["divergence"] <= plan.about["refined"]["divergence_before"]
+            assert plan.about["flops_ratio"] <= 0.6
+            extra = dict(read_metrics(out / "metrics.json").extra)
+            assert extra["decomposition"] == "weighted"
+    assert found["paper"]["decomposition"] == "svd" and found["best"]["decomposition"].startswith("asymmetric")
+    assert found["best"]["divergence"]["mean"] > 0
+
+
+def test_flags_that_are_given_hold_beside_quality() -> None:
+    base = ["compress", "--model", "m", "--weights", "w", "--lmdb", "l", "--out", "o", "--target_flops", "0.5"]
+    from enc_caffe.cli.compress import QUALITY
+
+    assert set(QUALITY) == {"best", "paper"}
+    top = parser()
+    args = top.parse_args([*base, "--refine", "3", "--quality", "best"])
+    command, presets = args.presets
+    command.set_defaults(**presets["best"])
+    args = top.parse_args([*base, "--refine", "3", "--quality", "best"])
+    assert args.refine == 3 and args.decomposition == "asymmetric" and args.metric == "divergence"
+
+
+def test_a_second_run_measures_nothing_again(tmp_path: Path, monkeypatch) -> None:
+    assert compress(tmp_path, nets.grouped(), "--quality", "best")[0] == 0
+    from enc_caffe.runtime import decomposer, measure
+
+    first = (tmp_path / "out" / "compressed.caffemodel").read_bytes()
+    monkeypatch.setattr(measure, "measure_chunk", refuse)
+    monkeypatch.setattr(decomposer, "calibrate", refuse)
+    assert compress(tmp_path, nets.grouped(), "--quality", "best")[0] == 0
+    assert (tmp_path / "out" / "compressed.caffemodel").read_bytes() == first
+
+
+def test_unlabelled_images_are_enough(tmp_path: Path, capsys) -> None:
+    status, out = compress(tmp_path, nets.grouped(), "--quality", "best", "--refine", "2", labels=False)
+    printed = capsys.readouterr()
+    assert status == 0 and "no accuracy" in printed.out
+    result = json.loads((out / "evaluation.json").read_text())
+    assert "compressed" not in result and 0 < result["divergence"]["mean"] < 1
+
+
+def test_a_network_without_softmax_is_held_by_squared_error(tmp_path: Path, capsys) -> None:
+    loss = (
+        'layer { name: "flat" type: "Flatten" bottom: "pool" top: "flat" }\n'
+        'layer { name: "wanted" type: "InnerProduct" bottom: "flat" top: "wanted" inner_product_param { num_output: 5 } }\n'
+        'layer { name: "loss" type: "EuclideanLoss" bottom: "fc" bottom: "wanted" top: "loss" }\n'
+    )
+    status, out = compress(tmp_path, nets.grouped(loss), "--quality", "best", "--refine", "1")
+    assert status == 0, capsys.readouterr().err
+    result = json.loads((out / "evaluation.json").read_text())
+    assert result["divergence"]["mean"] > 0 and "compressed" not in result
+
+
+def test_images_of_another_scale_are_reported(tmp_path: Path, capsys) -> None:
+    text = nets.grouped().replace("scale: 0.0078125", "scale: 5")
+    status, _ = compress(tmp_path, text, "--metric", "divergence", "--method", "model")
+    said = capsys.readouterr().err
+    assert status == 0
+    assert "the original network's cross-entropy on these images is" in said and "scale, mean and channel order" in said
+
+
+def test_dead_inputs_and_few_images(tmp_path: Path) -> None:
+    # One image of one colour: most second moments are singular, and some channels are dead.
+    from enc_caffe.caffe_io.datum import write_lmdb
+    from enc_caffe.caffe_io.sources import from_arrays
+
+    write_lmdb(tmp_path / "lmdb", from_arrays(np.full((1, 3, 12, 12), 128, np.uint8), np.zeros(1, np.int64))[1])
+    status, out = compress(tmp_path, nets.residual(), "--quality", "best", "--refine", "1")
+    assert status == 0
+    result = json.loads((out / "evaluation.json").read_text())
+    assert np.isfinite(result["compressed"]["cross_entropy"]) and np.isfinite(result["divergence"]["mean"])
+
+
+@pytest.mark.parametrize("more, said", (
+    (("--decomposition", "asymmetric", "--stride_placement", "published"), "layer 'c3' has stride"),
+    (("--recalibrate", "bn,change"), "exclude each other"),
+    (("--recalibrate", "means"), "--recalibrate means: known are bn, change, bias, auto"),
+    (("--refine", "-1"), "--refine -1"),
+))  # fmt: skip
+def test_wrong_usage_is_one_line(tmp_path: Path, capsys, more, said: str) -> None:
+    status, _ = compress(tmp_path, nets.residual(), *more)
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert status == 2 and said in error

@@ -123,6 +123,26 @@ def test_dead_inputs_and_few_images(tmp_path: Path) -> None:
     assert np.isfinite(result["compressed"]["cross_entropy"]) and np.isfinite(result["divergence"]["mean"])
 
 
+def test_labels_are_not_looked_at_and_emit_makes_the_same_network(tmp_path: Path, capsys) -> None:
+    found = []
+    for labels in (True, False):
+        folder = tmp_path / str(labels)
+        assert compress(folder, nets.residual(), "--quality", "best", "--refine", "3", labels=labels)[0] == 0
+        found.append((folder / "out" / "compressed.caffemodel").read_bytes())
+    assert found[0] == found[1]
+    # The same by the single commands, from the ranks alone.
+    folder = tmp_path / "True"
+    how = json.loads((folder / "out" / "evaluation.json").read_text())["decomposition"]
+    more = [n for n in ("bn", "change") if n in how]
+    status = main(
+        ["emit", "--model", str(folder / "train_val.prototxt"), "--weights", str(folder / "net.caffemodel"), "--lmdb",
+         str(folder / "lmdb"), "--ranks", str(folder / "out" / "ranks.json"), "--decomposition", "asymmetric", "--recalibrate",
+         ",".join(["bias", *more]), "--store", str(folder / "other.sqlite"), "--out", str(folder / "again")]
+    )  # fmt: skip
+    assert status == 0 and "divergence from the original" in capsys.readouterr().out
+    assert (folder / "again" / "compressed.caffemodel").read_bytes() == found[0]
+
+
 @pytest.mark.parametrize("more, said", (
     (("--decomposition", "asymmetric", "--stride_placement", "published"), "layer 'c3' has stride"),
     (("--recalibrate", "bn,change"), "exclude each other"),

@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
 from enc_caffe import pipeline
-from enc_caffe.cli.common import add_emission, add_model, progress_bar
+from enc_caffe.cli.common import (
+    add_emission,
+    add_making,
+    add_model,
+    add_workers,
+    decomposition,
+    open_store,
+    progress_bar,
+    stage_bars,
+    workers,
+)
+from enc_caffe.compression import Chooser
+from enc_caffe.errors import UsageError
+from enc_caffe.measurement import concerns, images_of
 from enc_caffe.output import check_new
-from enc_caffe.plan import read_plan
+from enc_caffe.plan import RankPlan, read_plan
+from enc_caffe.runtime.calibrate import Blobs
 
 
 def register(commands: Any) -> None:
@@ -19,7 +34,9 @@ def register(commands: Any) -> None:
     p.add_argument("--ranks", type=Path, required=True, metavar="RANKS.json")
     p.add_argument("--train_lmdb", type=Path, help="source of the emitted TRAIN data layer")
     p.add_argument("--test_lmdb", type=Path, help="source of the emitted TEST data layer")
-    p.add_argument("--lmdb", type=Path, help="LMDB that says how large images are")
+    p.add_argument("--lmdb", type=Path, help="LMDB that says how large images are, and that --decomposition looks at")
+    add_making(p)
+    add_workers(p)
     add_emission(p)
     p.set_defaults(run=run)
 
@@ -34,6 +51,7 @@ def run(args: argparse.Namespace) -> None:
         args.input_shape,
         any(s == "inner_product" for s in plan.schemes.values()),
     )
+    blobs, words = _calibrated(args, loaded, plan)
     done = 0
     with progress_bar("decomposing", len(plan.ranks)) as bar:
 
@@ -44,9 +62,27 @@ def run(args: argparse.Namespace) -> None:
 
         emitted = pipeline.emit(
             loaded, args.weights, plan, args.out, args.stride_placement, args.force, args.solver, args.train_lmdb,
-            args.test_lmdb, step, source=str(args.ranks),
+            args.test_lmdb, step, source=str(args.ranks), blobs=blobs,
         )  # fmt: skip
-    print(pipeline.cost_line(emitted))
+    print(pipeline.cost_line(emitted) + words)
     print(
         f"written to {args.out}: train_val.prototxt, deploy.prototxt, solver.prototxt, compressed.caffemodel, ranks.json"
     )
+
+
+def _calibrated(args: argparse.Namespace, loaded: pipeline.LoadedNetwork, plan: RankPlan) -> tuple[Blobs, str]:
+    how = decomposition(args)
+    if how.plain:
+        return {}, ""
+    if args.lmdb is None:
+        raise UsageError(f"--decomposition and --recalibrate ({how.words()}) look at images: give --lmdb")
+    schemes = {n: plan.schemes.get(n, loaded.policy.schemes.get(n, "")) for n in plan.ranks}
+    with open_store(args) as store, workers(args).executor() as executor, stage_bars() as bars:
+        images = images_of(loaded, args.weights, args.lmdb, executor, store, int(args.memory * 2**30))
+        for line in concerns(images, args.lmdb):
+            print(line, file=sys.stderr)
+        chooser = Chooser(images, schemes, how, args.stride_placement, bars)
+        chooser.settle(plan.ranks)
+        divergence = chooser.evaluator.divergence(plan.ranks)
+        words = f"; {chooser.decomposer.how.words()}: divergence from the original {divergence:.4f} on {images.look.images} images"
+        return chooser.decomposer.blobs(plan.ranks), words

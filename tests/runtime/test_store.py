@@ -193,3 +193,16 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "0 results of 0 contexts" in capsys.readouterr().out
     assert main(["store", "prune", context[:6], "--store", str(path)]) == 0
     assert "8 results of 1 contexts" in capsys.readouterr().out
+
+
+def test_a_context_has_a_folder_beside_the_file(tmp_path: Path) -> None:
+    with ResultStore(tmp_path / "s.sqlite") as store:
+        digest = store.context({"network": "n"}, {"a": 1})
+        folder = store.folder(digest)
+        assert folder == tmp_path / "s.sqlite.arrays" / digest
+        folder.mkdir(parents=True)
+        (folder / "x.npz").write_bytes(b"1")
+        other = store.folder(store.context({"network": "n"}, {"a": 2}))
+        other.mkdir()
+        store.remove([digest])
+        assert not folder.exists() and other.exists()

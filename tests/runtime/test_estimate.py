@@ -1,0 +1,36 @@
+"""How long it will take: by its parts, and in words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from enc_caffe import pipeline
+from enc_caffe.measurement import Workers, images_of
+from enc_caffe.runtime.estimate import stages, words
+from enc_caffe.runtime.store import ResultStore
+from tests.runtime import nets
+
+
+def test_words() -> None:
+    assert words({"metrics": 20.4, "factors": 1.0}, 1) == "about 21 seconds with 1 worker"
+    assert words({}, 2) == "about 1 seconds with 2 workers"
+    parts = {"second moments": 61.0, "factors": 5.0, "metrics": 300.0, "whole networks": 190.0}
+    assert words(parts, 2) == "about 9 minutes with 2 workers: second moments 1, metrics 5, whole networks 3"
+
+
+@pytest.mark.caffe
+def test_stages_follow_from_what_is_asked_for(tmp_path: Path) -> None:
+    model, weights = nets.write_net(tmp_path, nets.residual())
+    lmdb = nets.write_images(tmp_path / "lmdb", 30)
+    loaded = pipeline.load(model, lmdb)
+    layers = [loaded.network[n] for n in loaded.policy.schemes]
+    ranks = {x.name: [1, 2, 4] for x in layers}
+    with ResultStore(tmp_path / "s.sqlite") as store, Workers().executor() as executor:
+        images = images_of(loaded, weights, lmdb, executor, store)
+        assert stages(images, layers, ranks, "svd", False, 0) == {}
+        assert set(stages(images, layers, ranks, "svd", True, 2)) == {"metrics", "whole networks"}
+        found = stages(images, layers, ranks, "asymmetric", True, 3)
+        assert set(found) == {"second moments", "factors", "metrics", "whole networks"}
+        assert all(0 < v < 60 for v in found.values())

@@ -68,7 +68,7 @@ def train(
         with progress_bar(what, None) as bar:
             finetune(
                 solver, weights, out, None, *lmdbs, overrides=dict(options),
-                progress=lambda iteration, iterations, loss: bar(iteration, iterations),
+                progress=lambda step: bar(step.iteration, step.iterations, step.words()),
             )  # fmt: skip
     return out / RESULT
 

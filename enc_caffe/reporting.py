@@ -128,9 +128,11 @@ def _curves(table: Optional[MetricsTable]) -> tuple[LayerCurve, ...]:
 def _bounds(table: MetricsTable, plan: RankPlan, saved: Optional[Mapping[str, Any]]) -> dict[str, tuple[int, int]]:
     """R_min and R_max by layer, where the search can be set up again from what is known of it."""
     about = plan.about
+    if about.get("method") not in ("map", "model", "inf"):
+        return {}
     try:
         if saved:
-            options = SearchOptions(**dict(saved))
+            options = SearchOptions(**{**saved, "whole": frozenset(saved.get("whole", ()))})
         else:
             targets = about.get("targets") or {}
             options = SearchOptions(
@@ -140,7 +142,7 @@ def _bounds(table: MetricsTable, plan: RankPlan, saved: Optional[Mapping[str, An
             )  # fmt: skip
         problem = build_problem(table, options)
         space = make_space(problem)
-    except (EncError, TypeError):
+    except EncError:
         return {}
     return {x.name: (low, high) for x, low, high in zip(problem.layers, space.lowest, space.highest)}
 

@@ -9,7 +9,7 @@ from functools import singledispatch
 from typing import Any, Iterator, Sequence
 
 from enc_caffe.errors import UsageError
-from enc_caffe.report.rows import Chart, MetricCurves, Points, RankBars, Series, TrainingCurves
+from enc_caffe.report.rows import Chart, MetricCurves, Points, RankBars, TrainingCurves
 
 #: Readable on white and on near-black alike.
 COLOURS = ("#3d7fc4", "#d2691e", "#2a9460", "#9566b8", "#c94a5c", "#8a7a2a", "#5f8f99")
@@ -154,10 +154,13 @@ def _legend(figure: Any, ax: Any) -> None:
 @_draw.register
 def _(data: Points) -> Any:
     figure, (ax,) = _figure(3.4 + 0.18 * len(data.series))
-    names = list(dict.fromkeys(_family(s) for s in data.series))
+    families = list(dict.fromkeys(s.family or s.label for s in data.series))
+    seen: dict[str, int] = {}
     for series in data.series:
-        at = names.index(_family(series))
-        colour, marker = COLOURS[at % len(COLOURS)], MARKERS[at % len(MARKERS)]
+        family = series.family or series.label
+        colour = COLOURS[families.index(family) % len(COLOURS)]
+        marker = MARKERS[seen.setdefault(family, 0) % len(MARKERS)]
+        seen[family] += 1
         ax.plot(
             [p[0] for p in series.points], [p[1] for p in series.points], marker, color=colour, markersize=6.5,
             linestyle="-" if series.line else "", linewidth=1, label=series.label,
@@ -174,11 +177,6 @@ def _(data: Points) -> Any:
     ax.grid()
     _legend(figure, ax)
     return figure
-
-
-def _family(series: Series) -> str:
-    # The paper's points have the colour of ours by the same method.
-    return series.label.split(" (")[0].removesuffix(", paper")
 
 
 @_draw.register

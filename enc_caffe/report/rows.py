@@ -151,10 +151,11 @@ class MetricCurves:
 
 @dataclass(frozen=True)
 class Series:
-    """Points of one colour; hollow ones are the paper's."""
+    """Points of one family, which has one colour; hollow ones are the paper's."""
 
     label: str
     points: Sequence[tuple[float, float]]
+    family: str = ""
     hollow: bool = False
     line: bool = False
 

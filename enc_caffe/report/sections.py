@@ -112,21 +112,24 @@ def _summary(runs: Sequence[Run]) -> Optional[Section]:
 
 def accuracy_points(runs: Sequence[Run], network: str) -> list[Series]:
     """Accuracy lost over MACs: ours by method, without and with fine-tuning, and the paper's."""
-    ours: dict[str, list[tuple[float, float]]] = {}
+    ours: dict[tuple[str, str], list[tuple[float, float]]] = {}
     for run in runs:
         for n in run.networks if run.network == network else ():
             for tuned, words in ((False, ""), (True, " (fine-tuned)")):
                 lost = _loss(n, run.original, tuned)
                 if lost is not None and n.method != "original":
-                    ours.setdefault(n.label + words, []).append((n.macs.get("exact", n.macs.get("paper", 0.0)), -lost))
-    series = [Series(label, sorted(points), line=len(points) > 1) for label, points in ours.items()]
+                    key = (n.label + words, METHODS.get(n.method, n.method))
+                    ours.setdefault(key, []).append((n.macs.get("exact", n.macs.get("paper", 0.0)), -lost))
+    series = [Series(label, sorted(points), family, line=len(points) > 1) for (label, family), points in ours.items()]
     for words, at in (("", "before"), (" (fine-tuned)", "after")):
         theirs: dict[str, list[tuple[float, float]]] = {}
         for p in of_network(network):
             value = getattr(p, at)[0]
             if value is not None and p.method is not None:
                 theirs.setdefault(p.policy, []).append((p.macs, -value))
-        series += [Series(f"{policy}, paper{words}", sorted(points), hollow=True) for policy, points in theirs.items()]
+        series += [
+            Series(f"{policy}, paper{words}", sorted(points), policy, hollow=True) for policy, points in theirs.items()
+        ]
     return series if ours else []
 
 

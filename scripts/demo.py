@@ -105,7 +105,7 @@ def run(out: Path) -> list[Row]:
     entry = {
         "method": "original",
         "label": "original",
-        "macs": {"exact": 1.0},
+        "macs": {"paper": 1.0, "exact": 1.0},
         "parameters": 1.0,
         "score": counted(accuracy, images),
     }
@@ -117,7 +117,8 @@ def run(out: Path) -> list[Row]:
     for target in TARGETS:
         start = time.perf_counter()
         folder = out / f"compressed-{round(100 * target)}"
-        plan = search_plan(table, SearchOptions("map", "pca", target, first_layer="search")).plan
+        options = {"method": "map", "metric": "pca", "target_flops": target, "first_layer": "search"}
+        plan = search_plan(table, SearchOptions(**options)).plan
         # A fine-tuned network of other ranks, from a former state of things, is of no use.
         if (folder / "ranks.json").is_file() and dict(read_plan(folder / "ranks.json").ranks) != dict(plan.ranks):
             shutil.rmtree(out / f"finetuned-{round(100 * target)}", ignore_errors=True)
@@ -146,7 +147,7 @@ def run(out: Path) -> list[Row]:
                 {
                     "method": "map", "label": f"ENC-Map at {target:.0%}", "ranks": f"{folder.name}/ranks.json", "folder": folder.name,
                     "macs": {"exact": emitted.ratio("exact", "all"), "paper": emitted.ratio("paper", "all")},
-                    "parameters": emitted.parameter_ratio("all"), "score": counted(before, images),
+                    "options": options, "parameters": emitted.parameter_ratio("all"), "score": counted(before, images),
                     "finetuned": {"folder": f"finetuned-{round(100 * target)}", "score": counted(after, images)},
                 },
             )

@@ -87,13 +87,13 @@ def announce(x: Experiment, choices: Choices, say: Callable[[str], None]) -> Non
         say(f"takes: {x.takes}")
 
 
-def gather(x: Experiment, choices: Choices, out: Path, steps: Steps, bar: Callable[..., None]) -> Inputs:
-    """Everything that is needed, checked and made.
+def check_given(x: Experiment, choices: Choices) -> None:
+    """What the user has to name, before anything is downloaded or made.
 
     Raises
     ------
     UsageError
-        If the user has to name something; it says how to make it.
+        If it is not named; the message says how to make it.
     DatasetError
         If an LMDB is not what is needed.
     """
@@ -104,6 +104,11 @@ def gather(x: Experiment, choices: Choices, out: Path, steps: Steps, bar: Callab
     if x.data == "imagenet":
         assert choices.train_lmdb is not None and choices.test_lmdb is not None
         check_lmdbs(x, choices)
+
+
+def gather(x: Experiment, choices: Choices, out: Path, steps: Steps, bar: Callable[..., None]) -> Inputs:
+    """Everything that is needed, checked and made; raises what :func:`check_given` does."""
+    check_given(x, choices)
     weights = choices.weights or fetch(RESOURCES[x.weights])
     return _cifar10(x, weights, out, steps) if x.data == "cifar10" else _imagenet(x, choices, weights, out, steps, bar)
 

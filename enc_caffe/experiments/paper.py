@@ -12,7 +12,7 @@ from enc_caffe.compression import default_store
 from enc_caffe.errors import EncError, UsageError
 from enc_caffe.experiments import figures, from_metrics
 from enc_caffe.experiments import run as with_images
-from enc_caffe.experiments.inputs import Choices, announce
+from enc_caffe.experiments.inputs import Choices, announce, check_given
 from enc_caffe.experiments.settings import Experiment, experiments, read_experiment
 from enc_caffe.fetch import data_folder
 from enc_caffe.metrics.table import read_metrics
@@ -81,6 +81,7 @@ def experiment(x: Experiment, choices: Choices, out: Path) -> None:
     if only_metrics and (x.data == "imagenet" or not choices.finetune):
         from_metrics.run(x, choices, out)
         return
+    check_given(x, choices)
     announce(x, choices, say)
     with ResultStore(default_store(), say) as store, progress_bar(x.name, None) as bar:
         with_images.run(x, choices, out, store, bar, say)

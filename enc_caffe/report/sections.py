@@ -118,7 +118,8 @@ def accuracy_points(runs: Sequence[Run], network: str) -> list[Series]:
             for tuned, words in ((False, ""), (True, " (fine-tuned)")):
                 lost = _loss(n, run.original, tuned)
                 if lost is not None and n.method != "original":
-                    key = (n.label + words, METHODS.get(n.method, n.method))
+                    family = METHODS.get(n.method, n.label)
+                    key = (family + (f", {n.placement} strides" if n.placement else "") + words, family)
                     ours.setdefault(key, []).append((n.macs.get("exact", n.macs.get("paper", 0.0)), -lost))
     series = [Series(label, sorted(points), family, line=len(points) > 1) for (label, family), points in ours.items()]
     for words, at in (("", "before"), (" (fine-tuned)", "after")):
@@ -143,7 +144,8 @@ def _accuracies(runs: Sequence[Run]) -> Optional[Section]:
             )
             drawing = Points(AXIS_MACS, "top-1 accuracy against the original, points", series)
             charts.append(Chart(_name("accuracy", network), f"{network}: accuracy over MACs", words, drawing))
-    text = ["Filled: measured here. Hollow: the paper's Tables I to IV, on its own test images."]
+    theirs = any(s.hollow for c in charts if isinstance(c.drawing, Points) for s in c.drawing.series)
+    text = ["Filled: measured here. Hollow: the paper's Tables I to IV, on its own test images."] if theirs else []
     return Section("Accuracy over MACs (Figure 6)", text, (), charts) if charts else None
 
 

@@ -38,6 +38,7 @@ NONE = "no metrics are at hand: give METRICS=FILE (enc-caffe metrics writes one)
 
 def fig2(root: Path, choices: Choices, out: Path, say: Say, metrics_for: MetricsFor) -> Report:
     """y_p and y_m of every layer of the networks whose metrics are at hand."""
+    say("fig2: downloads nothing; needs metrics; takes seconds")
     found = {n: m for n in NETWORKS if (m := metrics_for(n, choices)) is not None}
     if not found:
         raise UsageError(NONE)
@@ -53,6 +54,7 @@ def fig2(root: Path, choices: Choices, out: Path, say: Say, metrics_for: Metrics
 
 def fig3(root: Path, choices: Choices, out: Path, say: Say, metrics_for: MetricsFor) -> Report:
     """R_min, R_max and the ranks of VGG-16 at 25% +- 10% of the MACs."""
+    say("fig3: downloads nothing; needs VGG-16's metrics; takes seconds")
     path = metrics_for("VGG-16", choices)
     if path is None:
         raise UsageError(NONE)

@@ -79,6 +79,7 @@ def experiment(x: Experiment, choices: Choices, out: Path) -> None:
     """With images where they are given (or can be had); from metrics alone where only those are."""
     only_metrics = choices.metrics is not None and choices.test_lmdb is None
     if only_metrics and (x.data == "imagenet" or not choices.finetune):
+        say(f"{x.name}: downloads nothing; needs {choices.metrics}; takes seconds; no images, so only the search is done")
         from_metrics.run(x, choices, out)
         return
     check_given(x, choices)
@@ -114,6 +115,7 @@ def metrics_for(network: str, choices: Choices) -> Optional[Path]:
 def table(name: str, root: Path, choices: Choices, out: Path) -> None:
     """Every experiment of a table that can run with what there is, and one table beside the paper's rows."""
     runs, skipped = [], []
+    say(f"{name}: {', '.join(each for each, _ in TABLES[name])}, each as far as its images or metrics are here")
     for each, methods in TABLES[name]:
         x = read_experiment(each, root)
         own = replace(choices, methods=choices.methods or methods, metrics=None)

@@ -85,7 +85,7 @@ def test_figure_7_times_pairs_against_the_original(tmp_path: Path) -> None:
     from enc_caffe.experiments.steps import Steps
     from enc_caffe.experiments.timing import Subject, measure, prepare
 
-    subject = Subject("AlexNet", "alexnet", 1, 1, "search", "measured")
+    subject = Subject("AlexNet", "alexnet", 1, "search", "measured")
     networks, how = prepare(ROOT, tmp_path, subject, lambda name: None)
     assert "uniform" in how and [n for n, _, _ in networks] == ["alexnet-100", "alexnet-30", "alexnet-50", "alexnet-70"]
     said: list[str] = []

@@ -18,6 +18,7 @@ from enc_caffe.jsonfile import write_json
 from enc_caffe.metrics.table import MetricsTable, read_metrics, write_metrics
 from enc_caffe.plan import write_plan
 from enc_caffe.planning import plan_ratios, search_plan
+from enc_caffe.report.paper import BASELINES
 from enc_caffe.reporting import EXPERIMENT, sha256, versions
 from enc_caffe.search.options import SearchOptions
 
@@ -48,7 +49,7 @@ def run(x: Experiment, choices: Choices, out: Path) -> dict[str, Any]:
     """Search by every method and print; writes ranks, metrics, and ``experiment.json`` for the report."""
     assert choices.metrics is not None
     table = read_metrics(choices.metrics)
-    if table.network and table.network != x.network:
+    if table.network in BASELINES and table.network != x.network:
         raise MetricsError(f"{choices.metrics}: metrics of {table.network}, but {x.name} is of {x.network}")
     out.mkdir(parents=True, exist_ok=True)
     networks: list[dict[str, Any]] = [

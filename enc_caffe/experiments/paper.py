@@ -79,7 +79,9 @@ def experiment(x: Experiment, choices: Choices, out: Path) -> None:
     """With images where they are given (or can be had); from metrics alone where only those are."""
     only_metrics = choices.metrics is not None and choices.test_lmdb is None
     if only_metrics and (x.data == "imagenet" or not choices.finetune):
-        say(f"{x.name}: downloads nothing; needs {choices.metrics}; takes seconds; no images, so only the search is done")
+        say(
+            f"{x.name}: downloads nothing; needs {choices.metrics}; takes seconds; no images, so only the search is done"
+        )
         from_metrics.run(x, choices, out)
         return
     check_given(x, choices)

@@ -34,28 +34,27 @@ MetricsOf = Callable[[str], Optional[Path]]
 
 @dataclass(frozen=True)
 class Subject:
-    """A network to time: its folder, how many passes a process makes, and how many rounds there are."""
+    """A network to time: its folder, how often, and how its ranks are searched."""
 
     network: str
     folder: str
-    passes: int
     rounds: int
     first_layer: str
     metric: str
 
 
 SUBJECTS = (
-    Subject("ResNet-56", "resnet56", 30, 5, "keep", "pca"),
-    Subject("AlexNet", "alexnet", 10, 5, "search", "measured"),
-    Subject("VGG-16", "vgg16", 2, 3, "half", "combined"),
+    Subject("ResNet-56", "resnet56", 30, "keep", "pca"),
+    Subject("AlexNet", "alexnet", 20, "search", "measured"),
+    Subject("VGG-16", "vgg16", 10, "half", "combined"),
 )
 
 
 def run(root: Path, out: Path, say: Callable[[str], None], metrics_of: MetricsOf, subjects: tuple[Subject, ...] = SUBJECTS) -> dict[str, Any]:  # fmt: skip
     """Time all networks in turns, print the table, and write ``times.json``.
 
-    Every round times the original and each compressed network once, so that what else the machine does falls on all of
-    them; of each layer the least time of the rounds counts.
+    Every round times one pass of the original and of each compressed network, so that what else the machine does falls on
+    all of them; of each layer the least time of the rounds counts, which other work disturbs least.
     """
     say(
         f"fig7: downloads {RESOURCES['res56.caffemodel'].what} where it is not here; no images; {sum(4 * s.rounds for s in subjects)} runs of caffe time"
@@ -131,18 +130,18 @@ def _metrics(loaded: pipeline.LoadedNetwork, subject: Subject, metrics_of: Metri
 def measure(
     out: Path, subject: Subject, networks: list[tuple[str, Path, Network]], steps: Steps
 ) -> list[dict[str, Any]]:
-    """Ratios of every compressed network; each process of ``caffe time`` is a step of its own."""
+    """Ratios of every compressed network; each round is a step of its own."""
     least: dict[str, dict[str, float]] = {}
+
+    def make() -> dict[str, Any]:
+        return {name: caffe_time(path, 1, out / "caffe_time.log", threads=1).layers_ms for name, path, _ in networks}
+
+    key = {name: sha256(path) for name, path, _ in networks}
     for number in range(subject.rounds):
-        for name, path, _ in networks:
-
-            def make(name: str = name, path: Path = path) -> dict[str, Any]:
-                return {"layers_ms": caffe_time(path, subject.passes, out / "caffe_time.log", threads=1).layers_ms}
-
-            key = {"net": sha256(path), "passes": subject.passes}
-            timed = steps.run(f"time-{name}-{number + 1}", key, [], make)["layers_ms"]
-            best = least.setdefault(name, dict(timed))
-            least[name] = {layer: min(ms, best.get(layer, ms)) for layer, ms in timed.items()}
+        timed = steps.run(f"time-{subject.folder}-{number + 1}-of-{subject.rounds}", key, [], make)
+        for name, layers in timed.items():
+            best = least.setdefault(name, dict(layers))
+            least[name] = {layer: min(ms, best[layer]) for layer, ms in layers.items()}
     sums = {}
     for name, _, network in networks:
         conv = {layer.name for layer in network.layers if layer.convolution is not None}

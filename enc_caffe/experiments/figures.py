@@ -88,7 +88,7 @@ def fig6(root: Path, choices: Choices, out: Path, say: Say, metrics_for: Metrics
     sections = list(report_of([run]).sections)
     path = metrics_for("VGG-16", choices)
     if path is not None:
-        sections.append(_predicted(read_experiment("vgg16-25", root), path))
+        sections.insert(-1, _predicted(read_experiment("vgg16-25", root), path))
     return Report("Figure 6: accuracy over MACs", [run.images], sections)
 
 

@@ -3,17 +3,19 @@ PY := .venv/bin/python
 OUT ?= outputs
 export ENC_CAFFE_DATA
 
-EXPERIMENTS := vgg16-25 vgg16-24 vgg16-20 alexnet-37
-METHOD ?= inf
+EXPERIMENTS := resnet56-50 resnet56-55 vgg16-25 vgg16-24 vgg16-20 alexnet-37 alexnet-31 \
+	vgg16-57 vgg16-41 vgg16-39 vgg16-33 table1 table2 table3 table4 fig2 fig3 fig6 fig7 paper
 
-.PHONY: help install caffe demo test lint format resnet56-50 compare bench clean $(EXPERIMENTS)
+.PHONY: help install caffe demo test lint format compare bench clean $(EXPERIMENTS)
 help:
 	@echo "make install      .venv with the package, Caffe, and the commands enc-caffe and caffe"
 	@echo "make caffe        build BVLC Caffe into the per-user cache (make install does it too)"
 	@echo "make demo         train, compress, fine-tune and test a small CNN on handwritten digits"
-	@echo "make resnet56-50  the paper's ResNet-56 at half its MACs (ENC_CAFFE_DATA=DIR with the data, or downloads)"
-	@echo "make vgg16-25     VGG-16 at 25% (also vgg16-24, vgg16-20, alexnet-37): METRICS=FILE searches; WEIGHTS=, IMAGENET_LMDB="
-	@echo "                  and TEST_LMDB= do all of it; METHOD=map|model|inf, WORKERS=, GPU=0,1|all, OUT="
+	@echo "make resnet56-50  the paper's ResNet-56 at half its MACs (also resnet56-55; ENC_CAFFE_DATA=DIR with the data, or downloads)"
+	@echo "make vgg16-25     VGG-16 at 25% (also vgg16-24, -20; alexnet-37, -31): METRICS=FILE searches; IMAGENET_LMDB= and"
+	@echo "                  TEST_LMDB= do all of it"
+	@echo "make table1       a table of the paper beside what can be had here (also table2 to table4; fig2, fig3, fig6, fig7; paper)"
+	@echo "                  variables: METHOD=map|model|inf, FINETUNE=0|1, WORKERS=, GPU=0,1|all, WEIGHTS=, OUT="
 	@echo "make compare      all search methods on ResNet-56 at equal MACs (ENC_CAFFE_DATA=DIR)"
 	@echo "make test         all tests"
 	@echo "make lint         ruff and mypy;  make format  rewrites the layout"
@@ -27,12 +29,10 @@ caffe: install
 demo: install
 	@$(PY) scripts/demo.py --out $(OUT)/demo
 
-resnet56-50: install
-	@$(PY) scripts/resnet56.py --target_flops 0.5 --out $(OUT)/resnet56-50
-
 $(EXPERIMENTS): install
-	@$(PY) scripts/experiment.py $@ --method $(METHOD) $(if $(METRICS),--metrics $(METRICS)) $(if $(WEIGHTS),--weights $(WEIGHTS)) \
-		$(if $(IMAGENET_LMDB),--imagenet_lmdb $(IMAGENET_LMDB)) $(if $(TEST_LMDB),--test_lmdb $(TEST_LMDB)) \
+	@$(PY) scripts/experiment.py $@ $(if $(METHOD),--method $(METHOD)) $(if $(METRICS),--metrics $(METRICS)) \
+		$(if $(WEIGHTS),--weights $(WEIGHTS)) $(if $(IMAGENET_LMDB),--imagenet_lmdb $(IMAGENET_LMDB)) \
+		$(if $(TEST_LMDB),--test_lmdb $(TEST_LMDB)) $(if $(FINETUNE),--finetune $(FINETUNE)) \
 		$(if $(WORKERS),--workers $(WORKERS)) $(if $(GPU),--gpu $(GPU)) --out $(OUT)/$@
 
 compare: install

@@ -13,6 +13,7 @@ EXTRAS = {
     "caffe": ["scikit-image>=0.20", "six>=1.16"],
     "demo": ["scikit-learn>=1.2"],
     "plot": ["matplotlib>=3.6"],
+    "report": ["matplotlib>=3.6", "jinja2>=3.0"],
     "cluster": ["distributed>=2023.1", "dask>=2023.1"],
     "dev": [
         "pytest>=7.2",
@@ -34,6 +35,7 @@ setup(
     license="BSD-2-Clause",
     python_requires=">=3.9",
     packages=find_packages(include=["enc_caffe", "enc_caffe.*"]),
+    package_data={"enc_caffe.report": ["templates/*.j2"]},
     install_requires=[
         "numpy>=1.24",
         "scipy>=1.10",

@@ -8,6 +8,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -20,8 +21,11 @@ from enc_caffe.caffe_io.sources import from_arrays
 from enc_caffe.cli.common import print_table, progress_bar
 from enc_caffe.complexity import network_complexity
 from enc_caffe.errors import EncError
+from enc_caffe.jsonfile import write_json
+from enc_caffe.metrics.table import write_metrics
 from enc_caffe.plan import read_plan
 from enc_caffe.planning import search_plan
+from enc_caffe.reporting import EXPERIMENT, sha256, versions
 from enc_caffe.runtime.finetune import RESULT, finetune
 from enc_caffe.runtime.tool import caffe_test, caffe_time
 from enc_caffe.search.options import SearchOptions
@@ -44,6 +48,7 @@ class Row:
     after: float
     milliseconds: float
     seconds: float
+    record: dict[str, Any]
 
 
 def make_lmdbs(out: Path) -> tuple[Path, Path]:
@@ -68,17 +73,14 @@ def train(
         with progress_bar(what, None) as bar:
             finetune(
                 solver, weights, out, None, *lmdbs, overrides=dict(options),
-                progress=lambda iteration, iterations, loss: bar(iteration, iterations),
+                progress=lambda step: bar(step.iteration, step.iterations, step.words()),
             )  # fmt: skip
     return out / RESULT
 
 
 def tested(model: Path, weights: Path, lmdb: Path, log: Path) -> float:
     """Accuracy by stock ``caffe test`` over all test images."""
-    images = ImageLmdb(lmdb)
-    batches = -(-len(images) // 45)
-    images.close()
-    return caffe_test(model, weights, batches, log)["accuracy"]
+    return caffe_test(model, weights, -(-count(lmdb) // 45), log)["accuracy"]
 
 
 def timed(deploy: Path, log: Path) -> float:
@@ -99,14 +101,24 @@ def run(out: Path) -> list[Row]:
     deploy.write_text(to_text(pipeline.deploy_net(read_net(model), loaded.network)))
     cost = network_complexity(loaded.network, {}, loaded.policy.schemes)
     accuracy = tested(model, weights, lmdbs[1], log)
+    images = count(lmdbs[1])
+    entry = {
+        "method": "original",
+        "label": "original",
+        "macs": {"paper": 1.0, "exact": 1.0},
+        "parameters": 1.0,
+        "score": counted(accuracy, images),
+    }
     rows = [
-        Row("original", cost.macs, cost.parameters, accuracy, accuracy, timed(deploy, log), time.perf_counter() - start)
-    ]
+        Row("original", cost.macs, cost.parameters, accuracy, accuracy, timed(deploy, log), time.perf_counter() - start, entry)
+    ]  # fmt: skip
     table = pipeline.pca_metrics(loaded, weights)
+    write_metrics(out / "metrics.json", table)
     for target in TARGETS:
         start = time.perf_counter()
         folder = out / f"compressed-{round(100 * target)}"
-        plan = search_plan(table, SearchOptions("map", "pca", target, first_layer="search")).plan
+        options = {"method": "map", "metric": "pca", "target_flops": target, "first_layer": "search"}
+        plan = search_plan(table, SearchOptions(**options)).plan
         # A fine-tuned network of other ranks, from a former state of things, is of no use.
         if (folder / "ranks.json").is_file() and dict(read_plan(folder / "ranks.json").ranks) != dict(plan.ranks):
             shutil.rmtree(out / f"finetuned-{round(100 * target)}", ignore_errors=True)
@@ -132,9 +144,34 @@ def run(out: Path) -> list[Row]:
                 after,
                 milliseconds,
                 time.perf_counter() - start,
+                {
+                    "method": "map", "label": f"ENC-Map at {target:.0%}", "ranks": f"{folder.name}/ranks.json", "folder": folder.name,
+                    "macs": {"exact": emitted.ratio("exact", "all"), "paper": emitted.ratio("paper", "all")},
+                    "options": options, "parameters": emitted.parameter_ratio("all"), "score": counted(before, images),
+                    "finetuned": {"folder": f"finetuned-{round(100 * target)}", "score": counted(after, images)},
+                },
             )
-        )
+        )  # fmt: skip
+    write_json(out / "experiment.json", {
+        "format": EXPERIMENT, "name": "demo", "title": "Handwritten digits: the demo", "network": table.network,
+        "images": f"Accuracy by stock caffe test on {images} test images; MACs and parameters of all layers",
+        "networks": [r.record for r in rows], "versions": versions(), "commands": ["make demo"],
+        "files": {f"{f.parent.name}/{f.name}": sha256(f) for f in (weights, *sorted(out.glob("compressed-*/compressed.caffemodel")))},
+    })  # fmt: skip
     return rows
+
+
+def counted(accuracy: float, images: int) -> dict[str, Any]:
+    """An accuracy of ``caffe test`` as the number of right images."""
+    return {"images": images, "correct": {"1": round(accuracy * images)}}
+
+
+def count(lmdb: Path) -> int:
+    """Images of an LMDB."""
+    images = ImageLmdb(lmdb)
+    number = len(images)
+    images.close()
+    return number
 
 
 def main() -> int:

@@ -106,6 +106,27 @@ class ImageLmdb:
             found.append(int(datum.label) if datum.HasField("label") else -1)
         return np.array(found, dtype=np.int64)
 
+    def sampled_labels(self, number: int) -> np.ndarray:
+        """Labels of images spread evenly over an LMDB whose keys begin with their position, as convert_imageset's do.
+
+        Of other keys, and of few images, the first ``number``; -1 where a datum has no label.
+        """
+        datum, found = caffe_pb2().Datum(), []
+        step = max(1, self.count // number)
+        with self._env.begin(buffers=False) as txn:
+            cursor = txn.cursor()
+            cursor.first()
+            digits = len(bytes(cursor.key()).split(b"_")[0])
+            numbered = step > 1 and bytes(cursor.key())[:digits].isdigit()
+            for i in range(min(number, self.count)):
+                if numbered and not cursor.set_range(f"{i * step:0{digits}d}".encode()):
+                    break
+                datum.ParseFromString(cursor.value())
+                found.append(int(datum.label) if datum.HasField("label") else -1)
+                if not numbered and not cursor.next():
+                    break
+        return np.array(found, dtype=np.int64)
+
     def close(self) -> None:
         """Close the environment."""
         self._env.close()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Callable, Iterator, Optional
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -242,8 +243,11 @@ def stage_bars() -> Iterator[Callable[[str, int, int], None]]:
 
 
 @contextlib.contextmanager
-def progress_bar(what: str, total: Optional[int], rate: bool = False) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on standard error; the callable takes what is done and what there is in all. ``rate``: also how many a second."""
+def progress_bar(what: str, total: Optional[int], rate: bool = False) -> Iterator[Callable[..., None]]:
+    """A progress bar on standard error; the callable takes what is done, what there is in all, and perhaps a word on it.
+
+    ``rate``: also how many a second.
+    """
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -255,7 +259,9 @@ def progress_bar(what: str, total: Optional[int], rate: bool = False) -> Iterato
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(what, total=total)
-        yield lambda done, all_: bar.update(task, completed=done, total=all_)
+        yield lambda done, all_, note="": bar.update(
+            task, completed=done, total=all_, description=f"{what}: {escape(note)}" if note else what
+        )
 
 
 def print_table(title: str, headers: list[str], rows: list[list[str]], left: int = 1, wrap: bool = False) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 from enc_caffe.cli.common import progress_bar
-from enc_caffe.runtime.finetune import finetune
+from enc_caffe.runtime.finetune import Step, finetune
 
 
 def register(commands: Any) -> None:
@@ -32,15 +32,19 @@ def run(args: argparse.Namespace) -> None:
     overrides = {k: getattr(args, k) for k in ("max_iter", "base_lr", "snapshot") if getattr(args, k) is not None}
     with progress_bar("iterations", None) as bar:
 
-        def step(iteration: int, iterations: int, loss: Optional[float]) -> None:
-            bar(iteration, iterations)
+        def show(step: Step) -> None:
+            bar(step.iteration, step.iterations, step.words())
 
         result = finetune(
             args.solver, args.weights, args.out, args.model, args.train_lmdb, args.test_lmdb, overrides, args.gpu,
-            args.force, step,
+            args.force, progress=show,
         )  # fmt: skip
     if result.resumed_from:
         print(f"went on from iteration {result.resumed_from}")
-    outputs = ", ".join(f"{k} {v:.4f}" for k, v in result.test.items())
-    print(f"{result.iterations} iterations, last training loss {result.loss}; test outputs: {outputs or 'none'}")
+    print(f"{result.iterations} iterations, last training loss {result.loss}")
+    if result.test:
+        outputs = ", ".join(f"{k} {v:.4f}" for k, v in result.test.items())
+        print(
+            f"caffe test on {result.images} images{'' if result.exactly else ' (the first of them twice)'}: {outputs}"
+        )
     print(f"written to {result.weights}")

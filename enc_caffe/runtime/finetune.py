@@ -1,4 +1,4 @@
-"""Fine-tuning by stock ``caffe train``: progress, snapshots, and going on where an interrupted run was."""
+"""Fine-tuning by stock ``caffe train``: progress, snapshots, going on where an interrupted run was, and a last ``caffe test``."""
 
 from __future__ import annotations
 
@@ -6,42 +6,71 @@ import hashlib
 import math
 import re
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Mapping, Optional
 
 from enc_caffe.caffe_io.caffemodel import CaffeModel
-from enc_caffe.caffe_io.describe import describe
+from enc_caffe.caffe_io.datum import ImageLmdb
+from enc_caffe.caffe_io.describe import data_layers, describe
 from enc_caffe.caffe_io.prototxt import read_net, read_solver, to_text
 from enc_caffe.caffe_io.variants import image_shape, solver_param, train_val_net
 from enc_caffe.errors import CaffeError, OutputError, UsageError
 from enc_caffe.jsonfile import read_json, write_json
 from enc_caffe.output import atomic_file
-from enc_caffe.runtime.tool import parse_training, run_caffe
+from enc_caffe.runtime.tool import caffe_test, parse_training, run_caffe, test_output
 
-Progress = Callable[[int, int, Optional[float]], None]
 _SNAPSHOT = re.compile(r"snapshot_iter_(\d+)\.solverstate$")
 RESULT = "finetuned.caffemodel"
+#: Caffe's softmax loss takes no probability below FLT_MIN: a network that diverged stays at -log of it.
+SATURATED = 87.3365
+
+
+@dataclass(frozen=True)
+class Step:
+    """Where a training is: iterations done and in all, its last loss, and the last outputs of its test net."""
+
+    iteration: int
+    iterations: int
+    loss: Optional[float] = None
+    test: Mapping[str, float] = field(default_factory=dict)
+
+    def words(self) -> str:
+        """Loss and test outputs in short."""
+        parts = [] if self.loss is None else [f"loss {self.loss:.4g}"]
+        return ", ".join(parts + [f"test {k} {v:.4f}" for k, v in self.test.items()])
+
+
+Progress = Callable[[Step], None]
 
 
 @dataclass(frozen=True)
 class Finetuned:
-    """The fine-tuned caffemodel, the last training loss and test outputs, and the iteration it resumed from."""
+    """The fine-tuned caffemodel, the last training loss, what it was tested on, and the iteration it resumed from.
+
+    ``test`` are the outputs of stock ``caffe test`` on ``images`` images, each counted once where ``exactly``; empty where
+    the network has no test images.
+    """
 
     weights: Path
     iterations: int
     loss: Optional[float]
     test: dict[str, float]
     resumed_from: int
+    images: int = 0
+    exactly: bool = True
 
 
-def latest_snapshot(folder: Path) -> tuple[int, Optional[Path]]:
-    """Iteration and solverstate of the newest snapshot whose caffemodel is there too; (0, None) without one."""
+def latest_snapshot(folder: Path, every: int = 1) -> tuple[int, Optional[Path]]:
+    """Iteration (a multiple of ``every``) and solverstate of the newest whole snapshot; (0, None) without one."""
     best: tuple[int, Optional[Path]] = (0, None)
     for path in folder.glob("snapshot_iter_*.solverstate"):
         match = _SNAPSHOT.search(path.name)
-        if match and path.with_suffix(".caffemodel").is_file() and int(match.group(1)) > best[0]:
-            best = int(match.group(1)), path
+        if match is None or not path.with_suffix(".caffemodel").is_file():
+            continue
+        iteration = int(match.group(1))
+        if iteration > best[0] and iteration % every == 0:
+            best = iteration, path
     return best
 
 
@@ -55,7 +84,8 @@ def finetune(
     overrides: Optional[dict[str, Any]] = None,
     gpu: str = "",
     force: bool = False,
-    progress: Progress = lambda iteration, iterations, loss: None,
+    repeatable: bool = False,
+    progress: Progress = lambda step: None,
 ) -> Finetuned:
     """Train a network with stock Caffe from given weights (without: from the solver's random initialisation).
 
@@ -67,11 +97,14 @@ def finetune(
         Folder for the solver that ran, snapshots, log and ``finetuned.caffemodel``; a run that was interrupted there
         goes on from its newest snapshot.
     overrides : mapping of solver field to value, optional
+    repeatable : bool
+        One ``caffe train`` from snapshot to snapshot, each beginning at the first training image: an interrupted run
+        then ends with the same weights as one that was not (a resumed Caffe does not know which images it had seen).
 
     Raises
     ------
     CaffeError
-        With Caffe's own last line, or where the loss became NaN.
+        With Caffe's own last line, or where the training diverged.
     """
     original = read_solver(Path(solver))
     path = Path(model) if model is not None else _net_of(original, Path(solver))
@@ -99,39 +132,91 @@ def finetune(
     parameters = solver_param(original, str(out / "train_val.prototxt"), str(out / "snapshot"), test_iter, overrides)
     with atomic_file(out / "solver.prototxt") as handle:
         handle.write(to_text(parameters).encode())
-    done, state = latest_snapshot(out)
-    arguments = ["train", "-solver", str(out / "solver.prototxt")]
-    if state is not None:
-        arguments += ["-snapshot", str(state)]
-    elif weights is not None:
-        arguments += ["-weights", str(Path(weights).absolute())]
-    if gpu:
-        arguments += ["-gpu", gpu]
+    every = int(parameters.snapshot) if repeatable and parameters.snapshot else 1
+    done, state = latest_snapshot(out, every)
+    last, log = out / f"snapshot_iter_{parameters.max_iter}.caffemodel", out / "caffe_train.log"
+    seen = Step(done, parameters.max_iter)
 
     def on_line(line: str) -> None:
+        nonlocal seen
         for point in parse_training(line):
             if point.loss is not None:
-                if not math.isfinite(point.loss):
-                    raise CaffeError(
-                        f"the training loss became {point.loss} at iteration {point.iteration}; lower base_lr "
-                        f"({parameters.base_lr:g} now; --base_lr) and start again with --force"
-                    )
-                progress(point.iteration, parameters.max_iter, point.loss)
+                _refuse_divergence(point.loss, point.iteration, parameters.base_lr)
+                seen = replace(seen, iteration=point.iteration, loss=point.loss)
+                progress(seen)
+        if (output := test_output(line)) is not None:
+            seen = replace(seen, test={**seen.test, output[0]: output[1]})
+            progress(seen)
 
-    log = out / "caffe_train.log"
-    last = out / f"snapshot_iter_{parameters.max_iter}.caffemodel"
-    if not last.is_file():
-        run_caffe(arguments, log, on_line)
-    progress(parameters.max_iter, parameters.max_iter, None)
+    stops = range(done + every, parameters.max_iter, every) if every > 1 else ()
+    for stop in (*stops, parameters.max_iter):
+        if last.is_file():
+            break
+        part = caffe_solver(out, parameters, stop)
+        arguments = ["train", "-solver", str(part)]
+        state = latest_snapshot(out, every)[1]
+        if state is not None:
+            arguments += ["-snapshot", str(state)]
+        elif weights is not None:
+            arguments += ["-weights", str(Path(weights).absolute())]
+        run_caffe(arguments + (["-gpu", gpu] if gpu else []), log, on_line)
     if not last.is_file():
         raise CaffeError(f"caffe train ended without {last.name} (log: {log})")
+    progress(replace(seen, iteration=parameters.max_iter))
+    test, images, exactly = tested(out, last, gpu)
     partial = result.with_suffix(".part")
     shutil.copyfile(last, partial)
     partial.replace(result)
     points = parse_training(log.read_text(errors="replace")) if log.exists() else []
     losses = [p.loss for p in points if p.loss is not None]
-    tests = [p.test for p in points if p.test]
-    return Finetuned(result, parameters.max_iter, losses[-1] if losses else None, tests[-1] if tests else {}, done)
+    return Finetuned(result, parameters.max_iter, losses[-1] if losses else None, test, done, images, exactly)
+
+
+def caffe_solver(out: Path, parameters: Any, stop: int) -> Path:
+    """The solver in the folder, or beside it one that ends at ``stop``."""
+    if stop == parameters.max_iter:
+        return out / "solver.prototxt"
+    part = type(parameters)()
+    part.CopyFrom(parameters)
+    part.max_iter = stop
+    path = out / "solver_part.prototxt"
+    with atomic_file(path) as handle:
+        handle.write(to_text(part).encode())
+    return path
+
+
+def _refuse_divergence(loss: float, iteration: int, base_lr: float) -> None:
+    if math.isfinite(loss) and abs(loss - SATURATED) > 1e-3:
+        return
+    what = "is what Caffe gives where no class has any probability" if math.isfinite(loss) else "is no number"
+    raise CaffeError(
+        f"the training diverged: the loss at iteration {iteration} is {loss:g}, which {what}; lower base_lr "
+        f"({base_lr:g} now; --base_lr) and start again with --force"
+    )
+
+
+def covering(images: int, batch: int) -> tuple[int, int]:
+    """Batch size and number of batches that meet every image once, near the given batch size; else a few are met twice."""
+    near = [b for b in range(max(1, batch // 4), 4 * batch + 1) if images % b == 0]
+    size = min(near, key=lambda b: abs(b - batch), default=batch)
+    return size, -(-images // size)
+
+
+def tested(out: Path, weights: Path, gpu: str = "") -> tuple[dict[str, float], int, bool]:
+    """Stock ``caffe test`` of weights on the TEST images of ``out/train_val.prototxt``: outputs, images, each met once."""
+    net = read_net(out / "train_val.prototxt")
+    layers = [layer for layer in data_layers(net) if layer.type == "Data"]
+    if not layers:
+        return {}, 0, True
+    images = ImageLmdb(Path(layers[0].data_param.source))
+    number = len(images)
+    images.close()
+    layers[0].data_param.batch_size, batches = covering(number, int(layers[0].data_param.batch_size))
+    size = int(layers[0].data_param.batch_size)
+    with atomic_file(out / "test.prototxt") as handle:
+        handle.write(to_text(net).encode())
+    outputs = caffe_test(out / "test.prototxt", weights, batches, out / "caffe_test.log", gpu)
+    return outputs, number, batches * size == number
 
 
 def _check_same_run(out: Path, net: str, weights: Optional[Path]) -> None:
@@ -166,8 +251,6 @@ def _net_of(solver: Any, path: Path) -> Path:
 def _lmdb_shape(path: Optional[Path]) -> Any:
     if path is None:
         return None
-    from enc_caffe.caffe_io.datum import ImageLmdb
-
     images = ImageLmdb(Path(path))
     try:
         return images.first_shape()

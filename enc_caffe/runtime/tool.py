@@ -100,9 +100,15 @@ def parse_training(text: str) -> list[TrainingPoint]:
             points.append(TrainingPoint(int(match.group(1)), loss=float(match.group(2))))
         elif match := _TEST_START.search(line):
             points.append(TrainingPoint(int(match.group(1)), test={}))
-        elif (match := _TEST_OUTPUT.search(line)) and points and points[-1].test is not None:
-            points[-1].test[match.group(1)] = float(match.group(2))
+        elif (output := test_output(line)) is not None and points and points[-1].test is not None:
+            points[-1].test[output[0]] = output[1]
     return points
+
+
+def test_output(line: str) -> Optional[tuple[str, float]]:
+    """Name and value of an output of the test net, where a line of ``caffe train`` tells one."""
+    match = _TEST_OUTPUT.search(line)
+    return None if match is None else (match.group(1), float(match.group(2)))
 
 
 def caffe_test(

@@ -14,7 +14,7 @@ import pytest
 from enc_caffe.caffe_io.datum import write_lmdb
 from enc_caffe.caffe_io.sources import from_arrays
 from enc_caffe.cli import main
-from enc_caffe.runtime.finetune import latest_snapshot
+from enc_caffe.runtime.finetune import Step, covering, finetune, latest_snapshot
 from enc_caffe.runtime.tool import parse_training
 
 DIGITS = Path(__file__).resolve().parent.parent.parent / "prototxt" / "digits"
@@ -90,3 +90,71 @@ def test_snapshots_of_another_run_are_not_gone_on_from(tmp_path: Path, capsys: p
     assert main([*command, "--out", str(tmp_path / "b")]) == 1
     assert "holds snapshots of another run (its weights differ)" in capsys.readouterr().err
     assert main([*command, "--out", str(tmp_path / "b"), "--force"]) == 0
+
+
+@pytest.fixture
+def digits(tmp_path: Path) -> list[str]:
+    """Arguments that train the digits' network on 60 random images."""
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 17, (60, 1, 8, 8)).astype(np.uint8), rng.integers(0, 10, 60)
+    write_lmdb(tmp_path / "lmdb", from_arrays(images, labels)[1])
+    return [
+        "--solver",
+        str(DIGITS / "solver.prototxt"),
+        "--train_lmdb",
+        str(tmp_path / "lmdb"),
+        "--test_lmdb",
+        str(tmp_path / "lmdb"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("images", "batch", "size"), [(1017, 50, 113), (360, 45, 45), (10000, 50, 50), (64, 45, 32), (53, 10, 10)]
+)
+def test_every_test_image_is_met_once_where_a_batch_size_near_divides(images: int, batch: int, size: int) -> None:
+    got, batches = covering(images, batch)
+    assert got == size and (batches - 1) * got < images <= batches * got
+
+
+@pytest.mark.caffe
+def test_the_result_is_tested_by_caffe_test(
+    digits: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["finetune", *digits, "--max_iter", "3", "--out", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().out
+    net = tmp_path / "out" / "train_val.prototxt"
+    assert main(["evaluate", "--model", str(net), "--weights", str(tmp_path / "out" / "finetuned.caffemodel"), "--lmdb",
+                 str(tmp_path / "lmdb")]) == 0  # fmt: skip
+    counted = capsys.readouterr().out.split()[2]
+    assert f"caffe test on 60 images: accuracy {counted}" in said
+
+
+@pytest.mark.caffe
+def test_a_training_that_diverges_is_stopped_with_advice(
+    digits: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["finetune", *digits, "--base_lr", "1e6", "--max_iter", "5000", "--out", str(tmp_path / "out")]) == 1
+    error = capsys.readouterr().err
+    assert "the training diverged" in error and "lower base_lr (1e+06 now" in error and len(error.splitlines()) <= 3
+    assert not (tmp_path / "out" / "finetuned.caffemodel").exists()
+
+
+@pytest.mark.caffe
+def test_a_repeatable_run_ends_with_the_same_weights_when_interrupted(digits: list[str], tmp_path: Path) -> None:
+    def train(out: Path, stop: int | None) -> bytes:
+        def progress(step: Step) -> None:
+            if stop is not None and step.iteration >= stop:
+                raise KeyboardInterrupt
+
+        lmdb = tmp_path / "lmdb"
+        finetune(
+            DIGITS / "solver.prototxt", None, out, None, lmdb, lmdb,
+            {"max_iter": 60, "snapshot": 20, "random_seed": 1, "display": 5}, repeatable=True, progress=progress,
+        )  # fmt: skip
+        return (out / "finetuned.caffemodel").read_bytes()
+
+    through = train(tmp_path / "through", None)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "broken", 30)
+    assert latest_snapshot(tmp_path / "broken", 20)[0] == 20
+    assert train(tmp_path / "broken", None) == through

@@ -1,0 +1,35 @@
+"""``enc-caffe report``: folders of results as one HTML page, the same as Markdown, and figures for papers."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from enc_caffe.errors import UsageError
+from enc_caffe.output import check_new
+from enc_caffe.report.render import all_charts, write_report
+from enc_caffe.report.sections import report_of
+from enc_caffe.reporting import read_run
+
+
+def register(commands: Any) -> None:
+    """Add the command."""
+    p: argparse.ArgumentParser = commands.add_parser("report", help="results as HTML, Markdown, and figures")
+    p.add_argument(
+        "folders", type=Path, nargs="+", metavar="DIR", help="what compress, finetune or an experiment wrote"
+    )
+    p.add_argument("--out", type=Path, metavar="DIR", help="folder to write (default, for one DIR: its report/)")
+    p.add_argument("--force", action="store_true", help="replace an output that exists")
+    p.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Read, write, and say where."""
+    if args.out is None and len(args.folders) > 1:
+        raise UsageError("report of several folders: name the folder to write by --out")
+    out = args.out or args.folders[0] / "report"
+    check_new(out, args.force)
+    report = report_of([read_run(folder) for folder in args.folders])
+    write_report(report, out, args.force)
+    print(f"written to {out}: report.html, report.md, and {len(all_charts(report))} figures as SVG and PDF in figures/")

@@ -120,13 +120,13 @@ def _spatial(layer: Layer, matrix: np.ndarray, moments: Moments, rank: int) -> P
         return start, right
     plain = truncated_factors(matrix, rank)
     left = min((start, right), plain, key=lambda pair: _quadratic(pair, inputs, targets))[0]
-    pair = (left, right)
+    pair, inverse = (left, right), _solve(mean, np.eye(strip))
     for at in range(ROUNDS):
         left = scipy.linalg.qr(left, mode="economic")[0]
         right = _horizontal(left, inputs, targets)
         pair = (left, right.transpose(1, 0, 2).reshape(rank, -1))
         if at < ROUNDS - 1:
-            left = _vertical(pair, mean, inputs, targets)
+            left = _vertical(pair, inverse, inputs, targets)
     return pair
 
 
@@ -137,21 +137,24 @@ def _horizontal(left: np.ndarray, inputs: np.ndarray, targets: np.ndarray) -> np
     return _solve(gram, (left.T @ targets).reshape(dw * rank, -1)).reshape(dw, rank, -1)
 
 
-def _vertical(pair: Pair, mean: np.ndarray, inputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """A better vertical half for this horizontal half, by preconditioned conjugate gradients."""
+def _vertical(pair: Pair, inverse: np.ndarray, inputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """A better vertical half for this horizontal half, by conjugate gradients that ``inverse`` preconditions."""
     dw, rank = len(inputs), pair[0].shape[1]
+    strip = len(inverse)
     # Orthonormal rows of the horizontal half, so that the strips' own second moment is a good preconditioner.
     u, s, vt = scipy.linalg.svd(pair[1], full_matrices=False)
     left, right = (pair[0] @ u) * s, vt.reshape(rank, dw, -1).transpose(1, 0, 2)
-    coupling = np.einsum("bpo,cqo->bcpq", right, right, optimize=True)
+    # sum over b, c of C_bc X (R_b R_c')' as two products: all (R_b R_c')' side by side, all C_bc of one b side by side.
+    coupling = np.einsum("bpo,cqo->qbcp", right, right, optimize=True).reshape(rank, dw * dw * rank)
+    wide = inputs.transpose(0, 2, 1, 3).reshape(dw, strip, dw * strip)
 
     def apply(x: np.ndarray) -> np.ndarray:
-        return np.asarray(sum(inputs[b, c] @ (x @ coupling[b, c].T) for b in range(dw) for c in range(dw)))
+        spread = (x @ coupling).reshape(strip, dw, dw, rank).transpose(1, 2, 0, 3).reshape(dw, dw * strip, rank)
+        return np.asarray(sum(w @ y for w, y in zip(wide, spread)))
 
-    goal = np.asarray(sum(targets[b] @ right[b].T for b in range(dw)))
-    factor = scipy.linalg.cho_factor(mean)
+    goal = np.asarray(sum(t @ r.T for t, r in zip(targets, right)))
     residual = goal - apply(left)
-    step = direction = scipy.linalg.cho_solve(factor, residual)
+    step = direction = inverse @ residual
     size, enough = float(np.sum(residual * step)), 1e-6 * float(np.linalg.norm(goal))
     for _ in range(STEPS):
         if np.linalg.norm(residual) <= enough or size <= 0.0:
@@ -159,7 +162,7 @@ def _vertical(pair: Pair, mean: np.ndarray, inputs: np.ndarray, targets: np.ndar
         image = apply(direction)
         length = size / float(np.sum(direction * image))
         left, residual = left + length * direction, residual - length * image
-        step = scipy.linalg.cho_solve(factor, residual)
+        step = inverse @ residual
         before, size = size, float(np.sum(residual * step))
         direction = step + size / before * direction
     return left

@@ -237,8 +237,24 @@ def _compression(folder: Path) -> Run:
     files = {n: sha256(folder / n) for n in ("ranks.json", "metrics.json", "compressed.caffemodel", "train_val.prototxt") if (folder / n).is_file()}  # fmt: skip
     return Run(
         _name(folder), f"{plan.network}: {label_of(method, None)}", plan.network, words, networks, _curves(table),
-        versions=versions(), files=files,
+        versions=versions(), files=files, remarks=_made(evaluation, plan),
     )  # fmt: skip
+
+
+def _made(evaluation: Mapping[str, Any], plan: RankPlan) -> tuple[str, ...]:
+    """How the layers got their weights and ranks, where it was not by plain SVD and a search alone."""
+    found, apart, refined = [], evaluation.get("divergence"), plan.about.get("refined")
+    if apart:
+        found.append(
+            f"Decomposition: {evaluation.get('decomposition', 'svd')}. Mean divergence from the original "
+            f"{apart['mean']:.4f} on the {apart['images']:,} images that it was chosen by."
+        )
+    if refined:
+        found.append(
+            f"Ranks refined by {refined['evaluations']} whole networks: divergence {refined['divergence_before']:.4f} to "
+            f"{refined['divergence']:.4f}."
+        )
+    return tuple(found)
 
 
 def read_training(folder: Path, name: str) -> Optional[Training]:

@@ -100,7 +100,7 @@ def plans(study: Study, numbers: list[int], target: float, number: int, kind: st
     return rows
 
 
-def by_images(study: Study, numbers: list[int], metrics_on: int, refine: int) -> list[dict[str, Any]]:
+def by_images(study: Study, numbers: list[int], metrics_on: int, refine: int, recalibrate: str) -> list[dict[str, Any]]:
     """Accuracy of the networks of ``--quality best`` by target and number of images."""
     rows = []
     judge = PlanEvaluator(study.test, study.schemes)
@@ -111,7 +111,7 @@ def by_images(study: Study, numbers: list[int], metrics_on: int, refine: int) ->
         for target in TARGETS:
             start = time.perf_counter()
             chooser = Chooser(
-                images, study.schemes, Decomposition("asymmetric", frozenset({"auto"})), "exact",
+                images, study.schemes, Decomposition("asymmetric", frozenset(recalibrate.split(","))), "exact",
                 lambda what, done, all_, n=number, t=target: study.bars(f"{n} images, {t}: {what}", done, all_),
             )  # fmt: skip
             found = search_plan(table, SearchOptions(method="model", metric="divergence", target_flops=target))
@@ -157,6 +157,7 @@ def main() -> int:
         "--metrics_on", type=int, default=1000, help="images: metrics on so many at most (default: 1000)"
     )
     parser.add_argument("--refine", type=int, default=0, help="images: evaluations of whole networks (default: 0)")
+    parser.add_argument("--recalibrate", default="auto", help="images: as of compress (default: auto)")
     parser.add_argument("--plans", type=int, default=120, help="plans: how many (default: 120)")
     parser.add_argument("--target", type=float, default=0.4, help="plans: part of the MACs (default: 0.4)")
     parser.add_argument("--kind", default="svd", help="plans: svd (default) or weighted")
@@ -179,8 +180,8 @@ def main() -> int:
             if args.what == "plans":
                 print("\n".join(plans(study, numbers, args.target, args.plans, args.kind)))
             else:
-                rows = by_images(study, numbers, args.metrics_on, args.refine)
-                write_json(args.out / "images.json", {"rows": rows})
+                rows = by_images(study, numbers, args.metrics_on, args.refine, args.recalibrate)
+                write_json(args.out / f"images-{args.numbers}.json", {"rows": rows})
     except EncError as exc:
         print(f"study_quality: {exc}", file=sys.stderr)
         return exc.exit_status

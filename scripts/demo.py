@@ -23,6 +23,7 @@ from enc_caffe.errors import EncError
 from enc_caffe.plan import read_plan
 from enc_caffe.planning import search_plan
 from enc_caffe.runtime.finetune import RESULT, finetune
+from enc_caffe.runtime.stopping import stoppable
 from enc_caffe.runtime.tool import caffe_test, caffe_time
 from enc_caffe.search.options import SearchOptions
 
@@ -168,4 +169,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(stoppable("demo", main))

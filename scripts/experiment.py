@@ -25,6 +25,7 @@ from enc_caffe.fetch import data_folder
 from enc_caffe.metrics.table import MetricsTable, read_metrics
 from enc_caffe.plan import write_plan
 from enc_caffe.planning import plan_ratios, search_plan
+from enc_caffe.runtime.stopping import stoppable
 from enc_caffe.runtime.store import ResultStore
 from enc_caffe.search.options import SearchOptions
 
@@ -169,4 +170,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(stoppable("experiment", main))

@@ -19,6 +19,7 @@ from enc_caffe.plan import write_plan
 from enc_caffe.planning import search_plan
 from enc_caffe.runtime.evaluate import evaluate
 from enc_caffe.runtime.executor import CaffeExecutor
+from enc_caffe.runtime.stopping import stoppable
 from enc_caffe.search.options import SearchOptions
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -119,4 +120,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(stoppable("resnet56", main))

@@ -23,6 +23,7 @@ from enc_caffe.cli import (
     store,
 )
 from enc_caffe.errors import EncError
+from enc_caffe.runtime.stopping import stoppable
 
 COMMANDS = (
     inspect,
@@ -61,16 +62,17 @@ def _joined(arguments: list[str]) -> list[str]:
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
-    """Run one command; returns the exit status (0, 1 for an error, 2 for wrong usage, 130 when interrupted)."""
+    """Run one command; returns the exit status (0, 1 for an error, 2 for wrong usage, 130 when interrupted, 143 by SIGTERM)."""
     args = parser().parse_args(_joined(list(sys.argv[1:] if arguments is None else arguments)))
+    return stoppable(f"enc-caffe {args.command}", lambda: _run(args))
+
+
+def _run(args: argparse.Namespace) -> int:
     try:
         args.run(args)
     except EncError as exc:
         print(f"enc-caffe {args.command}: {exc}", file=sys.stderr)
         return exc.exit_status
-    except KeyboardInterrupt:
-        print(f"enc-caffe {args.command}: interrupted", file=sys.stderr)
-        return 130
     except BrokenPipeError:
         return 0
     return 0

@@ -80,7 +80,7 @@ for suite in "$@"; do
     rm -rf "$work/outputs-$suite"
     install -d -o "$user" -g "$user" "$work/outputs-$suite"
     container=$(buildah from "$tag")
-    buildah run --network host --volume "$work/outputs-$suite:/outputs" "$container" tini -- docker/entrypoint.sh docker/selftest.sh ||
+    buildah run --network host --volume "$work/outputs-$suite:/outputs" "$container" tini -s -- docker/entrypoint.sh docker/selftest.sh ||
         die "docker/selftest.sh failed on $suite"
     buildah rm "$container" >/dev/null
 done

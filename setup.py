@@ -15,10 +15,8 @@ EXTRAS = {
     "plot": ["matplotlib>=3.6"],
     "report": ["matplotlib>=3.6", "jinja2>=3.0"],
     "cluster": ["distributed>=2023.1", "dask>=2023.1"],
+    "test": ["pytest>=7.2", "pytest-timeout>=2.1", "hypothesis>=6.60"],
     "dev": [
-        "pytest>=7.2",
-        "pytest-timeout>=2.1",
-        "hypothesis>=6.60",
         "ruff>=0.17,<0.18",
         "mypy>=1.8",
         "types-protobuf>=4.24",

@@ -6,6 +6,9 @@
 #   ENC_CAFFE_BLAS    openblas (default) or mkl
 #   ENC_CAFFE_CACHE   cache folder (default: ${XDG_CACHE_HOME:-~/.cache}/enc-caffe)
 #   CPU_ONLY          ON (default) or OFF
+#   CUDA_HOME         toolkit for CPU_ONLY=OFF (default: where CMake finds nvcc); CUDAHOSTCXX names its host compiler
+#   CUDA_ARCH         GPU architectures, such as "7.0 8.6" (default: those of this machine's GPUs, else one list a toolkit);
+#                     GPUs newer than the last one compile it for themselves when Caffe starts
 #   ENC_CAFFE_GIT     address of BVLC's repository; ENC_CAFFE_MIRRORS: package mirrors, instead of the machine's own
 #
 #   --print_key       print the cache key and stop
@@ -44,7 +47,7 @@ key() {
         source_id
         cat "$here"/patches/*.patch "$here/build_caffe.sh" "$here/blas-kernel.sh"
         "$python" -c 'import sys, sysconfig, numpy; print(sys.version_info[:2], sysconfig.get_config_var("SOABI"), sys.base_prefix, numpy.__version__.split(".")[0])'
-        echo "$blas $cpu_only ${CUDA_ARCH:-}"
+        echo "$blas $cpu_only ${CUDA_ARCH:-} ${CUDA_HOME:-}"
         (. /etc/os-release 2>/dev/null && echo "$ID ${VERSION_ID:-}") || uname -s
         uname -m
     } | sha256sum | cut -c1-16
@@ -147,7 +150,11 @@ build() {  # build KEY
     library=$("$python" -c 'import sysconfig as s, os; print(next((p for d in (s.get_config_var("LIBDIR"), s.get_config_var("LIBPL")) for p in [os.path.join(d or "", s.get_config_var("LDLIBRARY"))] if os.path.exists(p)), ""))')
     numpy=$("$python" -c 'import numpy; print(numpy.get_include())')
     [ -f "$include/Python.h" ] || die "$include/Python.h is missing: install the Python headers (apt-get install python3-dev)"
-    local stage=$work/stage
+    local stage=$work/stage cuda=()
+    if [ "$cpu_only" = OFF ]; then
+        [ -z "${CUDA_HOME:-}" ] || cuda+=(-DCUDA_TOOLKIT_ROOT_DIR="$CUDA_HOME")
+        [ -z "${CUDA_ARCH:-}" ] || cuda+=(-DCUDA_ARCH_NAME=Manual -DCUDA_ARCH_BIN="$CUDA_ARCH" -DCUDA_ARCH_PTX="${CUDA_ARCH##* }")
+    fi
     mkdir -p "$stage"/{bin,lib,libexec,python,share/enc-caffe}
     if [ "$blas" = mkl ]; then
         "$python" -m pip install -q --prefix "$stage/mkl" --ignore-installed mkl mkl-devel mkl-include >&2
@@ -158,12 +165,16 @@ build() {  # build KEY
     fi
     {
         cmake -S "$work/src" -B "$work/build" -DCMAKE_BUILD_TYPE=Release -DCMAKE_POLICY_VERSION_MINIMUM=3.5 \
-            -DCPU_ONLY="$cpu_only" ${CUDA_ARCH:+-DCUDA_ARCH_NAME=Manual -DCUDA_ARCH_BIN="$CUDA_ARCH" -DCUDA_ARCH_PTX=} \
+            -DCPU_ONLY="$cpu_only" "${cuda[@]}" \
             -DUSE_CUDNN=OFF "${blas_options[@]}" -DUSE_LEVELDB=OFF -Dpython_version=3 -DBUILD_docs=OFF -DBUILD_matlab=OFF \
             -DPYTHON_EXECUTABLE="$(command -v "$python")" -DPYTHON_INCLUDE_DIR="$include" -DPYTHON_LIBRARY="$library" \
             -DNUMPY_INCLUDE_DIR="$numpy" -DNUMPY_VERSION="$("$python" -c 'import numpy; print(numpy.__version__)')" \
-            -DCMAKE_BUILD_WITH_INSTALL_RPATH=ON '-DCMAKE_INSTALL_RPATH=$ORIGIN/../lib;$ORIGIN/../../lib;$ORIGIN/../mkl/lib'
+            -DCMAKE_SHARED_LINKER_FLAGS=-Wl,--as-needed -DCMAKE_MODULE_LINKER_FLAGS=-Wl,--as-needed -DCMAKE_EXE_LINKER_FLAGS=-Wl,--as-needed \
+            -DCMAKE_BUILD_WITH_INSTALL_RPATH=ON "-DCMAKE_INSTALL_RPATH=\$ORIGIN/../lib;\$ORIGIN/../../lib;\$ORIGIN/../mkl/lib${CUDA_HOME:+;$CUDA_HOME/lib64}"
     } >"$log" 2>&1 || { tail -n 15 "$log" >&2; die "cmake failed; the whole log is $log"; }
+    # Caffe's own files go on without CUDA where they find none.
+    [ "$cpu_only" = ON ] || grep -q 'CUDA detected' "$log" ||
+        die "CPU_ONLY=OFF needs the CUDA toolkit (nvcc, cuBLAS, cuRAND) and CMake finds none: name its folder by CUDA_HOME"
     make -C "$work/build" -j"$(nproc)" pycaffe caffe.bin convert_imageset compute_image_mean upgrade_net_proto_text \
         upgrade_net_proto_binary upgrade_solver_proto_text 2>&1 | tee -a "$log" | progress ||
         { grep -nE 'error|Error' "$log" | head -5 >&2; die "compiling failed; the whole log is $log"; }
@@ -171,6 +182,14 @@ build() {  # build KEY
     cp -r "$work/src/python/caffe" "$stage/python/caffe"
     rm -rf "$stage/python/caffe/test" "$stage/python/caffe/_caffe.so"
     cp "$work"/build/lib/_caffe.so "$stage/python/caffe/_caffe.so"
+    if [ "$(printf '%s\n' "$(protoc --version | grep -oE '[0-9.]+$')" 3.19 | sort -V | head -1)" != 3.19 ]; then
+        # What protoc before 3.19 writes (Debian 11, Ubuntu 22.04), the protobuf of setup.py refuses; this wheel holds a later one.
+        {
+            "$python" -m pip install --no-deps --target "$work/protoc" 'grpcio-tools==1.62.3' &&
+                PYTHONPATH=$work/protoc "$python" -m grpc_tools.protoc -I "$work/src/src/caffe/proto" \
+                    --python_out "$stage/python/caffe/proto" "$work/src/src/caffe/proto/caffe.proto"
+        } >>"$log" 2>&1 || { tail -n 5 "$log" >&2; die "caffe_pb2.py could not be made (by protoc of grpcio-tools); the whole log is $log"; }
+    fi
     cp "$work/src/src/caffe/proto/caffe.proto" "$work/src/LICENSE" "$stage/share/enc-caffe/"
     cp "$here/blas-kernel.sh" "$stage/bin/blas-kernel"
     echo "$blas" >"$stage/share/enc-caffe/blas"
@@ -191,11 +210,12 @@ SH
     done
     chmod +x "$stage/bin/blas-kernel"
     strip --strip-unneeded "$stage"/lib/libcaffe.so* "$stage"/libexec/* "$stage/python/caffe/_caffe.so" 2>/dev/null || true
-    "$python" - "$stage" "$(cat "$work/src/.origin")" "$commit" "$blas" "$cpu_only" "$here/patches" <<'PY'
+    "$python" - "$stage" "$(cat "$work/src/.origin")" "$commit" "$blas" "$cpu_only" "$here/patches" \
+        "$(sed -n 's/^-- CUDA detected: //p' "$log")" "$(sed -n 's/^-- Added CUDA NVCC flags for: //p' "$log")" <<'PY'
 import json, os, platform, sys
-stage, origin, commit, blas, cpu_only, patches = sys.argv[1:]
+stage, origin, commit, blas, cpu_only, patches, cuda, architectures = sys.argv[1:]
 about = {"format": "enc-caffe-install/1", "origin": origin, "commit": commit, "blas": blas, "cpu_only": cpu_only == "ON",
-         "patches": sorted(os.listdir(patches)), "python": platform.python_version()}
+         "patches": sorted(os.listdir(patches)), "python": platform.python_version(), "cuda": cuda, "cuda_architectures": architectures}
 with open(os.path.join(stage, "enc-caffe-install.json"), "w") as handle:
     json.dump(about, handle, indent=1)
 PY

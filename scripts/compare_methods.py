@@ -25,6 +25,7 @@ from enc_caffe.metrics.table import read_metrics
 from enc_caffe.output import atomic_file
 from enc_caffe.planning import Found, search_plan
 from enc_caffe.runtime.measuring import PlanEvaluator
+from enc_caffe.runtime.stopping import stoppable
 from enc_caffe.runtime.store import ResultStore
 from enc_caffe.search.methods import EVALUATING
 from enc_caffe.search.options import SearchOptions
@@ -122,4 +123,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(stoppable("compare_methods", main))

@@ -30,6 +30,7 @@ from enc_caffe.planning import search_plan
 from enc_caffe.reporting import EXPERIMENT, sha256, versions
 from enc_caffe.runtime.decomposer import Decomposition
 from enc_caffe.runtime.finetune import RESULT, finetune
+from enc_caffe.runtime.stopping import stoppable
 from enc_caffe.runtime.store import ResultStore
 from enc_caffe.runtime.tool import caffe_test, caffe_time
 from enc_caffe.search.options import SearchOptions
@@ -226,4 +227,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(stoppable("demo", main))

@@ -16,6 +16,7 @@ from enc_caffe.errors import EncError
 from enc_caffe.experiments import paper
 from enc_caffe.experiments.inputs import Choices
 from enc_caffe.measurement import Workers
+from enc_caffe.runtime.stopping import stoppable
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -54,4 +55,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(stoppable("experiment", main))

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Make .venv in the project's root: the package (editable), its extras, Caffe importable, caffe and enc-caffe in .venv/bin.
 #   PYTHON   interpreter for .venv (default: a python3 that the system's Boost.Python was built for)
+#   ENC_CAFFE_EXTRAS   groups of packages as setup.py names them (default: all)
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(dirname "$here")
@@ -23,7 +24,7 @@ choose_python() {
     echo /usr/bin/python3
 }
 
-wanted=$(cat "$root/setup.py" "$here"/*.sh "$here"/patches/*.patch | sha256sum | cut -c1-16)-${ENC_CAFFE_BLAS:-openblas}-${CPU_ONLY:-ON}-${CAFFE_ROOT:-}-${CAFFE_SRC:-}
+wanted=$(cat "$root/setup.py" "$here"/{apt_install,blas-kernel,build_caffe,install}.sh "$here"/patches/*.patch | sha256sum | cut -c1-16)-${ENC_CAFFE_BLAS:-openblas}-${CPU_ONLY:-ON}-${CAFFE_ROOT:-}-${CAFFE_SRC:-}
 if [ -x "$venv/bin/enc-caffe" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ] && "$venv/bin/python" -c 'import enc_caffe.installation as i; i.find_caffe()' 2>/dev/null; then
     exit 0
 fi
@@ -46,7 +47,7 @@ say "installing the package and its dependencies into .venv ($("$venv/bin/python
 log=$venv/install.log
 {
     "$venv/bin/python" -m pip install --disable-pip-version-check --upgrade pip setuptools wheel &&
-        "$venv/bin/python" -m pip install --disable-pip-version-check --no-build-isolation -e "$root[all]"
+        "$venv/bin/python" -m pip install --disable-pip-version-check --no-build-isolation -e "${root}[${ENC_CAFFE_EXTRAS:-all}]"
 } >"$log" 2>&1 || { grep -E '^ERROR' "$log" >&2 || tail -n 5 "$log" >&2; say "pip failed; the whole log is $log"; exit 1; }
 
 site=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')

@@ -24,6 +24,7 @@ from enc_caffe.cli import (
     store,
 )
 from enc_caffe.errors import EncError
+from enc_caffe.runtime.stopping import stoppable
 
 COMMANDS = (
     inspect,
@@ -63,7 +64,8 @@ def _joined(arguments: list[str]) -> list[str]:
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
-    """Run one command; returns the exit status (0, 1 for an error, 2 for wrong usage, 130 when interrupted)."""
+    """Run one command; returns the exit status (0, 1 for an error, 2 for wrong usage, 130 when interrupted, 143 by
+    SIGTERM)."""
     given, top = _joined(list(sys.argv[1:] if arguments is None else arguments)), parser()
     args = top.parse_args(given)
     if getattr(args, "quality", None):
@@ -71,14 +73,15 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         command, presets = args.presets
         command.set_defaults(**presets[args.quality])
         args = top.parse_args(given)
+    return stoppable(f"enc-caffe {args.command}", lambda: _run(args))
+
+
+def _run(args: argparse.Namespace) -> int:
     try:
         args.run(args)
     except EncError as exc:
         print(f"enc-caffe {args.command}: {exc}", file=sys.stderr)
         return exc.exit_status
-    except KeyboardInterrupt:
-        print(f"enc-caffe {args.command}: interrupted", file=sys.stderr)
-        return 130
     except BrokenPipeError:
         return 0
     return 0

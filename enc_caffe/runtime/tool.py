@@ -8,6 +8,8 @@ import os
 import re
 import signal
 import subprocess
+import sys
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Optional
@@ -16,6 +18,9 @@ from enc_caffe.errors import CaffeError
 from enc_caffe.installation import find_caffe
 from enc_caffe.runtime.blas import blas_environment
 from enc_caffe.runtime.executor import last_words
+
+#: Seconds that an interrupted caffe train has: an iteration of VGG-16 on a few CPU cores takes a minute.
+PATIENCE = 300
 
 _ITERATION = re.compile(r"Iteration (\d+)(?: \([^)]*\))?, loss = (\S+)")
 _TEST_START = re.compile(r"Iteration (\d+), Testing net")
@@ -26,9 +31,10 @@ _LAYER_TIME = re.compile(r"\]\s+(\S+)\s+forward: ([\d.]+) ms")
 
 
 def _die_with_parent() -> None:
-    # Otherwise a killed enc-caffe would leave caffe train running beside the one that a second start begins.
+    # Otherwise a killed enc-caffe would leave caffe train running beside the one that a second start begins. At SIGTERM
+    # it would still finish its iteration and write a snapshot.
     with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 def run_caffe(
@@ -36,7 +42,8 @@ def run_caffe(
 ) -> str:
     """Run the ``caffe`` program, its output to a log file and line by line to ``on_line``; returns the output.
 
-    An interruption is passed on, so that ``caffe train`` writes its snapshot before it stops.
+    An interruption (Ctrl-C, SIGTERM) is passed on, and ``caffe train`` has :data:`PATIENCE` seconds to finish its
+    iteration and write a snapshot; a second one stops it at once.
 
     Raises
     ------
@@ -64,15 +71,24 @@ def run_caffe(
                 out.write(line)
                 lines.append(line)
                 on_line(line)
-        except BaseException:
+            status = process.wait()
+        except KeyboardInterrupt:
             process.send_signal(signal.SIGINT)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(30)
-            process.kill()
+            if arguments[0] == "train":
+                print("caffe train finishes its iteration and writes a snapshot", file=sys.stderr)
+            late = threading.Timer(PATIENCE, process.kill)
+            late.start()
+            try:
+                # Caffe would wait for ever where nobody reads what it says.
+                out.writelines(process.stdout)
+                process.wait()
+            finally:
+                late.cancel()
             raise
         finally:
+            process.kill()
+            process.wait()
             process.stdout.close()
-        status = process.wait()
     text = "".join(lines)
     if status:
         raise CaffeError(f"caffe {arguments[0]} stopped ({_status(status)}): {last_words(text)} (log: {log})")

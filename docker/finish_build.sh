@@ -1,0 +1,26 @@
+#!/bin/sh
+# Last step of the images' first stage: names the packages that Caffe needs when it runs, in /opt/packages, and takes
+# away what only installing or testing Python packages needs.
+set -eu
+find /opt/caffe -type f \( -path '*/lib/*' -o -path '*/libexec/*' -o -name _caffe.so \) -exec objdump -p {} + |
+    awk '$1 == "NEEDED" { print $2 }' | sort -u | while read -r library; do
+    path=$(ldconfig -p | awk -v name="$library" '$1 == name { print $NF; exit }')
+    # libcaffe.so itself is none of a package.
+    [ -n "$path" ] || continue
+    owner=$(dpkg -S "*/$(basename "$(readlink -f "$path")")" | cut -d: -f1 | head -n 1)
+    echo "$owner"
+done | sort -u >/opt/packages
+[ -s /opt/packages ] || { echo "finish_build.sh: no library of /opt/caffe belongs to a package" >&2; exit 1; }
+cd /opt/enc-caffe/.venv
+rm -f install.log
+bin/python -m pip uninstall -q -y setuptools wheel pip
+cd lib/python3*/site-packages
+# Tests of the packages (numpy's own testing module needs a part of its tests), sources, and OpenCV's face detectors.
+find . -type d -name tests -not -path './numpy/_core/*' -prune -exec rm -rf {} +
+find . -type f \( -name '*.c' -o -name '*.cpp' -o -name '*.pyx' -o -name '*.pxd' -o -name '*.pyi' -o -name '*.a' \) -delete
+rm -rf cv2/data/*.xml
+# Wheels with no libraries of their own can be stripped; the others were changed in a way that strip breaks.
+find fontTools hypothesis kiwisolver lmdb msgpack yaml -name '*.so' -exec strip --strip-unneeded {} +
+# Compiled once more at each start, but only the demo, plots and tests import these.
+find fontTools hypothesis matplotlib networkx pygments skimage sklearn -type d -name __pycache__ -prune -exec rm -rf {} +
+rm -rf /opt/caffe/caffe/.lock /opt/caffe/caffe/*.log

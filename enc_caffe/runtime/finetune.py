@@ -190,7 +190,7 @@ def _refuse_divergence(loss: float, iteration: int, base_lr: float) -> None:
         return
     what = "is what Caffe gives where no class has any probability" if math.isfinite(loss) else "is no number"
     raise CaffeError(
-        f"the training diverged: the loss at iteration {iteration} is {loss:g}, which {what}; lower base_lr "
+        f"the training diverged: the training loss became {loss:g} at iteration {iteration}, which {what}; lower base_lr "
         f"({base_lr:g} now; --base_lr) and start again with --force"
     )
 

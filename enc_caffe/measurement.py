@@ -18,7 +18,7 @@ from enc_caffe.runtime.cluster import ClusterExecutor
 from enc_caffe.runtime.decomposer import Decomposer
 from enc_caffe.runtime.executor import CaffeExecutor, Executor
 from enc_caffe.runtime.measure import ORIGINAL, Counts, Pair
-from enc_caffe.runtime.measuring import MEMORY, Subject, layer_counts, subject
+from enc_caffe.runtime.measuring import MEMORY, Subject, first_counts, layer_counts, subject
 from enc_caffe.runtime.store import ResultStore
 
 Progress = Callable[[int, int], None]
@@ -190,11 +190,11 @@ def concerns(images: Subject, lmdb: Path) -> list[str]:
     look = images.look
     if not look.labelled:
         return []
-    counts = layer_counts(images, {}, [])[ORIGINAL]
+    counts = first_counts(images)
     entropy, chance = counts.cross_entropy / counts.images, float(np.log(look.scores.classes))
     if entropy <= chance:
         return []
     return [
-        f"{lmdb}: the original network's cross-entropy on these images is {entropy:.2f}, and guessing gives {chance:.2f}; "
+        f"{lmdb}: the original network's cross-entropy on the first {counts.images} images is {entropy:.2f}, and guessing gives {chance:.2f}; "
         "do the images have the scale, mean and channel order that the network expects?"
     ]

@@ -74,10 +74,11 @@ def test_flags_that_are_given_hold_beside_quality() -> None:
 
 def test_a_second_run_measures_nothing_again(tmp_path: Path, monkeypatch) -> None:
     assert compress(tmp_path, nets.grouped(), "--quality", "best")[0] == 0
-    from enc_caffe.runtime import decomposer, measure
+    from enc_caffe.runtime import decomposer
+    from enc_caffe.runtime.store import ResultStore
 
     first = (tmp_path / "out" / "compressed.caffemodel").read_bytes()
-    monkeypatch.setattr(measure, "measure_chunk", refuse)
+    monkeypatch.setattr(ResultStore, "put", refuse)
     monkeypatch.setattr(decomposer, "calibrate", refuse)
     assert compress(tmp_path, nets.grouped(), "--quality", "best")[0] == 0
     assert (tmp_path / "out" / "compressed.caffemodel").read_bytes() == first
@@ -108,7 +109,10 @@ def test_images_of_another_scale_are_reported(tmp_path: Path, capsys) -> None:
     status, _ = compress(tmp_path, text, "--metric", "divergence", "--method", "model")
     said = capsys.readouterr().err
     assert status == 0
-    assert "the original network's cross-entropy on these images is" in said and "scale, mean and channel order" in said
+    assert (
+        "the original network's cross-entropy on the first 5 images is" in said
+        and "scale, mean and channel order" in said
+    )
 
 
 def test_dead_inputs_and_few_images(tmp_path: Path) -> None:

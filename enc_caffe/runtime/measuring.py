@@ -27,6 +27,7 @@ from enc_caffe.runtime.measure import (
     check_folding,
     chunk_size,
     measure,
+    measure_chunk,
     scores_of,
     stored,
 )
@@ -184,6 +185,14 @@ def layer_counts(
     return measure(
         task, pairs, made.look.images, made.chunk, made.executor, made.store, made.context(whole), progress=progress
     )
+
+
+def first_counts(made: Subject) -> Counts:
+    """Counts of the original on the images of the first task alone: soon known, and not kept."""
+    batch = min(batch_for(made.look.network, made.memory, made.executor.workers), made.chunk)
+    stop, task = min(made.chunk, made.look.images), net_task(made, (), {}, batch)
+    (counts,) = made.executor.result(made.executor.submit(measure_chunk, task, [ORIGINAL], 0, stop))
+    return counts  # type: ignore[no-any-return]
 
 
 def reference_scores(made: Subject, folder: Path) -> Path:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Callable, Mapping, Optional, Sequence
 
 from enc_caffe.caffe_io.datum import ImageLmdb
+from enc_caffe.errors import UsageError
 from enc_caffe.jsonfile import write_json
 from enc_caffe.measurement import Progress, Steps, Workers, concerns, images_of, measured_metrics, quiet
 from enc_caffe.metrics.table import MetricsTable, write_metrics
@@ -106,6 +107,8 @@ def compress(
     notice : callable of a line that a person should read
     """
     check_new(Path(out), force)
+    if making.refine < 0:
+        raise UsageError(f"--refine {making.refine}: 0 or more evaluations are needed")
     loaded = load(model, lmdb, input_shape, fully_connected)
     ImageLmdb(Path(test_lmdb or lmdb)).close()
     table, how = pca_metrics(loaded, weights), making.decomposition
@@ -116,6 +119,8 @@ def compress(
         if options.metric != "pca" or evaluating or making.refine or not how.plain:
             images = images_of(loaded, weights, lmdb, executor, store, making.memory)
             chooser = Chooser(images, schemes, how, placement, progress)
+            # Before anything is measured.
+            chooser.decomposer.check()
             for line in concerns(images, lmdb):
                 notice(line)
             sampled = measured_ranks(loaded, table, weights)

@@ -56,7 +56,9 @@ def test_best_is_nearer_to_the_original_than_paper(tmp_path: Path, capsys) -> No
             extra = dict(read_metrics(out / "metrics.json").extra)
             assert extra["decomposition"] == "weighted"
     assert found["paper"]["decomposition"] == "svd" and found["best"]["decomposition"].startswith("asymmetric")
-    assert found["best"]["divergence"]["mean"] > 0
+    # Both by stock Caffe on the same images, whose labels are random: what counts is how near the original's loss they stay.
+    loss = {q: abs(r["compressed"]["cross_entropy"] - r["original"]["cross_entropy"]) for q, r in found.items()}
+    assert found["best"]["divergence"]["mean"] > 0 and loss["best"] < loss["paper"]
 
 
 def test_flags_that_are_given_hold_beside_quality() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import tempfile
 import zipfile
@@ -13,6 +14,9 @@ from urllib.parse import quote
 import numpy as np
 
 from enc_caffe.errors import EncError, OutputError
+
+#: Last member of every file: one that lost its end is not whole.
+END = "end"
 
 Pairs = list[tuple[np.ndarray, np.ndarray]]
 
@@ -38,6 +42,7 @@ def arrays_writer(path: Path) -> Iterator[Callable[[str, np.ndarray], None]]:
                         np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
 
                 yield add
+                add(END, np.zeros(0))
             os.replace(name, path)
         except BaseException:
             with contextlib.suppress(OSError):
@@ -55,16 +60,27 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 #: What reading a file that is not there, cut off or changed raises: its members have checksums.
-UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
+UNREADABLE = (OSError, ValueError, KeyError, EOFError, NotImplementedError, RuntimeError, zipfile.BadZipFile)
 
 
 def read_arrays(path: Path) -> Optional[dict[str, np.ndarray]]:
     """Named arrays of a file; None where it is not there or damaged."""
     try:
         with np.load(path, allow_pickle=False) as data:
-            return {name: data[name] for name in data.files}
+            if END not in data.files:
+                return None
+            return {name: data[name] for name in data.files if name != END}
     except UNREADABLE:
         return None
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock file for the block; another process that wants it waits. It ends with the process that holds it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
 
 
 def factor_file(folder: Union[str, Path], layer: str, scheme: str, rank: int) -> Path:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Callable, Iterator, Mapping, Optional, Sequence
@@ -21,7 +20,7 @@ import numpy as np
 
 from enc_caffe.decomposition import scheme_for
 from enc_caffe.decomposition.patches import patch_size
-from enc_caffe.decomposition.weighted import Moments, weighted_pairs
+from enc_caffe.decomposition.weighted import Moments, group_weights, weighted_pairs
 from enc_caffe.errors import CaffeError
 from enc_caffe.network import Layer
 from enc_caffe.runtime.arrays import UNREADABLE, arrays_writer, read_arrays, write_arrays
@@ -34,6 +33,8 @@ CHUNKS = 8
 #: Bytes of blobs that are kept between two steps.
 LIVE = 4 * 2**30
 
+#: By how much ``change`` may change a variance at most.
+RATIO = (1 / 16, 16.0)
 #: Names of both networks in the files.
 SIDES = "co"
 
@@ -236,10 +237,10 @@ def calibrate(
         Blobs in Caffe's order; layers that no step changed are absent.
     """
     folder = Path(task.folder)
-    done, base, found = _resume(folder, len(steps))
+    chunks = [c for c in range(CHUNKS) if len(range(*span(task.images, c)))]
+    done, base, found = _resume(folder, len(steps), chunks)
     progress(done, len(steps))
     sizes = executor.result(executor.submit(live_sizes, task, steps)) if done < len(steps) else []
-    chunks = [c for c in range(CHUNKS) if len(range(*span(task.images, c)))]
     for at in range(done, len(steps)):
         step = steps[at]
         known = step.kind == "pair" and not found and not step.free
@@ -260,7 +261,6 @@ def calibrate(
         if base != before:
             _forget(folder, before)
         progress(at + 1, len(steps))
-    shutil.rmtree(folder, ignore_errors=True)
     return found
 
 
@@ -281,11 +281,12 @@ def _solved(
     if step.kind == "change":
         mean, square, before, square_before = np.sum([r[0] for r in results], axis=0) / sum(r[1][0] for r in results)
         old_mean, old_variance, factor = (np.asarray(a, np.float64).reshape(-1) for a in arrays)
-        ratio = (square - mean**2) / np.maximum(square_before - before**2, 1e-30)
         scale = 1.0 / factor[0] if factor[0] else 0.0
-        return {
-            layer.name: [old_mean * scale + mean - before, old_variance * scale * np.maximum(ratio, 0.0), np.ones(1)]
-        }
+        ours, theirs = square - mean**2, square_before - before**2
+        # A channel that hardly varies on these images says nothing of how its variance changed.
+        known = theirs > np.maximum(1e-6 * old_variance * scale, 1e-10 * square_before)
+        ratio = np.where(known, np.clip(ours / np.where(known, theirs, 1.0), *RATIO), 1.0)
+        return {layer.name: [old_mean * scale + mean - before, old_variance * scale * ratio, np.ones(1)]}
     if step.kind == "bias":
         ours, theirs = np.sum([r[0] for r in results], axis=0) / sum(r[1][0] for r in results)
         return {layer.name + "_h": [initial[layer.name + "_h"][0], arrays[1].reshape(-1) + theirs - ours]}
@@ -309,7 +310,7 @@ def _solved(
     if bias is not None:
         new = bias.reshape(-1)
         if step.free:
-            product = scheme.product(layer, pairs, step.rank).reshape(layer.groups, len(means[0][1]), -1)
+            product = group_weights(scheme, layer, scheme.product(layer, pairs, step.rank).reshape(arrays[0].shape))
             new = np.concatenate([y - w @ x for w, (x, y) in zip(product, means)])
         blobs[layer.name + "_h"].append(new)
     return blobs
@@ -332,18 +333,14 @@ def _remember(folder: Path, done: int, base: int, found: Blobs) -> None:
     write_arrays(folder / "solved.npz", {**flattened(found), "state": np.array([done, base])})
 
 
-def _resume(folder: Path, steps: int) -> tuple[int, int, Blobs]:
+def _resume(folder: Path, steps: int, chunks: Sequence[int]) -> tuple[int, int, Blobs]:
     arrays = read_arrays(folder / "solved.npz") or {}
     state = arrays.pop("state", None)
     if state is None or state[0] > steps:
         return 0, -1, {}
     done, base = (int(v) for v in state)
-    kept = [folder / f"live-{base}-{c}.npz" for c in range(CHUNKS)]
-    if (
-        base >= 0
-        and any(read_arrays(path) is None for path in kept if path.exists())
-        or not any(p.exists() for p in kept)
-    ):
+    kept = [folder / f"live-{base}-{c}.npz" for c in chunks]
+    if base >= 0 and any(read_arrays(path) is None for path in kept):
         base = -1
     return done, base, grouped(arrays)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,10 +17,10 @@ from enc_caffe.decomposition import scheme_for
 from enc_caffe.decomposition.weighted import RIDGE, ROUNDS, STEPS
 from enc_caffe.errors import UsageError, WeightsError
 from enc_caffe.network import Layer, Network
-from enc_caffe.runtime.arrays import read_arrays, write_arrays
+from enc_caffe.runtime.arrays import locked, read_arrays, write_arrays
 from enc_caffe.runtime.calibrate import Blobs, CalibrationTask, Step, calibrate, flattened, grouped
 from enc_caffe.runtime.measuring import Subject, net_task, reference_scores
-from enc_caffe.runtime.moments import collect_all, factor_blobs, factorise_all, with_moments
+from enc_caffe.runtime.moments import collect_all, columns_known, factor_blobs, factorise_all, with_moments
 from enc_caffe.runtime.store import digest_of
 
 KINDS = ("svd", "weighted", "asymmetric")
@@ -90,22 +91,39 @@ def affected(network: Network, ranks: Mapping[str, int]) -> list[Layer]:
     return found
 
 
-def steps_for(network: Network, ranks: Mapping[str, int], schemes: Mapping[str, str], how: Decomposition) -> list[Step]:
-    """What is put right in a plan's network, in the order of its layers."""
+def steps_for(
+    network: Network, ranks: Mapping[str, int], schemes: Mapping[str, str], how: Decomposition,
+    shared: frozenset[str] = frozenset(),
+) -> list[Step]:  # fmt: skip
+    """What is put right in a plan's network, in the order of its layers.
+
+    ``shared`` are BatchNorm layers that stay as they are: they share their statistics with others, or take those of the
+    batch.
+    """
     layers = affected(network, ranks)
     norms = {x.bottoms[0] for x in layers if x.type == "BatchNorm"} if {"bn", "change"} & how.recalibrate else set()
     steps = []
     for layer in layers:
         if layer.name in ranks:
-            biased = layer.bias and "bias" in how.recalibrate
+            biased = layer.bias and "bias" in how.recalibrate and columns_known(layer)
             if how.kind == "asymmetric" and with_moments(layer):
                 free = biased or layer.tops[0] in norms
                 steps.append(Step("pair", layer, schemes[layer.name], ranks[layer.name], free))
             elif biased and layer.tops[0] not in norms:
                 steps.append(Step("bias", layer))
-        elif layer.type == "BatchNorm" and {"bn", "change"} & how.recalibrate:
+        elif layer.type == "BatchNorm" and {"bn", "change"} & how.recalibrate and layer.name not in shared:
             steps.append(Step("norm" if "bn" in how.recalibrate else "change", layer))
     return steps
+
+
+def fixed_norms(net: Any) -> frozenset[str]:
+    """BatchNorm layers of a NetParameter whose statistics are not theirs alone, or are the batch's in the TEST phase too."""
+    return frozenset(
+        p.name for p in net.layer if p.type == "BatchNorm" and (
+            any(s.name for s in p.param)
+            or (p.batch_norm_param.HasField("use_global_stats") and not p.batch_norm_param.use_global_stats)
+        )
+    )  # fmt: skip
 
 
 class Decomposer:
@@ -173,7 +191,8 @@ class Decomposer:
         """Weights, by layer of the compressed network, that differ from what plain SVD of the caffemodel gives."""
         key = digest_of([sorted(ranks.items()), sorted(self.schemes.items()), self.placement, self.name()])
         if key not in self._blobs:
-            self._blobs[key] = self._make(dict(ranks), key)
+            # The last plan alone: weights of all that a refinement looks at would fill the memory.
+            self._blobs = {key: self._make(dict(ranks), key)}
         return self._blobs[key]
 
     def name(self) -> list[str]:
@@ -190,16 +209,19 @@ class Decomposer:
         network, layers = self.made.look.network, self._layers(ranks)
         self._check(layers)
         initial = self._initial(layers, ranks)
-        steps = steps_for(network, ranks, self.schemes, self.how)
+        steps = steps_for(network, ranks, self.schemes, self.how, fixed_norms(self.made.net))
         if not steps:
             return initial
         kept = self._folder("calibrated") / f"{key}.npz"
-        found = grouped(read_arrays(kept) or {})
-        if not found:
-            work = self._folder("calibration") / key[:32]
-            work.mkdir(parents=True, exist_ok=True)
-            found = self._calibrated(ranks, initial, steps, work)
-            write_arrays(kept, flattened(found))
+        work = self._folder("calibration") / key[:32]
+        # Two commands that make the same plan: the second waits, and takes what the first found.
+        with locked(work.with_suffix(".lock")):
+            found = grouped(read_arrays(kept) or {})
+            if not found:
+                work.mkdir(parents=True, exist_ok=True)
+                found = self._calibrated(ranks, initial, steps, work)
+                write_arrays(kept, flattened(found))
+            shutil.rmtree(work, ignore_errors=True)
         return {**initial, **found}
 
     def _initial(self, layers: Mapping[str, Layer], ranks: Mapping[str, int]) -> Blobs:
@@ -221,6 +243,10 @@ class Decomposer:
         if stored is None:
             raise WeightsError(f"{self.made.weights}: layer '{layer.name}' of the prototxt is not in the caffemodel")
         return [self._model.array(b) for b in stored.blobs]
+
+    def check(self) -> None:
+        """Raise :class:`UsageError` where some layer cannot be made in this way."""
+        self._check(self._layers(self.schemes))
 
     def _check(self, layers: Mapping[str, Layer]) -> None:
         if self.placement != "published" or self.how.kind != "asymmetric":

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Callable, Optional, Sequence
 
 import numpy as np
 
 from enc_caffe.errors import CaffeError
+from enc_caffe.runtime.arrays import read_arrays
 from enc_caffe.runtime.evaluate import cross_entropy, top_k_counts
 from enc_caffe.runtime.executor import Executor, alive
 from enc_caffe.runtime.passes import Engine, NetTask, batches, engine_of
@@ -151,7 +153,7 @@ def chunk_size(macs: int, images: int) -> int:
 
 def measure_chunk(task: NetTask, pairs: Sequence[Pair], start: int, stop: int) -> list[Counts]:
     """Counts of the pairs over the images at positions start to stop (in a worker)."""
-    wanted = np.load(task.reference, mmap_mode="r") if task.reference else None
+    wanted = reference_of(task.reference) if task.reference else None
     with engine_of(task) as engine:
         total, at = [Counts(0, 0, 0, 0.0, 0.0)] * len(pairs), start
         for data, labels in batches(task, start, stop):
@@ -159,6 +161,20 @@ def measure_chunk(task: NetTask, pairs: Sequence[Pair], start: int, stop: int) -
             total = [a + b for a, b in zip(total, measure_batch(engine, data, labels, pairs, whole))]
             at += len(data)
         return total
+
+
+def reference_of(path: str) -> np.ndarray:
+    """Scores of the original, one row for each image.
+
+    Raises
+    ------
+    CaffeError
+        If the file is missing or damaged.
+    """
+    arrays = read_arrays(Path(path))
+    if arrays is None:
+        raise CaffeError(f"{path}: scores of the original are missing or damaged; run the command again")
+    return arrays["scores"]
 
 
 def measure_batch(
@@ -174,11 +190,14 @@ def measure_batch(
             continue
         blob = engine.net.params[name][0]
         kept = blob.data.copy()
-        for rank in ranks:
-            # Taking ``data`` anew is what tells Caffe that a GPU's copy is out of date.
-            blob.data[...] = engine.truncated(name, rank, max(ranks)).reshape(kept.shape)
-            counts[name, rank] = count(engine.run(data, name), whole, labels, engine.task.softmax)
-        blob.data[...] = kept
+        try:
+            for rank in ranks:
+                # Taking ``data`` anew is what tells Caffe that a GPU's copy is out of date.
+                blob.data[...] = engine.truncated(name, rank, max(ranks)).reshape(kept.shape)
+                counts[name, rank] = count(engine.run(data, name), whole, labels, engine.task.softmax)
+        finally:
+            # The engine outlives an error, and must not go on with truncated weights.
+            blob.data[...] = kept
     return [counts[p] for p in pairs]
 
 

@@ -17,7 +17,7 @@ from enc_caffe.caffe_io.fold import can_fold, fold
 from enc_caffe.caffe_io.prototxt import to_text
 from enc_caffe.caffe_io.variants import deploy_net
 from enc_caffe.network import Network
-from enc_caffe.output import atomic_file
+from enc_caffe.runtime.arrays import read_arrays, write_arrays
 from enc_caffe.runtime.evaluate import Images, look_at
 from enc_caffe.runtime.executor import Executor, run_all
 from enc_caffe.runtime.measure import (
@@ -197,19 +197,15 @@ def first_counts(made: Subject) -> Counts:
 
 def reference_scores(made: Subject, folder: Path) -> Path:
     """File of the original's scores, one row for each image, float32."""
-    path = Path(folder) / "reference.npy"
-    try:
-        if len(np.load(path, mmap_mode="r")) == made.look.images:
-            return path
-    except (OSError, ValueError, EOFError):
-        pass
+    path = Path(folder) / "reference.npz"
+    kept = read_arrays(path)
+    if kept is not None and len(kept["scores"]) == made.look.images:
+        return path
     batch = min(batch_for(made.look.network, made.memory, made.executor.workers), made.chunk)
     task = net_task(made, (), {}, batch)
     spans = [(i, min(i + made.chunk, made.look.images)) for i in range(0, made.look.images, made.chunk)]
     parts = run_all(made.executor, scores_of, [(task, a, b, False) for a, b in spans], [b - a for a, b in spans])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(path) as handle:
-        np.save(handle, np.concatenate([scores for scores, _ in parts]).astype(np.float32))
+    write_arrays(path, {"scores": np.concatenate([scores for scores, _ in parts]).astype(np.float32)})
     return path
 
 

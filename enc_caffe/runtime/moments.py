@@ -41,8 +41,13 @@ def moment_file(folder: Path, layer: str) -> Path:
 
 
 def with_moments(layer: Layer) -> bool:
-    """Whether a layer's moments are small enough to be kept."""
-    return patch_size(layer) <= LARGEST
+    """Whether a layer's moments can be had and are small enough to be kept."""
+    return patch_size(layer) <= LARGEST and columns_known(layer)
+
+
+def columns_known(layer: Layer) -> bool:
+    """Whether the columns that a layer sees are those of :func:`patches`: an InnerProduct with another axis sees others."""
+    return layer.convolution is not None or patch_size(layer) == int(np.prod(layer.bottom_shapes[0][1:]))
 
 
 class MomentSum:

@@ -69,7 +69,8 @@ class ResultStore:
     """
 
     def __init__(self, path: Path, warn: Callable[[str], None] = lambda line: None) -> None:
-        self.path = Path(path)
+        # Workers with another working folder get paths that begin with it.
+        self.path = Path(path).absolute()
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._warn = warn
@@ -252,7 +253,11 @@ class ResultStore:
                 self._connection.execute("DELETE FROM contexts WHERE digest = ?", (digest,))
             self._connection.execute("DELETE FROM results WHERE context NOT IN (SELECT digest FROM contexts)")
             self._connection.execute("COMMIT")
-        for digest in digests:
+        known = {c.digest for c in self.contexts()}
+        arrays = self.path.with_name(self.path.name + ".arrays")
+        # Those of a store that was set aside have no context any more.
+        left = [p.name for p in arrays.iterdir() if p.name not in known] if arrays.is_dir() else []
+        for digest in {*digests, *left}:
             shutil.rmtree(self.path.with_name(self.path.name + ".arrays") / digest, ignore_errors=True)
         # Giving the room back can wait for a time when nobody else uses the store.
         with contextlib.suppress(sqlite3.OperationalError):

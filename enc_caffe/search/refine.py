@@ -54,6 +54,9 @@ def refine(
     """
     if evaluations < 1:
         raise UsageError(f"--refine {evaluations}: at least 1 evaluation is needed")
+    if "macs" not in problem.budgets and (problem.options.target_accuracy is not None or not problem.budgets):
+        # The least MACs were asked for: other plans may not cost more.
+        problem = replace(problem, budgets={**problem.budgets, "macs": problem.cost("macs", start)})
     known = {tuple(start): value_of(tuple(start))}
     best, runs = tuple(start), _runs(problem)
     weights, factor, failed, turn = [1.0] * len(runs), FACTOR, 0, 0

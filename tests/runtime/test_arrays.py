@@ -54,3 +54,8 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot be written"):
         write_arrays(tmp_path / "file" / "y.npz", {"a": np.ones(2)})
+
+
+def test_a_file_that_lost_its_last_members_is_not_whole(tmp_path: Path) -> None:
+    np.savez(tmp_path / "y.npz", a0=np.ones(3))
+    assert read_arrays(tmp_path / "y.npz") is None

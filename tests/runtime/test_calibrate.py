@@ -17,10 +17,13 @@ from enc_caffe.caffe_io.variants import deploy_net
 from enc_caffe.decomposition import scheme_for
 from enc_caffe.errors import UsageError
 from enc_caffe.measurement import Workers, images_of
+from enc_caffe.network import InnerProduct, Layer
 from enc_caffe.runtime import calibrate as module
 from enc_caffe.runtime.decomposer import Decomposer, Decomposition, affected, steps_for
 from enc_caffe.runtime.engine import forward
+from enc_caffe.runtime.measure import reference_of
 from enc_caffe.runtime.measuring import PlanEvaluator, reference_scores
+from enc_caffe.runtime.moments import MomentSum
 from enc_caffe.runtime.store import ResultStore
 from tests.runtime import nets
 
@@ -159,7 +162,7 @@ def test_full_rank_is_the_original_function(name: str, how: Decomposition, reque
         forward, to_text(net), str(out / "compressed.caffemodel"), {"data": setting.data()}, ["fc"]
     )
     ours = setting.executor.result(done)["fc"]
-    theirs = np.load(reference_scores(setting.images, setting.folder / "ref"))
+    theirs = reference_of(str(reference_scores(setting.images, setting.folder / "ref")))
     assert np.abs(ours - theirs).max() <= 2e-4 * np.abs(theirs).max()
 
 
@@ -203,7 +206,8 @@ def test_numbers_do_not_depend_on_workers_nor_on_room_nor_on_interruptions(tmp_p
                 np.testing.assert_array_equal(a, b)
 
 
-def test_damaged_blobs_between_steps_are_not_believed(tmp_path: Path, workers) -> None:
+@pytest.mark.parametrize("damage", ("cut", "gone"))
+def test_damaged_blobs_between_steps_are_not_believed(tmp_path: Path, workers, damage: str) -> None:
     how = Decomposition("asymmetric", ALL)
     setting = Setting(tmp_path, nets.residual(), workers)
     wanted = setting.decomposer(how).blobs(setting.ranks)
@@ -217,7 +221,7 @@ def test_damaged_blobs_between_steps_are_not_believed(tmp_path: Path, workers) -
     with pytest.raises(KeyboardInterrupt):
         setting.decomposer(how, progress=stop).blobs(setting.ranks)
     kept = next(iter(tmp_path.glob("s.sqlite.arrays/*/calibration/*/live-*.npz")))
-    kept.write_bytes(kept.read_bytes()[:-50])
+    kept.write_bytes(kept.read_bytes()[:-50]) if damage == "cut" else kept.unlink()
     again = setting.decomposer(how).blobs(setting.ranks)
     for name, arrays in wanted.items():
         for a, b in zip(arrays, again[name]):
@@ -243,3 +247,26 @@ def test_published_strides_and_unknown_names_are_refused(residual: Setting) -> N
         Decomposition("best")
     with pytest.raises(UsageError, match="exclude each other"):
         Decomposition("svd", frozenset({"bn", "change"}))
+
+
+@pytest.mark.parametrize("transposed", (False, True))
+def test_constants_of_fully_connected_layers_whatever_their_layout(transposed: bool) -> None:
+    rng = np.random.default_rng(0)
+    fc = InnerProduct(5, transposed=transposed)
+    layer = Layer("f", "InnerProduct", ("x",), ("f",), ((2, 7),), ((2, 5),), inner_product=fc)
+    w, bias, x = rng.standard_normal((5, 7)), np.arange(5.0), rng.standard_normal((7, 300)) + 1
+    total = MomentSum(7, 5)
+    total.add(x, w @ x + bias[:, None])
+    step = module.Step("pair", layer, "inner_product", 5, True)
+    found = module._solved(step, [[total]], {}, lambda _: [(w.T if transposed else w).astype(np.float32), bias])
+    np.testing.assert_allclose(found["f_h"][1].reshape(-1), bias, atol=1e-3)
+
+
+def test_a_channel_that_never_varies_keeps_its_variance() -> None:
+    norm = Layer("n", "BatchNorm", ("x",), ("n",), ((2, 3, 4, 4),), ((2, 3, 4, 4),))
+    # Channels: constant in both networks, constant in the original alone, and one that lost half of its variance.
+    sums = np.array([[2.0, 2, 0], [4, 5, 1], [2, 2, 0], [4, 4, 2]]), [1]
+    old = [np.array([2.0, 2, 0]), np.array([0.5, 0.5, 4]), np.ones(1)]
+    mean, variance, _ = module._solved(module.Step("change", norm), [sums], {}, lambda _: old)["n"]
+    np.testing.assert_allclose(variance, [0.5, 0.5, 2.0])
+    np.testing.assert_allclose(mean, [2, 2, 0])

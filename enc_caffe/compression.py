@@ -15,7 +15,7 @@ from enc_caffe.metrics.table import MetricsTable, write_metrics
 from enc_caffe.output import atomic_folder, check_new
 from enc_caffe.pipeline import Emitted, LoadedNetwork, emit, load, measured_ranks, pca_metrics
 from enc_caffe.plan import RankPlan
-from enc_caffe.planning import Found, refined_plan, search_plan
+from enc_caffe.planning import Found, check_search, refined_plan, search_plan
 from enc_caffe.runtime import estimate
 from enc_caffe.runtime.calibrate import Blobs
 from enc_caffe.runtime.decomposer import Decomposer, Decomposition
@@ -112,6 +112,7 @@ def compress(
     loaded = load(model, lmdb, input_shape, fully_connected)
     ImageLmdb(Path(test_lmdb or lmdb)).close()
     table, how = pca_metrics(loaded, weights), making.decomposition
+    check_search(table, options, latency)
     schemes = {m.name: m.scheme for m in table.layers}
     evaluating = options.method in EVALUATING or options.target_accuracy is not None
     with workers.executor() as executor:

@@ -131,6 +131,24 @@ def costs(
     }  # fmt: skip
 
 
+def plan_schemes(loaded: LoadedNetwork, plan: RankPlan, source: str = "the rank plan") -> dict[str, str]:
+    """Scheme of every layer of a plan.
+
+    Raises
+    ------
+    PlanError
+        If the plan does not fit the network; ``source`` says where it comes from.
+    """
+    # A plan may name a scheme that the default policy does not use for a layer.
+    schemes = {name: plan.schemes.get(name, loaded.policy.schemes.get(name, "")) for name in plan.ranks}
+    limits = {
+        name: scheme_for(schemes[name]).max_rank(loaded.network[name])
+        for name in plan.ranks if name in loaded.network and name in loaded.policy.schemes
+    }  # fmt: skip
+    plan.check(loaded.network, limits, source)
+    return schemes
+
+
 def emit(
     loaded: LoadedNetwork,
     weights: Path,
@@ -154,13 +172,7 @@ def emit(
     SVD gives.
     """
     network = loaded.network
-    # A plan may name a scheme that the default policy does not use for a layer.
-    schemes = {name: plan.schemes.get(name, loaded.policy.schemes.get(name, "")) for name in plan.ranks}
-    limits = {
-        name: scheme_for(schemes[name]).max_rank(network[name])
-        for name in plan.ranks if name in network and name in loaded.policy.schemes
-    }  # fmt: skip
-    plan.check(network, limits, source)
+    schemes = plan_schemes(loaded, plan, source)
     model = CaffeModel(Path(weights))
     model.check(network)
     original_solver = read_solver(solver) if solver is not None else None

@@ -66,6 +66,14 @@ def search_plan(
     return Found(_plan(table, problem, result, seconds), result, problem)
 
 
+def check_search(
+    table: MetricsTable, options: SearchOptions, latency: Optional[Mapping[str, LatencyCurve]] = None
+) -> None:
+    """Raise what a search would, of names, bounds and budgets, before the metrics that it needs are measured."""
+    methods.method_for(options.method)
+    build_problem(table, replace(options, metric="pca"), latency).check_feasible()
+
+
 def refined_plan(table: MetricsTable, found: Found, refined: Refined) -> Found:
     """A search whose ranks were refined by whole networks: what they cost is counted anew, and how far they are from the
     optimum of the objective is said."""

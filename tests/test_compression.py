@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from enc_caffe.cli import main, parser
+from enc_caffe.cli import main, parse
 from enc_caffe.metrics.table import read_metrics
-from enc_caffe.plan import read_plan
+from enc_caffe.plan import RankPlan, read_plan, write_plan
 from enc_caffe.runtime.tool import caffe_test
 from tests.runtime import nets
 
@@ -63,15 +63,34 @@ def test_best_is_nearer_to_the_original_than_paper(tmp_path: Path, capsys) -> No
 
 def test_flags_that_are_given_hold_beside_quality() -> None:
     base = ["compress", "--model", "m", "--weights", "w", "--lmdb", "l", "--out", "o", "--target_flops", "0.5"]
-    from enc_caffe.cli.compress import QUALITY
+    # Before and behind the preset, also where a flag says what the default without a preset is.
+    args = parse([*base, "--refine", "3", "--quality", "best", "--metric", "pca"])
+    assert args.refine == 3 and args.metric == "pca" and args.decomposition == "asymmetric" and args.method == "model"
+    paper = parse([*base, "--quality", "paper", "--stride_placement", "exact"])
+    assert paper.preset == "published" and paper.stride_placement == "exact" and paper.decomposition == "svd"
+    assert parse(base).refine == 0 and parse(base).metric == "pca"
 
-    assert set(QUALITY) == {"best", "paper"}
-    top = parser()
-    args = top.parse_args([*base, "--refine", "3", "--quality", "best"])
-    command, presets = args.presets
-    command.set_defaults(**presets["best"])
-    args = top.parse_args([*base, "--refine", "3", "--quality", "best"])
-    assert args.refine == 3 and args.decomposition == "asymmetric" and args.metric == "divergence"
+
+def test_what_cannot_be_searched_is_said_before_anything_is_measured(tmp_path: Path, capsys, monkeypatch) -> None:
+    from enc_caffe import compression
+
+    monkeypatch.setattr(compression, "images_of", refuse)
+    for more, said in (
+        (("--whole", "nosuch"), "no such layer"), (("--target_flops", "0.001"), "cannot be reached"),
+        (("--method", "nosuch"), "--method nosuch"),
+    ):  # fmt: skip
+        status, _ = compress(tmp_path, nets.residual(), "--quality", "best", *more)
+        assert status in (1, 2) and said in capsys.readouterr().err
+
+
+def test_ranks_of_another_network_are_refused_before_they_are_calibrated(tmp_path: Path, capsys) -> None:
+    model, weights = nets.write_net(tmp_path, nets.residual())
+    lmdb = nets.write_images(tmp_path / "lmdb", 10)
+    write_plan(tmp_path / "r.json", RankPlan("residual", {"nosuch": 2}, {"nosuch": "spatial"}, {}))
+    status = main(["emit", "--model", str(model), "--weights", str(weights), "--lmdb", str(lmdb), "--ranks",
+                   str(tmp_path / "r.json"), "--decomposition", "asymmetric", "--out", str(tmp_path / "out")])  # fmt: skip
+    error = capsys.readouterr().err
+    assert status == 1 and "r.json: layer 'nosuch' is not in network 'residual'" in error
 
 
 def test_a_second_run_measures_nothing_again(tmp_path: Path, monkeypatch) -> None:

@@ -63,16 +63,21 @@ def _joined(arguments: list[str]) -> list[str]:
     return arguments
 
 
-def main(arguments: Optional[Sequence[str]] = None) -> int:
-    """Run one command; returns the exit status (0, 1 for an error, 2 for wrong usage, 130 when interrupted, 143 by
-    SIGTERM)."""
-    given, top = _joined(list(sys.argv[1:] if arguments is None else arguments)), parser()
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Arguments of a command; a preset (``--quality``) sets defaults, so that flags that are given hold wherever they stand."""
+    given, top = _joined(list(arguments)), parser()
     args = top.parse_args(given)
     if getattr(args, "quality", None):
-        # A preset sets defaults, so that flags that are given hold, wherever they stand.
         command, presets = args.presets
         command.set_defaults(**presets[args.quality])
         args = top.parse_args(given)
+    return args
+
+
+def main(arguments: Optional[Sequence[str]] = None) -> int:
+    """Run one command; returns the exit status (0, 1 for an error, 2 for wrong usage, 130 when interrupted, 143 by
+    SIGTERM)."""
+    args = parse(sys.argv[1:] if arguments is None else arguments)
     return stoppable(f"enc-caffe {args.command}", lambda: _run(args))
 
 

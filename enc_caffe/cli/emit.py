@@ -76,7 +76,7 @@ def _calibrated(args: argparse.Namespace, loaded: pipeline.LoadedNetwork, plan: 
         return {}, ""
     if args.lmdb is None:
         raise UsageError(f"--decomposition and --recalibrate ({how.words()}) look at images: give --lmdb")
-    schemes = {n: plan.schemes.get(n, loaded.policy.schemes.get(n, "")) for n in plan.ranks}
+    schemes = pipeline.plan_schemes(loaded, plan, str(args.ranks))
     with open_store(args) as store, workers(args).executor() as executor, stage_bars() as bars:
         images = images_of(loaded, args.weights, args.lmdb, executor, store, int(args.memory * 2**30))
         for line in concerns(images, args.lmdb):

@@ -59,7 +59,8 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
             add(name, array)
 
 
-#: What reading a file that is not there, cut off or changed raises: its members have checksums.
+#: What reading a file that is not there, cut off or changed raises: its members have checksums. The archive's own fields
+#: have none; a changed one reads as an unknown compression (NotImplementedError) or encryption (RuntimeError).
 UNREADABLE = (OSError, ValueError, KeyError, EOFError, NotImplementedError, RuntimeError, zipfile.BadZipFile)
 
 

@@ -108,7 +108,8 @@ def words(seconds: Mapping[str, float], workers: int) -> str:
     """``about 9 minutes with 2 workers: second moments 1, metrics 5, whole networks 3``."""
     total = sum(seconds.values())
     if total < 90:
-        return f"about {max(1, round(total))} seconds with {workers} worker{'s' if workers > 1 else ''}"
+        number = max(1, round(total))
+        return f"about {number} second{'s' if number > 1 else ''} with {workers} worker{'s' if workers > 1 else ''}"
     parts = ", ".join(f"{name} {value / 60:.0f}" for name, value in seconds.items() if value >= 30)
     return f"about {total / 60:.0f} minutes with {workers} worker{'s' if workers > 1 else ''}" + (
         f": {parts}" if parts else ""

@@ -15,7 +15,7 @@ from tests.runtime import nets
 
 def test_words() -> None:
     assert words({"metrics": 20.4, "factors": 1.0}, 1) == "about 21 seconds with 1 worker"
-    assert words({}, 2) == "about 1 seconds with 2 workers"
+    assert words({}, 2) == "about 1 second with 2 workers"
     parts = {"second moments": 61.0, "factors": 5.0, "metrics": 300.0, "whole networks": 190.0}
     assert words(parts, 2) == "about 9 minutes with 2 workers: second moments 1, metrics 5, whole networks 3"
 

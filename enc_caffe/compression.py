@@ -65,11 +65,14 @@ class Making:
         Evaluations of whole networks that refine the ranks; 0: none.
     memory : int
         Bytes that the workers may take beyond the weights.
+    dense : bool
+        Metrics at more ranks where they bend.
     """
 
     decomposition: Decomposition = Decomposition()
     refine: int = 0
     memory: int = MEMORY
+    dense: bool = False
 
 
 ALONE, PLAIN = Workers(), Making()
@@ -127,13 +130,14 @@ def compress(
             sampled = measured_ranks(loaded, table, weights)
             seconds = estimate.stages(
                 images, [m.layer for m in table.layers], sampled, how.kind, options.metric != "pca",
-                making.refine + len(how.alternatives()),
+                making.refine + len(how.alternatives()), making.dense,
             )  # fmt: skip
             notice(f"measuring on {images.look.images} images: {estimate.words(seconds, executor.workers)}")
             if options.metric != "pca":
                 table = measured_metrics(
-                    images, table, ranks=sampled, progress=chooser.step("metrics"), decomposer=chooser.decomposer
-                )
+                    images, table, ranks=sampled, progress=chooser.step("metrics"), decomposer=chooser.decomposer,
+                    dense=making.dense,
+                )  # fmt: skip
         found = search_plan(table, options, chooser.evaluator if chooser and evaluating else None, latency)
         blobs: Blobs = {}
         if chooser is not None:

@@ -12,6 +12,7 @@ import numpy as np
 from enc_caffe.complexity import network_complexity
 from enc_caffe.errors import UsageError
 from enc_caffe.fetch import cache_folder
+from enc_caffe.metrics.bends import bent_ranks, floor_of
 from enc_caffe.metrics.table import LayerMetrics, MetricsTable
 from enc_caffe.pipeline import LoadedNetwork
 from enc_caffe.runtime.cluster import ClusterExecutor
@@ -113,6 +114,7 @@ def measured_metrics(
     ranks: Optional[Mapping[str, Sequence[int]]] = None,
     progress: Progress = silent,
     decomposer: Optional[Decomposer] = None,
+    dense: bool = False,
 ) -> MetricsTable:
     """A table with accuracy, cross-entropy and divergence at its sampled ranks, each layer truncated alone.
 
@@ -128,6 +130,8 @@ def measured_metrics(
     progress : callable of images times (layer, rank), done and in all
     decomposer : Decomposer, optional
         Whose factors are measured; those of plain SVD without it.
+    dense : bool
+        Measure at more ranks where the divergence bends (:mod:`enc_caffe.metrics.bends`); they become sampled ranks.
 
     Raises
     ------
@@ -137,13 +141,21 @@ def measured_metrics(
     if top_k not in (1, 5):
         raise UsageError(f"--accuracy {top_k}: 1 or 5 is needed")
     pairs: list[Pair] = [(m.name, r) for m in table.layers for r in (ranks or {}).get(m.name, m.sampled_ranks)]
-    factors, key = (decomposer.prepare(pairs), decomposer.key()) if decomposer else ("", {})
-    found = layer_counts(images, {m.name: m.scheme for m in table.layers}, pairs, progress, factors, key)
+    schemes = {m.name: m.scheme for m in table.layers}
+
+    def counted(pairs: Sequence[Pair]) -> dict[Pair, Counts]:
+        factors, key = (decomposer.prepare(pairs), decomposer.key()) if decomposer else ("", {})
+        return layer_counts(images, schemes, pairs, progress, factors, key)
+
+    found = counted(pairs)
     original = found[ORIGINAL]
+    if dense:
+        table, more = _with_bends(table, found)
+        found.update(counted(more) if more else {})
     labelled = images.look.labelled
     layers = tuple(_with_counts(m, found, top_k, labelled) for m in table.layers)
     extra = dict(table.extra)
-    if factors:
+    if decomposer is not None and not decomposer.how.plain:
         extra["decomposition"] = "weighted"
     extra.update(
         images=original.images, lmdb=images.lmdb.name, accuracy_top_k=top_k if labelled else None,
@@ -156,6 +168,20 @@ def measured_metrics(
         table, layers=layers, source=f"measured on {original.images} images of {images.lmdb.name}",
         baseline_accuracy=baseline or None, extra=tuple((k, v) for k, v in extra.items() if v is not None),
     )  # fmt: skip
+
+
+def _with_bends(table: MetricsTable, found: Mapping[Pair, Counts]) -> tuple[MetricsTable, list[Pair]]:
+    """The table with ranks where the measured divergences bend, and those ranks."""
+    curves: dict[str, tuple[list[int], list[float]]] = {}
+    for m in table.layers:
+        counts = [(r, found[m.name, r]) for r in m.sampled_ranks if (m.name, r) in found]
+        curves[m.name] = [r for r, _ in counts], [max(0.0, c.divergence / c.images) for _, c in counts]
+    floor, layers, more = floor_of(list(curves.values())), [], []
+    for m in table.layers:
+        ranks = bent_ranks(curves[m.name], floor)
+        more += [(m.name, r) for r in ranks]
+        layers.append(replace(m, sampled_ranks=tuple(sorted({*m.sampled_ranks, *ranks}))))
+    return replace(table, layers=tuple(layers)), more
 
 
 def _accuracy(counts: Counts, top_k: int) -> float:

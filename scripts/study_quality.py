@@ -3,7 +3,8 @@
 ``plans``: random plans at equal MACs, evaluated as whole networks on the test images; how well each network metric ranks
 them (Spearman's correlation), by the number of images that it was measured on. ``images``: the network of ``--quality
 best`` (without refinement, unless ``--refine``) for several targets, chosen by 100 to 5,085 training images and reported on
-the 1,017 test images. Results are kept in a store: an interrupted run goes on. ENC_CAFFE_DATA names the folder with the
+the 1,017 test images. ``finetune``: two epochs of stock ``caffe train`` on all 5,085 training images for the networks of
+``images`` at some targets, and for the original. Results are kept in a store: an interrupted run goes on. ENC_CAFFE_DATA names the folder with the
 data.
 """
 
@@ -24,10 +25,16 @@ from enc_caffe import pipeline
 from enc_caffe.cli.common import stage_bars
 from enc_caffe.compression import Chooser
 from enc_caffe.errors import EncError
+from enc_caffe.experiments import run as experiment
+from enc_caffe.experiments.inputs import Choices, gather
+from enc_caffe.experiments.run import Laboratory
+from enc_caffe.experiments.settings import read_experiment
+from enc_caffe.experiments.steps import Steps
 from enc_caffe.fetch import data_folder
 from enc_caffe.jsonfile import write_json
 from enc_caffe.measurement import Workers, images_of, measured_metrics
 from enc_caffe.metrics.table import MetricsTable
+from enc_caffe.plan import RankPlan
 from enc_caffe.planning import search_plan
 from enc_caffe.report import figures
 from enc_caffe.runtime.decomposer import Decomposer, Decomposition
@@ -37,6 +44,7 @@ from enc_caffe.search import random_search
 from enc_caffe.search.build import build_problem
 from enc_caffe.search.options import SearchOptions
 
+ROOT = Path(__file__).resolve().parent.parent
 TARGETS = (0.65, 0.5065, 0.4, 0.3)
 METRICS = ("pca", "measured", "combined", "divergence", "loss")
 
@@ -57,7 +65,7 @@ class Study:
         """The network on some images."""
         return images_of(self.loaded, self.weights, lmdb, self.executor, self.store)
 
-    def metrics(self, number: int, kind: str) -> MetricsTable:
+    def metrics(self, number: int, kind: str, dense: bool = False) -> MetricsTable:
         """Metrics measured on the first training images with factors of this kind."""
         images = self.subject(lmdbs(self.out, self.data, number)[0])
         decomposer = (
@@ -65,8 +73,23 @@ class Study:
         )
         return measured_metrics(
             images, self.plain, ranks=self.ranks, decomposer=decomposer,
-            progress=lambda done, all_: self.bars(f"{kind} metrics on {number} images", done, all_),
+            progress=lambda done, all_: self.bars(f"{kind} metrics on {number} images", done, all_), dense=dense,
         )  # fmt: skip
+
+    def best(
+        self, number: int, metrics_on: int, target: float, recalibrate: str, refine: int = 0
+    ) -> tuple[Chooser, RankPlan]:
+        """The network of ``--quality best``: what made it, and its plan."""
+        table = self.metrics(min(number, metrics_on), "weighted", dense=True)
+        chooser = Chooser(
+            self.subject(lmdbs(self.out, self.data, number)[0]), self.schemes,
+            Decomposition("asymmetric", frozenset(recalibrate.split(","))), "exact",
+            lambda what, done, all_: self.bars(f"{number} images, {target}: {what}", done, all_),
+        )  # fmt: skip
+        found = search_plan(table, SearchOptions(method="model", metric="divergence", target_flops=target))
+        found = chooser.refined(table, found, refine) if refine else found
+        chooser.settle(found.plan.ranks)
+        return chooser, found.plan
 
 
 def plans(study: Study, numbers: list[int], target: float, number: int, kind: str) -> list[str]:
@@ -100,24 +123,18 @@ def plans(study: Study, numbers: list[int], target: float, number: int, kind: st
     return rows
 
 
-def by_images(study: Study, numbers: list[int], metrics_on: int, refine: int, recalibrate: str) -> list[dict[str, Any]]:
+def by_images(
+    study: Study, numbers: list[int], metrics_on: int, refine: int, recalibrate: str, targets: list[float]
+) -> list[dict[str, Any]]:
     """Accuracy of the networks of ``--quality best`` by target and number of images."""
     rows = []
     judge = PlanEvaluator(study.test, study.schemes)
     original = judge.counts({})
     for number in numbers:
-        table = study.metrics(min(number, metrics_on), "weighted")
-        images = study.subject(lmdbs(study.out, study.data, number)[0])
-        for target in TARGETS:
+        for target in targets:
             start = time.perf_counter()
-            chooser = Chooser(
-                images, study.schemes, Decomposition("asymmetric", frozenset(recalibrate.split(","))), "exact",
-                lambda what, done, all_, n=number, t=target: study.bars(f"{n} images, {t}: {what}", done, all_),
-            )  # fmt: skip
-            found = search_plan(table, SearchOptions(method="model", metric="divergence", target_flops=target))
-            found = chooser.refined(table, found, refine) if refine else found
-            chooser.settle(found.plan.ranks)
-            decomposer, ranks = chooser.decomposer, found.plan.ranks
+            chooser, plan = study.best(number, metrics_on, target, recalibrate, refine)
+            decomposer, ranks = chooser.decomposer, plan.ranks
             tested = PlanEvaluator(
                 study.test, study.schemes, blobs_of=decomposer.blobs, name=decomposer.name() + [number]
             )
@@ -127,7 +144,7 @@ def by_images(study: Study, numbers: list[int], metrics_on: int, refine: int, re
             rows.append({
                 "images": number, "target": target, "correct": counts.correct, "of": counts.images,
                 "original": original.correct, "divergence": chooser.evaluator.divergence(ranks),
-                "decomposition": decomposer.how.words(), "refined": found.plan.about.get("refined"),
+                "decomposition": decomposer.how.words(), "refined": plan.about.get("refined"),
                 "macs": {c: costs[c, "decomposable"].macs / whole[c, "decomposable"].macs for c in ("paper", "exact")},
                 "seconds": time.perf_counter() - start,
             })  # fmt: skip
@@ -138,7 +155,7 @@ def by_images(study: Study, numbers: list[int], metrics_on: int, refine: int, re
             )  # fmt: skip
     curves = {
         f"{t} of the MACs": ([r["images"] for r in rows if r["target"] == t], [100 * r["correct"] / r["of"] for r in rows if r["target"] == t])
-        for t in TARGETS
+        for t in targets
     }  # fmt: skip
     figure = figures.pareto(curves, "top-1 accuracy on 1,017 test images, %", "ResNet-56, no training")
     figure.axes[0].set_xscale("log")
@@ -148,10 +165,37 @@ def by_images(study: Study, numbers: list[int], metrics_on: int, refine: int, re
     return rows
 
 
+def finetuned(
+    study: Study, number: int, recalibrate: str, targets: list[float], workers: Workers
+) -> list[dict[str, Any]]:
+    """Accuracies before and after two epochs, of the original and of the networks of ``--quality best``."""
+
+    def bar(done: int, all_: int, what: str) -> None:
+        study.bars(what, done, all_)
+
+    x, choices = read_experiment("resnet56-50", ROOT), Choices(finetune=True, workers=workers)
+    out = study.out / "finetune"
+    steps = Steps(out / "steps", print)
+    lab = Laboratory(x, choices, out, steps, gather(x, choices, out, steps, bar), study.executor, study.store, bar)
+    rows = [{"target": 1.0, **experiment.original(lab)}]
+    for target in targets:
+        chooser, plan = study.best(number, 1000, target, recalibrate)
+        folder, costs = experiment.written(lab, plan, f"best-{target}", "exact", chooser.decomposer.blobs(plan.ranks))
+        files = folder / "train_val.prototxt", folder / "compressed.caffemodel"
+        rows.append({
+            "target": target, **costs, "score": experiment.score(lab, f"best-{target}", *files),
+            "finetuned": experiment.tuned(lab, f"best-{target}", folder),
+        })  # fmt: skip
+    for row in rows:
+        score, after = row["score"], row["finetuned"]["score"]
+        print(f"| {row['target']} | {score['correct']['1']} | {after['correct']['1']} | of {score['images']} |")
+    return rows
+
+
 def main() -> int:
     """Run."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("plans", "images"))
+    parser.add_argument("what", choices=("plans", "images", "finetune"))
     parser.add_argument("--numbers", default="100,300,1000", help="training images (default: 100,300,1000)")
     parser.add_argument(
         "--metrics_on", type=int, default=1000, help="images: metrics on so many at most (default: 1000)"
@@ -160,6 +204,7 @@ def main() -> int:
     parser.add_argument("--recalibrate", default="auto", help="images: as of compress (default: auto)")
     parser.add_argument("--plans", type=int, default=120, help="plans: how many (default: 120)")
     parser.add_argument("--target", type=float, default=0.4, help="plans: part of the MACs (default: 0.4)")
+    parser.add_argument("--targets", default="", help="images, finetune: parts of the MACs (default: all, 0.5065,0.4)")
     parser.add_argument("--kind", default="svd", help="plans: svd (default) or weighted")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("outputs/study"))
@@ -177,10 +222,16 @@ def main() -> int:
             stage_bars() as bars,
         ):
             study = Study(args.out, data, executor, store, bars)
-            if args.what == "plans":
+            targets = [float(t) for t in args.targets.split(",") if t]
+            if args.what == "finetune":
+                rows = finetuned(study, numbers[-1], args.recalibrate, targets or [0.5065, 0.4], Workers(args.workers))
+                write_json(args.out / "finetune.json", {"rows": rows})
+            elif args.what == "plans":
                 print("\n".join(plans(study, numbers, args.target, args.plans, args.kind)))
             else:
-                rows = by_images(study, numbers, args.metrics_on, args.refine, args.recalibrate)
+                rows = by_images(
+                    study, numbers, args.metrics_on, args.refine, args.recalibrate, targets or list(TARGETS)
+                )
                 write_json(args.out / f"images-{args.numbers}.json", {"rows": rows})
     except EncError as exc:
         print(f"study_quality: {exc}", file=sys.stderr)

@@ -178,3 +178,25 @@ def test_wrong_usage_is_one_line(tmp_path: Path, capsys, more, said: str) -> Non
     status, _ = compress(tmp_path, nets.residual(), *more)
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert status == 2 and said in error
+
+
+def test_dense_metrics_measure_more_where_the_divergence_bends(tmp_path: Path) -> None:
+    model, weights = nets.write_net(tmp_path, nets.residual())
+    nets.write_images(tmp_path / "lmdb", 40)
+    found = {}
+    for name, more in (("first", []), ("dense", ["--dense"])):
+        out = tmp_path / f"{name}.json"
+        assert main(
+            ["metrics", "--model", str(model), "--weights", str(weights), "--lmdb", str(tmp_path / "lmdb"), "--decomposition",
+             "weighted", "--store", str(tmp_path / "s.sqlite"), "--samples", "0.2,0.4,0.6,0.9", "--out", str(out), *more]
+        ) == 0  # fmt: skip
+        table = read_metrics(out)
+        found[name] = {m.name: dict(zip(m.sampled_ranks, dict(m.extra)["sampled_divergence"])) for m in table.layers}
+    more_ranks = 0
+    for layer, first in found["first"].items():
+        dense = found["dense"][layer]
+        assert {r: dense[r] for r in first} == first
+        new = set(dense) - set(first)
+        assert all(dense[r] is not None and dense[r] >= 0 for r in new)
+        more_ranks += len(new)
+    assert more_ranks > 0

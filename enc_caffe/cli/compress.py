@@ -9,6 +9,7 @@ from typing import Any
 
 from enc_caffe import pipeline
 from enc_caffe.cli.common import (
+    add_dense,
     add_emission,
     add_making,
     add_model,
@@ -30,11 +31,11 @@ from enc_caffe.output import check_new
 QUALITY = {
     "best": {
         "method": "model", "metric": "divergence", "decomposition": "asymmetric", "recalibrate": frozenset({"auto"}),
-        "refine": 10,
+        "refine": 10, "dense": True,
     },
     "paper": {
         "preset": "published", "stride_placement": "published", "decomposition": "svd", "recalibrate": frozenset(),
-        "refine": 0,
+        "refine": 0, "dense": False,
     },
 }  # fmt: skip
 
@@ -59,6 +60,7 @@ def register(commands: Any) -> None:
     p.add_argument(
         "--refine", type=int, default=0, metavar="N", help="evaluate N whole networks to refine the ranks (default: 0)"
     )
+    add_dense(p)
     add_search(p, solver="--search_solver")
     add_making(p)
     add_workers(p)
@@ -69,7 +71,7 @@ def register(commands: Any) -> None:
 def run(args: argparse.Namespace) -> None:
     """Compress and print."""
     check_new(args.out, args.force)
-    making = Making(decomposition(args), args.refine, int(args.memory * 2**30))
+    making = Making(decomposition(args), args.refine, int(args.memory * 2**30), args.dense)
     with open_store(args) as store, stage_bars() as bar:
         result = compress(
             args.model, args.weights, args.lmdb, args.out, search_options(args), latency=latency_curves(args),

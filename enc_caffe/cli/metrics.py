@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from enc_caffe import pipeline
-from enc_caffe.cli.common import add_model, add_workers, open_store, progress_bar, stage_bars, workers
+from enc_caffe.cli.common import add_dense, add_model, add_workers, open_store, progress_bar, stage_bars, workers
 from enc_caffe.measurement import concerns, falling_curves, images_of, measured_metrics
 from enc_caffe.metrics.sampling import sampler_from
 from enc_caffe.metrics.table import MetricsTable, write_metrics
@@ -32,6 +32,7 @@ def register(commands: Any) -> None:
         "--decomposition", choices=("svd", "weighted"), default="svd",
         help="factors that are measured: of plain SVD (default), or of least error of the layer's output",
     )  # fmt: skip
+    add_dense(p)
     add_workers(p)
     p.set_defaults(run=run)
 
@@ -84,7 +85,7 @@ def _measured(
 
             how, schemes = Decomposition(args.decomposition), {m.name: m.scheme for m in table.layers}
             decomposer = None if how.plain else Decomposer(images, schemes, how, progress=stages)
-            measured = measured_metrics(images, table, args.accuracy, ranks, step, decomposer)
+            measured = measured_metrics(images, table, args.accuracy, ranks, step, decomposer, args.dense)
     seconds = time.perf_counter() - start
     pairs = sum(d is not None for m in measured.layers for d in dict(m.extra)["sampled_divergence"])
     print(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import sys
 from dataclasses import asdict, dataclass
@@ -10,6 +11,7 @@ from typing import Any, Callable, Optional
 
 from enc_caffe import __version__, pipeline
 from enc_caffe.caffe_io.describe import batch_size, data_layers
+from enc_caffe.caffe_io.emit import NONE, Blobs
 from enc_caffe.caffe_io.prototxt import read_net, to_text
 from enc_caffe.experiments.inputs import Choices, Inputs, gather
 from enc_caffe.experiments.settings import Experiment
@@ -162,24 +164,42 @@ def score(lab: Laboratory, name: str, model: Path, weights: Path) -> dict[str, A
 
 
 def original(lab: Laboratory) -> dict[str, Any]:
-    """The network before compression."""
-    return {
+    """The network before compression; fine-tuned the same way as the others where these are, for a fair comparison."""
+    found = {
         "method": "original", "label": "original", "macs": {"paper": 1.0, "exact": 1.0}, "parameters": 1.0,
         "score": score(lab, "original", lab.x.model, lab.inputs.weights),
     }  # fmt: skip
+    if lab.choices.finetune:
+        whole = RankPlan(lab.x.network, {}, {}, {})
+        found["finetuned"] = tuned(lab, "original", written(lab, whole, "original", "exact")[0])
+    return found
 
 
 def network(lab: Laboratory, plan: RankPlan, method: str, placement: str) -> dict[str, Any]:
     """One compressed network: files, costs, accuracy, and fine-tuned where that is wanted."""
     x, name = lab.x, f"{method}-{placement}"
-    folder = lab.out / name
-    files = [folder / "train_val.prototxt", folder / "compressed.caffemodel"]
+    folder, costs = written(lab, plan, name, placement)
+    found = {
+        "method": method, "placement": placement if len(x.placements) > 1 else None, "ranks": f"ranks-{method}.json",
+        "folder": name, "options": plain(x.options(method)), **costs,
+        "score": score(lab, name, folder / "train_val.prototxt", folder / "compressed.caffemodel"),
+    }  # fmt: skip
+    if lab.choices.finetune:
+        found["finetuned"] = tuned(lab, name, folder)
+    return found
+
+
+def written(
+    lab: Laboratory, plan: RankPlan, name: str, placement: str, blobs: Blobs = NONE
+) -> tuple[Path, dict[str, Any]]:
+    """Folder of a plan's network, with the experiment's solver and images, and what it costs."""
+    x, folder = lab.x, lab.out / name
 
     def make() -> dict[str, Any]:
         loaded = pipeline.load(x.model, lab.inputs.test, None, x.fully_connected)
         emitted = pipeline.emit(
             loaded, lab.inputs.weights, plan, folder, placement, force=True, solver=x.solver,
-            train_lmdb=lab.inputs.train, test_lmdb=lab.inputs.test,
+            train_lmdb=lab.inputs.train, test_lmdb=lab.inputs.test, blobs=blobs,
         )  # fmt: skip
         return {
             "macs": {c: emitted.ratio(c, "decomposable") for c in ("paper", "exact")},
@@ -187,15 +207,10 @@ def network(lab: Laboratory, plan: RankPlan, method: str, placement: str) -> dic
         }
 
     key = {"ranks": dict(plan.ranks), "schemes": dict(plan.schemes), "model": lab.digest(x.model), "solver": lab.digest(x.solver),
-           "weights": lab.digest(lab.inputs.weights), "train": str(lab.inputs.train), "version": __version__}  # fmt: skip
-    costs = lab.steps.run(f"network-{name}", key, files, make)
-    found = {
-        "method": method, "placement": placement if len(x.placements) > 1 else None, "ranks": f"ranks-{method}.json",
-        "folder": name, "options": plain(x.options(method)), **costs, "score": score(lab, name, *files),
-    }  # fmt: skip
-    if lab.choices.finetune:
-        found["finetuned"] = tuned(lab, name, folder)
-    return found
+           "weights": lab.digest(lab.inputs.weights), "train": str(lab.inputs.train), "version": __version__,
+           "blobs": {layer: [hashlib.sha256(b.tobytes()).hexdigest() for b in parts] for layer, parts in sorted(blobs.items())}}  # fmt: skip
+    files = [folder / "train_val.prototxt", folder / "compressed.caffemodel"]
+    return folder, lab.steps.run(f"network-{name}", key, files, make)
 
 
 def tuned(lab: Laboratory, name: str, folder: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Iterator, Mapping, Optional, Sequence
 
@@ -25,7 +25,7 @@ from enc_caffe.errors import CaffeError
 from enc_caffe.network import Layer
 from enc_caffe.runtime.arrays import UNREADABLE, arrays_writer, read_arrays, write_arrays
 from enc_caffe.runtime.executor import Executor, run_all
-from enc_caffe.runtime.moments import BLOCK, MomentSum, image_columns, image_patches
+from enc_caffe.runtime.moments import MomentSum, image_columns, image_patches
 from enc_caffe.runtime.passes import Engine, NetTask, batches, engine_of
 
 #: Tasks that the images are split into, whatever the number of workers, so that sums do not depend on it.
@@ -69,7 +69,10 @@ class Step:
 
 @dataclass(frozen=True)
 class CalibrationTask:
-    """Both networks (the original only where some step needs it), not folded, and the folder of what is kept between steps."""
+    """Both networks (the original only where some step needs it), not folded, and the folder of what is kept between steps.
+
+    The tasks' ``batch`` is how many images are summed at once.
+    """
 
     compressed: NetTask
     original: Optional[NetTask]
@@ -145,9 +148,10 @@ def place(engine: Engine, step: Step, side: str) -> int:
 def _blocks(
     task: CalibrationTask, base: int, chunk: int, engines: Sequence[Engine]
 ) -> Iterator[tuple[int, list[dict[str, np.ndarray]]]]:
-    start, stop = span(task.images, chunk)
+    block = task.compressed.batch
+    start, stop = span(task.images, chunk, block)
     if base < 0:
-        for data, _ in batches(replace(task.compressed, batch=BLOCK), start, stop):
+        for data, _ in batches(task.compressed, start, stop):
             for engine in engines:
                 engine.size(len(data))
             yield start, [{e.task.data: data} for e in engines]
@@ -156,10 +160,10 @@ def _blocks(
     path = _live_file(task, base, chunk)
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            for number, first in enumerate(range(start, stop, BLOCK)):
+            for number, first in enumerate(range(start, stop, block)):
                 states = []
                 for engine, side in zip(engines, SIDES):
-                    engine.size(min(BLOCK, stop - first))
+                    engine.size(min(block, stop - first))
                     prefix = f"{number}/{side}/"
                     states.append({k[len(prefix) :]: arrays[k] for k in arrays.files if k.startswith(prefix)})
                 yield first, states
@@ -167,11 +171,11 @@ def _blocks(
         raise CaffeError(f"{path}: kept blobs are missing or damaged; run the command again") from None
 
 
-def span(images: int, chunk: int) -> tuple[int, int]:
+def span(images: int, chunk: int, block: int) -> tuple[int, int]:
     """Positions of the images of a chunk, in whole blocks."""
-    blocks = -(-images // BLOCK)
+    blocks = -(-images // block)
     first, last = (blocks * c // CHUNKS for c in (chunk, chunk + 1))
-    return first * BLOCK, min(images, last * BLOCK)
+    return first * block, min(images, last * block)
 
 
 def _live_file(task: CalibrationTask, step: int, chunk: int) -> Path:
@@ -237,7 +241,7 @@ def calibrate(
         Blobs in Caffe's order; layers that no step changed are absent.
     """
     folder = Path(task.folder)
-    chunks = [c for c in range(CHUNKS) if len(range(*span(task.images, c)))]
+    chunks = [c for c in range(CHUNKS) if len(range(*span(task.images, c, task.compressed.batch)))]
     done, base, found = _resume(folder, len(steps), chunks)
     progress(done, len(steps))
     sizes = executor.result(executor.submit(live_sizes, task, steps)) if done < len(steps) else []
@@ -251,10 +255,9 @@ def calibrate(
         else:
             since = {n for s in steps[max(base, 0) : at] for n in _changes(s)}
             changed = {n: b for n, b in found.items() if n in since}
-            results = run_all(
-                executor, advance, [(task, base, at, steps, c, changed, keep) for c in chunks], [1] * len(chunks)
-            )
-            blobs = _solved(step, results, initial, weights_of)
+            jobs = [(task, base, at, steps, c, changed, keep) for c in chunks]
+            (sums,) = run_all(executor, advance, jobs, [1] * len(chunks), fold=_merged)
+            blobs = _solved(step, sums, initial, weights_of)
         found.update(blobs)
         before, base = base, at if keep else base
         _remember(folder, at + 1, base, found)
@@ -269,17 +272,22 @@ def _changes(step: Step) -> list[str]:
     return {"pair": [name + "_v", name + "_h"], "bias": [name + "_h"]}.get(step.kind, [name])
 
 
-def _solved(
-    step: Step, results: Sequence[Any], initial: Blobs, weights_of: Callable[[Layer], list[np.ndarray]]
-) -> Blobs:
+def _merged(first: Any, second: Any) -> Any:
+    if isinstance(first, list):
+        for group, other in zip(first, second):
+            group.merge(other)
+        return first
+    return first[0] + second[0], [first[1][0] + second[1][0]]
+
+
+def _solved(step: Step, sums: Any, initial: Blobs, weights_of: Callable[[Layer], list[np.ndarray]]) -> Blobs:
     layer = step.layer
     if step.kind == "norm":
-        total = np.sum([r[0] for r in results], axis=0) / sum(r[1][0] for r in results)
-        mean, square = total
+        mean, square = sums[0] / sums[1][0]
         return {layer.name: [mean, np.maximum(square - mean**2, 0.0), np.ones(1)]}
     arrays = weights_of(layer)
     if step.kind == "change":
-        mean, square, before, square_before = np.sum([r[0] for r in results], axis=0) / sum(r[1][0] for r in results)
+        mean, square, before, square_before = sums[0] / sums[1][0]
         old_mean, old_variance, factor = (np.asarray(a, np.float64).reshape(-1) for a in arrays)
         scale = 1.0 / factor[0] if factor[0] else 0.0
         ours, theirs = square - mean**2, square_before - before**2
@@ -288,17 +296,14 @@ def _solved(
         ratio = np.where(known, np.clip(ours / np.where(known, theirs, 1.0), *RATIO), 1.0)
         return {layer.name: [old_mean * scale + mean - before, old_variance * scale * ratio, np.ones(1)]}
     if step.kind == "bias":
-        ours, theirs = np.sum([r[0] for r in results], axis=0) / sum(r[1][0] for r in results)
+        ours, theirs = sums[0] / sums[1][0]
         return {layer.name + "_h": [initial[layer.name + "_h"][0], arrays[1].reshape(-1) + theirs - ours]}
     scheme = scheme_for(step.scheme)
     bias = np.asarray(arrays[1], np.float64).reshape(layer.groups, -1) if len(arrays) > 1 else None
     moments, means = [], []
     for group in range(layer.groups):
-        own = [r[group] for r in results]
-        columns = sum(s.columns for s in own)
-        inputs, targets, x, y = (
-            sum(getattr(s, n) for s in own) / columns for n in ("inputs", "targets", "input_sum", "target_sum")
-        )
+        own = sums[group]
+        inputs, targets, x, y = (a / own.columns for a in (own.inputs, own.targets, own.input_sum, own.target_sum))
         inputs = np.triu(inputs) + np.triu(inputs, 1).T
         constant = y if step.free else np.zeros_like(y) if bias is None else bias[group]
         middle = x if step.free else np.zeros_like(x)

@@ -20,7 +20,15 @@ from enc_caffe.network import Layer, Network
 from enc_caffe.runtime.arrays import locked, read_arrays, write_arrays
 from enc_caffe.runtime.calibrate import Blobs, CalibrationTask, Step, calibrate, flattened, grouped
 from enc_caffe.runtime.measuring import Subject, net_task, reference_scores
-from enc_caffe.runtime.moments import collect_all, columns_known, factor_blobs, factorise_all, with_moments
+from enc_caffe.runtime.moments import (
+    POSITIONS,
+    block_of,
+    collect_all,
+    columns_known,
+    factor_blobs,
+    factorise_all,
+    with_moments,
+)
 from enc_caffe.runtime.store import digest_of
 
 KINDS = ("svd", "weighted", "asymmetric")
@@ -153,14 +161,14 @@ class Decomposer:
 
     def key(self) -> dict[str, Any]:
         """What factors depend on beside the images and the network."""
-        return {} if self.how.kind == "svd" else {"decomposition": ["weighted", RIDGE, ROUNDS, STEPS]}
+        return {} if self.how.kind == "svd" else {"decomposition": ["weighted", RIDGE, ROUNDS, STEPS, POSITIONS]}
 
     def _folder(self, kind: str) -> Path:
         if self._temporary is not None:
             return Path(self._temporary.name) / kind
         made = self.made
         assert made.store is not None
-        return made.store.folder(made.context({**made.key(), "arrays": [RIDGE, ROUNDS, STEPS]})) / kind
+        return made.store.folder(made.context({**made.key(), "arrays": [RIDGE, ROUNDS, STEPS, POSITIONS]})) / kind
 
     def _layers(self, names: Iterable[str]) -> dict[str, Layer]:
         return {n: self.made.look.network[n] for n in names}
@@ -172,7 +180,7 @@ class Decomposer:
         wanted = list(dict.fromkeys(pairs))
         layers, made = self._layers(dict.fromkeys(n for n, _ in wanted)), self.made
         moments, factors = self._folder("moments"), self._folder("factors")
-        task = net_task(made, tuple(layers.values()), {n: self.schemes[n] for n in layers}, 1)
+        task = net_task(made, tuple(layers.values()), {n: self.schemes[n] for n in layers}, block_of(made.look.network))
         collect_all(
             task,
             moments,
@@ -267,10 +275,11 @@ class Decomposer:
         write_compressed(caffemodel, self._model, network, ranks, schemes, blobs=initial)
         plain = replace(made, fold=False)
         original: Optional[Any] = None
+        block = block_of(network)
         if any(s.kind != "norm" for s in steps):
-            original = net_task(plain, (), {}, 1)
+            original = net_task(plain, (), {}, block)
         task = CalibrationTask(
-            net_task(plain, (), {}, 1, caffemodel, pairs, described), original, str(work), made.look.images
+            net_task(plain, (), {}, block, caffemodel, pairs, described), original, str(work), made.look.images
         )
         return calibrate(
             task, steps, initial, self._weights, made.executor,

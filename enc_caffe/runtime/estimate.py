@@ -21,6 +21,8 @@ from enc_caffe.runtime.passes import NetTask, batches, engine_of
 
 #: Ranks in all over the first ones, where more are measured at bends (339 over 272 on ResNet-56).
 DENSE = 1.25
+#: Bytes a second of the blobs that both networks keep between two layers, written and read.
+KEPT = 3e8
 #: Images of the pass that is timed.
 TIMED = 20
 
@@ -82,7 +84,8 @@ def stages(
         if kind == "asymmetric":
             size = sum((patch_size(x) + 2 * x.out_channels) * patch_size(x) * x.groups * _positions(x) for x in known)
             solve = sum(_alternation(x, int(np.median(ranks[x.name]))) for x in known) / rate
-            each += images * (2 * once + size / rate) / workers + solve
+            kept = sum(8.0 * (int(np.prod(x.bottom_shapes[0][1:])) + int(np.prod(x.top_shapes[0][1:]))) for x in known)
+            each += images * (2 * once + size / rate + kept / KEPT) / workers + solve
         found["whole networks"] = networks * each
     return found
 

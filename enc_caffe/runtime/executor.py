@@ -88,11 +88,16 @@ def alive(executor: Executor) -> list[Future[Any]]:
 
 def run_all(
     executor: Executor, function: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], sizes: Sequence[int],
-    progress: Callable[[int, int], None] = lambda done, all_: None,
+    progress: Callable[[int, int], None] = lambda done, all_: None, fold: Optional[Callable[[Any, Any], Any]] = None,
 ) -> list[Any]:  # fmt: skip
-    """Results of a function for all jobs, in their order; progress counts sizes."""
+    """Results of a function for all jobs, in their order; progress counts sizes.
+
+    With ``fold`` one result: theirs put together from the first to the last, each as soon as it can be, so that large ones
+    are not all held at once.
+    """
     results: list[Any] = [None] * len(jobs)
-    total, done, todo = sum(sizes), 0, list(range(len(jobs)))[::-1]
+    total, done, todo, folded = sum(sizes), 0, list(range(len(jobs)))[::-1], 1
+    arrived: set[int] = set()
     waiting: dict[Future[Any], int] = {}
     progress(0, total)
     try:
@@ -103,12 +108,16 @@ def run_all(
             for future in wait(waiting, timeout=5, return_when=FIRST_COMPLETED).done or alive(executor):
                 at = waiting.pop(future)
                 results[at] = executor.result(future)
+                arrived.add(at)
                 done += sizes[at]
                 progress(done, total)
+            while fold is not None and 0 in arrived and folded in arrived:
+                results[0], results[folded] = fold(results[0], results[folded]), None
+                folded += 1
     finally:
         for future in waiting:
             future.cancel()
-    return results
+    return results[:1] if fold is not None else results
 
 
 class CaffeExecutor:

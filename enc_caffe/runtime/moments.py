@@ -18,21 +18,29 @@ from enc_caffe.decomposition import scheme_for
 from enc_caffe.decomposition.patches import patch_size, patches, sampled_positions
 from enc_caffe.decomposition.weighted import Moments, group_weights, weighted_pairs
 from enc_caffe.errors import CaffeError
-from enc_caffe.network import Layer
+from enc_caffe.network import Layer, Network
 from enc_caffe.runtime.arrays import Pairs, factor_file, read_arrays, read_factors, write_arrays, write_factors
 from enc_caffe.runtime.executor import Executor, run_all
 from enc_caffe.runtime.passes import NetTask, batches, engine_of
+from enc_caffe.shapes import count
 
 Progress = Callable[[int, int], None]
 
-#: Images that are summed at once: a constant, so that sums do not depend on the memory that there is.
-BLOCK = 10
-#: Output positions of an image that are looked at; larger feature maps are sampled.
-POSITIONS = 1024
+#: Images that are summed at once, at most, and bytes of their blobs: the network alone decides, so that sums do not depend
+#: on the memory that there is.
+BLOCK, BLOCK_BYTES = 10, 64 * 2**20
+#: Output positions of an image that are looked at; larger feature maps are sampled. Neighbours see nearly the same.
+POSITIONS = 256
 #: Layers whose outputs see more inputs than this are decomposed by plain SVD: their moments would not fit.
 LARGEST = 6000
 #: Tasks that the layers are split into.
 PARTS = 12
+
+
+def block_of(network: Network) -> int:
+    """Images of a network that are summed at once."""
+    blobs = {top: shape for x in network.layers for top, shape in zip(x.tops, x.top_shapes)}
+    return max(1, min(BLOCK, BLOCK_BYTES // (4 * max(1, sum(count(s[1:]) for s in blobs.values())))))
 
 
 def moment_file(folder: Path, layer: str) -> Path:
@@ -69,6 +77,14 @@ class MomentSum:
             y = np.asarray(y, np.float64)
             self.targets += x @ y.T
             self.target_sum += y.sum(axis=1)
+
+    def merge(self, other: MomentSum) -> None:
+        """Add another sum."""
+        self.inputs += other.inputs
+        self.targets += other.targets
+        self.input_sum += other.input_sum
+        self.target_sum += other.target_sum
+        self.columns += other.columns
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The sums, for a file or to be sent; of the symmetric matrix all of it."""
@@ -122,6 +138,8 @@ def collect_all(task: NetTask, folder: Path, images: int, executor: Executor, me
 
     Parameters
     ----------
+    task : NetTask
+        Its ``batch`` is :func:`block_of` the network.
     memory : int
         Bytes that the sums of all workers may take together.
     progress : callable of layers done and in all
@@ -134,7 +152,7 @@ def collect_all(task: NetTask, folder: Path, images: int, executor: Executor, me
         if parts[-1] and (len(parts[-1]) >= -(-len(layers) // PARTS) or size > room):
             parts.append([])
         parts[-1].append(layer)
-    small = replace(task, batch=BLOCK, factors="", reference="")
+    small = replace(task, factors="", reference="")
     jobs = [(replace(small, layers=tuple(part)), str(folder), images) for part in parts if part]
     run_all(executor, collect, jobs, [len(p) for p in parts], progress)
 

@@ -258,7 +258,7 @@ def test_constants_of_fully_connected_layers_whatever_their_layout(transposed: b
     total = MomentSum(7, 5)
     total.add(x, w @ x + bias[:, None])
     step = module.Step("pair", layer, "inner_product", 5, True)
-    found = module._solved(step, [[total]], {}, lambda _: [(w.T if transposed else w).astype(np.float32), bias])
+    found = module._solved(step, [total], {}, lambda _: [(w.T if transposed else w).astype(np.float32), bias])
     np.testing.assert_allclose(found["f_h"][1].reshape(-1), bias, atol=1e-3)
 
 
@@ -267,6 +267,6 @@ def test_a_channel_that_never_varies_keeps_its_variance() -> None:
     # Channels: constant in both networks, constant in the original alone, and one that lost half of its variance.
     sums = np.array([[2.0, 2, 0], [4, 5, 1], [2, 2, 0], [4, 4, 2]]), [1]
     old = [np.array([2.0, 2, 0]), np.array([0.5, 0.5, 4]), np.ones(1)]
-    mean, variance, _ = module._solved(module.Step("change", norm), [sums], {}, lambda _: old)["n"]
+    mean, variance, _ = module._solved(module.Step("change", norm), sums, {}, lambda _: old)["n"]
     np.testing.assert_allclose(variance, [0.5, 0.5, 2.0])
     np.testing.assert_allclose(mean, [2, 2, 0])

@@ -98,6 +98,7 @@ def compress(
     progress: Steps = quiet,
     making: Making = PLAIN,
     notice: Callable[[str], None] = lambda line: None,
+    python_layers: bool = False,
 ) -> Compressed:
     """Metrics, search, emission, and the accuracy of both networks on the test images.
 
@@ -112,7 +113,9 @@ def compress(
     check_new(Path(out), force)
     if making.refine < 0:
         raise UsageError(f"--refine {making.refine}: 0 or more evaluations are needed")
-    loaded = load(model, lmdb, input_shape, fully_connected)
+    loaded = load(model, lmdb, input_shape, fully_connected, python_layers)
+    for line in loaded.unknown_types():
+        notice(line)
     ImageLmdb(Path(test_lmdb or lmdb)).close()
     table, how = pca_metrics(loaded, weights), making.decomposition
     check_search(table, options, latency)
@@ -228,7 +231,15 @@ def _finished(
             networks = ((loaded.path, weights), (work / "train_val.prototxt", work / "compressed.caffemodel"))
             for i, (prototxt, caffemodel) in enumerate(networks):
                 step = partial(progress, ("the original's accuracy", "the compressed network's accuracy")[i])
-                results[i] = evaluate(prototxt, caffemodel, images, top_k, executor=executor, progress=step)
+                results[i] = evaluate(
+                    prototxt,
+                    caffemodel,
+                    images,
+                    top_k,
+                    executor=executor,
+                    progress=step,
+                    python_layers=loaded.python_layers,
+                )
         before, after = results
         data: dict[str, Any] = {
             "format": "enc-caffe-compression/1", "images": look.images, "lmdb": str(images),

@@ -9,6 +9,7 @@ from typing import Any, Callable, Mapping, Optional, Sequence
 
 import numpy as np
 
+from enc_caffe.caffe_io.describe import in_phase
 from enc_caffe.complexity import network_complexity
 from enc_caffe.errors import UsageError
 from enc_caffe.fetch import cache_folder
@@ -214,13 +215,20 @@ def falling_curves(table: MetricsTable) -> list[str]:
 def concerns(images: Subject, lmdb: Path) -> list[str]:
     """What a person should know of the images before anything is measured."""
     look = images.look
+    lines = [
+        f"layer '{p.name}' takes the batch's own statistics (use_global_stats: false): numbers depend on how many images a pass has"
+        for p in images.net.layer
+        if p.type == "BatchNorm" and in_phase(p, "TEST") and p.batch_norm_param.HasField("use_global_stats")
+        and not p.batch_norm_param.use_global_stats
+    ][:1]  # fmt: skip
     if not look.labelled:
-        return []
+        return lines
     counts = first_counts(images)
     entropy, chance = counts.cross_entropy / counts.images, float(np.log(look.scores.classes))
     if entropy <= chance:
-        return []
+        return lines
     return [
+        *lines,
         f"{lmdb}: the original network's cross-entropy on the first {counts.images} images is {entropy:.2f}, and guessing gives {chance:.2f}; "
-        "do the images have the scale, mean and channel order that the network expects?"
+        "do the images have the scale, mean and channel order that the network expects?",
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from enc_caffe.caffe_io.caffemodel import CaffeModel
 from enc_caffe.caffe_io.datum import ImageLmdb
 from enc_caffe.caffe_io.describe import batch_size, data_layers, describe
 from enc_caffe.caffe_io.emit import NONE, Blobs, replace_layers, write_compressed
-from enc_caffe.caffe_io.prototxt import read_net, read_solver, to_text
+from enc_caffe.caffe_io.prototxt import leading_comments, read_net, read_solver, to_text, verbatim_text
 from enc_caffe.caffe_io.variants import deploy_net, image_shape, solver_param, train_val_net
 from enc_caffe.complexity import Complexity, network_complexity
 from enc_caffe.decomposition import group_spectra, scheme_for
@@ -25,7 +26,7 @@ from enc_caffe.network import Network
 from enc_caffe.output import atomic_folder
 from enc_caffe.plan import RankPlan, write_plan
 from enc_caffe.policy import Policy, default_policy
-from enc_caffe.shapes import Shape
+from enc_caffe.shapes import KNOWN_TYPES, Shape
 
 Progress = Callable[[str], None]
 
@@ -36,26 +37,47 @@ def _silent(name: str) -> None:
 
 @dataclass(frozen=True)
 class LoadedNetwork:
-    """A network read from its files: NetParameter, description, and which layers are decomposed."""
+    """A network read from its files: NetParameter, description, which layers are decomposed, whether Python ones are allowed."""
 
     path: Path
     net: Any
     network: Network
     policy: Policy
+    python_layers: bool = False
+
+    def unknown_types(self) -> list[str]:
+        """A line for each layer of a type that Caffe does not have: what it may be meant to be, and what stays whole."""
+        lines = []
+        for layer in self.network.layers:
+            if layer.type in KNOWN_TYPES:
+                continue
+            known = {kind.lower(): kind for kind in KNOWN_TYPES}
+            near = difflib.get_close_matches(layer.type.lower(), sorted(known), 1)
+            meant = f" (did you mean {known[near[0]]}?)" if near else ""
+            after = sum("input is not known" in why for why in self.policy.whole.values())
+            lines.append(
+                f"{self.path}: layer '{layer.name}': Caffe has no type '{layer.type}'{meant}; it is carried through as it stands, "
+                f"and {after} layers after it stay whole"
+            )
+        return lines
 
 
 def load(
-    model: Path, lmdb: Optional[Path] = None, input_shape: Optional[Shape] = None, fully_connected: bool = False
+    model: Path,
+    lmdb: Optional[Path] = None,
+    input_shape: Optional[Shape] = None,
+    fully_connected: bool = False,
+    python_layers: bool = False,
 ) -> LoadedNetwork:
     """Read a prototxt; image sizes come from ``input_shape``, the LMDB, or the source that the prototxt names."""
-    net = read_net(Path(model))
+    net = read_net(Path(model), python_layers)
     shape = None
     if lmdb is not None:
         images = ImageLmdb(Path(lmdb))
         shape = images.first_shape()
         images.close()
     network = describe(net, image_shape(net, shape, input_shape), str(model))
-    return LoadedNetwork(Path(model), net, network, default_policy(network, fully_connected))
+    return LoadedNetwork(Path(model), net, network, default_policy(network, fully_connected), python_layers)
 
 
 def pca_metrics(
@@ -183,9 +205,10 @@ def emit(
     with atomic_folder(Path(out), force) as folder:
         write_compressed(folder / "compressed.caffemodel", model, network, plan.ranks, schemes, progress, blobs)
         train_val = train_val_net(compressed, described, train_lmdb, test_lmdb)
-        (folder / "train_val.prototxt").write_text(_header(plan) + to_text(train_val), encoding="utf-8")
+        header = _header(plan) + leading_comments(loaded.path)
+        (folder / "train_val.prototxt").write_text(verbatim_text(train_val, header), encoding="utf-8")
         deploy = deploy_net(compressed, described)
-        (folder / "deploy.prototxt").write_text(_header(plan) + to_text(deploy), encoding="utf-8")
+        (folder / "deploy.prototxt").write_text(verbatim_text(deploy, header), encoding="utf-8")
         test_iter = _test_iterations(train_val, test_lmdb)
         parameters = solver_param(
             original_solver, str(final / "train_val.prototxt"), str(final / "snapshot"), test_iter, solver_overrides
@@ -238,7 +261,21 @@ def named_paths(net: Any) -> list[tuple[str, str]]:
     for layer in net.layer:
         if layer.transform_param.mean_file:
             found.append((f"layer '{layer.name}' mean_file", layer.transform_param.mean_file))
-        for field in ("data_param", "image_data_param", "hdf5_data_param", "window_data_param"):
-            if layer.HasField(field):
+        for field in ("data_param", "image_data_param", "hdf5_data_param", "window_data_param", "infogain_loss_param"):
+            if layer.HasField(field) and getattr(layer, field).source:
                 found.append((f"layer '{layer.name}' source", getattr(layer, field).source))
+        if layer.type == "Python":
+            found.append((f"layer '{layer.name}' module", layer.python_param.module))
+        if layer.type == "HDF5Output":
+            found.append((f"layer '{layer.name}' writes", layer.hdf5_output_param.file_name))
+    return found
+
+
+def solver_paths(solver: Any) -> list[tuple[str, str]]:
+    """Files that a solver names, as (field, path)."""
+    fields = ("net", "train_net", "test_net", "snapshot_prefix", "weights")
+    found: list[tuple[str, str]] = []
+    for field in fields:
+        value = getattr(solver, field, "")
+        found += [(field, v) for v in ([value] if isinstance(value, str) else value) if v]
     return found

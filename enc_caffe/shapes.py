@@ -13,6 +13,10 @@ from typing import Any, Callable
 from enc_caffe.errors import NetworkError
 
 Shape = tuple[int, ...]
+#: Shape of a blob that a layer of unknown type made, or one that reads such a blob.
+UNKNOWN: Shape = (-1,)
+#: Values that a blob may have at most (``Blob::Reshape`` of Caffe counts with int).
+MAX_COUNT = 2**31 - 1
 Rule = Callable[[Any, "list[Shape]"], "list[Shape]"]
 
 
@@ -69,8 +73,40 @@ def _need_image(shape: Shape) -> tuple[int, int, int, int]:
     return shape  # type: ignore[return-value]
 
 
+def _convolution_nd(layer: Any, bottoms: list[Shape]) -> list[Shape]:
+    """Convolution or deconvolution over any number of axes (``BaseConvolutionLayer::LayerSetUp``)."""
+    param, tops = layer.convolution_param, []
+    for bottom in bottoms:
+        axis = canonical_axis(param.axis, bottom)
+        sizes = bottom[axis + 1 :]
+        fields = [("kernel_size", param.kernel_size, 0), ("stride", param.stride, 1), ("pad", param.pad, 0),
+                  ("dilation", param.dilation, 1)]  # fmt: skip
+        lists = []
+        for name, values, default in fields:
+            if len(values) > 1 and len(values) != len(sizes):
+                raise NetworkError(f"{name} has {len(values)} values for {len(sizes)} spatial axes")
+            lists.append([int(v) for v in values] * (1 if len(values) > 1 else len(sizes)) or [default] * len(sizes))
+        if any(k < 1 or st < 1 or d < 1 for k, st, _, d in zip(*lists)):
+            raise NetworkError(f"kernel {lists[0]}, stride {lists[1]} and dilation {lists[3]} must be at least 1")
+        each = zip(sizes, *lists)
+        if layer.type == "Deconvolution":
+            out = [st * (s - 1) + d * (k - 1) + 1 - 2 * p for s, k, st, p, d in each]
+        else:
+            out = [conv_output(s, k, st, p, d) for s, k, st, p, d in each]
+        if out and min(out) < 1:
+            raise NetworkError(f"kernel {lists[0]} with pad {lists[2]} does not fit into {sizes}")
+        tops.append((*bottom[:axis], int(param.num_output), *out))
+    return tops
+
+
+def _plain(param: Any, bottoms: list[Shape]) -> bool:
+    return param.axis == 1 and all(len(b) == 4 for b in bottoms)
+
+
 def _convolution(layer: Any, bottoms: list[Shape]) -> list[Shape]:
     param = layer.convolution_param
+    if not _plain(param, bottoms):
+        return _convolution_nd(layer, bottoms)
     kernel, stride = spatial_pair(param, "kernel", 0), spatial_pair(param, "stride", 1)
     pad, dilation = spatial_pair(param, "pad", 0), spatial_pair(param, "dilation", 1)
     if min(kernel) < 1 or min(stride) < 1 or min(dilation) < 1:
@@ -92,6 +128,8 @@ def _convolution(layer: Any, bottoms: list[Shape]) -> list[Shape]:
 
 def _deconvolution(layer: Any, bottoms: list[Shape]) -> list[Shape]:
     param = layer.convolution_param
+    if not _plain(param, bottoms):
+        return _convolution_nd(layer, bottoms)
     kernel, stride = spatial_pair(param, "kernel", 0), spatial_pair(param, "stride", 1)
     pad, dilation = spatial_pair(param, "pad", 0), spatial_pair(param, "dilation", 1)
     tops = []
@@ -261,6 +299,39 @@ def _dummy(layer: Any, bottoms: list[Shape]) -> list[Shape]:
     return shapes * len(layer.top) if len(shapes) == 1 else shapes
 
 
+def _tile(layer: Any, bottoms: list[Shape]) -> list[Shape]:
+    axis, shape = canonical_axis(layer.tile_param.axis, bottoms[0]), bottoms[0]
+    return [shape[:axis] + (shape[axis] * int(layer.tile_param.tiles),) + shape[axis + 1 :]]
+
+
+def _spp(layer: Any, bottoms: list[Shape]) -> list[Shape]:
+    n, channels, _, _ = _need_image(bottoms[0])
+    return [(n, channels * sum(4**i for i in range(min(16, int(layer.spp_param.pyramid_height)))))]
+
+
+def _im2col(layer: Any, bottoms: list[Shape]) -> list[Shape]:
+    top = _convolution_nd(layer, bottoms)[0]
+    axis = canonical_axis(layer.convolution_param.axis, bottoms[0])
+    sizes = [int(k) for k in layer.convolution_param.kernel_size]
+    kernel = math.prod(sizes if len(sizes) > 1 else sizes * (len(bottoms[0]) - axis - 1))
+    return [(*top[:axis], bottoms[0][axis] * kernel, *top[axis + 1 :])]
+
+
+def _recurrent(layer: Any, bottoms: list[Shape]) -> list[Shape]:
+    steps, number, outputs = bottoms[0][0], bottoms[0][1], int(layer.recurrent_param.num_output)
+    exposed = (2 if layer.type == "LSTM" else 1) if layer.recurrent_param.expose_hidden else 0
+    return [(steps, number, outputs), *[(1, number, outputs)] * exposed]
+
+
+def _parameter(layer: Any, bottoms: list[Shape]) -> list[Shape]:
+    return [tuple(int(d) for d in layer.parameter_param.shape.dim)]
+
+
+def _not_known(layer: Any, bottoms: list[Shape]) -> list[Shape]:
+    """Filter drops images by what another blob holds; a Python layer does what its module says."""
+    return [UNKNOWN] * len(layer.top)
+
+
 def _silence(layer: Any, bottoms: list[Shape]) -> list[Shape]:
     return []
 
@@ -315,6 +386,16 @@ SHAPE_RULES: dict[str, Rule] = {
     "Input": _input,
     "DummyData": _dummy,
     "Silence": _silence,
+    "HDF5Output": _silence,
+    "Tile": _tile,
+    "SPP": _spp,
+    "Im2col": _im2col,
+    "LSTM": _recurrent,
+    "RNN": _recurrent,
+    "LSTMUnit": lambda layer, bottoms: [bottoms[0]] * len(layer.top),
+    "Parameter": _parameter,
+    "Filter": _not_known,
+    "Python": _not_known,
     "SoftmaxWithLoss": _softmax_loss,
     "Accuracy": _accuracy,
     **dict.fromkeys(_SAME, _same),
@@ -322,7 +403,10 @@ SHAPE_RULES: dict[str, Rule] = {
 }
 
 #: Layers that bring images from outside; their shapes come from the LMDB, the command line, or ``input_param``.
-DATA_TYPES = frozenset({"Data", "ImageData", "HDF5Data", "MemoryData", "WindowData", "AnnotatedData"})
+DATA_TYPES: frozenset[str] = frozenset({"Data", "ImageData", "HDF5Data", "MemoryData", "WindowData", "AnnotatedData"})
+
+#: Every type that BVLC Caffe has.
+KNOWN_TYPES = frozenset(SHAPE_RULES) | DATA_TYPES - {"AnnotatedData"}
 
 
 def brings_data(kind: str) -> bool:

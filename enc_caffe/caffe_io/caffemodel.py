@@ -14,15 +14,17 @@ from typing import BinaryIO, Iterable, Iterator, Optional, Union
 
 import numpy as np
 
+from enc_caffe.caffe_io.wire import Buffer, encode, fields, message, tag, varint
 from enc_caffe.errors import WeightsError
 from enc_caffe.network import Layer, Network
-
-Buffer = Union[mmap.mmap, bytes]
 
 _NET_NAME, _NET_LAYER, _NET_V1 = 1, 100, 2
 _LAYER_NAME, _LAYER_TYPE, _LAYER_BLOBS = 1, 2, 7
 _V1_NAME, _V1_BLOBS, _V1_V0 = 4, 6, 1
 _BLOB_LEGACY, _BLOB_DATA, _BLOB_SHAPE, _BLOB_DOUBLE = (1, 2, 3, 4), 5, 7, 8
+
+#: ``kMaxBlobAxes`` of Caffe.
+MAX_AXES = 32
 
 
 @dataclass(frozen=True)
@@ -49,48 +51,12 @@ class StoredLayer:
     span: Optional[tuple[int, int]]
 
 
-def _varint(data: Buffer, at: int, end: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        if at >= end or shift > 63:
-            raise WeightsError("a number runs past the end of its message")
-        byte = data[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-        shift += 7
-
-
-def _fields(data: Buffer, at: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-    """Fields of a message as (number, wire type, start, end); for a varint, start is its value."""
-    while at < end:
-        tag, at = _varint(data, at, end)
-        number, wire = tag >> 3, tag & 7
-        if number == 0:
-            raise WeightsError("a field has number 0")
-        if wire == 0:
-            value, at = _varint(data, at, end)
-            yield number, wire, value, at
-            continue
-        if wire == 2:
-            size, at = _varint(data, at, end)
-        elif wire in (1, 5):
-            size = 8 if wire == 1 else 4
-        else:
-            raise WeightsError(f"a field has wire type {wire}")
-        if at + size > end:
-            raise WeightsError(f"a field claims {size} bytes where {end - at} are left")
-        yield number, wire, at, at + size
-        at += size
-
-
 def _blob(data: Buffer, start: int, end: int) -> StoredBlob:
     legacy: dict[int, int] = {}
     shape: Optional[tuple[int, ...]] = None
     spans: list[tuple[int, int]] = []
     double = False
-    for number, wire, a, b in _fields(data, start, end):
+    for number, wire, a, b in fields(data, start, end):
         if number in _BLOB_LEGACY and wire == 0:
             legacy[number] = a
         elif number == _BLOB_SHAPE and wire == 2:
@@ -104,14 +70,17 @@ def _blob(data: Buffer, start: int, end: int) -> StoredBlob:
     if shape is None:
         shape = tuple(legacy.get(n, 0) for n in _BLOB_LEGACY) if legacy else ()
     blob = StoredBlob(shape, tuple(spans), double)
+    if len(shape) > MAX_AXES:
+        raise WeightsError(f"a blob has {len(shape)} axes; Caffe takes at most {MAX_AXES}")
     expected = int(np.prod(shape, dtype=object)) if shape else 1
-    if blob.size != expected and blob.size:
+    # A blob without shape and values was never filled; one with a shape must have them all, or Caffe aborts on it.
+    if blob.size != expected and (blob.size or shape):
         raise WeightsError(f"a blob of shape {shape} holds {blob.size} values, not {expected}")
     return blob
 
 
 def _dims(data: Buffer, start: int, end: int) -> Iterator[int]:
-    for number, wire, a, b in _fields(data, start, end):
+    for number, wire, a, b in fields(data, start, end):
         if number != 1:
             continue
         if wire == 0:
@@ -119,7 +88,7 @@ def _dims(data: Buffer, start: int, end: int) -> Iterator[int]:
             continue
         at = a
         while at < b:
-            value, at = _varint(data, at, b)
+            value, at = varint(data, at, b)
             yield value
 
 
@@ -131,7 +100,7 @@ def _layer(data: Buffer, start: int, end: int, v1: bool) -> StoredLayer:
     name = kind = ""
     blobs = []
     name_field, blob_field = (_V1_NAME, _V1_BLOBS) if v1 else (_LAYER_NAME, _LAYER_BLOBS)
-    for number, wire, a, b in _fields(data, start, end):
+    for number, wire, a, b in fields(data, start, end):
         if wire != 2:
             continue
         if number == name_field:
@@ -176,7 +145,7 @@ class CaffeModel:
             raise WeightsError(f"{path}: holds no layer; a caffemodel is needed")
 
     def _walk(self) -> None:
-        for number, wire, a, b in _fields(self._data, 0, len(self._data)):
+        for number, wire, a, b in fields(self._data, 0, len(self._data)):
             if wire != 2:
                 continue
             if number == _NET_NAME:
@@ -270,38 +239,21 @@ def same_shape(stored: tuple[int, ...], needed: tuple[int, ...]) -> bool:
     return stored in (padded, needed)
 
 
-def _tag(number: int, wire: int) -> bytes:
-    return _encode(number << 3 | wire)
-
-
-def _encode(value: int) -> bytes:
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
-def _message(number: int, payload: bytes) -> bytes:
-    return _tag(number, 2) + _encode(len(payload)) + payload
-
-
 def layer_record(name: str, kind: str, arrays: Iterable[np.ndarray]) -> bytes:
     """LayerParameter bytes with name, type and float32 blobs."""
-    out = _message(_LAYER_NAME, name.encode())
+    out = message(_LAYER_NAME, name.encode())
     if kind:
-        out += _message(_LAYER_TYPE, kind.encode())
+        out += message(_LAYER_TYPE, kind.encode())
     for array in arrays:
-        dims = _message(1, b"".join(_encode(d) for d in array.shape))
-        body = _message(_BLOB_DATA, np.ascontiguousarray(array, "<f4").tobytes()) + _message(_BLOB_SHAPE, dims)
-        out += _message(_LAYER_BLOBS, body)
+        dims = message(1, b"".join(encode(d) for d in array.shape))
+        body = message(_BLOB_DATA, np.ascontiguousarray(array, "<f4").tobytes()) + message(_BLOB_SHAPE, dims)
+        out += message(_LAYER_BLOBS, body)
     return out
 
 
 def write_caffemodel(handle: BinaryIO, name: str, records: Iterable[Union[bytes, memoryview]]) -> None:
     """Write a NetParameter from LayerParameter records, one at a time."""
-    handle.write(_message(_NET_NAME, name.encode()))
+    handle.write(message(_NET_NAME, name.encode()))
     for record in records:
-        handle.write(_tag(_NET_LAYER, 2) + _encode(len(record)))
+        handle.write(tag(_NET_LAYER, 2) + encode(len(record)))
         handle.write(record)

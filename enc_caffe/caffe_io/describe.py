@@ -7,7 +7,7 @@ from typing import Any, Mapping, Optional
 from enc_caffe.caffe_io.proto import caffe_pb2
 from enc_caffe.errors import NetworkError, PrototxtError
 from enc_caffe.network import Convolution, InnerProduct, Layer, Network
-from enc_caffe.shapes import DATA_TYPES, SHAPE_RULES, Shape, spatial_pair
+from enc_caffe.shapes import DATA_TYPES, KNOWN_TYPES, MAX_COUNT, SHAPE_RULES, UNKNOWN, Shape, count, spatial_pair
 
 
 def in_phase(layer: Any, phase: str, level: int = 0, stages: tuple[str, ...] = ()) -> bool:
@@ -28,9 +28,14 @@ def _meets(rule: Any, phase: str, level: int, stages: tuple[str, ...]) -> bool:
     return all(s in stages for s in rule.stage) and not any(s in stages for s in rule.not_stage)
 
 
+def reads_data(layer: Any) -> bool:
+    """Whether a layer reads images from outside: a data layer, or a Python layer that has no bottom."""
+    return layer.type in DATA_TYPES or (layer.type == "Python" and not layer.bottom)
+
+
 def data_layers(net: Any, phase: str = "TEST") -> list[Any]:
     """Layers of a phase that bring images and labels from outside."""
-    return [layer for layer in net.layer if layer.type in DATA_TYPES and in_phase(layer, phase)]
+    return [layer for layer in net.layer if reads_data(layer) and in_phase(layer, phase)]
 
 
 def batch_size(layer: Any) -> int:
@@ -54,7 +59,7 @@ def _data_tops(layer: Any, image: Optional[Shape], source: str) -> list[Shape]:
     if crop:
         image = (image[0], crop, crop)
     batch = batch_size(layer)
-    return [(batch, *image), (batch,)][: len(layer.top)]
+    return [(batch, *image), *[(batch,)] * max(1, len(layer.top) - 1)][: len(layer.top)]
 
 
 def _convolution(layer: Any, bottoms: list[Shape]) -> tuple[Optional[Convolution], str]:
@@ -75,12 +80,19 @@ def _convolution(layer: Any, bottoms: list[Shape]) -> tuple[Optional[Convolution
     return conv, ""
 
 
-def _keep_reason(layer: Any, bottoms: list[Shape]) -> str:
+_NEVER = {
+    "Deconvolution": "deconvolution is not decomposed", "LSTM": "recurrent layer", "RNN": "recurrent layer", "Embed": "embedding",
+}  # fmt: skip
+
+
+def _keep_reason(layer: Any, bottoms: list[Shape], unknown: str) -> str:
     if any(p.name for p in layer.param):
         return "its weights are shared (param { name })"
-    if layer.type == "Deconvolution":
-        return "deconvolution is not decomposed"
-    return ""
+    if layer.type in _NEVER:
+        return _NEVER[layer.type]
+    if UNKNOWN in bottoms and layer.type in ("Convolution", "InnerProduct"):
+        return f"the shape of its input is not known: {unknown}"
+    return "unknown layer type" if layer.type not in KNOWN_TYPES else ""
 
 
 def describe(
@@ -107,7 +119,7 @@ def describe(
         Unknown layer type, missing bottom, cycle, illegal shapes; the message names the layer.
     """
     shapes: dict[str, Shape] = {}
-    layers, used, names = [], set(), set()
+    layers, used, names, unknown = [], set(), set(), ""
     params = [p for p in net.layer if in_phase(p, "TEST")]
     for i, param in enumerate(params):
         where = f"{source}: layer '{param.name}'"
@@ -125,12 +137,15 @@ def describe(
                 raise NetworkError(f"{where}: bottom '{bottom}' {why}")
         bottoms = [shapes[b] for b in param.bottom]
         tops = _tops(param, bottoms, image_shape, input_shapes or {}, where, source)
-        layers.append(_layer(param, bottoms, tops, where))
+        if UNKNOWN in tops and UNKNOWN not in bottoms:
+            unknown = unknown or f"layer '{param.name}' ({param.type}) does not say what it makes"
+        _check_sizes(param, tops, where)
+        layers.append(_layer(param, bottoms, tops, where, unknown))
         used.update(param.bottom)
         shapes.update(zip(param.top, tops))
     last = {top: layer for layer in layers for top in layer.tops}
     outputs = tuple(t for t in last if t not in used)
-    inputs = tuple(t for p in params if p.type == "Input" or p.type in DATA_TYPES for t in p.top)
+    inputs = tuple(t for p in params if p.type == "Input" or reads_data(p) for t in p.top)
     return Network(net.name, tuple(layers), inputs, outputs)
 
 
@@ -139,11 +154,11 @@ def _tops(
 ) -> list[Shape]:
     if param.top and all(t in given for t in param.top):
         return [tuple(given[t]) for t in param.top]
-    if param.type in DATA_TYPES:
+    if reads_data(param):
         return _data_tops(param, image, source)
     rule = SHAPE_RULES.get(param.type)
-    if rule is None:
-        raise PrototxtError(f"{where}: unknown layer type '{param.type}'; its output shape cannot be known")
+    if rule is None or UNKNOWN in bottoms:
+        return [UNKNOWN] * len(param.top)
     try:
         tops = rule(param, bottoms)
     except NetworkError as exc:
@@ -155,16 +170,34 @@ def _tops(
     return tops
 
 
-def _layer(param: Any, bottoms: list[Shape], tops: list[Shape], where: str) -> Layer:
+def _check_sizes(param: Any, tops: list[Shape], where: str) -> None:
+    for top, shape in zip(param.top, tops):
+        if shape == UNKNOWN:
+            continue
+        if any(d < 0 for d in shape) or count(shape) > MAX_COUNT:
+            size = "x".join(map(str, shape))
+            raise NetworkError(f"{where}: its top '{top}' would be {size}; Caffe takes 0 to {MAX_COUNT} values")
+
+
+def _check_weights(layer: Layer, where: str) -> None:
+    """Weights that Caffe could not hold are refused before anybody tries to."""
+    weights = layer.in_channels // layer.groups * layer.out_channels * layer.kernel[0] * layer.kernel[1]
+    if weights > MAX_COUNT:
+        raise NetworkError(f"{where}: it would have {weights} weights; Caffe takes at most {MAX_COUNT}")
+
+
+def _layer(param: Any, bottoms: list[Shape], tops: list[Shape], where: str, unknown: str) -> Layer:
     convolution = inner_product = None
-    reason = _keep_reason(param, bottoms)
-    if param.type == "Convolution":
+    reason = _keep_reason(param, bottoms, unknown)
+    if UNKNOWN in bottoms:
+        pass
+    elif param.type == "Convolution":
         convolution, problem = _convolution(param, bottoms)
         reason = reason or problem
     elif param.type == "InnerProduct":
         p = param.inner_product_param
         inner_product = InnerProduct(int(p.num_output), bool(p.bias_term), bool(p.transpose))
-    return Layer(
+    layer = Layer(
         param.name,
         param.type,
         tuple(param.bottom),
@@ -175,3 +208,6 @@ def _layer(param: Any, bottoms: list[Shape], tops: list[Shape], where: str) -> L
         inner_product,
         reason,
     )
+    if layer.has_weights:
+        _check_weights(layer, where)
+    return layer

@@ -11,8 +11,10 @@ from typing import Any
 from google.protobuf import text_format
 
 from enc_caffe.caffe_io.proto import caffe_pb2
+from enc_caffe.caffe_io.verbatim import Block, attach, split_layers, text_of
 from enc_caffe.errors import PrototxtError
 from enc_caffe.installation import find_caffe
+from enc_caffe.shapes import KNOWN_TYPES
 
 MAX_BYTES = 64 * 2**20
 
@@ -36,6 +38,8 @@ def _read_text(path: Path) -> str:
 def _parse(text: str, message: Any, path: Path) -> Any:
     try:
         return text_format.Parse(text, message)
+    except RecursionError:
+        raise PrototxtError(f"{path}: messages are nested too deeply") from None
     except text_format.ParseError as exc:
         line, column = exc.GetLine(), exc.GetColumn()
         reason = re.sub(r"^\d+:\d+\s*:\s*", "", str(exc))
@@ -43,8 +47,16 @@ def _parse(text: str, message: Any, path: Path) -> Any:
         raise PrototxtError(f"{where}: {reason.strip().splitlines()[0]}") from None
 
 
-def read_net(path: Path) -> Any:
+def read_net(path: Path, python_layers: bool = False) -> Any:
     """Read a network's prototxt into a NetParameter; V0 and V1 files are upgraded as Caffe does.
+
+    Layers take their text along (:mod:`enc_caffe.caffe_io.verbatim`). A layer whose type this Caffe does not have may hold
+    fields that it does not know.
+
+    Parameters
+    ----------
+    python_layers : bool
+        Whether Python layers are allowed: Caffe imports and runs the modules that they name.
 
     Raises
     ------
@@ -52,12 +64,56 @@ def read_net(path: Path) -> Any:
         With line and column where the text is not legal.
     """
     path = Path(path)
-    net = _parse(_read_text(path), caffe_pb2().NetParameter(), path)
+    text = _read_text(path)
+    _, blocks, rest = split_layers(text)
+    try:
+        net = _parse(text, caffe_pb2().NetParameter(), path)
+        if len(blocks) == len(net.layer):
+            for layer, block in zip(net.layer, blocks):
+                attach(layer, block.text)
+    except PrototxtError as exc:
+        net = _with_unknown_layers(blocks, rest, path)
+        if net is None:
+            raise exc from None
     if net.layers:
         net = _upgrade(path, net)
     if not net.layer:
         raise PrototxtError(f"{path}: has no layer; a network's prototxt is needed (a solver goes to --solver)")
+    for layer in net.layer:
+        if layer.type == "Python" and not python_layers:
+            module = layer.python_param.module
+            raise PrototxtError(
+                f"{path}: layer '{layer.name}' is a Python layer: Caffe would import and run the module '{module}'; "
+                "give --allow_python_layers if you trust it"
+            )
     _upgrade_inputs(net)
+    return net
+
+
+def _with_unknown_layers(blocks: list[Block], rest: str, path: Path) -> Any:
+    """The network, if all that is wrong are fields in layers of types that this Caffe does not have; else None.
+
+    A mistake in a layer that Caffe has is raised.
+    """
+    net = caffe_pb2().NetParameter()
+    try:
+        _parse(rest, net, path)
+    except PrototxtError:
+        return None
+    for block in blocks:
+        layer, lines = net.layer.add(), "\n" * block.line + block.body
+        try:
+            _parse(lines, layer, path)
+            attach(layer, block.text)
+        except PrototxtError as exc:
+            layer.Clear()
+            try:
+                text_format.Parse(lines, layer, allow_unknown_field=True)
+            except (text_format.ParseError, RecursionError):
+                raise exc from None
+            if layer.type in KNOWN_TYPES or not layer.type:
+                raise exc from None
+            attach(layer, block.text, always=True)
     return net
 
 
@@ -98,6 +154,26 @@ def read_solver(path: Path) -> Any:
     return _parse(_read_text(Path(path)), caffe_pb2().SolverParameter(), Path(path))
 
 
+def leading_comments(path: Path) -> str:
+    """Comments before everything else in a prototxt that :func:`read_net` has read."""
+    return split_layers(_read_text(Path(path)))[0]
+
+
 def to_text(message: Any) -> str:
     """Prototxt text of a message."""
     return text_format.MessageToString(message, as_utf8=True)
+
+
+def verbatim_text(net: Any, header: str = "") -> str:
+    """Prototxt of a NetParameter, layers that were not changed as the user wrote them."""
+    rest = type(net)()
+    rest.CopyFrom(net)
+    del rest.layer[:]
+    parts = [text_format.MessageToString(rest, as_utf8=True)]
+    for layer in net.layer:
+        text = text_of(layer)
+        if text is None:
+            inner = text_format.MessageToString(layer, as_utf8=True, indent=2)
+            text = f"layer {{\n{inner}}}"
+        parts.append(text + "\n")
+    return (header + "\n" if header else "") + "".join(parts)

@@ -8,11 +8,11 @@ from typing import Any, Optional
 
 import numpy as np
 
-from enc_caffe.caffe_io.describe import data_layers, in_phase
+from enc_caffe.caffe_io.describe import data_layers, in_phase, reads_data
 from enc_caffe.caffe_io.proto import caffe_pb2
 from enc_caffe.errors import NetworkError
 from enc_caffe.network import Network
-from enc_caffe.shapes import DATA_TYPES, Shape, brings_data
+from enc_caffe.shapes import Shape, brings_data
 
 _SCORERS = ("SoftmaxWithLoss", "Accuracy", "Softmax")
 _LOSS_TO_OUTPUT = {"SoftmaxWithLoss": "Softmax", "SigmoidCrossEntropyLoss": "Sigmoid"}
@@ -46,7 +46,8 @@ def find_scores(network: Network, any_output: bool = False) -> Scores:
         for layer in network.layers:
             if layer.type == kind:
                 labels = layer.bottoms[1] if len(layer.bottoms) > 1 else None
-                found = Scores(layer.bottoms[0], labels, layer.bottom_shapes[0][1])
+                shape = layer.bottom_shapes[0]
+                found = Scores(layer.bottoms[0], labels, shape[1] if len(shape) > 1 else 0)
         if found is not None:
             break
     if found is None and any_output:
@@ -86,7 +87,10 @@ def deploy_net(net: Any, network: Network, batch: int = 1) -> Any:
     for param in net.layer:
         if not in_phase(param, "TEST"):
             continue
-        if param.type in DATA_TYPES:
+        if param.type == "HDF5Output":
+            # It would write a file of its own choice.
+            continue
+        if reads_data(param):
             shapes = network[param.name].top_shapes
             layer = out.layer.add(name=param.top[0], type="Input", top=[param.top[0]])
             layer.input_param.shape.add(dim=[batch, *shapes[0][1:]])

@@ -6,7 +6,7 @@ import argparse
 import contextlib
 import sys
 from pathlib import Path
-from typing import Callable, Iterator, Optional
+from typing import Any, Callable, Iterator, Optional
 
 from rich.console import Console
 from rich.markup import escape
@@ -23,6 +23,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from enc_caffe import pipeline
 from enc_caffe.errors import UsageError
 from enc_caffe.measurement import Workers, default_store
 from enc_caffe.metrics.latency import read_latency
@@ -62,6 +63,23 @@ def add_model(command: argparse.ArgumentParser, weights: bool = True) -> None:
     command.add_argument(
         "--input_shape", type=shape_argument, metavar="C,H,W", help="size of the images, where no LMDB says it"
     )
+    add_python_layers(command)
+
+
+def add_python_layers(command: Any) -> None:
+    """``--allow_python_layers``."""
+    command.add_argument(
+        "--allow_python_layers", action="store_true",
+        help="let Caffe import and run the modules that the prototxt's Python layers name (refused without)",
+    )  # fmt: skip
+
+
+def load_network(args: argparse.Namespace, lmdb: Optional[Path], fully_connected: bool) -> pipeline.LoadedNetwork:
+    """The network that the arguments of :func:`add_model` name; layers of unknown type are told on standard error."""
+    loaded = pipeline.load(args.model, lmdb, args.input_shape, fully_connected, args.allow_python_layers)
+    for line in loaded.unknown_types():
+        print(line, file=sys.stderr)
+    return loaded
 
 
 def bounds_argument(text: str) -> tuple[str, Optional[int], Optional[int]]:

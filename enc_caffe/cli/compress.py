@@ -31,7 +31,7 @@ from enc_caffe.output import check_new
 QUALITY = {
     "best": {
         "method": "model", "metric": "divergence", "decomposition": "asymmetric", "recalibrate": frozenset({"auto"}),
-        "refine": 10, "dense": True,
+        "refine": 6, "dense": True,
     },
     "paper": {
         "preset": "published", "stride_placement": "published", "decomposition": "svd", "recalibrate": frozenset(),
@@ -78,6 +78,7 @@ def run(args: argparse.Namespace) -> None:
             placement=args.stride_placement, test_lmdb=args.test_lmdb, train_lmdb=args.train_lmdb, solver=args.solver,
             input_shape=args.input_shape, fully_connected=args.fully_connected, top_k=args.top_k, workers=workers(args), store=store,
             force=args.force, progress=bar, making=making, notice=lambda line: print(line, file=sys.stderr),
+            python_layers=args.allow_python_layers,
         )  # fmt: skip
     rows, top_k = [], args.top_k if result.before else ()
     for name, evaluation, costs in (

@@ -14,6 +14,7 @@ from enc_caffe.cli.common import (
     add_model,
     add_workers,
     decomposition,
+    load_network,
     open_store,
     progress_bar,
     stage_bars,
@@ -45,10 +46,9 @@ def run(args: argparse.Namespace) -> None:
     """Emit."""
     check_new(args.out, args.force)
     plan = read_plan(args.ranks)
-    loaded = pipeline.load(
-        args.model,
+    loaded = load_network(
+        args,
         args.lmdb or args.test_lmdb,
-        args.input_shape,
         any(s == "inner_product" for s in plan.schemes.values()),
     )
     blobs, words = _calibrated(args, loaded, plan)

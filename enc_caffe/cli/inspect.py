@@ -9,7 +9,8 @@ from typing import Any
 
 from enc_caffe import pipeline
 from enc_caffe.caffe_io.caffemodel import CaffeModel
-from enc_caffe.cli.common import add_model, print_table
+from enc_caffe.caffe_io.prototxt import read_solver
+from enc_caffe.cli.common import add_model, load_network, print_table
 from enc_caffe.complexity import layer_macs, layer_parameters
 
 
@@ -20,13 +21,14 @@ def register(commands: Any) -> None:
     p.add_argument("--weights", type=Path, help="caffemodel to hold against the prototxt")
     p.add_argument("--lmdb", type=Path, help="LMDB that says how large images are")
     p.add_argument("--fully_connected", action="store_true", help="decompose fully connected layers too")
+    p.add_argument("--solver", type=Path, help="solver prototxt whose paths to show as well")
     p.add_argument("--json", type=Path, metavar="OUT", help="write the rows as JSON as well")
     p.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:
     """Print the table."""
-    loaded = pipeline.load(args.model, args.lmdb, args.input_shape, args.fully_connected)
+    loaded = load_network(args, args.lmdb, args.fully_connected)
     network, policy = loaded.network, loaded.policy
     if args.weights:
         CaffeModel(args.weights).check(network)
@@ -58,6 +60,9 @@ def run(args: argparse.Namespace) -> None:
     )
     for what, value in pipeline.named_paths(loaded.net):
         print(f"path in the prototxt, {what}: {value}")
+    if args.solver:
+        for what, value in pipeline.solver_paths(read_solver(args.solver)):
+            print(f"path in the solver, {what}: {value}")
     if args.json:
         from enc_caffe.jsonfile import write_json
 

@@ -6,8 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from enc_caffe import pipeline
-from enc_caffe.cli.common import add_model, print_table, progress_bar
+from enc_caffe.cli.common import add_model, load_network, print_table, progress_bar
 from enc_caffe.errors import UsageError
 from enc_caffe.metrics.latency import write_latency
 from enc_caffe.output import check_parent
@@ -33,7 +32,7 @@ def run(args: argparse.Namespace) -> None:
     for flag, value, least in (("threads", args.threads, 1), ("batch", args.batch, 1), ("ranks", args.ranks, 2)):
         if value < least:
             raise UsageError(f"--{flag} {value}: {least} or more are needed")
-    loaded = pipeline.load(args.model, args.lmdb, args.input_shape, args.fully_connected)
+    loaded = load_network(args, args.lmdb, args.fully_connected)
     layers = [loaded.network[name] for name in loaded.policy.schemes]
     with progress_bar("nets timed", None) as bar:
         table = measure_latency(

@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import Any, Optional
 
 from enc_caffe import pipeline
-from enc_caffe.cli.common import add_dense, add_model, add_workers, open_store, progress_bar, stage_bars, workers
+from enc_caffe.cli.common import (
+    add_dense,
+    add_model,
+    add_workers,
+    load_network,
+    open_store,
+    progress_bar,
+    stage_bars,
+    workers,
+)
 from enc_caffe.measurement import concerns, falling_curves, images_of, measured_metrics
 from enc_caffe.metrics.sampling import sampler_from
 from enc_caffe.metrics.table import MetricsTable, write_metrics
@@ -41,7 +50,7 @@ def run(args: argparse.Namespace) -> None:
     """Compute and write the metrics."""
     check_parent(args.out)
     sampler = sampler_from(args.samples)
-    loaded = pipeline.load(args.model, args.lmdb, args.input_shape, args.fully_connected)
+    loaded = load_network(args, args.lmdb, args.fully_connected)
     number, done = len(loaded.policy.schemes), 0
     with progress_bar("singular values", number) as bar:
 

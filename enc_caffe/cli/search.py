@@ -11,9 +11,11 @@ from typing import Any, Iterator, Optional
 
 from enc_caffe import pipeline, planning
 from enc_caffe.cli.common import (
+    add_python_layers,
     add_search,
     add_workers,
     latency_curves,
+    load_network,
     open_store,
     print_table,
     progress_bar,
@@ -43,6 +45,7 @@ def register(commands: Any) -> None:
     images.add_argument(
         "--input_shape", type=shape_argument, metavar="C,H,W", help="size of the images, else the LMDB's"
     )
+    add_python_layers(images)
     images.add_argument("--accuracy", type=int, default=1, metavar="K", help="top-K accuracy counts (default: 1)")
     images.add_argument("--stride_placement", choices=("exact", "published"), default="exact")
     add_workers(p)
@@ -83,7 +86,7 @@ def _images(args: argparse.Namespace) -> bool:
 
 
 def _accuracy(args: argparse.Namespace, table: MetricsTable) -> Iterator[PlanAccuracy]:
-    loaded = pipeline.load(args.model, args.lmdb, args.input_shape, True)
+    loaded = load_network(args, args.lmdb, True)
     schemes = {m.name: m.scheme for m in table.layers}
     _check_layers(args, loaded, table)
     with contextlib.ExitStack() as stack:

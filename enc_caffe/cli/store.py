@@ -44,7 +44,7 @@ def _list(args: argparse.Namespace, store: ResultStore) -> None:
          Path(str(c.about.get("lmdb", ""))).name, str(c.about.get("images", "")), f"{c.results:,}"]
         for c in store.contexts()
     ]  # fmt: skip
-    title = f"{store.path}, {store.path.stat().st_size / 2**20:.1f} MiB"
+    title = f"{store.path}, {store.size() / 2**20:.1f} MiB"
     print_table(title, ["digest", "begun", "network", "weights", "images of", "images", "results"], rows, left=5)
 
 

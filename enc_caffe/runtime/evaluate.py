@@ -20,9 +20,10 @@ from enc_caffe.caffe_io.describe import describe
 from enc_caffe.caffe_io.prototxt import read_net, to_text
 from enc_caffe.caffe_io.transform import Transform, transform_of
 from enc_caffe.caffe_io.variants import Scores, deploy_net, find_scores, image_shape
-from enc_caffe.errors import DatasetError, UsageError, WeightsError
+from enc_caffe.errors import DatasetError, NetworkError, UsageError, WeightsError
 from enc_caffe.network import Network
 from enc_caffe.runtime.executor import CaffeExecutor, Executor
+from enc_caffe.runtime.limits import check_runs
 from enc_caffe.shapes import DATA_TYPES, Shape, brings_data
 
 
@@ -144,7 +145,12 @@ def look_at(
     images = ImageLmdb(Path(lmdb))
     first = images.first_shape()
     network = describe(net, image_shape(net, first, None), source)
+    check_runs(network, source)
     scores = find_scores(network, any_output)
+    if scores.classes < 1:
+        raise NetworkError(
+            f"{source}: how many classes '{scores.scores}' has is not known, because of layers before it"
+        )
     rule = transform if transform is not None else transform_of(net, source)
     data_blob, needed = _data_blob(network)
     try:
@@ -179,6 +185,7 @@ def evaluate(
     progress: Callable[[int, int], None] = lambda done, all_: None,
     transform: Optional[Transform] = None,
     executor: Optional[Executor] = None,
+    python_layers: bool = False,
 ) -> Evaluation:
     """Top-k accuracy and cross-entropy of a network over all images of an LMDB.
 
@@ -195,6 +202,8 @@ def evaluate(
     progress : callable of images done and images in all
     transform : Transform, optional
         Instead of the data layer's own.
+    python_layers : bool
+        Whether the prototxt may have them (:func:`enc_caffe.caffe_io.prototxt.read_net`).
 
     Raises
     ------
@@ -203,7 +212,7 @@ def evaluate(
     CaffeError
         With Caffe's own last line where it stopped.
     """
-    net = read_net(Path(model))
+    net = read_net(Path(model), python_layers)
     images = look_at(net, str(model), weights, lmdb, transform)
     network, scores, rule, data_blob, total = (
         images.network,

@@ -15,9 +15,10 @@ from enc_caffe.caffe_io.datum import ImageLmdb
 from enc_caffe.caffe_io.describe import data_layers, describe
 from enc_caffe.caffe_io.prototxt import read_net, read_solver, to_text
 from enc_caffe.caffe_io.variants import image_shape, solver_param, train_val_net
-from enc_caffe.errors import CaffeError, OutputError, UsageError
+from enc_caffe.errors import CaffeError, OutputError, PrototxtError, UsageError
 from enc_caffe.jsonfile import read_json, write_json
 from enc_caffe.output import atomic_file
+from enc_caffe.runtime.limits import check_runs
 from enc_caffe.runtime.tool import caffe_test, parse_training, run_caffe, test_output
 
 _SNAPSHOT = re.compile(r"snapshot_iter_(\d+)\.solverstate$")
@@ -61,6 +62,16 @@ class Finetuned:
     exactly: bool = True
 
 
+def _check_writes(net: Any, path: Path) -> None:
+    """A training writes into its folder alone."""
+    for layer in net.layer:
+        if layer.type == "HDF5Output":
+            raise PrototxtError(
+                f"{path}: layer '{layer.name}' (HDF5Output) would write to '{layer.hdf5_output_param.file_name}'; "
+                "remove it, a training writes into its own folder alone"
+            )
+
+
 def latest_snapshot(folder: Path, every: int = 1) -> tuple[int, Optional[Path]]:
     """Iteration (a multiple of ``every``) and solverstate of the newest whole snapshot; (0, None) without one."""
     best: tuple[int, Optional[Path]] = (0, None)
@@ -86,6 +97,7 @@ def finetune(
     force: bool = False,
     repeatable: bool = False,
     progress: Progress = lambda step: None,
+    python_layers: bool = False,
 ) -> Finetuned:
     """Train a network with stock Caffe from given weights (without: from the solver's random initialisation).
 
@@ -100,6 +112,8 @@ def finetune(
     repeatable : bool
         One ``caffe train`` from snapshot to snapshot, each beginning at the first training image: an interrupted run
         then ends with the same weights as one that was not (a resumed Caffe does not know which images it had seen).
+    python_layers : bool
+        Whether the prototxt may have them (:func:`enc_caffe.caffe_io.prototxt.read_net`).
 
     Raises
     ------
@@ -108,13 +122,15 @@ def finetune(
     """
     original = read_solver(Path(solver))
     path = Path(model) if model is not None else _net_of(original, Path(solver))
-    net = read_net(path)
+    net = read_net(path, python_layers)
+    _check_writes(net, path)
     out = Path(out).absolute()
     result = out / RESULT
     if result.exists() and not force:
         raise OutputError(f"{result}: exists already; --force trains again, or name another --out")
     shape = _lmdb_shape(train_lmdb)
     network = describe(net, image_shape(net, shape, None), str(path))
+    check_runs(network, str(path), training=True)
     if weights is not None:
         CaffeModel(Path(weights)).check(network, missing_ok=True)
     try:
@@ -204,7 +220,7 @@ def covering(images: int, batch: int) -> tuple[int, int]:
 
 def tested(out: Path, weights: Path, gpu: str = "") -> tuple[dict[str, float], int, bool]:
     """Stock ``caffe test`` of weights on the TEST images of ``out/train_val.prototxt``: outputs, images, each met once."""
-    net = read_net(out / "train_val.prototxt")
+    net = read_net(out / "train_val.prototxt", python_layers=True)
     layers = [layer for layer in data_layers(net) if layer.type == "Data"]
     if not layers:
         return {}, 0, True

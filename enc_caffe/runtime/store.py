@@ -264,6 +264,14 @@ class ResultStore:
             self._connection.execute("VACUUM")
         return number
 
+    def size(self) -> int:
+        """Bytes of the file and of the arrays that are kept beside it."""
+        total = self.path.stat().st_size
+        for path in self.path.with_name(self.path.name + ".arrays").rglob("*"):
+            with contextlib.suppress(OSError):
+                total += path.stat().st_size if path.is_file() else 0
+        return total
+
     def close(self) -> None:
         """Close the file."""
         self._connection.close()

@@ -137,7 +137,6 @@ def test_weights(
         ("empty", ["is empty"]),
         ("syntax", ["syntax.prototxt:27:", "got {"]),
         ("field", ["field.prototxt:27:", 'no field named "kernel_sze"']),
-        ("type", ["layer 'relu1'", "unknown layer type 'Rellu'"]),
         ("cycle", ["layer 'conv1'", "bottom 'conv2' is produced only by layer 'conv2': a cycle"]),
         ("bottom", ["layer 'conv3'", "bottom 'pol2' is produced by no layer"]),
         ("outputs", ["layer 'conv2'", "(48, 32, 3, 3)", "(40, 32, 3, 3)"]),
@@ -157,6 +156,93 @@ def test_prototxt(
     ]
     fails(capsys, [*arguments, "--out", str(tmp_path / "m.json")], 1, *words)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_type_is_carried_through_but_not_run(
+    kit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, weights = str(kit / "type.prototxt"), str(kit / "good.caffemodel")
+    arguments = ["--model", model, "--weights", weights, *SIZE]
+    assert main(["metrics", *arguments, "--out", str(tmp_path / "m.json")]) == 0
+    # conv1 stands before the layer; conv2, conv3 and both fully connected layers behind it stay whole.
+    told = "layer 'relu1': Caffe has no type 'Rellu' (did you mean ReLU?)"
+    assert told in capsys.readouterr().err
+    assert [x["name"] for x in json.loads((tmp_path / "m.json").read_text())["layers"]] == ["conv1"]
+    (tmp_path / "r.json").write_text(json.dumps({"format": "enc-caffe-ranks/1", "ranks": {"conv1": 3}}))
+    assert main(["emit", *arguments, "--ranks", str(tmp_path / "r.json"), "--out", str(tmp_path / "out")]) == 0
+    assert 'name: "relu1" type: "Rellu"' in (tmp_path / "out" / "deploy.prototxt").read_text()
+    fails(
+        capsys, ["evaluate", "--model", model, "--weights", weights, "--lmdb", str(kit / "good_lmdb")], 1,
+        "layer 'relu1': Caffe has no type 'Rellu' and cannot run the network",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "command", ["inspect", "metrics", "emit", "evaluate", "compress", "latency", "search", "finetune"]
+)
+def test_a_python_layer_runs_nothing(
+    kit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    # A module that would leave a file behind, where Caffe would find it.
+    (tmp_path / "trap.py").write_text(f"open({str(tmp_path / 'sprung')!r}, 'w')\nclass L: pass\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    layer = 'layer { name: "p" type: "Python" bottom: "data" top: "p" python_param { module: "trap" layer: "L" } }\n'
+    model = tmp_path / "python.prototxt"
+    model.write_text(DIGITS.read_text() + layer)
+    (tmp_path / "solver.prototxt").write_text(f'net: "{model}"\nmax_iter: 1\n')
+    (tmp_path / "r.json").write_text(json.dumps({"format": "enc-caffe-ranks/1", "ranks": {"conv1": 3}}))
+    given = ["--model", str(model), "--weights", str(kit / "good.caffemodel")]
+    images, out = ["--lmdb", str(kit / "good_lmdb")], ["--out", str(tmp_path / "out")]
+    before = sorted(tmp_path.iterdir())
+    fails(capsys, {
+        "inspect": ["inspect", *given], "metrics": ["metrics", *given, *images, *out],
+        "emit": ["emit", *given, "--ranks", str(tmp_path / "r.json"), *images, *out],
+        "evaluate": ["evaluate", *given, *images], "compress": ["compress", *given, *images, "--target_flops", "0.5", *out],
+        "latency": ["latency", *given[:2], *images, *out],
+        "search": ["search", str(kit / "metrics.json"), "--target_flops", "0.5", "--method", "inf", *given, *images, *out],
+        "finetune": ["finetune", "--solver", str(tmp_path / "solver.prototxt"), *given[2:], *out],
+    }[command], 1, "python.prototxt: layer 'p' is a Python layer: Caffe would import and run the module 'trap'",
+        "--allow_python_layers")  # fmt: skip
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_training_writes_into_its_own_folder_alone(
+    kit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    layer = 'layer {{ name: "h" type: "HDF5Output" bottom: "data" bottom: "label" hdf5_output_param {{ file_name: "{}" }} }}\n'
+    model, sprung = tmp_path / "writes.prototxt", tmp_path / "sprung.h5"
+    model.write_text(DIGITS.read_text() + layer.format(sprung))
+    images = ["--lmdb", str(kit / "good_lmdb")]
+    given = ["--model", str(model), "--weights", str(kit / "good.caffemodel")]
+    fails(
+        capsys, ["finetune", "--solver", str(DIGITS.with_name("solver.prototxt")), *given, "--train_lmdb",
+                 str(kit / "good_lmdb"), "--out", str(tmp_path / "out")], 1, "layer 'h' (HDF5Output) would write to", str(sprung)
+    )  # fmt: skip
+    assert main(["inspect", *given, *images]) == 0
+    assert f"layer 'h' writes: {sprung}" in capsys.readouterr().out
+    # Measuring leaves the layer out.
+    assert main(["evaluate", *given, *images]) == 0
+    assert not sprung.exists() and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("shape", "outputs", "words"),
+    [
+        ("1, 1, 8, 8", 4_000_000_000, ["layer 'conv'", "its top 'conv' would be", "2147483647"]),
+        ("1, 64, 8, 8", 30_000_000, ["layer 'conv'", "it would have 17280000000 weights", "2147483647"]),
+        ("1, 1, 99999999, 99999999", 4, ["layer 'data'", "1x1x99999999x99999999", "2147483647"]),
+        ("1, 1, -8, 8", 4, ["layer 'data'", "1x1x-8x8"]),
+    ],
+)
+def test_sizes_that_caffe_cannot_hold(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], shape: str, outputs: int, words: list[str]
+) -> None:
+    (tmp_path / "big.prototxt").write_text(
+        f'layer {{ name: "data" type: "Input" top: "data" input_param {{ shape {{ dim: [{shape}] }} }} }}\n'
+        'layer { name: "conv" type: "Convolution" bottom: "data" top: "conv" convolution_param { kernel_size: 3 '
+        f"num_output: {outputs} }} }}\n"
+    )
+    fails(capsys, ["inspect", "--model", str(tmp_path / "big.prototxt")], 1, "big.prototxt", *words)
 
 
 @pytest.mark.parametrize(

@@ -201,7 +201,9 @@ def test_a_context_has_a_folder_beside_the_file(tmp_path: Path) -> None:
         folder = store.folder(digest)
         assert folder == tmp_path / "s.sqlite.arrays" / digest
         folder.mkdir(parents=True)
-        (folder / "x.npz").write_bytes(b"1")
+        alone = store.size()
+        (folder / "x.npz").write_bytes(b"1" * 5000)
+        assert store.size() == alone + 5000
         other = store.folder(store.context({"network": "n"}, {"a": 2}))
         other.mkdir()
         store.remove([digest])

@@ -1,0 +1,56 @@
+"""What this machine and this Caffe can run, held against a network before Caffe is asked to."""
+
+from __future__ import annotations
+
+import os
+
+from enc_caffe.errors import NetworkError
+from enc_caffe.network import Network
+from enc_caffe.shapes import KNOWN_TYPES, UNKNOWN, count
+
+GIB = 2**30
+
+
+def check_runs(network: Network, source: str, training: bool = False) -> None:
+    """Refuse what Caffe could only abort on.
+
+    Parameters
+    ----------
+    source : str
+        File name for error messages.
+    training : bool
+        Whether gradients are needed too, with the batch of the prototxt; else images go through one at a time.
+
+    Raises
+    ------
+    NetworkError
+        For a layer type that Caffe does not have, and a network that needs more memory than the machine has.
+    """
+    for layer in network.layers:
+        if layer.type not in KNOWN_TYPES:
+            raise NetworkError(
+                f"{source}: layer '{layer.name}': Caffe has no type '{layer.type}' and cannot run the network; "
+                "searching by PCA energy and emitting need no run"
+            )
+    need, have = bytes_needed(network, training), memory()
+    if need > have:
+        what = "training it" if training else "one image"
+        raise NetworkError(
+            f"{source}: {what} takes at least {need / GIB:.1f} GiB in Caffe, and this machine has {have / GIB:.1f} GiB"
+        )
+
+
+def bytes_needed(network: Network, training: bool = False) -> int:
+    """Bytes of a network's weights and blobs; in training also of their gradients and the solver's history."""
+    weights = sum(
+        x.in_channels // x.groups * x.out_channels * x.kernel[0] * x.kernel[1] for x in network.weighted
+    )  # fmt: skip
+    tops = {top: shape for x in network.layers for top, shape in zip(x.tops, x.top_shapes) if shape != UNKNOWN}
+    if training:
+        return 4 * (3 * weights + 2 * sum(count(s) for s in tops.values()))
+    return 4 * (weights + sum(count(s[1:]) for s in tops.values()))
+
+
+def memory() -> int:
+    """Bytes of memory that this machine has."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

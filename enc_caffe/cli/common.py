@@ -63,7 +63,19 @@ def add_model(command: argparse.ArgumentParser, weights: bool = True) -> None:
     command.add_argument(
         "--input_shape", type=shape_argument, metavar="C,H,W", help="size of the images, where no LMDB says it"
     )
+    add_state(command)
     add_python_layers(command)
+
+
+def add_state(command: argparse.ArgumentParser) -> None:
+    """``--level`` and ``--stage``, as stock ``caffe`` has them."""
+    command.add_argument(
+        "--level", type=int, metavar="N", help="level of the network, for layers with min_level or max_level"
+    )
+    command.add_argument(
+        "--stage", type=lambda text: tuple(s for s in text.split(",") if s), default=(), metavar="A,B",
+        help="stages of the network, for layers with stage or not_stage",
+    )  # fmt: skip
 
 
 def add_python_layers(command: Any) -> None:
@@ -76,7 +88,15 @@ def add_python_layers(command: Any) -> None:
 
 def load_network(args: argparse.Namespace, lmdb: Optional[Path], fully_connected: bool) -> pipeline.LoadedNetwork:
     """The network that the arguments of :func:`add_model` name; layers of unknown type are told on standard error."""
-    loaded = pipeline.load(args.model, lmdb, args.input_shape, fully_connected, args.allow_python_layers)
+    loaded = pipeline.load(
+        args.model,
+        lmdb,
+        args.input_shape,
+        fully_connected,
+        args.allow_python_layers,
+        level=args.level,
+        stages=args.stage,
+    )
     for line in loaded.unknown_types():
         print(line, file=sys.stderr)
     return loaded
@@ -288,6 +308,12 @@ def progress_bar(what: str, total: Optional[int], rate: bool = False) -> Iterato
         yield lambda done, all_, note="": bar.update(
             task, completed=done, total=all_, description=f"{what}: {escape(note)}" if note else what
         )
+
+
+def print_untrained(emitted: pipeline.Emitted) -> None:
+    """Why the emitted ``train_val.prototxt`` reads no data and has no loss, where it has none."""
+    if emitted.untrained:
+        print(f"train_val.prototxt is the network as it stands, without data and loss: {emitted.untrained}")
 
 
 def print_table(title: str, headers: list[str], rows: list[list[str]], left: int = 1, wrap: bool = False) -> None:

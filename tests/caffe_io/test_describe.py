@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from enc_caffe import pipeline
 from enc_caffe.caffe_io.describe import describe, set_state
 from enc_caffe.caffe_io.emit import replace_layers
 from enc_caffe.caffe_io.prototxt import read_net
@@ -100,3 +101,21 @@ def test_stages_and_levels(tmp_path: Path) -> None:
     ) as e:
         described(tmp_path, text)
     assert str(e.value).endswith("which chooses layer 'data'")
+
+
+def test_flags_do_not_stay_in_what_is_emitted(tmp_path: Path) -> None:
+    text = 'state { stage: "own" }\n' + DATA + conv("a", "data", more='include { stage: "x" }')
+    (tmp_path / "n.prototxt").write_text(text)
+    loaded = pipeline.load(tmp_path / "n.prototxt", level=3, stages=("x",))
+    assert [x.name for x in loaded.network.layers] == ["data", "a"]
+    assert list(loaded.net.state.stage) == ["own", "x"]
+    state = loaded.without_flags(loaded.net).state
+    assert list(state.stage) == ["own"] and state.level == 0
+
+
+def test_shapes_of_data_layers_that_no_image_size_describes(tmp_path: Path) -> None:
+    text = 'layer { name: "d" type: "HDF5Data" top: "x" top: "y" hdf5_data_param { source: "list" batch_size: 4 } }\n'
+    text += 'layer { name: "fc" type: "InnerProduct" bottom: "x" top: "fc" inner_product_param { num_output: 5 } }\n'
+    (tmp_path / "n.prototxt").write_text(text)
+    loaded = pipeline.load(tmp_path / "n.prototxt", input_shapes={"x": (4, 7), "y": (4,)})
+    assert loaded.network["fc"].in_channels == 7

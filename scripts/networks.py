@@ -34,6 +34,8 @@ from enc_caffe.runtime.executor import CaffeExecutor  # noqa: E402
 from enc_caffe.shapes import UNKNOWN  # noqa: E402
 
 BOUND = 1e-4
+#: Between these lines of a Markdown file stands the table.
+MARKS = ("<!-- table -->", "<!-- end of table -->")
 #: A layer of more weights stays whole in the table: the SVD of AlexNet's fc6 alone takes minutes.
 LIMIT = 2**22
 #: Batch that every network runs with, at most.
@@ -325,6 +327,15 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
+def write_table(path: Path, text: str) -> None:
+    """Put the table into a file, in place of the one between the marks where it has such marks."""
+    old = path.read_text(encoding="utf-8") if path.is_file() else ""
+    before, mark, rest = old.partition(MARKS[0])
+    _, end, after = rest.partition(MARKS[1])
+    whole = f"{before}{MARKS[0]}\n{text}\n{MARKS[1]}{after}" if mark and end else text + "\n"
+    path.write_text(whole, encoding="utf-8")
+
+
 def main() -> int:
     """Check all networks and print the table; 1 where one is wrong."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -332,7 +343,7 @@ def main() -> int:
         "--caffe_src", type=Path, metavar="DIR", help="Caffe source tree, for the prototxts that it ships"
     )
     parser.add_argument("--only", default="", metavar="WORDS", help="networks whose name holds these words")
-    parser.add_argument("--out", type=Path, metavar="FILE.md", help="write the table there (default: standard output)")
+    parser.add_argument("--out", type=Path, metavar="FILE.md", help="put the table there (default: standard output)")
     args = parser.parse_args()
     cases = [c for c in (*(shipped(args.caffe_src) if args.caffe_src else ()), *FAMILIES) if args.only in c.name]
     rows, wrong, executor = [], 0, CaffeExecutor(1)
@@ -353,7 +364,7 @@ def main() -> int:
         print(f"{'WRONG ' if bad else ''}{row}", file=sys.stderr, flush=True)
     executor.close()
     if args.out:
-        args.out.write_text(table(rows) + "\n")
+        write_table(args.out, table(rows))
     else:
         print(table(rows))
     return 1 if wrong else 0

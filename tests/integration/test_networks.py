@@ -76,3 +76,12 @@ def test_the_table_says_what_was_found() -> None:
         "| x | 3 | `a`: 1x1 convolution; `b`, `c`: its weights are shared (param { name }) | 1.3e-06 | yes |",
         "| y | 0 | none | not run | no: its reason |",
     ]
+
+
+def test_the_table_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "networks.md"
+    path.write_text("# Networks\n\n<!-- table -->\nold\n<!-- end of table -->\n\nMore.\n")
+    networks.write_table(path, "new")
+    assert path.read_text() == "# Networks\n\n<!-- table -->\nnew\n<!-- end of table -->\n\nMore.\n"
+    networks.write_table(tmp_path / "plain.md", "new")
+    assert (tmp_path / "plain.md").read_text() == "new\n"

@@ -101,6 +101,7 @@ def compress(
     python_layers: bool = False,
     level: Optional[int] = None,
     stages: Sequence[str] = (),
+    input_shapes: Optional[Mapping[str, Shape]] = None,
 ) -> Compressed:
     """Metrics, search, emission, and the accuracy of both networks on the test images.
 
@@ -111,13 +112,13 @@ def compress(
     ----------
     progress : callable of what is done, how much of it, and in all
     notice : callable of a line that a person should read
-    level, stages : int and sequence of str, optional
+    level, stages, input_shapes : optional
         As of :func:`enc_caffe.pipeline.load`.
     """
     check_new(Path(out), force)
     if making.refine < 0:
         raise UsageError(f"--refine {making.refine}: 0 or more evaluations are needed")
-    loaded = load(model, lmdb, input_shape, fully_connected, python_layers, level=level, stages=stages)
+    loaded = load(model, lmdb, input_shape, fully_connected, python_layers, input_shapes, level, stages)
     for line in loaded.unknown_types():
         notice(line)
     ImageLmdb(Path(test_lmdb or lmdb)).close()

@@ -244,6 +244,8 @@ def emit(
         parameters = solver_param(
             original_solver, str(final / "train_val.prototxt"), str(final / "snapshot"), test_iter, solver_overrides
         )
+        if (loaded.level or loaded.stages) and not parameters.test_state:
+            parameters.test_state.add(level=loaded.level or 0, stage=loaded.stages)
         (folder / "solver.prototxt").write_text(to_text(parameters), encoding="utf-8")
         write_plan(folder / "ranks.json", RankPlan(plan.network, plan.ranks, schemes, plan.about))
     return Emitted(

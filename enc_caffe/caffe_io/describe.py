@@ -74,16 +74,28 @@ def _data_tops(layer: Any, image: Optional[Shape], source: str) -> list[Shape]:
     if layer.HasField("memory_data_param"):
         p = layer.memory_data_param
         image = image or (int(p.channels), int(p.height), int(p.width))
+    crop = int(layer.transform_param.crop_size) or int(layer.window_data_param.crop_size)
+    image = image or _made_size(layer, crop)
     if image is None:
         raise NetworkError(
             f"{source}: layer '{layer.name}' ({layer.type}) does not say how large its images are, and its source "
-            "cannot be read; give --lmdb or --input_shape C,H,W"
+            "cannot be read; give --lmdb, --input_shape C,H,W, or --top_shape TOP=N,... for each of its tops"
         )
-    crop = int(layer.transform_param.crop_size)
     if crop:
         image = (image[0], crop, crop)
     batch = batch_size(layer)
     return [(batch, *image), *[(batch,)] * max(1, len(layer.top) - 1)][: len(layer.top)]
+
+
+def _made_size(layer: Any, crop: int) -> Optional[Shape]:
+    """Size to which a layer brings images of any size, where it does."""
+    if layer.type == "WindowData" and crop:
+        return 3, crop, crop
+    if layer.type != "ImageData":
+        return None
+    p = layer.image_data_param
+    height, width = (crop, crop) if crop else (int(p.new_height), int(p.new_width))
+    return (3 if p.is_color else 1, height, width) if height and width else None
 
 
 def _convolution(layer: Any, bottoms: list[Shape]) -> tuple[Optional[Convolution], str]:
@@ -232,7 +244,7 @@ def _tops(
     if param.top and all(t in given for t in param.top):
         return [tuple(given[t]) for t in param.top]
     if reads_data(param):
-        return _data_tops(param, image, source)
+        return [tuple(given.get(t, s)) for t, s in zip(param.top, _data_tops(param, image, source))]
     rule = SHAPE_RULES.get(param.type)
     if rule is None or UNKNOWN in bottoms:
         return [UNKNOWN] * len(param.top)

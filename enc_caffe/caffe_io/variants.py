@@ -8,7 +8,7 @@ from typing import Any, Optional
 
 import numpy as np
 
-from enc_caffe.caffe_io.describe import data_layers, in_phase, reads_data, selected
+from enc_caffe.caffe_io.describe import data_layers, reads_data, selected
 from enc_caffe.caffe_io.proto import caffe_pb2
 from enc_caffe.errors import NetworkError
 from enc_caffe.network import Network
@@ -96,8 +96,9 @@ def deploy_net(net: Any, network: Network, batch: int = 1) -> Any:
     scorer = _output_loss(scoring)
     for param in layers:
         if reads_data(param):
-            for top, shape in zip(param.top, network[param.name].top_shapes):
+            for top in param.top:
                 if top not in gone:
+                    shape = network.shape_of(top)
                     layer = out.layer.add(name=top, type="Input", top=[top])
                     layer.input_param.shape.add(dim=shape if steps else [batch, *shape[1:]])
             continue
@@ -176,16 +177,22 @@ def train_val_net(net: Any, network: Network, train_lmdb: Optional[Path], test_l
     out.CopyFrom(net)
     if not data_layers(net, "TEST") and not data_layers(net, "TRAIN"):
         out = _with_data(net, network)
-    level, stages = out.state.level, tuple(out.state.stage)
     for layer in out.layer:
         if layer.type != "Data":
             continue
-        in_test, in_train = in_phase(layer, "TEST", level, stages), in_phase(layer, "TRAIN", level, stages)
-        given = test_lmdb if in_test and not in_train else train_lmdb
+        given = test_lmdb if _phases(layer) == {"TEST"} else train_lmdb
         if given is not None:
             layer.data_param.source = str(Path(given).absolute())
             layer.data_param.backend = caffe_pb2().DataParameter.LMDB
     return out
+
+
+def _phases(layer: Any) -> set[str]:
+    """Phases that a layer may be in, whatever the stage and the level."""
+    name, both = caffe_pb2().Phase.Name, {"TRAIN", "TEST"}
+    if layer.include:
+        return set().union(*({name(r.phase)} if r.HasField("phase") else both for r in layer.include))
+    return both - {name(r.phase) for r in layer.exclude if [f.name for f, _ in r.ListFields()] == ["phase"]}
 
 
 def train_val_or_same(
@@ -249,8 +256,6 @@ def solver_param(
             "test_net",
             "train_net_param",
             "test_net_param",
-            "train_state",
-            "test_state",
         ):
             solver.ClearField(field)
         del solver.test_iter[:]
@@ -259,7 +264,8 @@ def solver_param(
         solver.base_lr, solver.lr_policy, solver.gamma, solver.stepsize = 1e-3, "step", 0.1, 1000
         solver.max_iter, solver.test_interval, solver.display, solver.snapshot = 2000, 200, 20, 200
     solver.net, solver.snapshot_prefix = net_path, snapshot_prefix
-    solver.test_iter[:] = [test_iter]
+    # One for each test net: the same network in as many states.
+    solver.test_iter[:] = [test_iter] * max(1, len(solver.test_state))
     solver.test_initialization = True
     for name, value in (overrides or {}).items():
         setattr(solver, name, value)

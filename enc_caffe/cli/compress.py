@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> None:
             placement=args.stride_placement, test_lmdb=args.test_lmdb, train_lmdb=args.train_lmdb, solver=args.solver,
             input_shape=args.input_shape, fully_connected=args.fully_connected, top_k=args.top_k, workers=workers(args), store=store,
             force=args.force, progress=bar, making=making, notice=lambda line: print(line, file=sys.stderr),
-            python_layers=args.allow_python_layers, level=args.level, stages=args.stage,
+            python_layers=args.allow_python_layers, level=args.level, stages=args.stage, input_shapes=dict(args.top_shape),
         )  # fmt: skip
     rows, top_k = [], args.top_k if result.before else ()
     for name, evaluation, costs in (

@@ -119,3 +119,25 @@ def test_shapes_of_data_layers_that_no_image_size_describes(tmp_path: Path) -> N
     (tmp_path / "n.prototxt").write_text(text)
     loaded = pipeline.load(tmp_path / "n.prototxt", input_shapes={"x": (4, 7), "y": (4,)})
     assert loaded.network["fc"].in_channels == 7
+
+
+@pytest.mark.parametrize(
+    ("fields", "shape"),
+    [
+        ('type: "ImageData" image_data_param { source: "l" batch_size: 3 new_height: 9 new_width: 7 }', (3, 3, 9, 7)),
+        ('type: "ImageData" image_data_param { source: "l" new_height: 9 new_width: 7 is_color: false }', (1, 1, 9, 7)),
+        ('type: "ImageData" image_data_param { source: "l" } transform_param { crop_size: 5 }', (1, 3, 5, 5)),
+        ('type: "WindowData" window_data_param { source: "l" batch_size: 2 crop_size: 6 }', (2, 3, 6, 6)),
+    ],
+)
+def test_layers_that_bring_images_to_one_size(tmp_path: Path, fields: str, shape: tuple[int, ...]) -> None:
+    network = described(tmp_path, f'layer {{ name: "d" top: "data" top: "label" {fields} }}\n' + conv("a", "data"))
+    assert network.shape_of("data") == shape and network.shape_of("label") == shape[:1]
+
+
+def test_a_layer_whose_images_have_no_size_says_what_to_give(tmp_path: Path) -> None:
+    text = 'layer { name: "d" type: "HDF5Data" top: "x" hdf5_data_param { source: "l" batch_size: 4 } }\n'
+    with pytest.raises(
+        NetworkError, match=r"--lmdb, --input_shape C,H,W, or --top_shape TOP=N,... for each of its tops"
+    ):
+        described(tmp_path, text)

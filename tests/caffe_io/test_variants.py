@@ -8,9 +8,10 @@ from typing import Any, Optional
 
 import pytest
 
-from enc_caffe.caffe_io.describe import describe
+from enc_caffe.caffe_io.describe import describe, set_state
+from enc_caffe.caffe_io.proto import caffe_pb2
 from enc_caffe.caffe_io.prototxt import read_net
-from enc_caffe.caffe_io.variants import deploy_net, find_scores, train_val_or_same
+from enc_caffe.caffe_io.variants import deploy_net, find_scores, solver_param, train_val_net, train_val_or_same
 
 pytestmark = pytest.mark.caffe
 LMDB = 'layer { name: "data" type: "Data" top: "data" top: "label" data_param { source: "x" batch_size: 8 } }\n'
@@ -125,3 +126,21 @@ def test_a_network_that_cannot_be_trained_stays_as_it_is(tmp_path: Path, body: s
     same, why = train_val_or_same(net, network, None, None)
     assert same is net
     assert re.search(words, why)
+
+
+def test_a_data_layer_of_a_test_stage_gets_the_test_images(tmp_path: Path) -> None:
+    data = LMDB.replace("data_param", "include { %s } data_param")
+    rules = ("phase: TRAIN", 'phase: TEST stage: "a"', 'phase: TEST stage: "b"')
+    (tmp_path / "n.prototxt").write_text("".join(data % rule for rule in rules) + fc("fc", "data"))
+    net = set_state(read_net(tmp_path / "n.prototxt"), None, ("b",))
+    made = train_val_net(net, describe(net, None, "n.prototxt", SHAPES), Path("/train"), Path("/test"))
+    assert [x.data_param.source for x in made.layer[:3]] == ["/train", "/test", "/test"]
+
+
+def test_a_solver_keeps_its_states() -> None:
+    original = caffe_pb2().SolverParameter(net="n", test_iter=[7, 9])
+    for stage in ("a", "b"):
+        original.test_state.add(stage=[stage])
+    solver = solver_param(original, "new", "prefix", 5)
+    assert [list(s.stage) for s in solver.test_state] == [["a"], ["b"]] and list(solver.test_iter) == [5, 5]
+    assert list(solver_param(None, "new", "prefix", 5).test_iter) == [5]

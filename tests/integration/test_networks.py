@@ -5,8 +5,14 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from enc_caffe.caffe_io.caffemodel import expected_shapes, layer_record, write_caffemodel
+from enc_caffe.caffe_io.prototxt import read_net, read_solver
+from enc_caffe.cli import main
+from enc_caffe.pipeline import load
+from enc_caffe.plan import RankPlan, write_plan
 from enc_caffe.runtime.executor import CaffeExecutor
 from tests.conftest import script
 
@@ -85,3 +91,43 @@ def test_the_table_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
     assert path.read_text() == "# Networks\n\n<!-- table -->\nnew\n<!-- end of table -->\n\nMore.\n"
     networks.write_table(tmp_path / "plain.md", "new")
     assert (tmp_path / "plain.md").read_text() == "new\n"
+
+
+def emission(folder: Path, name: str, ranks: dict[str, int], **how) -> list[str]:
+    """Flags of ``emit`` for a family's network with weights of ones."""
+    model, weights = folder / "n.prototxt", folder / "n.caffemodel"
+    model.write_text(next(c for c in networks.FAMILIES if c.name == name).text)
+    with open(weights, "wb") as handle:
+        layers = load(model, **how).network.weighted
+        write_caffemodel(
+            handle, "n", (layer_record(x.name, x.type, [np.ones(s) for s in expected_shapes(x)]) for x in layers)
+        )
+    write_plan(folder / "ranks.json", RankPlan("", ranks))
+    given = {"model": model, "weights": weights, "ranks": folder / "ranks.json", "out": folder / "out"}
+    return [word for flag, path in given.items() for word in (f"--{flag}", str(path))]
+
+
+def test_emit_takes_stages_and_levels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = emission(tmp_path, "stage and level", {"c1": 2, "wide": 3}, level=1, stages=("serve",))
+    assert main(["inspect", *flags[:2], "--level", "1", "--stage", "serve"]) == 0
+    assert "wide" in capsys.readouterr().out
+    assert main(["emit", *flags, "--level", "1", "--stage", "serve"]) == 0
+    assert "without data and loss" not in capsys.readouterr().out
+    out = tmp_path / "out"
+    train_val, solver = read_net(out / "train_val.prototxt"), read_solver(out / "solver.prototxt")
+    assert not train_val.HasField("state")
+    assert {"c1_v", "c1_h", "wide_v", "wide_h", "narrow", "drop", "loss", "prob"} <= {x.name for x in train_val.layer}
+    assert [(s.level, list(s.stage)) for s in solver.test_state] == [(1, ["serve"])]
+    deploy = [x.name for x in read_net(out / "deploy.prototxt").layer]
+    assert deploy == ["data", "c1_v", "c1_h", "wide_v", "wide_h", "gap", "fc", "prob"]
+    assert main(["inspect", *flags[:2]]) != 0
+    assert "--stage score, which chooses layer 'data'" in capsys.readouterr().err
+
+
+def test_emit_says_why_a_network_cannot_be_trained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["emit", *emission(tmp_path, "input and input_dim", {"c1": 2})]) == 0
+    assert (
+        "without data and loss: network '' has no SoftmaxWithLoss, Accuracy or Softmax layer" in capsys.readouterr().out
+    )
+    layers = read_net(tmp_path / "out" / "train_val.prototxt").layer
+    assert [x.name for x in layers] == ["input", "c1_v", "c1_h", "c2"]

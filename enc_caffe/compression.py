@@ -99,6 +99,9 @@ def compress(
     making: Making = PLAIN,
     notice: Callable[[str], None] = lambda line: None,
     python_layers: bool = False,
+    level: Optional[int] = None,
+    stages: Sequence[str] = (),
+    input_shapes: Optional[Mapping[str, Shape]] = None,
 ) -> Compressed:
     """Metrics, search, emission, and the accuracy of both networks on the test images.
 
@@ -109,11 +112,13 @@ def compress(
     ----------
     progress : callable of what is done, how much of it, and in all
     notice : callable of a line that a person should read
+    level, stages, input_shapes : optional
+        As of :func:`enc_caffe.pipeline.load`.
     """
     check_new(Path(out), force)
     if making.refine < 0:
         raise UsageError(f"--refine {making.refine}: 0 or more evaluations are needed")
-    loaded = load(model, lmdb, input_shape, fully_connected, python_layers)
+    loaded = load(model, lmdb, input_shape, fully_connected, python_layers, input_shapes, level, stages)
     for line in loaded.unknown_types():
         notice(line)
     ImageLmdb(Path(test_lmdb or lmdb)).close()
@@ -239,6 +244,8 @@ def _finished(
                     executor=executor,
                     progress=step,
                     python_layers=loaded.python_layers,
+                    level=loaded.level,
+                    stages=loaded.stages,
                 )
         before, after = results
         data: dict[str, Any] = {

@@ -141,8 +141,16 @@ class Network:
     @property
     def data_shapes(self) -> dict[str, Shape]:
         """Full shapes of the tops of layers that bring data."""
-        layers = [layer for layer in self.layers if brings_data(layer.type)]
+        python = [layer for layer in self.layers if layer.type == "Python" and not layer.bottoms]
+        layers = [layer for layer in self.layers if brings_data(layer.type)] + python
         return {top: shape for layer in layers for top, shape in zip(layer.tops, layer.top_shapes)}
+
+    def shape_of(self, blob: str) -> Shape:
+        """Shape of a blob, as the last layer that makes it leaves it."""
+        for layer in reversed(self.layers):
+            if blob in layer.tops:
+                return layer.top_shapes[layer.tops.index(blob)]
+        raise PlanError(f"blob '{blob}' is not in network '{self.name}'")
 
     @property
     def weighted(self) -> tuple[Layer, ...]:

@@ -6,16 +6,16 @@ import difflib
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Mapping, Optional
+from typing import Any, Callable, Mapping, Optional, Sequence
 
 import numpy as np
 
 from enc_caffe.caffe_io.caffemodel import CaffeModel
 from enc_caffe.caffe_io.datum import ImageLmdb
-from enc_caffe.caffe_io.describe import batch_size, data_layers, describe
+from enc_caffe.caffe_io.describe import batch_size, data_layers, describe, set_state
 from enc_caffe.caffe_io.emit import NONE, Blobs, replace_layers, write_compressed
 from enc_caffe.caffe_io.prototxt import leading_comments, read_net, read_solver, to_text, verbatim_text
-from enc_caffe.caffe_io.variants import deploy_net, image_shape, solver_param, train_val_net
+from enc_caffe.caffe_io.variants import deploy_net, image_shape, solver_param, train_val_or_same
 from enc_caffe.complexity import Complexity, network_complexity
 from enc_caffe.decomposition import group_spectra, scheme_for
 from enc_caffe.errors import DatasetError, MetricsError
@@ -44,6 +44,20 @@ class LoadedNetwork:
     network: Network
     policy: Policy
     python_layers: bool = False
+    level: Optional[int] = None
+    stages: tuple[str, ...] = ()
+
+    def without_flags(self, net: Any) -> Any:
+        """A network of the same file without the level and the stages that the file itself does not have."""
+        if self.level is None and not self.stages:
+            return net
+        out = type(net)()
+        out.CopyFrom(net)
+        out.ClearField("state")
+        own = read_net(self.path, self.python_layers)
+        if own.HasField("state"):
+            out.state.CopyFrom(own.state)
+        return out
 
     def unknown_types(self) -> list[str]:
         """A line for each layer of a type that Caffe does not have: what it may be meant to be, and what stays whole."""
@@ -68,16 +82,28 @@ def load(
     input_shape: Optional[Shape] = None,
     fully_connected: bool = False,
     python_layers: bool = False,
+    input_shapes: Optional[Mapping[str, Shape]] = None,
+    level: Optional[int] = None,
+    stages: Sequence[str] = (),
 ) -> LoadedNetwork:
-    """Read a prototxt; image sizes come from ``input_shape``, the LMDB, or the source that the prototxt names."""
-    net = read_net(Path(model), python_layers)
+    """Read a prototxt; image sizes come from ``input_shape``, the LMDB, or the source that the prototxt names.
+
+    Parameters
+    ----------
+    input_shapes : mapping of top to full shape, optional
+        Of data layers whose tops no image size describes.
+    level, stages : int and sequence of str, optional
+        Which layers there are, as by ``caffe -level -stage``.
+    """
+    net = set_state(read_net(Path(model), python_layers), level, stages)
     shape = None
     if lmdb is not None:
         images = ImageLmdb(Path(lmdb))
         shape = images.first_shape()
         images.close()
-    network = describe(net, image_shape(net, shape, input_shape), str(model))
-    return LoadedNetwork(Path(model), net, network, default_policy(network, fully_connected), python_layers)
+    network = describe(net, image_shape(net, shape, input_shape), str(model), input_shapes)
+    policy = default_policy(network, fully_connected)
+    return LoadedNetwork(Path(model), net, network, policy, python_layers, level, tuple(stages))
 
 
 def pca_metrics(
@@ -127,11 +153,15 @@ def _reads_data(network: Network) -> Optional[str]:
 
 @dataclass(frozen=True)
 class Emitted:
-    """What an emission wrote, and what it costs in both conventions, over all weighted layers and the decomposable ones."""
+    """What an emission wrote, and what it costs in both conventions, over all weighted layers and the decomposable ones.
+
+    ``untrained`` says why ``train_val.prototxt`` has no data and no loss, where it has none.
+    """
 
     folder: Path
     before: Mapping[tuple[str, str], Complexity]
     after: Mapping[tuple[str, str], Complexity]
+    untrained: str = ""
 
     def ratio(self, convention: str, counted: str) -> float:
         """MACs after over MACs before."""
@@ -204,21 +234,25 @@ def emit(
     final = Path(final or out).absolute()
     with atomic_folder(Path(out), force) as folder:
         write_compressed(folder / "compressed.caffemodel", model, network, plan.ranks, schemes, progress, blobs)
-        train_val = train_val_net(compressed, described, train_lmdb, test_lmdb)
+        train_val, untrained = train_val_or_same(compressed, described, train_lmdb, test_lmdb)
         header = _header(plan) + leading_comments(loaded.path)
-        (folder / "train_val.prototxt").write_text(verbatim_text(train_val, header), encoding="utf-8")
+        train_val_text = verbatim_text(loaded.without_flags(train_val), header)
+        (folder / "train_val.prototxt").write_text(train_val_text, encoding="utf-8")
         deploy = deploy_net(compressed, described)
         (folder / "deploy.prototxt").write_text(verbatim_text(deploy, header), encoding="utf-8")
         test_iter = _test_iterations(train_val, test_lmdb)
         parameters = solver_param(
             original_solver, str(final / "train_val.prototxt"), str(final / "snapshot"), test_iter, solver_overrides
         )
+        if (loaded.level or loaded.stages) and not parameters.test_state:
+            parameters.test_state.add(level=loaded.level or 0, stage=loaded.stages)
         (folder / "solver.prototxt").write_text(to_text(parameters), encoding="utf-8")
         write_plan(folder / "ranks.json", RankPlan(plan.network, plan.ranks, schemes, plan.about))
     return Emitted(
         Path(out),
         costs(network, loaded.policy, {}, schemes),
         costs(network, loaded.policy, plan.ranks, schemes, placement),
+        untrained,
     )
 
 

@@ -266,7 +266,8 @@ def _argmax(layer: Any, bottoms: list[Shape]) -> list[Shape]:
     if param.HasField("axis"):
         axis = canonical_axis(param.axis, shape)
         return [shape[:axis] + (int(param.top_k),) + shape[axis + 1 :]]
-    return [(shape[0], 2 if param.out_max_val else 1, int(param.top_k))]
+    ones = (1,) * (len(shape) - 3)
+    return [(shape[0], 2 if param.out_max_val else 1, int(param.top_k), *ones)]
 
 
 def _crop(layer: Any, bottoms: list[Shape]) -> list[Shape]:
@@ -337,35 +338,10 @@ def _silence(layer: Any, bottoms: list[Shape]) -> list[Shape]:
 
 
 _SAME = [
-    "ReLU",
-    "PReLU",
-    "ELU",
-    "Sigmoid",
-    "TanH",
-    "AbsVal",
-    "Power",
-    "Exp",
-    "Log",
-    "BNLL",
-    "Dropout",
-    "LRN",
-    "BatchNorm",
-    "Scale",
-    "Bias",
-    "Softmax",
-    "MVN",
-    "Threshold",
-    "Clip",
-    "Swish",
-]
-_LOSSES = [
-    "EuclideanLoss",
-    "HingeLoss",
-    "InfogainLoss",
-    "ContrastiveLoss",
-    "MultinomialLogisticLoss",
-    "SigmoidCrossEntropyLoss",
-]
+    "ReLU", "PReLU", "ELU", "Sigmoid", "TanH", "AbsVal", "Power", "Exp", "Log", "BNLL", "Dropout", "LRN", "BatchNorm", "Scale",
+    "Bias", "Softmax", "MVN", "Threshold", "Clip", "Swish",
+]  # fmt: skip
+_LOSSES = ["EuclideanLoss", "HingeLoss", "ContrastiveLoss", "MultinomialLogisticLoss", "SigmoidCrossEntropyLoss"]
 
 SHAPE_RULES: dict[str, Rule] = {
     "Convolution": _convolution,
@@ -397,6 +373,7 @@ SHAPE_RULES: dict[str, Rule] = {
     "Filter": _not_known,
     "Python": _not_known,
     "SoftmaxWithLoss": _softmax_loss,
+    "InfogainLoss": _softmax_loss,
     "Accuracy": _accuracy,
     **dict.fromkeys(_SAME, _same),
     **dict.fromkeys(_LOSSES, _scalars),
@@ -407,6 +384,12 @@ DATA_TYPES: frozenset[str] = frozenset({"Data", "ImageData", "HDF5Data", "Memory
 
 #: Every type that BVLC Caffe has.
 KNOWN_TYPES = frozenset(SHAPE_RULES) | DATA_TYPES - {"AnnotatedData"}
+
+#: Those that never have weights, so that two of them may share a name.
+WEIGHTLESS = KNOWN_TYPES - {
+    "Convolution", "Deconvolution", "InnerProduct", "BatchNorm", "Scale", "Bias", "PReLU", "Embed", "LSTM", "RNN", "Parameter",
+    "Python",
+}  # fmt: skip
 
 
 def brings_data(kind: str) -> bool:

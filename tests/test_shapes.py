@@ -50,7 +50,7 @@ def network() -> str:
     text += layer("fc2", "InnerProduct", "data", "inner_product_param { num_output: 7 axis: -1 }")
     text += layer("red", "Reduction", "data", "reduction_param { axis: 2 }")
     text += layer("arg", "ArgMax", "fc", "argmax_param { top_k: 2 out_max_val: true }")
-    text += layer("arg2", "ArgMax", "data", "argmax_param { axis: 1 }")
+    text += layer("arg2", "ArgMax", "data", "argmax_param { axis: 1 }") + layer("arg3", "ArgMax", "data")
     text += layer("crop", "Crop", "data pool4", "crop_param { axis: 2 }")
     text += layer("crop2", "Crop", "cat2 data", "crop_param { axis: 2 }")
     text += layer("elt", "Eltwise", "data data") + layer("prelu", "PReLU", "data") + layer("lrn", "LRN", "data")

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any, Mapping, Optional
+from typing import Any, Mapping, Optional, Sequence
 
 from enc_caffe.caffe_io.proto import caffe_pb2
 from enc_caffe.errors import NetworkError, PrototxtError
 from enc_caffe.network import Convolution, InnerProduct, Layer, Network
-from enc_caffe.shapes import DATA_TYPES, KNOWN_TYPES, MAX_COUNT, SHAPE_RULES, UNKNOWN, Shape, count, spatial_pair
+from enc_caffe.shapes import (
+    DATA_TYPES,
+    KNOWN_TYPES,
+    MAX_COUNT,
+    SHAPE_RULES,
+    UNKNOWN,
+    WEIGHTLESS,
+    Shape,
+    count,
+    spatial_pair,
+)
 
 
 def in_phase(layer: Any, phase: str, level: int = 0, stages: tuple[str, ...] = ()) -> bool:
@@ -28,6 +38,20 @@ def _meets(rule: Any, phase: str, level: int, stages: tuple[str, ...]) -> bool:
     return all(s in stages for s in rule.stage) and not any(s in stages for s in rule.not_stage)
 
 
+def selected(net: Any, phase: str = "TEST") -> list[Any]:
+    """The layers of a phase, under the level and the stages of the network's own ``state``."""
+    return [layer for layer in net.layer if in_phase(layer, phase, net.state.level, tuple(net.state.stage))]
+
+
+def set_state(net: Any, level: Optional[int] = None, stages: Sequence[str] = ()) -> Any:
+    """Give a NetParameter a level and further stages, as ``caffe -level -stage`` does; the same NetParameter."""
+    if level:
+        net.state.level = level
+    if stages:
+        net.state.stage.extend(stages)
+    return net
+
+
 def reads_data(layer: Any) -> bool:
     """Whether a layer reads images from outside: a data layer, or a Python layer that has no bottom."""
     return layer.type in DATA_TYPES or (layer.type == "Python" and not layer.bottom)
@@ -35,7 +59,7 @@ def reads_data(layer: Any) -> bool:
 
 def data_layers(net: Any, phase: str = "TEST") -> list[Any]:
     """Layers of a phase that bring images and labels from outside."""
-    return [layer for layer in net.layer if reads_data(layer) and in_phase(layer, phase)]
+    return [layer for layer in selected(net, phase) if reads_data(layer)]
 
 
 def batch_size(layer: Any) -> int:
@@ -50,16 +74,28 @@ def _data_tops(layer: Any, image: Optional[Shape], source: str) -> list[Shape]:
     if layer.HasField("memory_data_param"):
         p = layer.memory_data_param
         image = image or (int(p.channels), int(p.height), int(p.width))
+    crop = int(layer.transform_param.crop_size) or int(layer.window_data_param.crop_size)
+    image = image or _made_size(layer, crop)
     if image is None:
         raise NetworkError(
             f"{source}: layer '{layer.name}' ({layer.type}) does not say how large its images are, and its source "
-            "cannot be read; give --lmdb or --input_shape C,H,W"
+            "cannot be read; give --lmdb, --input_shape C,H,W, or --top_shape TOP=N,... for each of its tops"
         )
-    crop = int(layer.transform_param.crop_size)
     if crop:
         image = (image[0], crop, crop)
     batch = batch_size(layer)
     return [(batch, *image), *[(batch,)] * max(1, len(layer.top) - 1)][: len(layer.top)]
+
+
+def _made_size(layer: Any, crop: int) -> Optional[Shape]:
+    """Size to which a layer brings images of any size, where it does."""
+    if layer.type == "WindowData" and crop:
+        return 3, crop, crop
+    if layer.type != "ImageData":
+        return None
+    p = layer.image_data_param
+    height, width = (crop, crop) if crop else (int(p.new_height), int(p.new_width))
+    return (3 if p.is_color else 1, height, width) if height and width else None
 
 
 def _convolution(layer: Any, bottoms: list[Shape]) -> tuple[Optional[Convolution], str]:
@@ -85,9 +121,48 @@ _NEVER = {
 }  # fmt: skip
 
 
-def _keep_reason(layer: Any, bottoms: list[Shape], unknown: str) -> str:
-    if any(p.name for p in layer.param):
-        return "its weights are shared (param { name })"
+#: Fields in which two layers of one name may differ though their weights are one.
+_NO_GEOMETRY = ("weight_filler", "bias_filler", "engine")
+
+
+class _Others:
+    """What other layers of a network, of whatever phase, have to do with a layer's weights."""
+
+    def __init__(self, net: Any) -> None:
+        self._named: dict[str, list[Any]] = {}
+        self._sharing: dict[str, list[str]] = {}
+        for layer in net.layer:
+            self._named.setdefault(layer.name, []).append(layer)
+            for spec in layer.param:
+                if spec.name:
+                    self._sharing.setdefault(spec.name, []).append(layer.name)
+
+    def sharer(self, layer: Any) -> str:
+        """Another layer with a weight of the same ``param { name }``; empty: none."""
+        users = (user for spec in layer.param if spec.name for user in self._sharing[spec.name])
+        return next((user for user in users if user != layer.name), "")
+
+    def another(self, layer: Any) -> bool:
+        """Whether a layer of the same name, in another phase or stage, has weights of another size."""
+        return any(_geometry(other) != _geometry(layer) for other in self._named[layer.name] if other is not layer)
+
+
+def _geometry(layer: Any) -> tuple[str, bytes]:
+    known = layer.inner_product_param if layer.type == "InnerProduct" else layer.convolution_param
+    param = type(known)()
+    param.CopyFrom(known)
+    for name in _NO_GEOMETRY:
+        if name in param.DESCRIPTOR.fields_by_name:
+            param.ClearField(name)
+    return layer.type, param.SerializeToString(deterministic=True)
+
+
+def _keep_reason(layer: Any, bottoms: list[Shape], unknown: str, others: _Others) -> str:
+    sharer = others.sharer(layer)
+    if sharer:
+        return f"its weights are shared with layer '{sharer}' (param {{ name }})"
+    if layer.type in ("Convolution", "InnerProduct") and others.another(layer):
+        return "the layer of its name in another phase or stage is another one"
     if layer.type in _NEVER:
         return _NEVER[layer.type]
     if UNKNOWN in bottoms and layer.type in ("Convolution", "InnerProduct"):
@@ -119,13 +194,15 @@ def describe(
         Unknown layer type, missing bottom, cycle, illegal shapes; the message names the layer.
     """
     shapes: dict[str, Shape] = {}
-    layers, used, names, unknown = [], set(), set(), ""
-    params = [p for p in net.layer if in_phase(p, "TEST")]
+    layers, unknown = [], ""
+    names: dict[str, str] = {}
+    unread: dict[str, None] = {}
+    params, others = selected(net), _Others(net)
     for i, param in enumerate(params):
         where = f"{source}: layer '{param.name}'"
-        if param.name in names:
+        if param.name in names and not {param.type, names[param.name]} <= WEIGHTLESS:
             raise PrototxtError(f"{where} stands twice in the TEST phase; names must be unique to find weights by")
-        names.add(param.name)
+        names[param.name] = param.type
         for bottom in param.bottom:
             if bottom not in shapes:
                 later = next((q.name for q in params[i:] if bottom in q.top), None)
@@ -134,19 +211,31 @@ def describe(
                     if later
                     else "is produced by no layer"
                 )
-                raise NetworkError(f"{where}: bottom '{bottom}' {why}")
+                raise NetworkError(f"{where}: bottom '{bottom}' {why}{_elsewhere(bottom, net)}")
         bottoms = [shapes[b] for b in param.bottom]
         tops = _tops(param, bottoms, image_shape, input_shapes or {}, where, source)
         if UNKNOWN in tops and UNKNOWN not in bottoms:
             unknown = unknown or f"layer '{param.name}' ({param.type}) does not say what it makes"
         _check_sizes(param, tops, where)
-        layers.append(_layer(param, bottoms, tops, where, unknown))
-        used.update(param.bottom)
+        layers.append(_layer(param, bottoms, tops, where, unknown, others))
         shapes.update(zip(param.top, tops))
-    last = {top: layer for layer in layers for top in layer.tops}
-    outputs = tuple(t for t in last if t not in used)
+        # As Net::Init has it: a layer in place reads a blob and makes it anew.
+        for bottom in param.bottom:
+            unread.pop(bottom, None)
+        unread.update(dict.fromkeys(param.top))
     inputs = tuple(t for p in params if p.type == "Input" or reads_data(p) for t in p.top)
-    return Network(net.name, tuple(layers), inputs, outputs)
+    return Network(net.name, tuple(layers), inputs, tuple(unread))
+
+
+def _elsewhere(bottom: str, net: Any) -> str:
+    """The flag that chooses a layer which makes a blob, where nothing that is chosen does."""
+    for layer in net.layer:
+        for rule in layer.include if bottom in layer.top else ():
+            state = (max(rule.min_level, net.state.level), tuple(rule.stage))
+            if in_phase(layer, "TEST", *state):
+                flag = f"--stage {','.join(rule.stage)}" if rule.stage else f"--level {state[0]}"
+                return f" without {flag}, which chooses layer '{layer.name}'"
+    return ""
 
 
 def _tops(
@@ -155,7 +244,7 @@ def _tops(
     if param.top and all(t in given for t in param.top):
         return [tuple(given[t]) for t in param.top]
     if reads_data(param):
-        return _data_tops(param, image, source)
+        return [tuple(given.get(t, s)) for t, s in zip(param.top, _data_tops(param, image, source))]
     rule = SHAPE_RULES.get(param.type)
     if rule is None or UNKNOWN in bottoms:
         return [UNKNOWN] * len(param.top)
@@ -186,9 +275,9 @@ def _check_weights(layer: Layer, where: str) -> None:
         raise NetworkError(f"{where}: it would have {weights} weights; Caffe takes at most {MAX_COUNT}")
 
 
-def _layer(param: Any, bottoms: list[Shape], tops: list[Shape], where: str, unknown: str) -> Layer:
+def _layer(param: Any, bottoms: list[Shape], tops: list[Shape], where: str, unknown: str, others: _Others) -> Layer:
     convolution = inner_product = None
-    reason = _keep_reason(param, bottoms, unknown)
+    reason = _keep_reason(param, bottoms, unknown, others)
     if UNKNOWN in bottoms:
         pass
     elif param.type == "Convolution":

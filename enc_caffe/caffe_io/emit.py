@@ -52,6 +52,7 @@ def replace_layers(
         head = _stage_param(out.layer.add(), param, first)
         head.top[:] = [blob]
         del head.param[1:]
+        del head.loss_weight[:]
         tail = _stage_param(out.layer.add(), param, second)
         tail.bottom[:] = [blob]
         del tail.propagate_down[:]
@@ -62,6 +63,9 @@ def _stage_param(into: Any, original: Any, stage: Stage) -> Any:
     into.CopyFrom(original)
     into.name = original.name + stage.suffix
     del into.blobs[:]
+    for spec in into.param:
+        # A name that no other layer has would make the two halves share one weight.
+        spec.ClearField("name")
     if stage.convolution is not None:
         conv, param = stage.convolution, into.convolution_param
         for field in (

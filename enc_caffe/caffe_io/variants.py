@@ -8,11 +8,11 @@ from typing import Any, Optional
 
 import numpy as np
 
-from enc_caffe.caffe_io.describe import data_layers, in_phase, reads_data
+from enc_caffe.caffe_io.describe import data_layers, reads_data, selected
 from enc_caffe.caffe_io.proto import caffe_pb2
 from enc_caffe.errors import NetworkError
 from enc_caffe.network import Network
-from enc_caffe.shapes import Shape, brings_data
+from enc_caffe.shapes import KNOWN_TYPES, WEIGHTLESS, Shape, brings_data, count
 
 _SCORERS = ("SoftmaxWithLoss", "Accuracy", "Softmax")
 _LOSS_TO_OUTPUT = {"SoftmaxWithLoss": "Softmax", "SigmoidCrossEntropyLoss": "Sigmoid"}
@@ -42,9 +42,11 @@ def find_scores(network: Network, any_output: bool = False) -> Scores:
         If the network has none of them.
     """
     found: Optional[Scores] = None
+    read = {bottom for layer in network.layers for bottom in layer.bottoms}
     for kind in _SCORERS:
         for layer in network.layers:
-            if layer.type == kind:
+            # A Softmax whose top is read weighs something inside the network.
+            if layer.type == kind and not (kind == "Softmax" and layer.tops[0] in read - {*layer.bottoms}):
                 labels = layer.bottoms[1] if len(layer.bottoms) > 1 else None
                 shape = layer.bottom_shapes[0]
                 found = Scores(layer.bottoms[0], labels, shape[1] if len(shape) > 1 else 0)
@@ -80,25 +82,29 @@ def deploy_net(net: Any, network: Network, batch: int = 1) -> Any:
     network : Network
         Its description, for the size of the images.
     batch : int
-        Batch size of the new Input layers; an Input layer that is there keeps its own.
+        Batch size of the new Input layers; an Input layer that is there keeps its own. The first axis of what recurrent
+        layers read is time, which stays.
     """
     out = caffe_pb2().NetParameter(name=net.name)
-    gone: set[str] = set()
-    for param in net.layer:
-        if not in_phase(param, "TEST"):
-            continue
-        if param.type == "HDF5Output":
-            # It would write a file of its own choice.
-            continue
+    layers = [p for p in selected(net) if p.type != "HDF5Output"]  # it would write a file of its own choice
+    gone = _labels(layers)
+    steps = any(p.type in ("LSTM", "RNN") for p in layers)
+    read = {b for p in layers for b in p.bottom}
+    scoring = [
+        p for p in layers if any(b in gone for b in p.bottom) or (_is_loss(p) and not any(t in read for t in p.top))
+    ]
+    scorer = _output_loss(scoring)
+    for param in layers:
         if reads_data(param):
-            shapes = network[param.name].top_shapes
-            layer = out.layer.add(name=param.top[0], type="Input", top=[param.top[0]])
-            layer.input_param.shape.add(dim=[batch, *shapes[0][1:]])
-            gone.update(param.top[1:])
+            for top in param.top:
+                if top not in gone:
+                    shape = network.shape_of(top)
+                    layer = out.layer.add(name=top, type="Input", top=[top])
+                    layer.input_param.shape.add(dim=shape if steps else [batch, *shape[1:]])
             continue
-        if param.bottom and any(b in gone for b in param.bottom):
-            _output_of_loss(out, param)
-            gone.update(t for t in param.top if t not in param.bottom)
+        if any(param is p for p in scoring):
+            if param is scorer:
+                _output_of_loss(out, param)
             continue
         layer = out.layer.add()
         layer.CopyFrom(param)
@@ -107,12 +113,56 @@ def deploy_net(net: Any, network: Network, batch: int = 1) -> Any:
     return out
 
 
+def _labels(layers: list[Any]) -> set[str]:
+    """Blobs that inference does not need: labels, and what is made of labels alone.
+
+    A data layer's top is a label if nothing but losses and accuracies reads it, or layers without weights that read only
+    labels themselves; the first top of the first data layer never is.
+    """
+    read = {b for p in layers for b in p.bottom}
+    labels = {top for p in layers if reads_data(p) for top in p.top}
+    labels -= {next((p.top[0] for p in layers if reads_data(p) and p.top), "")}
+    while True:
+        roots = {top: {top} for top in labels}
+        needed: set[str] = set()
+        for param in layers:
+            mine = set().union(*(roots.get(b, set()) for b in param.bottom))
+            if not mine or _is_scoring(param, read):
+                roots.update({t: mine for t in param.top if mine and t not in param.bottom})
+            elif all(b in roots for b in param.bottom) and param.type in WEIGHTLESS:
+                roots.update(dict.fromkeys(param.top, mine))
+            else:
+                needed |= mine
+        if not needed:
+            return set(roots)
+        labels -= needed
+
+
+def _is_loss(param: Any) -> bool:
+    return param.type.endswith("Loss") or param.type in ("Accuracy", "Silence")
+
+
+def _is_scoring(param: Any, read: set[str]) -> bool:
+    if _is_loss(param):
+        return True
+    # A fork's own loss, or one in Python.
+    return (param.type not in KNOWN_TYPES or param.type == "Python") and not any(t in read for t in param.top)
+
+
+def _output_loss(scoring: list[Any]) -> Any:
+    # Of several the last, as in find_scores: those before it are auxiliary classifiers.
+    for kind in _LOSS_TO_OUTPUT:
+        for param in reversed(scoring):
+            if param.type == kind:
+                return param
+    return None
+
+
 def _output_of_loss(out: Any, param: Any) -> None:
-    kind = _LOSS_TO_OUTPUT.get(param.type)
     made = {layer.name for layer in out.layer} | {t for layer in out.layer for t in layer.top}
-    if kind is None or "prob" in made:
+    if "prob" in made:
         return
-    layer = out.layer.add(name="prob", type=kind, bottom=[param.bottom[0]], top=["prob"])
+    layer = out.layer.add(name="prob", type=_LOSS_TO_OUTPUT[param.type], bottom=[param.bottom[0]], top=["prob"])
     if param.HasField("softmax_param"):
         layer.softmax_param.CopyFrom(param.softmax_param)
 
@@ -130,12 +180,29 @@ def train_val_net(net: Any, network: Network, train_lmdb: Optional[Path], test_l
     for layer in out.layer:
         if layer.type != "Data":
             continue
-        in_test, in_train = in_phase(layer, "TEST"), in_phase(layer, "TRAIN")
-        given = test_lmdb if in_test and not in_train else train_lmdb
+        given = test_lmdb if _phases(layer) == {"TEST"} else train_lmdb
         if given is not None:
             layer.data_param.source = str(Path(given).absolute())
             layer.data_param.backend = caffe_pb2().DataParameter.LMDB
     return out
+
+
+def _phases(layer: Any) -> set[str]:
+    """Phases that a layer may be in, whatever the stage and the level."""
+    name, both = caffe_pb2().Phase.Name, {"TRAIN", "TEST"}
+    if layer.include:
+        return set().union(*({name(r.phase)} if r.HasField("phase") else both for r in layer.include))
+    return both - {name(r.phase) for r in layer.exclude if [f.name for f, _ in r.ListFields()] == ["phase"]}
+
+
+def train_val_or_same(
+    net: Any, network: Network, train_lmdb: Optional[Path], test_lmdb: Optional[Path]
+) -> tuple[Any, str]:
+    """:func:`train_val_net`, or the network as it stands and why nothing to train by could be added to it."""
+    try:
+        return train_val_net(net, network, train_lmdb, test_lmdb), ""
+    except NetworkError as exc:
+        return net, str(exc)
 
 
 def _with_data(net: Any, network: Network) -> Any:
@@ -145,7 +212,12 @@ def _with_data(net: Any, network: Network) -> Any:
         raise NetworkError(
             f"network '{network.name}' has {len(inputs)} Input layers; a train_val is made for one with one top only"
         )
-    scores = find_scores(network)
+    scores, read = find_scores(network), {b for p in net.layer for b in p.bottom if b not in p.top}
+    shape = network.shape_of(scores.scores)
+    if count(shape[2:]) > 1:
+        raise NetworkError(
+            f"network '{network.name}' has class scores of {shape} (N, C, ...); a train_val is made for one label of an image only"
+        )
     out = pb.NetParameter(name=net.name)
     for phase, source, batch in (("TRAIN", "train_lmdb", 64), ("TEST", "test_lmdb", 50)):
         data = out.layer.add(name="data", type="Data", top=[inputs[0].top[0], "label"])
@@ -153,7 +225,8 @@ def _with_data(net: Any, network: Network) -> Any:
         data.data_param.source, data.data_param.batch_size = source, batch
         data.data_param.backend = pb.DataParameter.LMDB
     for param in net.layer:
-        if param.type != "Input" and not (param.type == "Softmax" and param.bottom[0] == scores.scores):
+        output = param.type == "Softmax" and param.bottom[0] == scores.scores and param.top[0] not in read
+        if param.type != "Input" and not output:
             out.layer.add().CopyFrom(param)
     out.layer.add(name="loss", type="SoftmaxWithLoss", bottom=[scores.scores, "label"], top=["loss"])
     accuracy = out.layer.add(name="accuracy", type="Accuracy", bottom=[scores.scores, "label"], top=["accuracy"])
@@ -183,8 +256,6 @@ def solver_param(
             "test_net",
             "train_net_param",
             "test_net_param",
-            "train_state",
-            "test_state",
         ):
             solver.ClearField(field)
         del solver.test_iter[:]
@@ -193,7 +264,8 @@ def solver_param(
         solver.base_lr, solver.lr_policy, solver.gamma, solver.stepsize = 1e-3, "step", 0.1, 1000
         solver.max_iter, solver.test_interval, solver.display, solver.snapshot = 2000, 200, 20, 200
     solver.net, solver.snapshot_prefix = net_path, snapshot_prefix
-    solver.test_iter[:] = [test_iter]
+    # One for each test net: the same network in as many states.
+    solver.test_iter[:] = [test_iter] * max(1, len(solver.test_state))
     solver.test_initialization = True
     for name, value in (overrides or {}).items():
         setattr(solver, name, value)

@@ -47,6 +47,18 @@ def shape_argument(text: str) -> Shape:
     return parts
 
 
+def top_shape_argument(text: str) -> tuple[str, Shape]:
+    """``TOP=N,C,...`` as a blob's name and shape."""
+    top, _, dims = text.rpartition("=")
+    try:
+        shape = tuple(int(d) for d in dims.split(","))
+    except ValueError:
+        shape = ()
+    if not top or not shape or min(shape) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: TOP=N,C,... of positive integers is needed, such as cont=20,4")
+    return top, shape
+
+
 def list_argument(text: str) -> tuple[int, ...]:
     """``1,5`` as a tuple of integers."""
     try:
@@ -63,7 +75,28 @@ def add_model(command: argparse.ArgumentParser, weights: bool = True) -> None:
     command.add_argument(
         "--input_shape", type=shape_argument, metavar="C,H,W", help="size of the images, where no LMDB says it"
     )
+    add_shapes(command)
     add_python_layers(command)
+
+
+def add_shapes(command: Any) -> None:
+    """``--top_shape``, and ``--level`` and ``--stage``, which choose layers."""
+    command.add_argument(
+        "--top_shape", type=top_shape_argument, action="append", default=[], metavar="TOP=N,...",
+        help="full shape of a data layer's top, such as cont=20,4, where no size of images says it; again for each top",
+    )  # fmt: skip
+    add_state(command)
+
+
+def add_state(command: Any) -> None:
+    """``--level`` and ``--stage``, as stock ``caffe`` has them."""
+    command.add_argument(
+        "--level", type=int, metavar="N", help="level of the network, for layers with min_level or max_level"
+    )
+    command.add_argument(
+        "--stage", type=lambda text: tuple(s for s in text.split(",") if s), default=(), metavar="A,B",
+        help="stages of the network, for layers with stage or not_stage",
+    )  # fmt: skip
 
 
 def add_python_layers(command: Any) -> None:
@@ -76,7 +109,10 @@ def add_python_layers(command: Any) -> None:
 
 def load_network(args: argparse.Namespace, lmdb: Optional[Path], fully_connected: bool) -> pipeline.LoadedNetwork:
     """The network that the arguments of :func:`add_model` name; layers of unknown type are told on standard error."""
-    loaded = pipeline.load(args.model, lmdb, args.input_shape, fully_connected, args.allow_python_layers)
+    loaded = pipeline.load(
+        args.model, lmdb, args.input_shape, fully_connected, args.allow_python_layers, dict(args.top_shape), args.level,
+        args.stage,
+    )  # fmt: skip
     for line in loaded.unknown_types():
         print(line, file=sys.stderr)
     return loaded
@@ -288,6 +324,12 @@ def progress_bar(what: str, total: Optional[int], rate: bool = False) -> Iterato
         yield lambda done, all_, note="": bar.update(
             task, completed=done, total=all_, description=f"{what}: {escape(note)}" if note else what
         )
+
+
+def print_untrained(emitted: pipeline.Emitted) -> None:
+    """Why the emitted ``train_val.prototxt`` reads no data and has no loss, where it has none."""
+    if emitted.untrained:
+        print(f"train_val.prototxt is the network as it stands, without data and loss: {emitted.untrained}")
 
 
 def print_table(title: str, headers: list[str], rows: list[list[str]], left: int = 1, wrap: bool = False) -> None:

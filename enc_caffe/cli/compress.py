@@ -20,6 +20,7 @@ from enc_caffe.cli.common import (
     list_argument,
     open_store,
     print_table,
+    print_untrained,
     search_options,
     stage_bars,
     workers,
@@ -78,7 +79,7 @@ def run(args: argparse.Namespace) -> None:
             placement=args.stride_placement, test_lmdb=args.test_lmdb, train_lmdb=args.train_lmdb, solver=args.solver,
             input_shape=args.input_shape, fully_connected=args.fully_connected, top_k=args.top_k, workers=workers(args), store=store,
             force=args.force, progress=bar, making=making, notice=lambda line: print(line, file=sys.stderr),
-            python_layers=args.allow_python_layers,
+            python_layers=args.allow_python_layers, level=args.level, stages=args.stage, input_shapes=dict(args.top_shape),
         )  # fmt: skip
     rows, top_k = [], args.top_k if result.before else ()
     for name, evaluation, costs in (
@@ -107,6 +108,7 @@ def run(args: argparse.Namespace) -> None:
             f"to {refined['divergence']:.4f}"
         )
     print(pipeline.cost_line(result.emitted))
+    print_untrained(result.emitted)
     print(
         f"written to {args.out}; fine-tune: enc-caffe finetune --solver {args.out}/solver.prototxt "
         f"--weights {args.out}/compressed.caffemodel --out {args.out}-finetuned"

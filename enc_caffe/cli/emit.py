@@ -16,6 +16,7 @@ from enc_caffe.cli.common import (
     decomposition,
     load_network,
     open_store,
+    print_untrained,
     progress_bar,
     stage_bars,
     workers,
@@ -65,6 +66,7 @@ def run(args: argparse.Namespace) -> None:
             args.test_lmdb, step, source=str(args.ranks), blobs=blobs,
         )  # fmt: skip
     print(pipeline.cost_line(emitted) + words)
+    print_untrained(emitted)
     print(
         f"written to {args.out}: train_val.prototxt, deploy.prototxt, solver.prototxt, compressed.caffemodel, ranks.json"
     )

@@ -13,6 +13,7 @@ from enc_caffe import pipeline, planning
 from enc_caffe.cli.common import (
     add_python_layers,
     add_search,
+    add_shapes,
     add_workers,
     latency_curves,
     load_network,
@@ -45,6 +46,7 @@ def register(commands: Any) -> None:
     images.add_argument(
         "--input_shape", type=shape_argument, metavar="C,H,W", help="size of the images, else the LMDB's"
     )
+    add_shapes(images)
     add_python_layers(images)
     images.add_argument("--accuracy", type=int, default=1, metavar="K", help="top-K accuracy counts (default: 1)")
     images.add_argument("--stride_placement", choices=("exact", "published"), default="exact")

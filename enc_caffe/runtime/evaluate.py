@@ -10,13 +10,13 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Optional, Sequence
 
 import numpy as np
 
 from enc_caffe.caffe_io.caffemodel import CaffeModel
 from enc_caffe.caffe_io.datum import ImageLmdb
-from enc_caffe.caffe_io.describe import describe
+from enc_caffe.caffe_io.describe import describe, set_state
 from enc_caffe.caffe_io.prototxt import read_net, to_text
 from enc_caffe.caffe_io.transform import Transform, transform_of
 from enc_caffe.caffe_io.variants import Scores, deploy_net, find_scores, image_shape
@@ -186,6 +186,8 @@ def evaluate(
     transform: Optional[Transform] = None,
     executor: Optional[Executor] = None,
     python_layers: bool = False,
+    level: Optional[int] = None,
+    stages: Sequence[str] = (),
 ) -> Evaluation:
     """Top-k accuracy and cross-entropy of a network over all images of an LMDB.
 
@@ -204,6 +206,8 @@ def evaluate(
         Instead of the data layer's own.
     python_layers : bool
         Whether the prototxt may have them (:func:`enc_caffe.caffe_io.prototxt.read_net`).
+    level, stages : int and sequence of str, optional
+        Which layers there are, as by ``caffe test -level -stage``.
 
     Raises
     ------
@@ -212,7 +216,7 @@ def evaluate(
     CaffeError
         With Caffe's own last line where it stopped.
     """
-    net = read_net(Path(model), python_layers)
+    net = set_state(read_net(Path(model), python_layers), level, stages)
     images = look_at(net, str(model), weights, lmdb, transform)
     network, scores, rule, data_blob, total = (
         images.network,

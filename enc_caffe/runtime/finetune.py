@@ -12,7 +12,7 @@ from typing import Any, Callable, Mapping, Optional
 
 from enc_caffe.caffe_io.caffemodel import CaffeModel
 from enc_caffe.caffe_io.datum import ImageLmdb
-from enc_caffe.caffe_io.describe import data_layers, describe
+from enc_caffe.caffe_io.describe import data_layers, describe, set_state
 from enc_caffe.caffe_io.prototxt import read_net, read_solver, to_text
 from enc_caffe.caffe_io.variants import image_shape, solver_param, train_val_net
 from enc_caffe.errors import CaffeError, OutputError, PrototxtError, UsageError
@@ -129,7 +129,12 @@ def finetune(
     if result.exists() and not force:
         raise OutputError(f"{result}: exists already; --force trains again, or name another --out")
     shape = _lmdb_shape(train_lmdb)
-    network = describe(net, image_shape(net, shape, None), str(path))
+    staged = type(net)()
+    staged.CopyFrom(net)
+    for state in original.test_state[:1]:
+        # Of several test nets the first; its states are the solver's, the network keeps its own.
+        set_state(staged, state.level, state.stage)
+    network = describe(staged, image_shape(staged, shape, None), str(path))
     check_runs(network, str(path), training=True)
     if weights is not None:
         CaffeModel(Path(weights)).check(network, missing_ok=True)

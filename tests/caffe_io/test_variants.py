@@ -1,0 +1,146 @@
+"""The prototxts that are emitted: what inference keeps of a training network, and what training adds to a deploy network."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, Optional
+
+import pytest
+
+from enc_caffe.caffe_io.describe import describe, set_state
+from enc_caffe.caffe_io.proto import caffe_pb2
+from enc_caffe.caffe_io.prototxt import read_net
+from enc_caffe.caffe_io.variants import deploy_net, find_scores, solver_param, train_val_net, train_val_or_same
+
+pytestmark = pytest.mark.caffe
+LMDB = 'layer { name: "data" type: "Data" top: "data" top: "label" data_param { source: "x" batch_size: 8 } }\n'
+INPUT = 'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 2 dim: 3 dim: 8 dim: 8 } } }\n'
+SHAPES = {"data": (8, 3, 8, 8), "label": (8,)}
+
+
+def layer(name: str, kind: str, bottoms: str, param: str = "", top: str = "") -> str:
+    """One layer."""
+    lines = " ".join(f'bottom: "{b}"' for b in bottoms.split())
+    return f'layer {{ name: "{name}" type: "{kind}" {lines} top: "{top or name}" {param} }}\n'
+
+
+def fc(name: str, bottom: str, outputs: int = 5) -> str:
+    """A fully connected layer."""
+    return layer(name, "InnerProduct", bottom, f"inner_product_param {{ num_output: {outputs} }}")
+
+
+def conv(name: str, bottom: str, outputs: int = 5) -> str:
+    """A 3x3 convolution."""
+    return layer(name, "Convolution", bottom, f"convolution_param {{ num_output: {outputs} kernel_size: 3 pad: 1 }}")
+
+
+def read(folder: Path, text: str, shapes: Optional[dict[str, tuple[int, ...]]] = None) -> tuple[Any, Any]:
+    """NetParameter and description of a prototxt."""
+    (folder / "n.prototxt").write_text(text)
+    net = read_net(folder / "n.prototxt")
+    return net, describe(net, None, "n.prototxt", shapes)
+
+
+def deployed(folder: Path, text: str, shapes: dict[str, tuple[int, ...]] = SHAPES) -> dict[str, Any]:
+    """Layers of the deploy network by name."""
+    return {x.name: x for x in deploy_net(*read(folder, text, shapes)).layer}
+
+
+def test_prob_is_the_last_loss_and_not_an_auxiliary_one(tmp_path: Path) -> None:
+    text = LMDB + conv("c", "data") + fc("aux", "c") + layer("loss1", "SoftmaxWithLoss", "aux label") + fc("main", "c")
+    made = deployed(
+        tmp_path, text + layer("loss2", "SoftmaxWithLoss", "main label") + layer("top1", "Accuracy", "main label")
+    )
+    assert list(made) == ["data", "c", "aux", "main", "prob"]
+    assert list(made["prob"].bottom) == ["main"]
+
+
+def test_what_a_data_layer_gives_to_the_network_is_kept(tmp_path: Path) -> None:
+    data = 'layer { name: "d" type: "HDF5Data" top: "x" top: "side" top: "label" hdf5_data_param { source: "l" batch_size: 4 } }\n'
+    text = (
+        data
+        + fc("f", "x")
+        + layer("cat", "Concat", "f side")
+        + fc("g", "cat")
+        + layer("loss", "SoftmaxWithLoss", "g label")
+    )
+    made = deployed(tmp_path, text, {"x": (4, 6), "side": (4, 2), "label": (4,)})
+    assert list(made) == ["x", "side", "f", "cat", "g", "prob"]
+    assert list(made["side"].input_param.shape[0].dim) == [1, 2]
+
+
+def test_what_is_made_of_labels_alone_goes_with_them(tmp_path: Path) -> None:
+    cut = 'layer { name: "cut" type: "Slice" bottom: "label" top: "l1" top: "l2" slice_param { axis: 1 } }\n'
+    text = LMDB + cut + fc("f", "data", 1) + fc("g", "data", 1)
+    text += layer("e1", "EuclideanLoss", "f l1") + layer("e2", "EuclideanLoss", "g l2")
+    assert list(deployed(tmp_path, text, {"data": (8, 3, 8, 8), "label": (8, 2)})) == ["data", "f", "g"]
+
+
+def test_a_loss_without_labels_becomes_its_output(tmp_path: Path) -> None:
+    text = (
+        LMDB.replace(' top: "label"', "")
+        + layer("flat", "Flatten", "data")
+        + fc("code", "flat", 3)
+        + fc("back", "code", 192)
+    )
+    text += layer("loss", "SigmoidCrossEntropyLoss", "back flat")
+    made = deployed(tmp_path, text, {"data": (8, 3, 8, 8)})
+    assert list(made) == ["data", "flat", "code", "back", "prob"] and made["prob"].type == "Sigmoid"
+
+
+def test_recurrent_inputs_keep_their_steps(tmp_path: Path) -> None:
+    data = 'layer { name: "d" type: "HDF5Data" top: "x" top: "cont" top: "label" hdf5_data_param { source: "l" batch_size: 4 } }\n'
+    text = data + layer("lstm", "LSTM", "x cont", "recurrent_param { num_output: 5 }")
+    text += layer("loss", "SoftmaxWithLoss", "lstm label", "softmax_param { axis: 2 }")
+    made = deployed(tmp_path, text, {"x": (4, 2, 6), "cont": (4, 2), "label": (4, 2)})
+    assert list(made) == ["x", "cont", "lstm", "prob"]
+    assert list(made["x"].input_param.shape[0].dim) == [4, 2, 6]
+    assert made["prob"].softmax_param.axis == 2
+
+
+def test_a_softmax_inside_the_network_gives_no_class_scores(tmp_path: Path) -> None:
+    text = (
+        INPUT
+        + conv("c", "data")
+        + layer("att", "Softmax", "c")
+        + layer("gated", "Eltwise", "c att")
+        + fc("fc", "gated")
+    )
+    net, network = read(tmp_path, text + layer("prob", "Softmax", "fc"))
+    assert find_scores(network).scores == "fc"
+    made, why = train_val_or_same(net, network, None, None)
+    assert not why and [x.name for x in made.layer if x.type == "Softmax"] == ["att"]
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (fc("fc", "data"), "has no SoftmaxWithLoss, Accuracy or Softmax layer"),
+        (conv("c", "data") + layer("prob", "Softmax", "c"), r"has class scores of \(2, 5, 8, 8\) \(N, C, ...\)"),
+        (INPUT.replace('"data"', '"more"') + fc("fc", "data") + layer("prob", "Softmax", "fc"), "has 2 Input layers"),
+    ],
+)
+def test_a_network_that_cannot_be_trained_stays_as_it_is(tmp_path: Path, body: str, words: str) -> None:
+    net, network = read(tmp_path, INPUT + body)
+    same, why = train_val_or_same(net, network, None, None)
+    assert same is net
+    assert re.search(words, why)
+
+
+def test_a_data_layer_of_a_test_stage_gets_the_test_images(tmp_path: Path) -> None:
+    data = LMDB.replace("data_param", "include { %s } data_param")
+    rules = ("phase: TRAIN", 'phase: TEST stage: "a"', 'phase: TEST stage: "b"')
+    (tmp_path / "n.prototxt").write_text("".join(data % rule for rule in rules) + fc("fc", "data"))
+    net = set_state(read_net(tmp_path / "n.prototxt"), None, ("b",))
+    made = train_val_net(net, describe(net, None, "n.prototxt", SHAPES), Path("/train"), Path("/test"))
+    assert [x.data_param.source for x in made.layer[:3]] == ["/train", "/test", "/test"]
+
+
+def test_a_solver_keeps_its_states() -> None:
+    original = caffe_pb2().SolverParameter(net="n", test_iter=[7, 9])
+    for stage in ("a", "b"):
+        original.test_state.add(stage=[stage])
+    solver = solver_param(original, "new", "prefix", 5)
+    assert [list(s.stage) for s in solver.test_state] == [["a"], ["b"]] and list(solver.test_iter) == [5, 5]
+    assert list(solver_param(None, "new", "prefix", 5).test_iter) == [5]

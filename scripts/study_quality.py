@@ -11,6 +11,7 @@ data.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from dataclasses import replace
@@ -153,16 +154,21 @@ def by_images(
                 f"| {number} | {target} | {r['macs']['paper']:.4f} | {r['macs']['exact']:.4f} | {counts.correct / counts.images:.4f} | "
                 f"{r['divergence']:.4f} | {r['decomposition']} |", flush=True,
             )  # fmt: skip
-    curves = {
-        f"{t} of the MACs": ([r["images"] for r in rows if r["target"] == t], [100 * r["correct"] / r["of"] for r in rows if r["target"] == t])
-        for t in targets
-    }  # fmt: skip
+    return rows
+
+
+def plot(out: Path) -> None:
+    """Accuracy over images, of all that ``images`` has written in the folder."""
+    rows = [row for path in sorted(out.glob("images-*.json")) for row in json.loads(path.read_text())["rows"]]
+    curves = {}
+    for target in sorted({r["target"] for r in rows}, reverse=True):
+        own = sorted((r["images"], 100 * r["correct"] / r["of"]) for r in rows if r["target"] == target)
+        curves[f"{target} of the MACs"] = ([x for x, _ in own], [y for _, y in own])
     figure = figures.pareto(curves, "top-1 accuracy on 1,017 test images, %", "ResNet-56, no training")
     figure.axes[0].set_xscale("log")
     figure.axes[0].set_xlabel("unlabelled training images")
-    figure.axes[0].axhline(100 * original.correct / original.images, color="grey", linewidth=0.8, linestyle="--")
-    figures.save(figure, study.out / "accuracy_by_images.svg")
-    return rows
+    figure.axes[0].axhline(100 * rows[0]["original"] / rows[0]["of"], color="grey", linewidth=0.8, linestyle="--")
+    figures.save(figure, out / "accuracy_by_images.svg")
 
 
 def finetuned(
@@ -233,6 +239,7 @@ def main() -> int:
                     study, numbers, args.metrics_on, args.refine, args.recalibrate, targets or list(TARGETS)
                 )
                 write_json(args.out / f"images-{args.numbers}.json", {"rows": rows})
+                plot(args.out)
     except EncError as exc:
         print(f"study_quality: {exc}", file=sys.stderr)
         return exc.exit_status

@@ -7,11 +7,37 @@ and what to do.
 
 from __future__ import annotations
 
+#: Characters of a line at most: names in files from strangers can be as long as the file.
+LONGEST = 2000
+
 
 class EncError(Exception):
-    """Base of all errors that a user can cause or meet; exit status 1."""
+    """Base of all errors that a user can cause or meet; exit status 1.
+
+    Names and values in a message come from files: what a terminal would not show as it is (line ends, escape sequences, halves
+    of characters) is written as escapes, and a line that is too long is cut in its middle.
+
+    Parameters
+    ----------
+    lines : str
+        The message; where it needs several lines, one argument each, three at most.
+    """
 
     exit_status = 1
+
+    def __init__(self, *lines: object) -> None:
+        super().__init__(*(_shown(str(line)) for line in lines))
+
+    def __str__(self) -> str:
+        return "\n".join(self.args)
+
+
+def _shown(text: str) -> str:
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    if len(text) > LONGEST:
+        text = f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
+    return text
 
 
 class UsageError(EncError):

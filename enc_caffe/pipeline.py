@@ -235,7 +235,7 @@ def emit(
     with atomic_folder(Path(out), force) as folder:
         write_compressed(folder / "compressed.caffemodel", model, network, plan.ranks, schemes, progress, blobs)
         train_val, untrained = train_val_or_same(compressed, described, train_lmdb, test_lmdb)
-        header = _header(plan) + leading_comments(loaded.path)
+        header = plan_header(plan) + leading_comments(loaded.path)
         train_val_text = verbatim_text(loaded.without_flags(train_val), header)
         (folder / "train_val.prototxt").write_text(train_val_text, encoding="utf-8")
         deploy = deploy_net(compressed, described)
@@ -256,14 +256,18 @@ def emit(
     )
 
 
-def _header(plan: RankPlan) -> str:
+def plan_header(plan: RankPlan) -> str:
+    """How a plan came to be, as a comment of one line: what a ranks file says must not become a part of the network."""
     about = plan.about
     if "method" not in about:
         return ""
-    return (
-        f"# Compressed by enc-caffe: method {about.get('method')}, metric {about.get('metric')}, "
-        f"MACs {about.get('flops_ratio', float('nan')):.4f} of the original ({about.get('convention')} convention).\n"
+    ratio = about.get("flops_ratio")
+    ratio = ratio if isinstance(ratio, (int, float)) and 0 <= ratio <= 1e6 else math.nan
+    words = (
+        f"Compressed by enc-caffe: method {about.get('method')}, metric {about.get('metric')}, "
+        f"MACs {ratio:.4f} of the original ({about.get('convention')} convention)."
     )
+    return "# " + "".join(c if c.isprintable() else " " for c in words) + "\n"
 
 
 def _test_iterations(train_val: Any, test_lmdb: Optional[Path]) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Mapping, Optional
 
 from enc_caffe.errors import PlanError
-from enc_caffe.jsonfile import read_json, write_json
+from enc_caffe.jsonfile import check_finite, read_json, write_json
 from enc_caffe.network import Network
 
 FORMAT = "enc-caffe-ranks/1"
@@ -38,7 +38,8 @@ class RankPlan:
         Raises
         ------
         PlanError
-            For a layer that does not exist or cannot be decomposed, and a rank below 1 or above r_max.
+            For a layer that does not exist or cannot be decomposed, a scheme that is not for its type, and a rank below 1 or
+            above r_max.
         """
         for name, rank in self.ranks.items():
             if name not in network:
@@ -46,6 +47,9 @@ class RankPlan:
             if name not in max_ranks:
                 reason = network[name].keep_reason or f"type {network[name].type} is never decomposed"
                 raise PlanError(f"{source}: layer '{name}' cannot be decomposed: {reason}")
+            scheme, connected = self.schemes.get(name, ""), network[name].inner_product is not None
+            if scheme and (scheme == "inner_product") != connected:
+                raise PlanError(f"{source}: layer '{name}' ({network[name].type}) cannot have scheme '{scheme}'")
             if not 1 <= rank <= max_ranks[name]:
                 raise PlanError(f"{source}: layer '{name}' has rank {rank}; 1 to r_max = {max_ranks[name]} is allowed")
 
@@ -63,6 +67,8 @@ def read_plan(path: Path) -> RankPlan:
     if not isinstance(schemes, dict) or not all(isinstance(v, str) for v in schemes.values()):
         raise PlanError(f"{path}: field 'schemes' must be an object of layer: scheme name")
     about = {k: v for k, v in data.items() if k not in ("format", "network", "ranks", "schemes")}
+    for name, value in about.items():
+        check_finite(value, f"{path}: field '{name}'", PlanError)
     return RankPlan(str(data.get("network", "")), ranks, schemes, about)
 
 

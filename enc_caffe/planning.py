@@ -23,6 +23,8 @@ from enc_caffe.search.refine import Refined
 
 #: Accuracy of a whole plan, all its ranks by layer.
 PlanAccuracy = Callable[[Mapping[str, int]], float]
+#: Logarithm of the largest objective that is written: measured accuracies above the baseline make products without end.
+MOST = 700.0
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ def _plan(table: MetricsTable, problem: SearchProblem, result: SearchResult, sec
     about = plan_about(
         options.method, options.metric, methods.solver_name(problem), problem.ratio("macs", result.ranks),
         problem.ratio("parameters", result.ranks), options.convention, "the layers that the metrics list",
-        math.exp(result.log_objective), result.proven_optimal, seconds,
+        math.exp(min(result.log_objective, MOST)), result.proven_optimal, seconds,
     )  # fmt: skip
     about.update(
         preset=options.preset,

@@ -38,15 +38,21 @@ def read_run(folder: Path) -> Run:
     Raises
     ------
     UsageError
-        If it holds nothing that a report is made of.
+        If it holds nothing that a report is made of, or a file that does not fit.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder")
     readers: tuple[Callable[[Path], Run], ...] = (_experiment, _times, _compression, _training_only, _metrics_only)
     for name, reader in zip(KNOWN, readers):
-        if (folder / name).is_file():
+        if not (folder / name).is_file():
+            continue
+        try:
             return reader(folder)
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as exc:
+            raise UsageError(
+                f"{folder}: a JSON file has a field of another kind than is written there ({exc!r})"
+            ) from None
     raise UsageError(f"{folder}: holds none of {', '.join(KNOWN)}; name a folder that compress, finetune or make wrote")
 
 

@@ -17,12 +17,27 @@ Shape = tuple[int, ...]
 UNKNOWN: Shape = (-1,)
 #: Values that a blob may have at most (``Blob::Reshape`` of Caffe counts with int).
 MAX_COUNT = 2**31 - 1
+#: Axes that a blob may have at most (``kMaxBlobAxes`` of Caffe).
+MAX_AXES = 32
 Rule = Callable[[Any, "list[Shape]"], "list[Shape]"]
 
 
 def count(shape: Shape) -> int:
     """Number of elements of a blob; an empty shape is a scalar."""
     return math.prod(shape)
+
+
+def _dims(shape: Any) -> Shape:
+    """A BlobShape; of its values others than Caffe's limits are checked by the caller, but their product must be small."""
+    if len(shape.dim) > MAX_AXES:
+        raise NetworkError(f"a shape has {len(shape.dim)} axes; Caffe takes at most {MAX_AXES}")
+    return tuple(int(d) for d in shape.dim)
+
+
+def _outputs(number: int) -> int:
+    if number < 1:
+        raise NetworkError(f"num_output is {number}; 1 or more is needed")
+    return int(number)
 
 
 def spatial_pair(param: Any, name: str, default: int) -> tuple[int, int]:
@@ -95,7 +110,7 @@ def _convolution_nd(layer: Any, bottoms: list[Shape]) -> list[Shape]:
             out = [conv_output(s, k, st, p, d) for s, k, st, p, d in each]
         if out and min(out) < 1:
             raise NetworkError(f"kernel {lists[0]} with pad {lists[2]} does not fit into {sizes}")
-        tops.append((*bottom[:axis], int(param.num_output), *out))
+        tops.append((*bottom[:axis], _outputs(param.num_output), *out))
     return tops
 
 
@@ -139,7 +154,7 @@ def _deconvolution(layer: Any, bottoms: list[Shape]) -> list[Shape]:
             st * (s - 1) + d * (k - 1) + 1 - 2 * p
             for s, k, st, p, d in zip((height, width), kernel, stride, pad, dilation)
         ]
-        tops.append((n, int(param.num_output), *out))
+        tops.append((n, _outputs(param.num_output), *out))
     return tops
 
 
@@ -171,7 +186,7 @@ def _pooling(layer: Any, bottoms: list[Shape]) -> list[Shape]:
 def _inner_product(layer: Any, bottoms: list[Shape]) -> list[Shape]:
     param = layer.inner_product_param
     axis = canonical_axis(param.axis, bottoms[0])
-    return [bottoms[0][:axis] + (int(param.num_output),)]
+    return [bottoms[0][:axis] + (_outputs(param.num_output),)]
 
 
 def canonical_axis(axis: int, shape: Shape) -> int:
@@ -186,6 +201,8 @@ def _same(layer: Any, bottoms: list[Shape]) -> list[Shape]:
 
 
 def _scalars(layer: Any, bottoms: list[Shape]) -> list[Shape]:
+    if not bottoms:
+        raise NetworkError("a loss of no bottom")
     return [()] * len(layer.top)
 
 
@@ -244,7 +261,7 @@ def _reshape(layer: Any, bottoms: list[Shape]) -> list[Shape]:
     param, shape = layer.reshape_param, bottoms[0]
     first = param.axis if param.axis >= 0 else len(shape) + param.axis + 1
     last = len(shape) if param.num_axes == -1 else first + param.num_axes
-    middle = [shape[first + i] if d == 0 else int(d) for i, d in enumerate(param.shape.dim)]
+    middle = [shape[first + i] if d == 0 else d for i, d in enumerate(_dims(param.shape))]
     if -1 in middle:
         known = math.prod(d for d in middle if d != -1)
         total = count(shape[first:last])
@@ -276,7 +293,7 @@ def _crop(layer: Any, bottoms: list[Shape]) -> list[Shape]:
 
 
 def _embed(layer: Any, bottoms: list[Shape]) -> list[Shape]:
-    return [bottoms[0] + (int(layer.embed_param.num_output),)]
+    return [bottoms[0] + (_outputs(layer.embed_param.num_output),)]
 
 
 def _batch_reindex(layer: Any, bottoms: list[Shape]) -> list[Shape]:
@@ -284,7 +301,7 @@ def _batch_reindex(layer: Any, bottoms: list[Shape]) -> list[Shape]:
 
 
 def _input(layer: Any, bottoms: list[Shape]) -> list[Shape]:
-    shapes = [tuple(int(d) for d in s.dim) for s in layer.input_param.shape]
+    shapes = [_dims(s) for s in layer.input_param.shape]
     if len(shapes) == 1:
         shapes = shapes * len(layer.top)
     if len(shapes) != len(layer.top):
@@ -294,7 +311,7 @@ def _input(layer: Any, bottoms: list[Shape]) -> list[Shape]:
 
 def _dummy(layer: Any, bottoms: list[Shape]) -> list[Shape]:
     param = layer.dummy_data_param
-    shapes = [tuple(int(d) for d in s.dim) for s in param.shape]
+    shapes = [_dims(s) for s in param.shape]
     if not shapes:
         shapes = [tuple(int(v) for v in d) for d in zip(param.num, param.channels, param.height, param.width)]
     return shapes * len(layer.top) if len(shapes) == 1 else shapes
@@ -325,7 +342,7 @@ def _recurrent(layer: Any, bottoms: list[Shape]) -> list[Shape]:
 
 
 def _parameter(layer: Any, bottoms: list[Shape]) -> list[Shape]:
-    return [tuple(int(d) for d in layer.parameter_param.shape.dim)]
+    return [_dims(layer.parameter_param.shape)]
 
 
 def _not_known(layer: Any, bottoms: list[Shape]) -> list[Shape]:

@@ -54,22 +54,22 @@ class StoredLayer:
 def _blob(data: Buffer, start: int, end: int) -> StoredBlob:
     legacy: dict[int, int] = {}
     shape: Optional[tuple[int, ...]] = None
-    spans: list[tuple[int, int]] = []
-    double = False
+    singles: list[tuple[int, int]] = []
+    doubles: list[tuple[int, int]] = []
     for number, wire, a, b in fields(data, start, end):
         if number in _BLOB_LEGACY and wire == 0:
             legacy[number] = a
         elif number == _BLOB_SHAPE and wire == 2:
             shape = tuple(_dims(data, a, b))
-        elif number in (_BLOB_DATA, _BLOB_DOUBLE) and b > a:
-            double = double or number == _BLOB_DOUBLE
-            if spans and spans[-1][1] == a:
-                spans[-1] = (spans[-1][0], b)
-            else:
-                spans.append((a, b))
+        elif number in (_BLOB_DATA, _BLOB_DOUBLE) and wire != 0 and b > a:
+            size = 8 if number == _BLOB_DOUBLE else 4
+            if (b - a) % size:
+                raise WeightsError(f"a blob has {b - a} bytes of values of {size} bytes each")
+            (doubles if number == _BLOB_DOUBLE else singles).append((a, b))
     if shape is None:
         shape = tuple(legacy.get(n, 0) for n in _BLOB_LEGACY) if legacy else ()
-    blob = StoredBlob(shape, tuple(spans), double)
+    # Of a blob with both, Caffe takes the doubles.
+    blob = StoredBlob(shape, tuple(doubles or singles), bool(doubles))
     if len(shape) > MAX_AXES:
         raise WeightsError(f"a blob has {len(shape)} axes; Caffe takes at most {MAX_AXES}")
     expected = int(np.prod(shape, dtype=object)) if shape else 1
@@ -163,7 +163,8 @@ class CaffeModel:
         dtype = "<f8" if blob.double else "<f4"
         parts = [np.frombuffer(self._data, dtype, (b - a) // np.dtype(dtype).itemsize, a) for a, b in blob.spans]
         flat = parts[0] if len(parts) == 1 else np.concatenate(parts) if parts else np.zeros(0, np.float32)
-        return flat.astype(np.float32, copy=False).reshape(blob.shape)
+        # A blob that was never filled has neither values nor a shape.
+        return flat.astype(np.float32, copy=False).reshape(blob.shape if blob.shape or flat.size else (0,))
 
     def record(self, layer: StoredLayer) -> Union[bytes, memoryview]:
         """A layer's LayerParameter bytes, unchanged and not copied; of an old format, written anew with name and blobs."""

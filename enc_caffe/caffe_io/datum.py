@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from dataclasses import dataclass
@@ -14,6 +15,12 @@ import numpy as np
 from enc_caffe.caffe_io.proto import caffe_pb2
 from enc_caffe.errors import DatasetError, UsageError
 from enc_caffe.output import atomic_folder
+
+#: Pixels of an encoded image at most (8192 x 4096): a few hundred bytes can claim 2^30 of them. OpenCV reads the variable when
+#: it is loaded, which somebody else may have done before.
+MAX_PIXELS = 2**25
+PNG = b"\x89PNG\r\n\x1a\n"
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))
 
 
 @dataclass(frozen=True)
@@ -38,18 +45,40 @@ def decode(raw: bytes, force_color: Optional[bool] = None) -> tuple[np.ndarray, 
     if datum.encoded:
         import cv2
 
+        _check_png(datum.data)
         flag = (
             cv2.IMREAD_UNCHANGED if force_color is None else (cv2.IMREAD_COLOR if force_color else cv2.IMREAD_GRAYSCALE)
         )
-        image = cv2.imdecode(np.frombuffer(datum.data, np.uint8), flag)
+        try:
+            image = cv2.imdecode(np.frombuffer(datum.data, np.uint8), flag) if datum.data else None
+        except cv2.error as exc:
+            last = (str(exc).strip().splitlines() or [""])[-1]
+            raise DatasetError(f"an encoded datum of {len(datum.data)} bytes is refused by OpenCV ({last})") from None
         if image is None:
             raise DatasetError("an encoded datum holds no image that OpenCV can decode")
+        if image.dtype != np.uint8 or not image.size:
+            raise DatasetError(
+                f"an encoded datum holds {image.dtype} pixels of shape {image.shape}; Caffe takes 8 bits a channel"
+            )
         return (image[None] if image.ndim == 2 else image.transpose(2, 0, 1)), int(datum.label)
     shape = (datum.channels, datum.height, datum.width)
     pixels = np.frombuffer(datum.data, np.uint8) if datum.data else np.array(datum.float_data, np.float32)
-    if pixels.size != int(np.prod(shape)) or pixels.size == 0:
+    if min(shape) < 1 or pixels.size != math.prod(shape):
         raise DatasetError(f"a datum of shape {shape} holds {pixels.size} values")
     return pixels.reshape(shape), int(datum.label)
+
+
+def _check_png(data: bytes) -> None:
+    """OpenCV makes room for what a PNG claims, 2^30 pixels or a chunk of 2 GiB, before it looks for it."""
+    at = len(PNG)
+    width, height = (int.from_bytes(data[i : i + 4], "big") for i in (at + 8, at + 12))
+    if data.startswith(PNG) and width * height > MAX_PIXELS:
+        raise DatasetError(f"an encoded datum is a PNG of {width} x {height} pixels; {MAX_PIXELS} in all are allowed")
+    while data.startswith(PNG) and at + 8 <= len(data):
+        size = int.from_bytes(data[at : at + 4], "big")
+        at += 12 + size
+        if at > len(data):
+            raise DatasetError(f"an encoded datum is a PNG with a chunk of {size} bytes, but has {len(data)} in all")
 
 
 class ImageLmdb:
@@ -63,10 +92,19 @@ class ImageLmdb:
         try:
             self._env = lmdb.open(str(path), readonly=True, lock=False, readahead=False, max_readers=512)
             self.count = self._env.stat()["entries"]
+            self._check_length()
         except lmdb.Error as exc:
             raise DatasetError(f"{path}: cannot be opened as an LMDB ({exc})") from None
         if self.count == 0:
             raise DatasetError(f"{path}: the LMDB is empty")
+
+    def _check_length(self) -> None:
+        # LMDB maps the file: what lies beyond its end would kill the process. Of a whole one the last pages may be missing, if
+        # they were given back in the transaction that took them.
+        needed = (self._env.info()["last_pgno"] + 1) * self._env.stat()["psize"]
+        there = (self.path / "data.mdb").stat().st_size
+        if there < 0.75 * needed:
+            raise DatasetError(f"{self.path}: data.mdb has {there} bytes of {needed}; it was cut off, copy it again")
 
     def __len__(self) -> int:
         return int(self.count)
@@ -121,7 +159,10 @@ class ImageLmdb:
             for i in range(min(number, self.count)):
                 if numbered and not cursor.set_range(f"{i * step:0{digits}d}".encode()):
                     break
-                datum.ParseFromString(cursor.value())
+                try:
+                    datum.ParseFromString(cursor.value())
+                except Exception as exc:
+                    raise DatasetError(f"{self.path}: key {bytes(cursor.key())!r} is no Caffe datum ({exc})") from None
                 found.append(int(datum.label) if datum.HasField("label") else -1)
                 if not numbered and not cursor.next():
                     break
@@ -144,7 +185,10 @@ def write_lmdb(path: Path, records: Iterable[tuple[bytes, bytes]], force: bool =
     """Write keys and serialised datums as an LMDB folder, whole or not at all; returns their number."""
     number = 0
     with atomic_folder(Path(path), force) as work:
-        env = lmdb.open(str(work), map_size=1 << 30)
+        try:
+            env = lmdb.open(str(work), map_size=1 << 30)
+        except lmdb.Error as exc:
+            raise DatasetError(f"{path}: cannot be written ({exc})") from None
         batch: list[tuple[bytes, bytes]] = []
         for record in records:
             batch.append(record)

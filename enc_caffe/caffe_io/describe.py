@@ -203,6 +203,8 @@ def describe(
         if param.name in names and not {param.type, names[param.name]} <= WEIGHTLESS:
             raise PrototxtError(f"{where} stands twice in the TEST phase; names must be unique to find weights by")
         names[param.name] = param.type
+        if not param.top and (reads_data(param) or param.type in ("Input", "Convolution", "InnerProduct")):
+            raise NetworkError(f"{where} ({param.type}): has no top; name the blob that it makes")
         for bottom in param.bottom:
             if bottom not in shapes:
                 later = next((q.name for q in params[i:] if bottom in q.top), None)

@@ -106,5 +106,15 @@ def _blob(model: CaffeModel, name: str, index: int) -> np.ndarray:
 
 def can_fold(model: CaffeModel, followers: Mapping[str, Follower]) -> bool:
     """Whether the caffemodel holds all that is folded."""
-    names = [n for f in followers.values() for n in (f.batch_norm, f.scale) if n is not None]
-    return all(n in model.layers and model.layers[n].blobs for n in names)
+    return all(_fits(model, name, follower) for name, follower in followers.items())
+
+
+def _fits(model: CaffeModel, name: str, follower: Follower) -> bool:
+    # A caffemodel of another network: Caffe says what is wrong with it when it loads the plain net.
+    stored = [model.layers.get(n) for n in (name, follower.batch_norm, follower.scale) if n is not None]
+    sizes = [[b.size for b in x.blobs] if x is not None else [] for x in stored]
+    outputs = sizes[1][0] if len(sizes[1]) == 3 else 0
+    if not outputs or sizes[1] != [outputs, outputs, 1] or not sizes[0]:
+        return False
+    scale = sizes[2] if len(sizes) > 2 else [outputs]
+    return bool(scale) and sizes[0][0] % outputs == 0 and {*sizes[0][1:], *scale} == {outputs}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import tempfile
@@ -16,7 +17,10 @@ from enc_caffe.errors import PrototxtError
 from enc_caffe.installation import find_caffe
 from enc_caffe.shapes import KNOWN_TYPES
 
-MAX_BYTES = 64 * 2**20
+#: The largest prototxt: that of ResNet-152 has 0.1 MiB, and a MiB takes seconds to parse.
+MAX_BYTES = 4 * 2**20
+#: Seconds that the upgrade of an old prototxt may take; it takes a few hundredths.
+UPGRADE = 120
 
 
 def _read_text(path: Path) -> str:
@@ -123,7 +127,14 @@ def _upgrade(path: Path, net: Any) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "upgraded.prototxt"
         tool = find_caffe().tool("upgrade_net_proto_text")
-        done = subprocess.run([str(tool), str(path), str(out)], stderr=subprocess.PIPE, check=False)
+        try:
+            # Without this the tool leaves three log files for every call where temporary files go.
+            done = subprocess.run(
+                [str(tool), str(path), str(out)], env={**os.environ, "GLOG_logtostderr": "1"}, stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE, check=False, timeout=UPGRADE,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            raise PrototxtError(f"{path}: Caffe does not end upgrading this old format within {UPGRADE} s") from None
         if not out.is_file():
             last = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["no message"]
             raise PrototxtError(f"{path}: Caffe cannot upgrade this old format: {last[0]}")

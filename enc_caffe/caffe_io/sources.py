@@ -100,16 +100,23 @@ def from_folder(folder: Path, resize: Optional[Sequence[int]], gray: bool, seed:
 def part_of(lmdb: Path, fraction: Optional[float], images: Optional[int], seed: int = 0) -> tuple[int, Records]:
     """A stratified part of an LMDB, datums unchanged (raw or encoded)."""
     source = ImageLmdb(Path(lmdb))
-    labels = source.labels()
+    try:
+        labels = source.labels()
+    finally:
+        source.close()
     if fraction is not None and not 0 < fraction <= 1:
         raise UsageError(f"--fraction {fraction}: a part in (0, 1] is needed")
     number = images if images is not None else max(1, round(len(labels) * float(fraction or 0)))
     wanted = set(stratified(labels, number, seed).tolist())
 
     def records() -> Records:
-        for i, record in enumerate(source.raw()):
-            if i in wanted:
-                yield record
-        source.close()
+        # LMDB opens a folder once in a process: not before somebody reads, and closed however that ends.
+        source = ImageLmdb(Path(lmdb))
+        try:
+            for i, record in enumerate(source.raw()):
+                if i in wanted:
+                    yield record
+        finally:
+            source.close()
 
     return number, records()

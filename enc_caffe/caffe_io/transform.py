@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
@@ -11,6 +12,9 @@ import numpy as np
 from enc_caffe.caffe_io.describe import data_layers
 from enc_caffe.caffe_io.proto import caffe_pb2
 from enc_caffe.errors import DatasetError, PrototxtError
+
+#: The largest mean image: 256 MiB hold 3 x 4700 x 4700 values.
+MAX_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True)
@@ -60,15 +64,26 @@ def read_mean(path: Path) -> np.ndarray:
     """Mean image (C, H, W) of a binaryproto file, as ``compute_image_mean`` writes it."""
     blob = caffe_pb2().BlobProto()
     try:
+        # A prototxt names this path: a device would be read for ever.
+        if not Path(path).is_file() and Path(path).exists():
+            raise DatasetError(f"mean_file {path}: is no file")
+        if Path(path).stat().st_size > MAX_BYTES:
+            raise DatasetError(
+                f"mean_file {path}: {Path(path).stat().st_size} bytes; a mean image has {MAX_BYTES} at most"
+            )
         blob.ParseFromString(Path(path).read_bytes())
-    except OSError as exc:
-        raise DatasetError(f"mean_file {path}: cannot be read ({exc.strerror})") from None
+    except DatasetError:
+        raise
+    except (OSError, ValueError) as exc:
+        raise DatasetError(f"mean_file {path}: cannot be read ({getattr(exc, 'strerror', None) or exc})") from None
     except Exception as exc:  # protobuf's DecodeError has moved between modules
         raise DatasetError(f"mean_file {path}: is no binaryproto ({exc})") from None
     shape = tuple(blob.shape.dim) or (blob.num, blob.channels, blob.height, blob.width)
     data = np.array(blob.data, np.float32)
-    if data.size == 0 or data.size != int(np.prod(shape)):
-        raise DatasetError(f"mean_file {path}: holds {data.size} values for shape {shape}")
+    if min(shape) < 1 or data.size != math.prod(shape) or data.size != math.prod(shape[-3:]) or len(shape) < 3:
+        raise DatasetError(
+            f"mean_file {path}: holds {data.size} values for shape {shape}; one image (C, H, W) is needed"
+        )
     return data.reshape(shape[-3:])
 
 

@@ -16,7 +16,10 @@ from enc_caffe.caffe_io.wire import fields, message
 #: The last field number that protobuf has; Caffe and its forks count from 1.
 _FIELD = 2**29 - 1
 _DIGEST = 32
-_TOKEN = re.compile(r"""#[^\n]*|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'|[{}<>\[\]]|[A-Za-z_][\w.]*|\s+|.""", re.DOTALL)
+#: A string without an end takes the rest of its line: looking for the end again from every quote would take for ever.
+_TOKEN = re.compile(
+    r"""#[^\n]*|"(?:\\.|[^"\\\n])*"?|'(?:\\.|[^'\\\n])*'?|[{}<>\[\]]|[A-Za-z_][\w.]*|\s+|.""", re.DOTALL
+)
 
 #: A comment behind what a line ends with.
 _BEHIND = re.compile(r"[ \t]*#[^\n]*")
@@ -38,7 +41,7 @@ def split_layers(text: str) -> tuple[str, list[Block], str]:
     """
     blocks: list[Block] = []
     rest: list[str] = []
-    depth, pending, start, body, done = 0, False, 0, 0, 0
+    depth, pending, start, body, done, line, counted = 0, False, 0, 0, 0, 0, 0
     for token in _TOKEN.finditer(text):
         word = token.group()
         if word[0] in "#\"'" or word.isspace():
@@ -54,7 +57,7 @@ def split_layers(text: str) -> tuple[str, list[Block], str]:
             if depth == 0 and pending:
                 begin, after = _with_comments(text, done, start), _BEHIND.match(text, token.end())
                 end = after.end() if after else token.end()
-                line, whole = text.count("\n", 0, body), text[begin:end]
+                line, counted, whole = line + text.count("\n", counted, body), body, text[begin:end]
                 blocks.append(Block(whole.strip("\n"), text[body : token.start()], line))
                 # Line numbers of what is left stay what they were.
                 rest += [text[done:begin], "\n" * whole.count("\n")]

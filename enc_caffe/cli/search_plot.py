@@ -35,7 +35,10 @@ def run(args: argparse.Namespace) -> None:
     check_parent(args.out)
     sweeps = [_sweep(path) for path in args.files]
     if all(s is not None for s in sweeps):
-        figure = _pareto([s for s in sweeps if s is not None], args.files)
+        try:
+            figure = _pareto([s for s in sweeps if s is not None], args.files)
+        except (KeyError, TypeError, ValueError, AttributeError) as exc:
+            raise PlanError(f"{args.files[0]}: a field of a sweep is missing or of another kind ({exc!r})") from None
     elif len(args.files) == 1:
         figure = _bounds(args)
     else:

@@ -22,10 +22,10 @@ from enc_caffe.measurement import Workers
 SUBSET = "cifar10_subset.npz"
 #: Zero pixels around training images that are cropped at random (CIFAR-10's usual augmentation, and the published solver's).
 PAD = 4
-MAKE_LMDBS = """  convert_imageset --resize_height=256 --resize_width=256 --shuffle TRAIN/ train.txt imagenet_train_lmdb   # 1,281,167 images, 252 GB
-  convert_imageset --resize_height=256 --resize_width=256 VAL/ val.txt imagenet_val_lmdb                   # 50,000 images, 10 GB"""
-IMAGENET = f"""ImageNet must be your own (ILSVRC-2012; train.txt and val.txt: lines of FILE LABEL, labels 0 to 999). Make its LMDBs by
-{MAKE_LMDBS}
+RESIZED = "convert_imageset --resize_height=256 --resize_width=256"
+IMAGENET = """ImageNet must be your own (ILSVRC-2012; train.txt and val.txt: lines of FILE LABEL, labels 0 to 999). Make its LMDBs by
+  convert_imageset --resize_height=256 --resize_width=256 --shuffle TRAIN/ train.txt imagenet_train_lmdb   # 1,281,167 images, 252 GB
+  convert_imageset --resize_height=256 --resize_width=256 VAL/ val.txt imagenet_val_lmdb                   # 50,000 images, 10 GB
   and name them: IMAGENET_LMDB=imagenet_train_lmdb TEST_LMDB=imagenet_val_lmdb. The prototxts subtract the mean
   colour 104, 117, 123 (B, G, R): no mean file is needed."""
 
@@ -100,8 +100,9 @@ def check_given(x: Experiment, choices: Choices) -> None:
     """
     if x.data == "imagenet" and (choices.train_lmdb is None or choices.test_lmdb is None):
         raise UsageError(
-            f"{x.name}: give METRICS=FILE to search only, or your own ILSVRC-2012 as IMAGENET_LMDB= and TEST_LMDB= (labels 0 to 999):\n"
-            f"{MAKE_LMDBS}"
+            f"{x.name}: give METRICS=FILE to search only, or IMAGENET_LMDB= and TEST_LMDB= of your own ImageNet (labels 0 to 999):",
+            f"  {RESIZED} --shuffle TRAIN/ train.txt imagenet_train_lmdb",
+            f"  {RESIZED} VAL/ val.txt imagenet_val_lmdb",
         )
     if choices.weights is None and not x.weights:
         raise UsageError(f"{x.name}: its settings name no weights; give WEIGHTS=FILE.caffemodel")

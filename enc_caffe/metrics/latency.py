@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Mapping
@@ -10,9 +9,11 @@ from typing import Any, Mapping
 import numpy as np
 
 from enc_caffe.errors import MetricsError
-from enc_caffe.jsonfile import read_json, write_json
+from enc_caffe.jsonfile import check_finite, read_json, whole, write_json
 
 FORMAT = "enc-caffe-latency/1"
+#: Nanoseconds of a layer at most: ten days; a network's sum stays within 64 bits.
+LONGEST = 10**15
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,8 @@ def read_latency(path: Path) -> LatencyTable:
         where = f"{path}: layer '{entry.get('name', i) if isinstance(entry, dict) else i}'"
         try:
             layer = LayerLatency(
-                str(entry["name"]), int(entry["max_rank"]), int(entry["whole_ns"]),
-                tuple(int(r) for r in entry["ranks"]), tuple(int(v) for v in entry["ns"]),
+                str(entry["name"]), whole(entry["max_rank"]), whole(entry["whole_ns"], 0, LONGEST),
+                tuple(whole(r, 0) for r in entry["ranks"]), tuple(whole(v, 0, LONGEST) for v in entry["ns"]),
             )  # fmt: skip
         except KeyError as exc:
             raise MetricsError(f"{where}: field {exc} is missing") from None
@@ -79,8 +80,10 @@ def read_latency(path: Path) -> LatencyTable:
             raise MetricsError(f"{where}: {len(layer.ranks)} ranks, but {len(layer.nanoseconds)} ns")
         if any(a >= b for a, b in zip(layer.ranks, layer.ranks[1:])) or not 1 <= layer.ranks[0] <= layer.ranks[-1] <= layer.max_rank:  # fmt: skip
             raise MetricsError(f"{where}: field 'ranks' must increase within 1 to max_rank {layer.max_rank}")
-        if min(layer.whole, *layer.nanoseconds) <= 0 or not math.isfinite(sum(layer.nanoseconds)):
+        if min(layer.whole, *layer.nanoseconds) <= 0:
             raise MetricsError(f"{where}: fields 'ns' and 'whole_ns' must be above 0")
         layers.append(layer)
     about = {k: v for k, v in data.items() if k not in ("format", "network", "layers")}
+    for key, value in about.items():
+        check_finite(value, f"{path}: field '{key}'", MetricsError)
     return LatencyTable(str(data.get("network", "")), tuple(layers), about)

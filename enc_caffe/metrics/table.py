@@ -11,13 +11,19 @@ import numpy as np
 
 from enc_caffe.decomposition import scheme_for
 from enc_caffe.errors import MetricsError, PlanError
-from enc_caffe.jsonfile import read_json, write_json
+from enc_caffe.jsonfile import check_finite, read_json, whole, write_json
 from enc_caffe.metrics.curves import metric_at_every_rank, surrogate_at_every_rank
 from enc_caffe.metrics.pca import pca_energy
 from enc_caffe.metrics.vbmf import estimate
 from enc_caffe.network import Convolution, InnerProduct, Layer
+from enc_caffe.shapes import MAX_COUNT
 
 FORMAT = "enc-caffe-metrics/1"
+
+#: Weights are single precision and scores sums of them: numbers beyond this are no measurement, and their squares overflow.
+LARGEST = 1e60
+#: MACs of all layers together: beyond it sums are no longer exact in double precision.
+MAX_MACS = 2**53
 
 
 @dataclass(frozen=True)
@@ -126,16 +132,16 @@ class MetricsTable:
     extra: tuple[tuple[str, Any], ...] = ()
 
 
-def _pair(value: Any, default: Any = None) -> tuple[int, int]:
+def _pair(value: Any, default: Any = None, low: int = 1) -> tuple[int, int]:
     value = default if value is None else value
     first, second = value
-    return int(first), int(second)
+    return whole(first, low), whole(second, low)
 
 
 def _layer_from(entry: dict[str, Any]) -> Layer:
     """Rebuild a layer's description; without an ``input`` key "same" padding is assumed (input = output x stride)."""
     name, kind = str(entry["name"]), str(entry["type"])
-    inputs, outputs = int(entry["in_channels"]), int(entry["out_channels"])
+    inputs, outputs = whole(entry["in_channels"]), whole(entry["out_channels"])
     if kind == "InnerProduct":
         return Layer(
             name,
@@ -151,9 +157,9 @@ def _layer_from(entry: dict[str, Any]) -> Layer:
         outputs,
         _pair(entry["kernel"]),
         stride,
-        _pair(entry.get("pad"), (0, 0)),
+        _pair(entry.get("pad"), (0, 0), 0),
         _pair(entry.get("dilation"), (1, 1)),
-        int(entry.get("groups", 1)),
+        whole(entry.get("groups", 1)),
         bool(entry.get("bias", True)),
     )
     return Layer(
@@ -163,6 +169,21 @@ def _layer_from(entry: dict[str, Any]) -> Layer:
         top_shapes=((1, outputs, height, width),),
         convolution=conv,
     )
+
+
+def _macs(layer: Layer) -> int:
+    height, width = layer.output
+    return layer.out_channels * (layer.in_channels // layer.groups) * layer.kernel[0] * layer.kernel[1] * height * width
+
+
+def _check_size(layer: Layer) -> None:
+    inputs, outputs, groups = layer.in_channels, layer.out_channels, layer.groups
+    if inputs % groups or outputs % groups:
+        raise ValueError(f"{inputs} input and {outputs} output channels in {groups} groups")
+    weights = outputs * (inputs // groups) * layer.kernel[0] * layer.kernel[1]
+    values = max(inputs * layer.input[0] * layer.input[1], outputs * layer.output[0] * layer.output[1])
+    if max(weights, values) > MAX_COUNT:
+        raise ValueError(f"{weights} weights and blobs of {values} values, Caffe takes at most {MAX_COUNT}")
 
 
 def _metrics_from(entry: dict[str, Any], where: str) -> LayerMetrics:
@@ -182,16 +203,21 @@ def _metrics_from(entry: dict[str, Any], where: str) -> LayerMetrics:
     try:
         layer = _layer_from(entry)
         spectra = tuple(np.array(s, dtype=np.float64) for s in entry["singular_values"])
-        ranks = [int(r) for r in entry.get("sampled_ranks", [])]
+        # Which ranks there may be is said below, in words of its own.
+        ranks = [whole(r, -(2**31)) for r in entry.get("sampled_ranks", [])]
         accuracy = entry.get("sampled_accuracy", [None] * len(ranks))
         accuracy = [None if a is None else float(a) for a in accuracy]
-        max_rank = int(entry["max_rank"])
+        max_rank = whole(entry["max_rank"], -(2**31))
+        _check_size(layer)
     except (TypeError, ValueError, OverflowError) as exc:
         raise MetricsError(f"{where}: a field has the wrong type or length ({exc})") from None
     if len(ranks) != len(accuracy):
         raise MetricsError(f"{where}: {len(ranks)} sampled_ranks, but {len(accuracy)} sampled_accuracy")
     if any(a is not None and not np.isfinite(a) for a in accuracy):
         raise MetricsError(f"{where}: field 'sampled_accuracy' holds NaN or infinity")
+    # Some files hold accuracies over the original's, which can be a little above 1.
+    if any(a is not None and not 0 <= a <= 100 for a in accuracy):
+        raise MetricsError(f"{where}: field 'sampled_accuracy' holds a value outside of 0 to 100")
     series = {
         k: v for k, v in entry.items() if k.startswith("sampled_") and k not in ("sampled_ranks", "sampled_accuracy")
     }
@@ -200,21 +226,28 @@ def _metrics_from(entry: dict[str, Any], where: str) -> LayerMetrics:
             raise MetricsError(
                 f"{where}: field '{key}' must be a list of {len(ranks)} values, one for each sampled rank"
             )
-        if any(v is not None and not (isinstance(v, (int, float)) and np.isfinite(v)) for v in values):
+        if any(v is not None and not (isinstance(v, (int, float)) and abs(v) <= LARGEST) for v in values):
             raise MetricsError(f"{where}: field '{key}' holds something that is not a finite number")
     for spectrum in spectra:
         if spectrum.ndim != 1 or not spectrum.size or not np.all(np.isfinite(spectrum)) or np.any(spectrum < 0):
             raise MetricsError(f"{where}: field 'singular_values' must hold finite values of 0 or more")
+        if spectrum.max() > LARGEST:
+            raise MetricsError(
+                f"{where}: field 'singular_values' holds {spectrum.max():g}; weights are single precision"
+            )
         if np.any(np.diff(spectrum) > 1e-6 * max(spectrum[0], 1e-30)):
             raise MetricsError(f"{where}: field 'singular_values' must decrease")
         if len(spectrum) < max_rank:
             raise MetricsError(f"{where}: {len(spectrum)} singular_values, but max_rank is {max_rank}")
     if not spectra or max_rank < 1:
         raise MetricsError(f"{where}: max_rank {max_rank} and {len(spectra)} spectra; at least 1 of each is needed")
+    scheme = str(entry["scheme"])
     try:
-        limit = min(scheme_for(str(entry["scheme"])).matrix_shape(layer))
-    except (PlanError, ZeroDivisionError) as exc:
+        limit = min(scheme_for(scheme).matrix_shape(layer))
+    except PlanError as exc:
         raise MetricsError(f"{where}: {exc}") from None
+    if (scheme == "inner_product") != (layer.inner_product is not None):
+        raise MetricsError(f"{where}: a layer of type {layer.type} cannot have scheme '{scheme}'")
     if max_rank > limit:
         raise MetricsError(f"{where}: max_rank {max_rank} is above {limit}, the smaller side of its matrix")
     merged: dict[int, int] = {}
@@ -229,7 +262,7 @@ def _metrics_from(entry: dict[str, Any], where: str) -> LayerMetrics:
     if vbmf is not None and not (isinstance(vbmf, int) and vbmf >= 0):
         raise MetricsError(f"{where}: vbmf_rank is {vbmf!r}; an integer of 0 or more is needed")
     return LayerMetrics(
-        layer, str(entry["scheme"]), max_rank, spectra, tuple(order), tuple(accuracy[merged[r]] for r in order),
+        layer, scheme, max_rank, spectra, tuple(order), tuple(accuracy[merged[r]] for r in order),
         None if vbmf is None else max(1, min(max_rank, vbmf)), tuple(extra.items()),
     )  # fmt: skip
 
@@ -245,6 +278,8 @@ def read_metrics(path: Path) -> MetricsTable:
         if not isinstance(entry, dict):
             raise MetricsError(f"{path}: layer {i} is a {type(entry).__name__}; an object is needed")
         name = entry.get("name", f"number {i}")
+        if not isinstance(name, str):
+            raise MetricsError(f"{path}: layer {i} has the name {str(name)[:80]}; a string is needed")
         if name in seen:
             raise MetricsError(f"{path}: layer '{name}' stands twice")
         seen.add(name)
@@ -252,8 +287,12 @@ def read_metrics(path: Path) -> MetricsTable:
     baseline = data.get("baseline_accuracy")
     if baseline is not None and not (isinstance(baseline, (int, float)) and 0 < baseline <= 1):
         raise MetricsError(f"{path}: baseline_accuracy is {baseline!r}; a number in (0, 1] is needed")
+    if sum(_macs(m.layer) for m in layers) > MAX_MACS:
+        raise MetricsError(f"{path}: its layers have more than {MAX_MACS} MACs, which no network has")
     known = {"format", "network", "source", "layers", "baseline_accuracy"}
     extra = tuple((k, v) for k, v in data.items() if k not in known)
+    for key, value in extra:
+        check_finite(value, f"{path}: field '{key}'", MetricsError)
     return MetricsTable(str(data.get("network", "")), str(data.get("source", "")), tuple(layers), baseline, extra)
 
 

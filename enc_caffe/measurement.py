@@ -18,7 +18,7 @@ from enc_caffe.metrics.table import LayerMetrics, MetricsTable
 from enc_caffe.pipeline import LoadedNetwork
 from enc_caffe.runtime.cluster import ClusterExecutor
 from enc_caffe.runtime.decomposer import Decomposer
-from enc_caffe.runtime.executor import CaffeExecutor, Executor
+from enc_caffe.runtime.executor import LIMIT, CaffeExecutor, Executor
 from enc_caffe.runtime.measure import ORIGINAL, Counts, Pair
 from enc_caffe.runtime.measuring import MEMORY, Subject, first_counts, layer_counts, subject
 from enc_caffe.runtime.store import ResultStore
@@ -48,11 +48,14 @@ class Workers:
         ``0,1`` or ``all``: one process for each device.
     scheduler : str
         ``tcp://host:8786``.
+    limit : float
+        Seconds without any result after which this machine's workers are taken to hang; 0 for none.
     """
 
     number: int = 1
     gpus: str = ""
     scheduler: str = ""
+    limit: float = LIMIT
 
     def executor(self) -> Any:
         """The executor, a context manager.
@@ -67,10 +70,10 @@ class Workers:
         if self.scheduler:
             return ClusterExecutor(self.scheduler)
         if self.gpus:
-            return CaffeExecutor(gpus=devices(self.gpus))
+            return CaffeExecutor(gpus=devices(self.gpus), limit=self.limit)
         if self.number < 1:
             raise UsageError(f"--workers {self.number}: 1 or more are needed")
-        return CaffeExecutor(self.number, 1 if self.number > 1 else None)
+        return CaffeExecutor(self.number, 1 if self.number > 1 else None, limit=self.limit)
 
 
 def devices(text: str) -> tuple[int, ...]:

@@ -1,15 +1,145 @@
-"""Outputs appear whole or not at all: written beside their place, then renamed."""
+"""Outputs appear whole or not at all: written beside their place, then renamed. One command at a time writes to one place."""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import fcntl
+import glob
 import os
 import shutil
+import socket
 import tempfile
+import time
 from pathlib import Path
-from typing import BinaryIO, Iterator
+from typing import BinaryIO, Iterator, Optional
 
 from enc_caffe.errors import OutputError
+
+#: Outputs that this process holds, by their lock files.
+_HELD: set[str] = set()
+#: In the names of what is not whole yet: nobody else's files are called so.
+_PART = ".enc-caffe-"
+
+
+@contextlib.contextmanager
+def claimed(path: Path) -> Iterator[None]:
+    """Hold an output file or folder for this process, and remove what a killed one left of it.
+
+    The lock is the operating system's and ends with its process, however that ends; its file lies beside the output (in a folder
+    whose parent cannot be written, inside of it). Claims of one process may be nested.
+
+    Raises
+    ------
+    OutputError
+        If another process holds it: the message says which, and since when. If the place cannot be written.
+    """
+    path = Path(path).absolute()
+    lock, made = path.with_name(f".{path.name}.lock"), _missing(path.parent)
+    if str(lock) in _HELD:
+        yield
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir() and not os.access(path.parent, os.W_OK):
+            lock = path / ".enc-caffe.lock"
+        descriptor = _lock(lock, path)
+    except OSError as exc:
+        raise OutputError(f"{path}: cannot be written ({exc.strerror})") from None
+    _HELD.add(str(lock))
+    try:
+        _sweep(path)
+        yield
+    finally:
+        _HELD.discard(str(lock))
+        # First the name, then the lock: whoever opens the name gets a lock that counts.
+        with contextlib.suppress(OSError):
+            os.unlink(lock)
+        os.close(descriptor)
+        for folder in made:
+            with contextlib.suppress(OSError):
+                os.rmdir(folder)
+
+
+def _missing(folder: Path) -> list[Path]:
+    """Folders that would have to be made, innermost first."""
+    return [f for f in (folder, *folder.parents) if not f.exists()]
+
+
+def _lock(lock: Path, path: Path) -> int:
+    while True:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.stat(lock).st_ino == os.fstat(descriptor).st_ino:
+                break
+        except BlockingIOError:
+            who = os.read(descriptor, 200).decode(errors="replace")
+            os.close(descriptor)
+            raise OutputError(
+                f"{path}: another command is writing there ({who or 'it has just begun'}); wait for its end, or name another --out"
+            ) from None
+        except FileNotFoundError:
+            # Its holder has just removed it.
+            pass
+        os.close(descriptor)
+    with contextlib.suppress(OSError):
+        os.ftruncate(descriptor, 0)
+        since = time.strftime("%Y-%m-%d %H:%M:%S")
+        os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}, since {since}".encode())
+    return descriptor
+
+
+def _sweep(path: Path) -> None:
+    """Remove what killed commands left beside an output that is claimed; what was moved away to be replaced comes back."""
+    for name in glob.glob(glob.escape(str(path.parent)) + f"/.{glob.escape(path.name)}{_PART}*"):
+        with contextlib.suppress(OSError):
+            if name.endswith(".old") and not os.path.lexists(path):
+                os.rename(name, path)
+            elif os.path.isdir(name) and not os.path.islink(name):
+                shutil.rmtree(name, ignore_errors=True)
+            else:
+                os.unlink(name)
+
+
+def sweep_folder(folder: Path) -> None:
+    """Remove half-written files in a folder that is claimed."""
+    for name in glob.glob(glob.escape(str(folder)) + f"/.*{_PART}*"):
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+
+
+@contextlib.contextmanager
+def scratch_folder(parent: Optional[Path], prefix: str) -> Iterator[Path]:
+    """Temporary folder in ``parent`` (else where temporary files go); those that killed commands left there are removed first."""
+    if parent is None:
+        with tempfile.TemporaryDirectory(prefix=prefix) as name:
+            yield Path(name)
+        return
+    with contextlib.ExitStack() as stack:
+        try:
+            # Whoever makes or removes one holds this, so that none is removed before its owner has locked it.
+            with open(parent / f".{prefix}lock", "w") as gate:
+                fcntl.flock(gate, fcntl.LOCK_EX)
+                for left in glob.glob(glob.escape(str(parent)) + f"/{prefix}*"):
+                    _remove_unlocked(left)
+                folder = stack.enter_context(tempfile.TemporaryDirectory(prefix=prefix, dir=parent))
+                held = os.open(folder, os.O_RDONLY)
+                stack.callback(os.close, held)
+                fcntl.flock(held, fcntl.LOCK_EX)
+        except OSError as exc:
+            raise OutputError(f"{parent}: a temporary folder cannot be made there ({exc.strerror})") from None
+        yield Path(folder)
+
+
+def _remove_unlocked(folder: str) -> None:
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            os.close(descriptor)
 
 
 @contextlib.contextmanager
@@ -22,8 +152,11 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
         If the folder does not exist, cannot be written, or the disk is full.
     """
     path = Path(path)
+    with contextlib.suppress(OutputError), claimed(path):
+        # What a killed command left; a file that another command writes now is not waited for, the last one stands.
+        pass
     try:
-        handle = tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False)  # noqa: SIM115
+        handle = tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}{_PART}", delete=False)  # noqa: SIM115
     except OSError as exc:
         raise OutputError(f"{path}: cannot be written ({exc.strerror})") from None
     try:
@@ -74,27 +207,51 @@ def atomic_folder(path: Path, force: bool = False) -> Iterator[Path]:
     Parameters
     ----------
     force : bool
-        Replace a folder that exists; it is moved away first and deleted last.
+        Replace a folder that exists; it is there until the new one is whole.
+
+    Raises
+    ------
+    OutputError
+        If it exists (without ``force``), cannot be written, or another command is writing it.
     """
     path = Path(path)
     check_new(path, force)
+    with claimed(path):
+        yield from _made_folder(path)
+
+
+def _made_folder(path: Path) -> Iterator[Path]:
     try:
-        path.absolute().parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(dir=path.absolute().parent, prefix=f".{path.name}."))
+        work = Path(tempfile.mkdtemp(dir=path.absolute().parent, prefix=f".{path.name}{_PART}"))
         os.chmod(work, 0o777 & ~_umask())
     except OSError as exc:
         raise OutputError(f"{path}: cannot be created ({exc.strerror})") from None
     try:
         yield work
-        if path.exists():
+        if not os.path.lexists(path):
+            os.rename(work, path)
+        elif _exchanged(work, path):
+            shutil.rmtree(work, ignore_errors=True) if work.is_dir() else work.unlink()
+        else:
             old = work.with_name(work.name + ".old")
             os.rename(path, old)
             os.rename(work, path)
             shutil.rmtree(old, ignore_errors=True) if old.is_dir() else old.unlink()
-        else:
-            os.rename(work, path)
     except BaseException as exc:
         shutil.rmtree(work, ignore_errors=True)
+        if isinstance(exc, OutputError) and str(work) in str(exc):
+            # A file in it: people know the folder by its own name.
+            raise OutputError(str(exc).replace(str(work), str(path))) from None
         if isinstance(exc, OSError):
             raise OutputError(f"{path}: cannot be written ({exc.strerror})") from None
         raise
+
+
+def _exchanged(first: Path, second: Path) -> bool:
+    """Swap two names at once, where the system can: a kill between two renames would leave neither at its place."""
+    try:
+        swap = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError):
+        return False
+    here, exchange = -100, 2
+    return bool(swap(here, os.fsencode(first.absolute()), here, os.fsencode(second.absolute()), exchange) == 0)

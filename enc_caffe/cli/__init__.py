@@ -89,6 +89,16 @@ def _run(args: argparse.Namespace) -> int:
         return exc.exit_status
     except BrokenPipeError:
         return 0
+    except OSError as exc:
+        # Every place that reads or writes has better words; this is for what none of them expects.
+        print(f"enc-caffe {args.command}: {exc.filename or 'a file'}: {exc.strerror or exc}", file=sys.stderr)
+        return 1
+    except MemoryError:
+        print(
+            f"enc-caffe {args.command}: the memory does not suffice; take fewer --workers, or a larger machine",
+            file=sys.stderr,
+        )
+        return 1
     return 0
 
 

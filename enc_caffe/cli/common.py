@@ -29,6 +29,7 @@ from enc_caffe.measurement import Workers, default_store
 from enc_caffe.metrics.latency import read_latency
 from enc_caffe.planning import range_of
 from enc_caffe.runtime.decomposer import KINDS, Decomposition
+from enc_caffe.runtime.executor import LIMIT
 from enc_caffe.runtime.measuring import MEMORY
 from enc_caffe.runtime.store import ResultStore
 from enc_caffe.search.build import LatencyCurve
@@ -214,6 +215,7 @@ def add_workers(command: argparse.ArgumentParser) -> None:
     group.add_argument("--workers", type=int, default=1, help="processes, with one BLAS thread each (default: 1)")
     group.add_argument("--gpu", default="", metavar="0,1|all", help="one process for each of these GPUs")
     group.add_argument("--scheduler", default="", metavar="tcp://HOST:8786", help="workers of this Dask scheduler")
+    group.add_argument("--task_limit", type=float, default=LIMIT / 60, metavar="MINUTES", help="stop where no result comes for so long (default: 60; 0: never)")  # fmt: skip
     group.add_argument("--memory", type=float, default=MEMORY / 2**30, metavar="GIB", help="memory of all workers beyond the weights (default: 2)")  # fmt: skip
     group.add_argument(
         "--store", type=Path, metavar="FILE", help="SQLite file of results (default: in the user's cache)"
@@ -224,7 +226,9 @@ def workers(args: argparse.Namespace) -> Workers:
     """What the arguments of :func:`add_workers` ask for."""
     if not args.memory > 0:
         raise UsageError(f"--memory {args.memory}: gibibytes above 0 are needed")
-    return Workers(args.workers, args.gpu, args.scheduler)
+    if not args.task_limit >= 0:
+        raise UsageError(f"--task_limit {args.task_limit}: minutes of 0 or more are needed")
+    return Workers(args.workers, args.gpu, args.scheduler, args.task_limit * 60)
 
 
 def open_store(args: argparse.Namespace) -> ResultStore:

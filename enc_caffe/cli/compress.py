@@ -26,7 +26,7 @@ from enc_caffe.cli.common import (
     workers,
 )
 from enc_caffe.compression import Making, compress
-from enc_caffe.output import check_new
+from enc_caffe.output import check_new, claimed
 
 #: Flags that ``--quality`` sets.
 QUALITY = {
@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> None:
     """Compress and print."""
     check_new(args.out, args.force)
     making = Making(decomposition(args), args.refine, int(args.memory * 2**30), args.dense)
-    with open_store(args) as store, stage_bars() as bar:
+    with claimed(args.out), open_store(args) as store, stage_bars() as bar:
         result = compress(
             args.model, args.weights, args.lmdb, args.out, search_options(args), latency=latency_curves(args),
             placement=args.stride_placement, test_lmdb=args.test_lmdb, train_lmdb=args.train_lmdb, solver=args.solver,

@@ -24,7 +24,7 @@ from enc_caffe.cli.common import (
 from enc_caffe.compression import Chooser
 from enc_caffe.errors import UsageError
 from enc_caffe.measurement import concerns, images_of
-from enc_caffe.output import check_new
+from enc_caffe.output import check_new, claimed
 from enc_caffe.plan import RankPlan, read_plan
 from enc_caffe.runtime.calibrate import Blobs
 
@@ -46,6 +46,11 @@ def register(commands: Any) -> None:
 def run(args: argparse.Namespace) -> None:
     """Emit."""
     check_new(args.out, args.force)
+    with claimed(args.out):
+        _emit(args)
+
+
+def _emit(args: argparse.Namespace) -> None:
     plan = read_plan(args.ranks)
     loaded = load_network(
         args,

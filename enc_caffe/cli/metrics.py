@@ -22,7 +22,7 @@ from enc_caffe.cli.common import (
 from enc_caffe.measurement import concerns, falling_curves, images_of, measured_metrics
 from enc_caffe.metrics.sampling import sampler_from
 from enc_caffe.metrics.table import MetricsTable, write_metrics
-from enc_caffe.output import check_parent
+from enc_caffe.output import check_parent, claimed
 from enc_caffe.runtime.decomposer import Decomposer, Decomposition
 
 
@@ -49,6 +49,11 @@ def register(commands: Any) -> None:
 def run(args: argparse.Namespace) -> None:
     """Compute and write the metrics."""
     check_parent(args.out)
+    with claimed(args.out):
+        _metrics(args)
+
+
+def _metrics(args: argparse.Namespace) -> None:
     sampler = sampler_from(args.samples)
     loaded = load_network(args, args.lmdb, args.fully_connected)
     number, done = len(loaded.policy.schemes), 0

@@ -19,7 +19,7 @@ from enc_caffe.experiments.steps import Steps
 from enc_caffe.jsonfile import write_json
 from enc_caffe.measurement import images_of, measured_metrics
 from enc_caffe.metrics.table import MetricsTable, read_metrics, write_metrics
-from enc_caffe.output import atomic_file
+from enc_caffe.output import atomic_file, claimed
 from enc_caffe.plan import RankPlan, read_plan, write_plan
 from enc_caffe.planning import search_plan
 from enc_caffe.reporting import EXPERIMENT, sha256, versions
@@ -53,7 +53,12 @@ class Laboratory:
 
 def run(x: Experiment, choices: Choices, out: Path, store: ResultStore, bar: Bar, say: Callable[[str], None]) -> dict[str, Any]:  # fmt: skip
     """All steps; the result is also written as ``experiment.json``."""
-    out.mkdir(parents=True, exist_ok=True)
+    with claimed(out):
+        out.mkdir(parents=True, exist_ok=True)
+        return _run(x, choices, out, store, bar, say)
+
+
+def _run(x: Experiment, choices: Choices, out: Path, store: ResultStore, bar: Bar, say: Callable[[str], None]) -> dict[str, Any]:  # fmt: skip
     steps = Steps(out / "steps", say)
     inputs = gather(x, choices, out, steps, bar)
     with choices.workers.executor() as executor:

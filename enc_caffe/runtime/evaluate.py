@@ -20,7 +20,7 @@ from enc_caffe.caffe_io.describe import describe, set_state
 from enc_caffe.caffe_io.prototxt import read_net, to_text
 from enc_caffe.caffe_io.transform import Transform, transform_of
 from enc_caffe.caffe_io.variants import Scores, deploy_net, find_scores, image_shape
-from enc_caffe.errors import DatasetError, NetworkError, UsageError, WeightsError
+from enc_caffe.errors import CaffeError, DatasetError, NetworkError, UsageError, WeightsError
 from enc_caffe.network import Network
 from enc_caffe.runtime.executor import CaffeExecutor, Executor
 from enc_caffe.runtime.limits import check_runs
@@ -256,6 +256,10 @@ def evaluate(
     finally:
         if own:
             own.close()
+    if not np.isfinite(entropy):
+        raise CaffeError(
+            f"{model}: the network's scores are not finite on the images of {lmdb}; do the images have the scale that it expects?"
+        )
     return Evaluation(total, dict(zip(top_k, correct)), entropy / total)
 
 

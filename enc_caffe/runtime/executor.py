@@ -10,6 +10,7 @@ import re
 import sys
 import tempfile
 import threading
+import time
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -19,6 +20,10 @@ from enc_caffe.errors import CaffeError
 from enc_caffe.installation import find_caffe
 from enc_caffe.runtime.blas import blas_environment
 
+#: Seconds without any result after which workers are taken to hang: a task is minutes of work (``measure.chunk_size``).
+LIMIT = 3600.0
+#: Seconds between two looks beyond which this process itself was stopped; its workers may have been too.
+PAUSE = 60.0
 #: Number of the GPU of this worker; without it the CPU computes.
 DEVICE = "ENC_CAFFE_DEVICE"
 _GLOG = re.compile(r"^[FE]\d{4,8} [\d:.]+\s+\d+ (\S+?:\d+)\] (.*)$")
@@ -130,10 +135,16 @@ class CaffeExecutor:
         BLAS threads of each worker.
     gpus : sequence of int
         One worker for each of these devices, instead of ``workers`` on the CPU.
+    limit : float
+        Seconds without any result after which the workers are stopped; 0 for none.
     """
 
-    def __init__(self, workers: int = 1, threads: Optional[int] = None, gpus: Sequence[int] = ()) -> None:
+    def __init__(
+        self, workers: int = 1, threads: Optional[int] = None, gpus: Sequence[int] = (), limit: float = LIMIT
+    ) -> None:
         self.workers = len(gpus) or workers
+        self._limit, self._waiting = limit, 0
+        self._heard = self._looked = time.monotonic()
         self._folder = tempfile.TemporaryDirectory(prefix="enc-caffe-")
         self._log = Path(self._folder.name) / "caffe.log"
         with _environment({**blas_environment(threads), "GLOG_logtostderr": "1"}):
@@ -150,10 +161,36 @@ class CaffeExecutor:
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
         """Run a module-level function in a worker."""
-        return self._pool.submit(function, *arguments)
+        if not self._waiting:
+            self._heard = self._looked = time.monotonic()
+        future = self._pool.submit(function, *arguments)
+        self._waiting += 1
+        future.add_done_callback(self._hear)
+        return future
+
+    def _hear(self, future: Future[Any]) -> None:
+        self._waiting -= 1
+        self._heard = time.monotonic()
+
+    def check(self) -> None:
+        """Stop the workers, and raise :class:`CaffeError`, where no result has come for too long."""
+        now = time.monotonic()
+        if now - self._looked > PAUSE:
+            self._heard = now
+        self._looked = now
+        if not self._limit or not self._waiting or now - self._heard < self._limit:
+            return
+        for process in list(self._pool._processes.values()):
+            process.kill()
+        raise CaffeError(
+            f"Caffe hangs: no result for {self._limit / 60:g} minutes, so its {self.workers} worker(s) were stopped; the same command "
+            "goes on where it was; --task_limit MINUTES waits longer"
+        )
 
     def result(self, future: Future[Any]) -> Any:
-        """A future's result; :class:`CaffeError` with Caffe's last line if its process died."""
+        """A future's result; :class:`CaffeError` with Caffe's last line if its process died, or where it hangs."""
+        while self._limit and not wait([future], timeout=min(5.0, self._limit)).done:
+            self.check()
         try:
             return future.result()
         except BrokenProcessPool:

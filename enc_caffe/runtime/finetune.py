@@ -15,12 +15,15 @@ from enc_caffe.caffe_io.datum import ImageLmdb
 from enc_caffe.caffe_io.describe import data_layers, describe, set_state
 from enc_caffe.caffe_io.prototxt import read_net, read_solver, to_text
 from enc_caffe.caffe_io.variants import image_shape, solver_param, train_val_net
-from enc_caffe.errors import CaffeError, OutputError, PrototxtError, UsageError
+from enc_caffe.caffe_io.wire import fields
+from enc_caffe.errors import CaffeError, OutputError, PrototxtError, UsageError, WeightsError
 from enc_caffe.jsonfile import read_json, write_json
-from enc_caffe.output import atomic_file
+from enc_caffe.output import atomic_file, claimed, sweep_folder
 from enc_caffe.runtime.limits import check_runs
 from enc_caffe.runtime.tool import caffe_test, parse_training, run_caffe, test_output
 
+#: Field of SolverState in ``caffe.proto``.
+_CURRENT_STEP = 4
 _SNAPSHOT = re.compile(r"snapshot_iter_(\d+)\.solverstate$")
 RESULT = "finetuned.caffemodel"
 #: Caffe's softmax loss takes no probability below FLT_MIN: a network that diverged stays at -log of it.
@@ -72,15 +75,32 @@ def _check_writes(net: Any, path: Path) -> None:
             )
 
 
-def latest_snapshot(folder: Path, every: int = 1) -> tuple[int, Optional[Path]]:
-    """Iteration (a multiple of ``every``) and solverstate of the newest whole snapshot; (0, None) without one."""
+def is_whole(state: Path) -> bool:
+    """Whether a snapshot's solverstate and caffemodel were written to their ends: Caffe writes them in place, and may be killed.
+
+    ``current_step`` is the last field of a SolverState, and Caffe always sets it; the caffemodel is written first.
+    """
+    try:
+        data = state.read_bytes()
+        numbers = {number for number, *_ in fields(data, 0, len(data))}
+        CaffeModel(state.with_suffix(".caffemodel"))
+    except (OSError, WeightsError):
+        return False
+    return _CURRENT_STEP in numbers
+
+
+def latest_snapshot(
+    folder: Path, every: int = 1, accept: Callable[[Path], bool] = lambda state: True
+) -> tuple[int, Optional[Path]]:
+    """Iteration (a multiple of ``every``) and solverstate of the newest snapshot that has both files and is accepted;
+    (0, None) without one."""
     best: tuple[int, Optional[Path]] = (0, None)
     for path in folder.glob("snapshot_iter_*.solverstate"):
         match = _SNAPSHOT.search(path.name)
         if match is None or not path.with_suffix(".caffemodel").is_file():
             continue
         iteration = int(match.group(1))
-        if iteration > best[0] and iteration % every == 0:
+        if iteration > best[0] and iteration % every == 0 and accept(path):
             best = iteration, path
     return best
 
@@ -138,14 +158,24 @@ def finetune(
     check_runs(network, str(path), training=True)
     if weights is not None:
         CaffeModel(Path(weights)).check(network, missing_ok=True)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as exc:
-        raise OutputError(f"{out}: cannot be created ({exc.strerror})") from None
-    if force:
-        for old in [*out.glob("snapshot_iter_*"), result]:
-            old.unlink(missing_ok=True)
     text = to_text(train_val_net(net, network, train_lmdb, test_lmdb))
+    with claimed(out):
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            sweep_folder(out)
+            if force:
+                for old in [*out.glob("snapshot_iter_*"), result]:
+                    old.unlink(missing_ok=True)
+            return _trained(out, original, text, weights, overrides, gpu, repeatable, progress)
+        except OSError as exc:
+            raise OutputError(f"{out}: cannot be written ({exc.strerror})") from None
+
+
+def _trained(
+    out: Path, original: Any, text: str, weights: Optional[Path], overrides: Optional[dict[str, Any]], gpu: str,
+    repeatable: bool, progress: Progress,
+) -> Finetuned:  # fmt: skip
+    result = out / RESULT
     _check_same_run(out, text, weights)
     with atomic_file(out / "train_val.prototxt") as handle:
         handle.write(text.encode())
@@ -154,7 +184,7 @@ def finetune(
     with atomic_file(out / "solver.prototxt") as handle:
         handle.write(to_text(parameters).encode())
     every = int(parameters.snapshot) if repeatable and parameters.snapshot else 1
-    done, state = latest_snapshot(out, every)
+    done = latest_snapshot(out, every, is_whole)[0]
     last, log = out / f"snapshot_iter_{parameters.max_iter}.caffemodel", out / "caffe_train.log"
     seen = Step(done, parameters.max_iter)
 
@@ -171,11 +201,11 @@ def finetune(
 
     stops = range(done + every, parameters.max_iter, every) if every > 1 else ()
     for stop in (*stops, parameters.max_iter):
-        if last.is_file():
+        if is_whole(last.with_suffix(".solverstate")):
             break
         part = caffe_solver(out, parameters, stop)
         arguments = ["train", "-solver", str(part)]
-        state = latest_snapshot(out, every)[1]
+        state = latest_snapshot(out, every, is_whole)[1]
         if state is not None:
             arguments += ["-snapshot", str(state)]
         elif weights is not None:

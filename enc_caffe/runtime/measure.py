@@ -237,9 +237,13 @@ def check_folding(plain: NetTask, simple: NetTask, executor: Executor, images: i
     Raises
     ------
     CaffeError
-        If a pass of the plain net from some layer on differs from a whole pass.
+        If a pass of the plain net from some layer on differs from a whole pass, or a score is not finite.
     """
     first, _ = executor.result(executor.submit(scores_of, plain, 0, images, False))
+    if not np.isfinite(first).all():
+        raise CaffeError(
+            f"the network's scores are not finite on the first {images} images; do the images have the scale that it expects?"
+        )
     second, agrees = executor.result(executor.submit(scores_of, simple, 0, images, True))
     scale = float(np.abs(first).max()) or 1.0
     if agrees and bool(np.abs(first - second).max() <= 1e-3 * scale):

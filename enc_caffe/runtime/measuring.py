@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Callable, Mapping, Optional, Sequence
@@ -17,6 +16,7 @@ from enc_caffe.caffe_io.fold import can_fold, fold
 from enc_caffe.caffe_io.prototxt import to_text
 from enc_caffe.caffe_io.variants import deploy_net
 from enc_caffe.network import Network
+from enc_caffe.output import scratch_folder
 from enc_caffe.runtime.arrays import read_arrays, write_arrays
 from enc_caffe.runtime.evaluate import Images, look_at
 from enc_caffe.runtime.executor import Executor, run_all
@@ -273,8 +273,8 @@ class PlanEvaluator:
         blobs = self._blobs_of(ranks) if self._blobs_of else {}
         # Beside the store, since workers on other machines read these files too.
         beside = made.store.path.parent if made.store else None
-        with tempfile.TemporaryDirectory(prefix="enc-caffe-plan-", dir=beside) as folder:
-            caffemodel = Path(folder) / "plan.caffemodel"
+        with scratch_folder(beside, "enc-caffe-plan-") as folder:
+            caffemodel = folder / "plan.caffemodel"
             pairs = replace_layers(made.net, network, ranks, schemes, self._placement)
             described = describe(pairs, None, "the plan's network", network.data_shapes)
             write_compressed(caffemodel, CaffeModel(made.weights), network, ranks, schemes, blobs=blobs)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Optional
 
+from enc_caffe.caffe_io.datum import MAX_PIXELS
 from enc_caffe.errors import CaffeError
 from enc_caffe.installation import find_caffe
 from enc_caffe.runtime.blas import blas_environment
@@ -52,6 +53,8 @@ def run_caffe(
     """
     command = [str(find_caffe().tool("caffe")), *arguments]
     env = {**os.environ, **blas_environment(threads), "GLOG_logtostderr": "1", "GLOG_minloglevel": "0"}
+    # The limit for encoded images holds for Caffe's own decoding too.
+    env.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))
     lines = []
     with open(log, "a", encoding="utf-8") as out:
         process = subprocess.Popen(

@@ -21,10 +21,9 @@ from enc_caffe.caffe_io.describe import describe
 from enc_caffe.caffe_io.emit import compressed_records, replace_layers
 from enc_caffe.caffe_io.fold import can_fold, fold, gain_and_shift
 from enc_caffe.caffe_io.proto import caffe_pb2
-from enc_caffe.caffe_io.prototxt import read_net, to_text
+from enc_caffe.caffe_io.prototxt import read_net, to_text, verbatim_text
 from enc_caffe.caffe_io.transform import transform_of
 from enc_caffe.caffe_io.variants import deploy_net, find_scores, train_val_net
-from enc_caffe.caffe_io.verbatim import verbatim_text
 from enc_caffe.errors import EncError
 from enc_caffe.metrics.table import read_metrics, write_metrics
 from enc_caffe.plan import read_plan, write_plan

@@ -143,7 +143,7 @@ class CaffeExecutor:
         self, workers: int = 1, threads: Optional[int] = None, gpus: Sequence[int] = (), limit: float = LIMIT
     ) -> None:
         self.workers = len(gpus) or workers
-        self._limit, self._waiting = limit, 0
+        self._limit, self._waiting, self._counting = limit, 0, threading.Lock()
         self._heard = self._looked = time.monotonic()
         self._folder = tempfile.TemporaryDirectory(prefix="enc-caffe-")
         self._log = Path(self._folder.name) / "caffe.log"
@@ -164,12 +164,15 @@ class CaffeExecutor:
         if not self._waiting:
             self._heard = self._looked = time.monotonic()
         future = self._pool.submit(function, *arguments)
-        self._waiting += 1
+        with self._counting:
+            self._waiting += 1
         future.add_done_callback(self._hear)
         return future
 
     def _hear(self, future: Future[Any]) -> None:
-        self._waiting -= 1
+        # In a thread of the pool.
+        with self._counting:
+            self._waiting -= 1
         self._heard = time.monotonic()
 
     def check(self) -> None:

@@ -45,7 +45,8 @@ def claimed(path: Path) -> Iterator[None]:
             lock = path / ".enc-caffe.lock"
         descriptor = _lock(lock, path)
     except OSError as exc:
-        raise OutputError(f"{path}: cannot be written ({exc.strerror})") from None
+        verb = "written" if path.exists() else "created"
+        raise OutputError(f"{path}: cannot be {verb} ({exc.strerror})") from None
     _HELD.add(str(lock))
     try:
         _sweep(path)

@@ -1,4 +1,4 @@
-"""Caffe's output-size arithmetic: one small formula per layer type, and the table from type to formula.
+"""One small formula per layer type, and the table from type to formula.
 
 A formula takes the layer's parameter view and its bottom shapes, and returns its top shapes. Shapes are tuples in
 Caffe's axis order (N, C, H, W). A type that is not in :data:`SHAPE_RULES` is reported by the caller, never guessed.
@@ -11,81 +11,20 @@ import math
 from typing import Any, Callable
 
 from enc_caffe.errors import NetworkError
+from enc_caffe.shapes.sizes import (
+    UNKNOWN,
+    Shape,
+    canonical_axis,
+    check_outputs,
+    conv_output,
+    count,
+    need_image,
+    pool_output,
+    shape_dims,
+    spatial_pair,
+)
 
-Shape = tuple[int, ...]
-#: Shape of a blob that a layer of unknown type made, or one that reads such a blob.
-UNKNOWN: Shape = (-1,)
-#: Values that a blob may have at most (``Blob::Reshape`` of Caffe counts with int).
-MAX_COUNT = 2**31 - 1
-#: Axes that a blob may have at most (``kMaxBlobAxes`` of Caffe).
-MAX_AXES = 32
 Rule = Callable[[Any, "list[Shape]"], "list[Shape]"]
-
-
-def count(shape: Shape) -> int:
-    """Number of elements of a blob; an empty shape is a scalar."""
-    return math.prod(shape)
-
-
-def _dims(shape: Any) -> Shape:
-    """A BlobShape; of its values others than Caffe's limits are checked by the caller, but their product must be small."""
-    if len(shape.dim) > MAX_AXES:
-        raise NetworkError(f"a shape has {len(shape.dim)} axes; Caffe takes at most {MAX_AXES}")
-    return tuple(int(d) for d in shape.dim)
-
-
-def _outputs(number: int) -> int:
-    if number < 1:
-        raise NetworkError(f"num_output is {number}; 1 or more is needed")
-    return int(number)
-
-
-def spatial_pair(param: Any, name: str, default: int) -> tuple[int, int]:
-    """Height and width of ``kernel``, ``stride`` or ``pad``: ``_h``/``_w`` fields, else the repeated or single field.
-
-    Parameters
-    ----------
-    param : ConvolutionParameter or PoolingParameter message
-    name : str
-        ``kernel`` (field ``kernel_size``), ``stride``, ``pad`` or ``dilation``.
-    default : int
-        Value where the prototxt says nothing.
-    """
-    field = "kernel_size" if name == "kernel" else name
-    known = param.DESCRIPTOR.fields_by_name
-    if f"{name}_h" in known and (param.HasField(f"{name}_h") or param.HasField(f"{name}_w")):
-        return int(getattr(param, f"{name}_h")), int(getattr(param, f"{name}_w"))
-    if known[field].has_presence:
-        value = int(getattr(param, field)) if param.HasField(field) else default
-        return value, value
-    values = [int(v) for v in getattr(param, field)]
-    if not values:
-        return default, default
-    if len(values) == 1:
-        return values[0], values[0]
-    if len(values) == 2:
-        return values[0], values[1]
-    raise NetworkError(f"{field} has {len(values)} values; a 2-D layer takes one or two")
-
-
-def conv_output(size: int, kernel: int, stride: int, pad: int, dilation: int) -> int:
-    """Output size of a convolution along one axis (rounded down)."""
-    return (size + 2 * pad - (dilation * (kernel - 1) + 1)) // stride + 1
-
-
-def pool_output(size: int, kernel: int, stride: int, pad: int, ceil: bool = True) -> int:
-    """Output size of a pooling layer: rounded up, the last window clipped to start inside the padded input."""
-    span = size + 2 * pad - kernel
-    out = (math.ceil(span / stride) if ceil else span // stride) + 1
-    if pad and (out - 1) * stride >= size + pad:
-        out -= 1
-    return out
-
-
-def _need_image(shape: Shape) -> tuple[int, int, int, int]:
-    if len(shape) != 4:
-        raise NetworkError(f"the input has {len(shape)} axes {shape}; 4 are needed (N, C, H, W)")
-    return shape  # type: ignore[return-value]
 
 
 def _convolution_nd(layer: Any, bottoms: list[Shape]) -> list[Shape]:
@@ -110,7 +49,7 @@ def _convolution_nd(layer: Any, bottoms: list[Shape]) -> list[Shape]:
             out = [conv_output(s, k, st, p, d) for s, k, st, p, d in each]
         if out and min(out) < 1:
             raise NetworkError(f"kernel {lists[0]} with pad {lists[2]} does not fit into {sizes}")
-        tops.append((*bottom[:axis], _outputs(param.num_output), *out))
+        tops.append((*bottom[:axis], check_outputs(param.num_output), *out))
     return tops
 
 
@@ -128,7 +67,7 @@ def _convolution(layer: Any, bottoms: list[Shape]) -> list[Shape]:
         raise NetworkError(f"kernel {kernel}, stride {stride} and dilation {dilation} must be at least 1")
     tops = []
     for bottom in bottoms:
-        n, channels, height, width = _need_image(bottom)
+        n, channels, height, width = need_image(bottom)
         group = max(1, param.group)
         if param.num_output < 1 or channels % group or param.num_output % group:
             raise NetworkError(
@@ -149,18 +88,18 @@ def _deconvolution(layer: Any, bottoms: list[Shape]) -> list[Shape]:
     pad, dilation = spatial_pair(param, "pad", 0), spatial_pair(param, "dilation", 1)
     tops = []
     for bottom in bottoms:
-        n, _, height, width = _need_image(bottom)
+        n, _, height, width = need_image(bottom)
         out = [
             st * (s - 1) + d * (k - 1) + 1 - 2 * p
             for s, k, st, p, d in zip((height, width), kernel, stride, pad, dilation)
         ]
-        tops.append((n, _outputs(param.num_output), *out))
+        tops.append((n, check_outputs(param.num_output), *out))
     return tops
 
 
 def _pooling(layer: Any, bottoms: list[Shape]) -> list[Shape]:
     param = layer.pooling_param
-    n, channels, height, width = _need_image(bottoms[0])
+    n, channels, height, width = need_image(bottoms[0])
     if param.global_pooling:
         top: Shape = (n, channels, 1, 1)
     else:
@@ -186,14 +125,7 @@ def _pooling(layer: Any, bottoms: list[Shape]) -> list[Shape]:
 def _inner_product(layer: Any, bottoms: list[Shape]) -> list[Shape]:
     param = layer.inner_product_param
     axis = canonical_axis(param.axis, bottoms[0])
-    return [bottoms[0][:axis] + (_outputs(param.num_output),)]
-
-
-def canonical_axis(axis: int, shape: Shape) -> int:
-    """Axis counted from the front; Caffe allows negative ones."""
-    if not -len(shape) <= axis < max(1, len(shape)):
-        raise NetworkError(f"axis {axis} is outside the {len(shape)} axes of {shape}")
-    return axis + len(shape) if axis < 0 else axis
+    return [bottoms[0][:axis] + (check_outputs(param.num_output),)]
 
 
 def _same(layer: Any, bottoms: list[Shape]) -> list[Shape]:
@@ -261,7 +193,7 @@ def _reshape(layer: Any, bottoms: list[Shape]) -> list[Shape]:
     param, shape = layer.reshape_param, bottoms[0]
     first = param.axis if param.axis >= 0 else len(shape) + param.axis + 1
     last = len(shape) if param.num_axes == -1 else first + param.num_axes
-    middle = [shape[first + i] if d == 0 else d for i, d in enumerate(_dims(param.shape))]
+    middle = [shape[first + i] if d == 0 else d for i, d in enumerate(shape_dims(param.shape))]
     if -1 in middle:
         known = math.prod(d for d in middle if d != -1)
         total = count(shape[first:last])
@@ -293,7 +225,7 @@ def _crop(layer: Any, bottoms: list[Shape]) -> list[Shape]:
 
 
 def _embed(layer: Any, bottoms: list[Shape]) -> list[Shape]:
-    return [bottoms[0] + (_outputs(layer.embed_param.num_output),)]
+    return [bottoms[0] + (check_outputs(layer.embed_param.num_output),)]
 
 
 def _batch_reindex(layer: Any, bottoms: list[Shape]) -> list[Shape]:
@@ -301,7 +233,7 @@ def _batch_reindex(layer: Any, bottoms: list[Shape]) -> list[Shape]:
 
 
 def _input(layer: Any, bottoms: list[Shape]) -> list[Shape]:
-    shapes = [_dims(s) for s in layer.input_param.shape]
+    shapes = [shape_dims(s) for s in layer.input_param.shape]
     if len(shapes) == 1:
         shapes = shapes * len(layer.top)
     if len(shapes) != len(layer.top):
@@ -311,7 +243,7 @@ def _input(layer: Any, bottoms: list[Shape]) -> list[Shape]:
 
 def _dummy(layer: Any, bottoms: list[Shape]) -> list[Shape]:
     param = layer.dummy_data_param
-    shapes = [_dims(s) for s in param.shape]
+    shapes = [shape_dims(s) for s in param.shape]
     if not shapes:
         shapes = [tuple(int(v) for v in d) for d in zip(param.num, param.channels, param.height, param.width)]
     return shapes * len(layer.top) if len(shapes) == 1 else shapes
@@ -323,7 +255,7 @@ def _tile(layer: Any, bottoms: list[Shape]) -> list[Shape]:
 
 
 def _spp(layer: Any, bottoms: list[Shape]) -> list[Shape]:
-    n, channels, _, _ = _need_image(bottoms[0])
+    n, channels, _, _ = need_image(bottoms[0])
     return [(n, channels * sum(4**i for i in range(min(16, int(layer.spp_param.pyramid_height)))))]
 
 
@@ -342,7 +274,7 @@ def _recurrent(layer: Any, bottoms: list[Shape]) -> list[Shape]:
 
 
 def _parameter(layer: Any, bottoms: list[Shape]) -> list[Shape]:
-    return [_dims(layer.parameter_param.shape)]
+    return [shape_dims(layer.parameter_param.shape)]
 
 
 def _not_known(layer: Any, bottoms: list[Shape]) -> list[Shape]:
@@ -395,20 +327,3 @@ SHAPE_RULES: dict[str, Rule] = {
     **dict.fromkeys(_SAME, _same),
     **dict.fromkeys(_LOSSES, _scalars),
 }
-
-#: Layers that bring images from outside; their shapes come from the LMDB, the command line, or ``input_param``.
-DATA_TYPES: frozenset[str] = frozenset({"Data", "ImageData", "HDF5Data", "MemoryData", "WindowData", "AnnotatedData"})
-
-#: Every type that BVLC Caffe has.
-KNOWN_TYPES = frozenset(SHAPE_RULES) | DATA_TYPES - {"AnnotatedData"}
-
-#: Those that never have weights, so that two of them may share a name.
-WEIGHTLESS = KNOWN_TYPES - {
-    "Convolution", "Deconvolution", "InnerProduct", "BatchNorm", "Scale", "Bias", "PReLU", "Embed", "LSTM", "RNN", "Parameter",
-    "Python",
-}  # fmt: skip
-
-
-def brings_data(kind: str) -> bool:
-    """Whether a layer of this type brings images in: an Input layer, or one that reads a data source."""
-    return kind == "Input" or kind in DATA_TYPES

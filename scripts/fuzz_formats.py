@@ -79,11 +79,16 @@ layers { name: "prob" type: SOFTMAX bottom: "conv1" top: "prob" }
 
 @dataclass(frozen=True)
 class Format:
-    """One format: valid inputs, a mutation of them, and what reads one (whatever else than an EncError it raises is a finding)."""
+    """One format: a mutation of one of some inputs, what reads one (whatever else than an EncError it raises is a finding), and
+    valid inputs."""
 
-    mutate: Callable[[random.Random], bytes]
+    change: Callable[[random.Random, Sequence[bytes]], bytes]
     read: Callable[[bytes], None]
     seeds: Sequence[bytes]
+
+    def mutate(self, rng: random.Random) -> bytes:
+        """A mutation of a valid input."""
+        return self.change(rng, self.seeds)
 
 
 class Kit:
@@ -254,8 +259,9 @@ def _datum_seeds() -> list[bytes]:
 
 
 def _mutated_datum(rng: random.Random, seeds: Sequence[bytes]) -> bytes:
-    if rng.random() < 0.3:
-        datum = caffe_pb2().Datum.FromString(rng.choice([s for s in seeds if b"IHDR" in s]))
+    images = [s for s in seeds if b"IHDR" in s]
+    if images and rng.random() < 0.3:
+        datum = caffe_pb2().Datum.FromString(rng.choice(images))
         datum.data = mutators.png_size(rng, datum.data)
         return bytes(datum.SerializeToString())
     return mutators.protobuf(rng, seeds, ())
@@ -288,22 +294,22 @@ def formats(names: Sequence[str], folder: Path) -> dict[str, Format]:
         shipped = [(ROOT / "prototxt" / n / "train_val.prototxt").read_bytes() for n in ("digits",)]
         seeds, vocabulary = [NET.encode()] * 6 + [SHAPES.encode()] * 6 + shipped * 2 + [V1.encode()], words()
         found["prototxt"] = Format(
-            lambda rng: mutators.prototxt(rng, seeds, vocabulary), partial(_read_prototxt, kit), seeds
+            lambda rng, own: mutators.prototxt(rng, own, vocabulary), partial(_read_prototxt, kit), seeds
         )
     if "caffemodel" in names:
         models = [kit.weights.read_bytes(), *_other_caffemodels(kit.loaded.network)]
         nested = (frozenset({100, 2}), frozenset({7, 6}), frozenset({7}))
         found["caffemodel"] = Format(
-            lambda rng: mutators.protobuf(rng, models, nested), partial(_read_caffemodel, kit), models
+            lambda rng, own: mutators.protobuf(rng, own, nested), partial(_read_caffemodel, kit), models
         )
     if {"metrics", "ranks"} & set(names):
         tables, plans = _json_seeds(kit)
         for name, own, read in (("metrics", tables, _read_metrics), ("ranks", plans, _read_ranks)):
             if name in names:
-                found[name] = Format(partial(mutators.as_json, seeds=own), partial(read, kit), own)
+                found[name] = Format(mutators.as_json, partial(read, kit), own)
     if "datum" in names:
         datums = _datum_seeds()
-        found["datum"] = Format(lambda rng: _mutated_datum(rng, datums), partial(_read_datum, kit), datums)
+        found["datum"] = Format(_mutated_datum, partial(_read_datum, kit), datums)
     return found
 
 

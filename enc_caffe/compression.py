@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Callable, Mapping, Optional, Sequence
 
 from enc_caffe.caffe_io.datum import ImageLmdb
+from enc_caffe.caffe_io.variants import check_one_input
 from enc_caffe.errors import UsageError
 from enc_caffe.jsonfile import write_json
 from enc_caffe.measurement import Progress, Steps, Workers, concerns, images_of, measured_metrics, quiet
@@ -119,6 +120,7 @@ def compress(
     if making.refine < 0:
         raise UsageError(f"--refine {making.refine}: 0 or more evaluations are needed")
     loaded = load(model, lmdb, input_shape, fully_connected, python_layers, input_shapes, level, stages)
+    check_one_input(loaded.net, loaded.network, str(model))
     for line in loaded.unknown_types():
         notice(line)
     ImageLmdb(Path(test_lmdb or lmdb)).close()

@@ -15,7 +15,7 @@ from enc_caffe.caffe_io.datum import ImageLmdb
 from enc_caffe.caffe_io.describe import batch_size, data_layers, describe, set_state
 from enc_caffe.caffe_io.emit import NONE, Blobs, replace_layers, write_compressed
 from enc_caffe.caffe_io.prototxt import leading_comments, read_net, read_solver, to_text, verbatim_text
-from enc_caffe.caffe_io.variants import deploy_net, image_shape, solver_param, train_val_or_same
+from enc_caffe.caffe_io.variants import deploy_net, sized_network, solver_param, train_val_or_same
 from enc_caffe.complexity import Complexity, network_complexity
 from enc_caffe.decomposition import group_spectra, scheme_for
 from enc_caffe.errors import DatasetError, MetricsError
@@ -101,7 +101,7 @@ def load(
         images = ImageLmdb(Path(lmdb))
         shape = images.first_shape()
         images.close()
-    network = describe(net, image_shape(net, shape, input_shape), str(model), input_shapes)
+    network = sized_network(net, str(model), shape, input_shape, input_shapes)
     policy = default_policy(network, fully_connected)
     return LoadedNetwork(Path(model), net, network, policy, python_layers, level, tuple(stages))
 

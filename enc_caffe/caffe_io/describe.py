@@ -70,7 +70,8 @@ def batch_size(layer: Any) -> int:
     return 1
 
 
-def _data_tops(layer: Any, image: Optional[Shape], source: str) -> list[Shape]:
+def data_tops(layer: Any, image: Optional[Shape], source: str) -> list[Shape]:
+    """Shapes of a data layer's tops for images of (C, H, W); :class:`NetworkError` where nothing says how large they are."""
     if layer.HasField("memory_data_param"):
         p = layer.memory_data_param
         image = image or (int(p.channels), int(p.height), int(p.width))
@@ -110,7 +111,7 @@ def _convolution(layer: Any, bottoms: list[Shape]) -> tuple[Optional[Convolution
         spatial_pair(p, "stride", 1),
         spatial_pair(p, "pad", 0),
         spatial_pair(p, "dilation", 1),
-        max(1, int(p.group)),
+        int(p.group),
         bool(p.bias_term),
     )
     return conv, ""
@@ -246,7 +247,7 @@ def _tops(
     if param.top and all(t in given for t in param.top):
         return [tuple(given[t]) for t in param.top]
     if reads_data(param):
-        return [tuple(given.get(t, s)) for t, s in zip(param.top, _data_tops(param, image, source))]
+        return [tuple(given.get(t, s)) for t, s in zip(param.top, data_tops(param, image, source))]
     rule = SHAPE_RULES.get(param.type)
     if rule is None or UNKNOWN in bottoms:
         return [UNKNOWN] * len(param.top)

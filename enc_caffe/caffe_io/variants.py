@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Mapping, Optional
 
 import numpy as np
 
-from enc_caffe.caffe_io.describe import data_layers, reads_data, selected
+from enc_caffe.caffe_io.describe import data_layers, data_tops, describe, reads_data, selected
 from enc_caffe.caffe_io.proto import caffe_pb2
 from enc_caffe.errors import NetworkError
 from enc_caffe.network import Network
@@ -34,14 +34,16 @@ class Scores:
 def find_scores(network: Network, any_output: bool = False) -> Scores:
     """The class scores: what a SoftmaxWithLoss of the TEST phase reads, else an Accuracy, else a Softmax; the last of its type.
 
-    With ``any_output`` a network that has none of them gives what its last loss reads first, else its last blob.
+    With ``any_output`` a network that has none of them gives what its last loss reads first, else its last blob; and one whose
+    scores are those of places in the image, not of the image, gives them as an output like any other.
 
     Raises
     ------
     NetworkError
-        If the network has none of them.
+        If the network has none of them, or scores of places.
     """
     found: Optional[Scores] = None
+    shape: Shape = ()
     read = {bottom for layer in network.layers for bottom in layer.bottoms}
     for kind in _SCORERS:
         for layer in network.layers:
@@ -54,6 +56,13 @@ def find_scores(network: Network, any_output: bool = False) -> Scores:
             break
     if found is None and any_output:
         return _output(network)
+    if found is not None and count(shape[2:]) > 1:
+        if any_output:
+            return Scores(found.scores, None, count(shape[1:]), softmax=False)
+        raise NetworkError(
+            f"network '{network.name}' has class scores of {shape} (N, C, ...) in '{found.scores}', one set for each place of an image; "
+            "training and accuracies are made for one label of an image"
+        )
     if found is None:
         raise NetworkError(
             f"network '{network.name}' has no SoftmaxWithLoss, Accuracy or Softmax layer; its class scores cannot be found"
@@ -170,16 +179,20 @@ def _output_of_loss(out: Any, param: Any) -> None:
 def train_val_net(net: Any, network: Network, train_lmdb: Optional[Path], test_lmdb: Optional[Path]) -> Any:
     """The network for ``caffe train`` and ``caffe test``.
 
-    A train_val stays as it is, its LMDB sources replaced where new ones are given. A deploy network gets Data layers
-    (sources ``train_lmdb`` and ``test_lmdb`` where none is given), a loss and accuracies.
+    A train_val stays as it is, the LMDB source of each phase's first Data layer replaced where a new one is given: a second
+    one, of maps or of other pictures, keeps its own. A deploy network gets Data layers (sources ``train_lmdb`` and
+    ``test_lmdb`` where none is given), a loss and accuracies.
     """
     out = caffe_pb2().NetParameter()
     out.CopyFrom(net)
     if not data_layers(net, "TEST") and not data_layers(net, "TRAIN"):
         out = _with_data(net, network)
+    seen: set[tuple[bytes, ...]] = set()
     for layer in out.layer:
-        if layer.type != "Data":
+        rules = tuple(rule.SerializeToString() for rule in (*layer.include, *layer.exclude))
+        if layer.type != "Data" or rules in seen:
             continue
+        seen.add(rules)
         given = test_lmdb if _phases(layer) == {"TEST"} else train_lmdb
         if given is not None:
             layer.data_param.source = str(Path(given).absolute())
@@ -213,11 +226,6 @@ def _with_data(net: Any, network: Network) -> Any:
             f"network '{network.name}' has {len(inputs)} Input layers; a train_val is made for one with one top only"
         )
     scores, read = find_scores(network), {b for p in net.layer for b in p.bottom if b not in p.top}
-    shape = network.shape_of(scores.scores)
-    if count(shape[2:]) > 1:
-        raise NetworkError(
-            f"network '{network.name}' has class scores of {shape} (N, C, ...); a train_val is made for one label of an image only"
-        )
     out = pb.NetParameter(name=net.name)
     for phase, source, batch in (("TRAIN", "train_lmdb", 64), ("TEST", "test_lmdb", 50)):
         data = out.layer.add(name="data", type="Data", top=[inputs[0].top[0], "label"])
@@ -272,20 +280,65 @@ def solver_param(
     return solver
 
 
+def sized_network(
+    net: Any, source: str, lmdb_shape: Optional[Shape] = None, input_shape: Optional[Shape] = None,
+    input_shapes: Optional[Mapping[str, Shape]] = None,
+) -> Network:  # fmt: skip
+    """A network with its shapes (:func:`enc_caffe.caffe_io.describe.describe`), sizes of images taken from wherever they are known.
+
+    Parameters
+    ----------
+    lmdb_shape, input_shape : (C, H, W), optional
+        What a given LMDB holds, and what the user says, which comes first.
+    input_shapes : mapping of top to full shape, optional
+        What the user says of single tops.
+    """
+    return describe(
+        net, image_shape(net, lmdb_shape, input_shape), source, {**_other_shapes(net, source), **(input_shapes or {})}
+    )
+
+
 def image_shape(net: Any, lmdb_shape: Optional[Shape], input_shape: Optional[Shape]) -> Optional[Shape]:
-    """(C, H, W) of the images: what the user says, else what the LMDB holds, else what the data layer's source holds."""
-    if input_shape is not None:
-        return input_shape
-    if lmdb_shape is not None:
-        return lmdb_shape
+    """(C, H, W) of the images: what the user says, else what the LMDB holds, else what the first source there is holds."""
+    if input_shape is not None or lmdb_shape is not None:
+        return input_shape or lmdb_shape
+    return next((shape for shape in map(_source_shape, data_layers(net)) if shape is not None), None)
+
+
+def _source_shape(layer: Any) -> Optional[Shape]:
     from enc_caffe.caffe_io.datum import ImageLmdb
 
-    for layer in data_layers(net):
-        source = Path(layer.data_param.source)
-        if layer.type == "Data" and (source / "data.mdb").is_file():
-            lmdb = ImageLmdb(source)
-            try:
-                return lmdb.first_shape()
-            finally:
-                lmdb.close()
-    return None
+    source = Path(layer.data_param.source)
+    if layer.type != "Data" or not (source / "data.mdb").is_file():
+        return None
+    lmdb = ImageLmdb(source)
+    try:
+        return lmdb.first_shape()
+    finally:
+        lmdb.close()
+
+
+def _other_shapes(net: Any, source: str) -> dict[str, Shape]:
+    """Full shapes of the tops of data layers behind the first whose own sources can be read."""
+    found: dict[str, Shape] = {}
+    for layer in data_layers(net)[1:]:
+        shape = _source_shape(layer)
+        if shape is not None:
+            found.update(zip(layer.top, data_tops(layer, shape, source)))
+    return found
+
+
+def check_one_input(net: Any, network: Network, source: str) -> None:
+    """Refuse to fill one of several inputs with images: Caffe would take zeros for the others.
+
+    Raises
+    ------
+    NetworkError
+        If the deploy form has several inputs.
+    """
+    inputs = [top for layer in deploy_net(net, network).layer if layer.type == "Input" for top in layer.top]
+    if len(inputs) > 1:
+        raise NetworkError(
+            f"{source}: the network has {len(inputs)} inputs ({', '.join(inputs)}), and the images of an LMDB are one; "
+            "metrics without --lmdb, search and emit compress it without images"
+        )

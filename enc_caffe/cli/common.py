@@ -82,11 +82,16 @@ def add_model(command: argparse.ArgumentParser, weights: bool = True) -> None:
 
 def add_shapes(command: Any) -> None:
     """``--top_shape``, and ``--level`` and ``--stage``, which choose layers."""
+    add_top_shape(command)
+    add_state(command)
+
+
+def add_top_shape(command: Any) -> None:
+    """``--top_shape``."""
     command.add_argument(
         "--top_shape", type=top_shape_argument, action="append", default=[], metavar="TOP=N,...",
         help="full shape of a data layer's top, such as cont=20,4, where no size of images says it; again for each top",
     )  # fmt: skip
-    add_state(command)
 
 
 def add_state(command: Any) -> None:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from enc_caffe.cli.common import add_python_layers, add_state, list_argument, progress_bar
+from enc_caffe.cli.common import add_python_layers, add_shapes, list_argument, progress_bar
 from enc_caffe.jsonfile import write_json
 from enc_caffe.output import check_parent
 from enc_caffe.runtime.evaluate import evaluate
@@ -25,7 +25,7 @@ def register(commands: Any) -> None:
     p.add_argument("--workers", type=int, default=1, help="processes (default: 1)")
     p.add_argument("--gpu", type=int, help="device (default: the CPU)")
     p.add_argument("--json", type=Path, metavar="OUT", help="write the counts as JSON as well")
-    add_state(p)
+    add_shapes(p)
     add_python_layers(p)
     p.set_defaults(run=run)
 
@@ -39,6 +39,7 @@ def run(args: argparse.Namespace) -> None:
             args.model, args.weights, args.lmdb, args.top_k, args.batch_size, args.workers,
             1 if args.workers > 1 else None, args.gpu, bar,
             python_layers=args.allow_python_layers, level=args.level, stages=args.stage,
+            input_shapes=dict(args.top_shape),
         )  # fmt: skip
     for k, correct in result.correct.items():
         print(f"top-{k} accuracy {result.accuracy(k):.4f} ({correct} of {result.images} images)")

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from enc_caffe.cli.common import add_python_layers, progress_bar
+from enc_caffe.cli.common import add_python_layers, add_top_shape, progress_bar
 from enc_caffe.runtime.finetune import Step, finetune
 
 
@@ -24,6 +24,7 @@ def register(commands: Any) -> None:
     p.add_argument("--gpu", default="", help="devices, as caffe train takes them")
     p.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder; an interrupted run there goes on")
     p.add_argument("--force", action="store_true", help="start again where a result exists")
+    add_top_shape(p)
     add_python_layers(p)
     p.set_defaults(run=run)
 
@@ -39,6 +40,7 @@ def run(args: argparse.Namespace) -> None:
         result = finetune(
             args.solver, args.weights, args.out, args.model, args.train_lmdb, args.test_lmdb, overrides, args.gpu,
             args.force, progress=show, python_layers=args.allow_python_layers,
+            input_shapes=dict(args.top_shape),
         )  # fmt: skip
     if result.resumed_from:
         print(f"went on from iteration {result.resumed_from}")

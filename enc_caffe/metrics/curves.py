@@ -11,6 +11,8 @@ import numpy as np
 from scipy.interpolate import PchipInterpolator
 
 RankOf = Callable[[np.ndarray], np.ndarray]
+#: Steps of a metric below this are none: the cubic's coefficients divide by their third power.
+SMALLEST = 1e-50
 
 
 def metric_at_every_rank(ranks: np.ndarray, values: np.ndarray, max_rank: int) -> np.ndarray:
@@ -22,6 +24,7 @@ def metric_at_every_rank(ranks: np.ndarray, values: np.ndarray, max_rank: int) -
     """
     x = np.concatenate([[0], ranks])
     y = np.concatenate([[0.0], values])
+    y = np.where(np.abs(y) < SMALLEST, 0.0, y)
     grid = np.arange(max_rank + 1)
     return PchipInterpolator(x, y)(np.minimum(grid, x[-1]))
 
@@ -34,7 +37,7 @@ def rank_over_metric(ranks: np.ndarray, values: np.ndarray) -> RankOf:
     """
     x, y = [0.0], [0.0]
     for rank, value in zip(np.asarray(ranks, dtype=float), np.asarray(values, dtype=float)):
-        if value > x[-1]:
+        if value > x[-1] + SMALLEST:
             x.append(value)
             y.append(rank)
         if value >= 1:

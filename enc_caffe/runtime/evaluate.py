@@ -10,16 +10,16 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Optional, Sequence
+from typing import Any, Callable, Mapping, Optional, Sequence
 
 import numpy as np
 
 from enc_caffe.caffe_io.caffemodel import CaffeModel
 from enc_caffe.caffe_io.datum import ImageLmdb
-from enc_caffe.caffe_io.describe import describe, set_state
+from enc_caffe.caffe_io.describe import set_state
 from enc_caffe.caffe_io.prototxt import read_net, to_text
 from enc_caffe.caffe_io.transform import Transform, transform_of
-from enc_caffe.caffe_io.variants import Scores, deploy_net, find_scores, image_shape
+from enc_caffe.caffe_io.variants import Scores, check_one_input, deploy_net, find_scores, sized_network
 from enc_caffe.errors import CaffeError, DatasetError, NetworkError, UsageError, WeightsError
 from enc_caffe.network import Network
 from enc_caffe.runtime.executor import CaffeExecutor, Executor
@@ -130,22 +130,26 @@ class Images:
 
 
 def look_at(
-    net: Any, source: str, weights: Path, lmdb: Path, transform: Optional[Transform] = None, any_output: bool = False
-) -> Images:
+    net: Any, source: str, weights: Path, lmdb: Path, transform: Optional[Transform] = None, any_output: bool = False,
+    input_shapes: Optional[Mapping[str, Shape]] = None,
+) -> Images:  # fmt: skip
     """Hold a network, its caffemodel and an LMDB against each other; ``any_output``: class scores are not needed.
 
     Raises
     ------
     WeightsError
         If the caffemodel does not fit the network.
+    NetworkError
+        If it has several inputs, or no class scores.
     DatasetError
         If the images do not fit the network, or a label is beyond its classes.
     """
     stored = CaffeModel(Path(weights))
     images = ImageLmdb(Path(lmdb))
     first = images.first_shape()
-    network = describe(net, image_shape(net, first, None), source)
+    network = sized_network(net, source, first, None, input_shapes)
     check_runs(network, source)
+    check_one_input(net, network, source)
     scores = find_scores(network, any_output)
     if scores.classes < 1:
         raise NetworkError(
@@ -163,7 +167,7 @@ def look_at(
     if got != needed:
         raise DatasetError(f"{lmdb}: images become {got} (C, H, W), but the network's '{data_blob}' needs {needed}")
     labels = images.labels()
-    labelled = scores.softmax and bool(labels.max() >= 0)
+    labelled = scores.softmax and bool(labels.max() >= 0) and not _labels_elsewhere(network, data_blob, scores.labels)
     if labelled and (labels.min() < 0 or labels.max() >= scores.classes):
         raise DatasetError(
             f"{lmdb}: labels go from {labels.min()} to {labels.max()}, but the network has {scores.classes} classes"
@@ -188,6 +192,7 @@ def evaluate(
     python_layers: bool = False,
     level: Optional[int] = None,
     stages: Sequence[str] = (),
+    input_shapes: Optional[Mapping[str, Shape]] = None,
 ) -> Evaluation:
     """Top-k accuracy and cross-entropy of a network over all images of an LMDB.
 
@@ -208,6 +213,8 @@ def evaluate(
         Whether the prototxt may have them (:func:`enc_caffe.caffe_io.prototxt.read_net`).
     level, stages : int and sequence of str, optional
         Which layers there are, as by ``caffe test -level -stage``.
+    input_shapes : mapping of top to full shape, optional
+        Of data layers whose tops no image size describes.
 
     Raises
     ------
@@ -217,7 +224,7 @@ def evaluate(
         With Caffe's own last line where it stopped.
     """
     net = set_state(read_net(Path(model), python_layers), level, stages)
-    images = look_at(net, str(model), weights, lmdb, transform)
+    images = look_at(net, str(model), weights, lmdb, transform, input_shapes=input_shapes)
     network, scores, rule, data_blob, total = (
         images.network,
         images.scores,
@@ -228,7 +235,9 @@ def evaluate(
     if any(not 1 <= k <= scores.classes for k in top_k):
         raise UsageError(f"--top_k {','.join(map(str, top_k))}: the network has {scores.classes} classes")
     if not images.labelled:
-        raise DatasetError(f"{lmdb}: its images have no labels; an accuracy needs them")
+        raise DatasetError(
+            f"{lmdb}: its images have no labels for '{scores.labels or scores.scores}'; an accuracy needs them"
+        )
     task = _Task(
         to_text(deploy_net(net, network, min(batch, total))),
         str(Path(weights).absolute()),
@@ -266,6 +275,11 @@ def evaluate(
 def _sized_by_images(network: Network, blob: str) -> bool:
     # An Input layer says its own size; a data layer takes the size of what it reads.
     return any(layer.type in DATA_TYPES and blob in layer.tops for layer in network.layers)
+
+
+def _labels_elsewhere(network: Network, data: str, labels: Optional[str]) -> bool:
+    """Whether another layer than the images' own reads the labels: those of the LMDB are none then."""
+    return any(labels in x.tops and data not in x.tops and brings_data(x.type) for x in network.layers)
 
 
 def _data_blob(network: Network) -> tuple[str, Shape]:

@@ -12,15 +12,16 @@ from typing import Any, Callable, Mapping, Optional
 
 from enc_caffe.caffe_io.caffemodel import CaffeModel
 from enc_caffe.caffe_io.datum import ImageLmdb
-from enc_caffe.caffe_io.describe import data_layers, describe, set_state
+from enc_caffe.caffe_io.describe import batch_size, data_layers, set_state
 from enc_caffe.caffe_io.prototxt import read_net, read_solver, to_text
-from enc_caffe.caffe_io.variants import image_shape, solver_param, train_val_net
+from enc_caffe.caffe_io.variants import sized_network, solver_param, train_val_net
 from enc_caffe.caffe_io.wire import fields
 from enc_caffe.errors import CaffeError, OutputError, PrototxtError, UsageError, WeightsError
 from enc_caffe.jsonfile import read_json, write_json
 from enc_caffe.output import atomic_file, claimed, sweep_folder
 from enc_caffe.runtime.limits import check_runs
 from enc_caffe.runtime.tool import caffe_test, parse_training, run_caffe, test_output
+from enc_caffe.shapes import Shape
 
 #: Field of SolverState in ``caffe.proto``.
 _CURRENT_STEP = 4
@@ -118,6 +119,7 @@ def finetune(
     repeatable: bool = False,
     progress: Progress = lambda step: None,
     python_layers: bool = False,
+    input_shapes: Optional[Mapping[str, Shape]] = None,
 ) -> Finetuned:
     """Train a network with stock Caffe from given weights (without: from the solver's random initialisation).
 
@@ -134,6 +136,8 @@ def finetune(
         then ends with the same weights as one that was not (a resumed Caffe does not know which images it had seen).
     python_layers : bool
         Whether the prototxt may have them (:func:`enc_caffe.caffe_io.prototxt.read_net`).
+    input_shapes : mapping of top to full shape, optional
+        Of data layers whose tops no image size describes.
 
     Raises
     ------
@@ -154,7 +158,7 @@ def finetune(
     for state in original.test_state[:1]:
         # Of several test nets the first; its states are the solver's, the network keeps its own.
         set_state(staged, state.level, state.stage)
-    network = describe(staged, image_shape(staged, shape, None), str(path))
+    network = sized_network(staged, str(path), shape, None, input_shapes)
     check_runs(network, str(path), training=True)
     if weights is not None:
         CaffeModel(Path(weights)).check(network, missing_ok=True)
@@ -262,8 +266,13 @@ def tested(out: Path, weights: Path, gpu: str = "") -> tuple[dict[str, float], i
     images = ImageLmdb(Path(layers[0].data_param.source))
     number = len(images)
     images.close()
-    layers[0].data_param.batch_size, batches = covering(number, int(layers[0].data_param.batch_size))
-    size = int(layers[0].data_param.batch_size)
+    size = batch_size(layers[0])
+    batches = math.ceil(number / size)
+    if {(x.type, batch_size(x)) for x in data_layers(net)} == {("Data", size)}:
+        # Layers that bring what belongs together need one batch size.
+        size, batches = covering(number, size)
+        for layer in layers:
+            layer.data_param.batch_size = size
     with atomic_file(out / "test.prototxt") as handle:
         handle.write(to_text(net).encode())
     outputs = caffe_test(out / "test.prototxt", weights, batches, out / "caffe_test.log", gpu)

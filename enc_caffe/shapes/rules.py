@@ -33,6 +33,7 @@ def _convolution_nd(layer: Any, bottoms: list[Shape]) -> list[Shape]:
     for bottom in bottoms:
         axis = canonical_axis(param.axis, bottom)
         sizes = bottom[axis + 1 :]
+        _check_groups(param, bottom[axis])
         fields = [("kernel_size", param.kernel_size, 0), ("stride", param.stride, 1), ("pad", param.pad, 0),
                   ("dilation", param.dilation, 1)]  # fmt: skip
         lists = []
@@ -53,6 +54,16 @@ def _convolution_nd(layer: Any, bottoms: list[Shape]) -> list[Shape]:
     return tops
 
 
+def _check_groups(param: Any, channels: int) -> None:
+    group = int(param.group)
+    if group < 1:
+        raise NetworkError(f"group is {group}; 1 or more is needed")
+    if param.num_output < 1 or channels % group or param.num_output % group:
+        raise NetworkError(
+            f"{channels} input channels and num_output {param.num_output} must be multiples of group {group}"
+        )
+
+
 def _plain(param: Any, bottoms: list[Shape]) -> bool:
     return param.axis == 1 and all(len(b) == 4 for b in bottoms)
 
@@ -68,11 +79,7 @@ def _convolution(layer: Any, bottoms: list[Shape]) -> list[Shape]:
     tops = []
     for bottom in bottoms:
         n, channels, height, width = need_image(bottom)
-        group = max(1, param.group)
-        if param.num_output < 1 or channels % group or param.num_output % group:
-            raise NetworkError(
-                f"{channels} input channels and num_output {param.num_output} must be multiples of group {group}"
-            )
+        _check_groups(param, channels)
         out = [conv_output(s, k, st, p, d) for s, k, st, p, d in zip((height, width), kernel, stride, pad, dilation)]
         if min(out) < 1:
             raise NetworkError(f"kernel {kernel} with pad {pad} does not fit into {height} x {width}")
@@ -88,12 +95,13 @@ def _deconvolution(layer: Any, bottoms: list[Shape]) -> list[Shape]:
     pad, dilation = spatial_pair(param, "pad", 0), spatial_pair(param, "dilation", 1)
     tops = []
     for bottom in bottoms:
-        n, _, height, width = need_image(bottom)
+        n, channels, height, width = need_image(bottom)
+        _check_groups(param, channels)
         out = [
             st * (s - 1) + d * (k - 1) + 1 - 2 * p
             for s, k, st, p, d in zip((height, width), kernel, stride, pad, dilation)
         ]
-        tops.append((n, check_outputs(param.num_output), *out))
+        tops.append((n, int(param.num_output), *out))
     return tops
 
 

@@ -9,6 +9,7 @@ import zlib
 from pathlib import Path
 from typing import Any, Callable
 
+import lmdb
 import numpy as np
 import pytest
 
@@ -162,6 +163,13 @@ def test_metrics(made: dict[str, fuzz_formats.Format], change: Any, words: str) 
     refused(made["metrics"], metrics(made, change), words)
 
 
+def test_an_accuracy_of_next_to_nothing_is_searched_with(made: dict[str, fuzz_formats.Format]) -> None:
+    # A step of 1e-320 gave the interpolation infinite slopes: ValueError of SciPy.
+    data = metrics(made, lambda d, x: x.update(sampled_accuracy=[1e-320, *x["sampled_accuracy"][1:]]))
+    for salt in range(40):  # the search's options follow from the bytes
+        fuzz_formats.run_one(made["metrics"], data + b" " * salt)
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -256,13 +264,32 @@ def test_datums(data: Callable[[], bytes], words: str) -> None:
     assert words in str(caught.value)
 
 
-def test_an_lmdb_that_was_cut_off_is_said(tmp_path: Path) -> None:
+@pytest.mark.parametrize("left", [0.5, 0.95])
+def test_an_lmdb_that_was_cut_off_is_said(tmp_path: Path, left: float) -> None:
     write_lmdb(tmp_path / "l", array_records(np.zeros((50, 3, 20, 20), np.uint8), np.zeros(50, int)))
     path = tmp_path / "l" / "data.mdb"
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    path.write_bytes(path.read_bytes()[: int(left * path.stat().st_size)])
     # Reading what the map has no file for would kill the process.
     with pytest.raises(DatasetError, match="it was cut off, copy it again"):
         ImageLmdb(tmp_path / "l")
+
+
+def test_an_lmdb_that_lacks_pages_nobody_needs_is_read(tmp_path: Path) -> None:
+    write_lmdb(tmp_path / "l", array_records(np.zeros((50, 3, 20, 20), np.uint8), np.zeros(50, int)))
+    with lmdb.open(str(tmp_path / "l"), map_size=2**26) as env:
+        for i in range(9):
+            with env.begin(write=True) as transaction:
+                # A large value, taken away again; small ones later, so that the pages in use are among the first ones given back.
+                if i == 1:
+                    transaction.delete(b"zzz")
+                else:
+                    transaction.put(b"zzz", bytes(10 if i else 200_000))
+        with env.begin(write=True) as transaction:
+            transaction.delete(b"zzz")
+    path = tmp_path / "l" / "data.mdb"
+    path.write_bytes(path.read_bytes()[:-50_000])
+    images = ImageLmdb(tmp_path / "l")
+    assert len([*images.images(0, len(images), None)]) == 50
 
 
 def test_a_damaged_datum_among_the_sampled_labels_is_named(tmp_path: Path) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Optional
 
 import numpy as np
 import pytest
 
 from enc_caffe.caffe_io.caffemodel import expected_shapes, layer_record, write_caffemodel
+from enc_caffe.caffe_io.datum import array_records, write_lmdb
 from enc_caffe.caffe_io.prototxt import read_net, read_solver
 from enc_caffe.cli import main
 from enc_caffe.pipeline import load
@@ -18,6 +20,7 @@ from tests.conftest import script
 
 pytestmark = pytest.mark.caffe
 networks = script("networks")
+SEGMENTATION = next(c.text for c in networks.FAMILIES if c.name == "several data layers")
 SOURCE = os.environ.get("CAFFE_SRC")
 CASES = [*networks.FAMILIES, *(networks.shipped(Path(SOURCE)) if SOURCE else ())]
 
@@ -131,3 +134,114 @@ def test_emit_says_why_a_network_cannot_be_trained(tmp_path: Path, capsys: pytes
     )
     layers = read_net(tmp_path / "out" / "train_val.prototxt").layer
     assert [x.name for x in layers] == ["input", "c1_v", "c1_h", "c2"]
+
+
+def images(folder: Path, channels: int = 3, largest: int = 255) -> Path:
+    """An LMDB of 20 random images of 20 x 18, each with label 0."""
+    pixels = np.random.default_rng(channels).integers(0, largest + 1, (20, channels, 20, 18)).astype(np.uint8)
+    write_lmdb(folder, array_records(pixels, np.zeros(20, int)))
+    return folder
+
+
+def written(folder: Path, text: str, shapes: Optional[dict[str, tuple[int, ...]]] = None) -> list[str]:
+    """``--model`` and ``--weights`` of a network with random weights."""
+    model, weights, rng = folder / "n.prototxt", folder / "n.caffemodel", np.random.default_rng(0)
+    model.write_text(text)
+    with open(weights, "wb") as handle:
+        layers = load(model, input_shape=(3, 20, 18), input_shapes=shapes).network.weighted
+        records = [
+            layer_record(x.name, x.type, [0.1 * rng.standard_normal(s, np.float32) for s in expected_shapes(x)])
+            for x in layers
+        ]
+        write_caffemodel(handle, "n", records)
+    return ["--model", str(model), "--weights", str(weights)]
+
+
+def test_a_second_source_keeps_its_size_and_its_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # Maps of one channel for images of three: both were taken to be of the images' size, and to come from the images' LMDB.
+    maps = images(tmp_path / "maps", 1, 4)
+    flags = written(tmp_path, SEGMENTATION.replace('"labels"', f'"{maps}"'))
+    lmdb = ["--lmdb", str(images(tmp_path / "images"))]
+    assert load(tmp_path / "n.prototxt", tmp_path / "images").network.shape_of("label") == (8, 1, 20, 18)
+    out = tmp_path / "out"
+    assert main(["compress", *flags, *lmdb, "--target_flops", "0.7", "--train_lmdb", lmdb[1], "--store", str(tmp_path / "s"),
+                 "--out", str(out)]) == 0  # fmt: skip
+    # The images' labels are none of the network's: an accuracy by them would be a number about nothing.
+    assert "no accuracy" in capsys.readouterr().out
+    sources = [x.data_param.source for x in read_net(out / "train_val.prototxt").layer[:2]]
+    assert sources == [lmdb[1], str(maps)]
+    assert main(["evaluate", *flags, *lmdb]) == 1
+    assert "has class scores of (8, 5, 20, 18) (N, C, ...) in 'crop', one set for each place" in capsys.readouterr().err
+    tuned = [
+        "--solver",
+        str(out / "solver.prototxt"),
+        "--weights",
+        str(out / "compressed.caffemodel"),
+        "--max_iter",
+        "2",
+    ]
+    assert main(["finetune", *tuned, "--test_lmdb", lmdb[1], "--out", str(tmp_path / "tuned")]) == 0
+
+
+def test_labels_from_another_source_are_not_those_of_the_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    data = 'layer { name: "%s" type: "Data" top: "%s" data_param { source: "none" batch_size: 4 backend: LMDB } }\n'
+    text = data % ("data", "data") + data % ("label", "label")
+    text += 'layer { name: "fc" type: "InnerProduct" bottom: "data" top: "fc" inner_product_param { num_output: 5 } }\n'
+    text += 'layer { name: "loss" type: "SoftmaxWithLoss" bottom: "fc" bottom: "label" top: "loss" }\n'
+    flags = written(tmp_path, text)
+    assert main(["evaluate", *flags, "--lmdb", str(images(tmp_path / "images"))]) == 1
+    assert "images have no labels for 'label'; an accuracy needs them" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["compress", "metrics", "evaluate"])
+def test_one_of_several_inputs_is_not_filled(tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str) -> None:
+    # Caffe took zeros for the other one, and what was measured was the answer to zeros.
+    text = 'layer { name: "%s" type: "Input" top: "%s" input_param { shape { dim: 4 dim: 3 dim: 20 dim: 18 } } }\n'
+    text = text % ("left", "left") + text % ("right", "right")
+    text += 'layer { name: "cat" type: "Concat" bottom: "left" bottom: "right" top: "cat" }\n'
+    text += 'layer { name: "c1" type: "Convolution" bottom: "cat" top: "c1" convolution_param { num_output: 8 kernel_size: 3 } }\n'
+    text += 'layer { name: "fc" type: "InnerProduct" bottom: "c1" top: "fc" inner_product_param { num_output: 5 } }\n'
+    flags = written(tmp_path, text + 'layer { name: "prob" type: "Softmax" bottom: "fc" top: "prob" }\n')
+    more = {"compress": ["--target_flops", "0.7", "--out", "o"], "metrics": ["--out", "m.json"], "evaluate": []}[
+        command
+    ]
+    more = [str(tmp_path / word) if word in ("o", "m.json") else word for word in more]
+    assert main([command, *flags, "--lmdb", str(images(tmp_path / "images")), *more]) == 1
+    error = capsys.readouterr().err
+    assert "the network has 2 inputs (left, right), and the images of an LMDB are one; metrics without --lmdb" in error
+    # That way it is compressed.
+    if command == "metrics":
+        assert main(["metrics", *flags, "--out", str(tmp_path / "m.json")]) == 0
+        ranks = str(tmp_path / "r.json")
+        assert (
+            main(
+                ["search", str(tmp_path / "m.json"), "--target_flops", "0.7", "--first_layer", "search", "--out", ranks]
+            )
+            == 0
+        )
+        assert main(["emit", *flags, "--ranks", ranks, "--out", str(tmp_path / "out")]) == 0
+
+
+def test_finetune_takes_shapes_that_no_image_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = 'layer { name: "d" type: "HDF5Data" top: "x" top: "label" hdf5_data_param { source: "/nowhere" batch_size: 4 } }\n'
+    text += 'layer { name: "fc" type: "InnerProduct" bottom: "x" top: "fc" inner_product_param { num_output: 5 } }\n'
+    text += 'layer { name: "loss" type: "SoftmaxWithLoss" bottom: "fc" bottom: "label" top: "loss" }\n'
+    shapes = {"x": (4, 7), "label": (4,)}
+    flags = written(tmp_path, text, shapes)
+    (tmp_path / "solver.prototxt").write_text(f'net: "{flags[1]}" base_lr: 0.1 lr_policy: "fixed" max_iter: 2\n')
+    command = ["finetune", "--solver", str(tmp_path / "solver.prototxt"), *flags, "--out", str(tmp_path / "out")]
+    assert main(command) == 1
+    assert "does not say how large its images are" in capsys.readouterr().err
+    # With them Caffe is asked, and has its own words about the file.
+    assert main([*command, *(f"--top_shape={t}={','.join(map(str, s))}" for t, s in shapes.items())]) == 1
+    assert "/nowhere" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["Convolution", "Deconvolution"])
+@pytest.mark.parametrize(("group", "words"), [("0", "group is 0"), ("2", "must be multiples of group 2")])
+def test_groups_that_caffe_cannot_make(tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str, group: str, words: str) -> None:  # fmt: skip
+    text = 'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 3 dim: 9 dim: 9 } } }\n'
+    text += f'layer {{ name: "c" type: "{kind}" bottom: "data" top: "c" convolution_param {{ num_output: 4 kernel_size: 3 group: {group} }} }}\n'
+    (tmp_path / "n.prototxt").write_text(text)
+    assert main(["inspect", "--model", str(tmp_path / "n.prototxt")]) == 1
+    assert f"layer 'c' ({kind})" in (error := capsys.readouterr().err) and words in error

@@ -51,7 +51,7 @@ def resnet(shared_data: Path):
 def test_accuracies_of_original_and_published_ranks(resnet, published, cifar_test_lmdb: Path, tmp_path: Path) -> None:
     loaded, weights, _ = resnet
     plan = RankPlan("ResNet-56", published["table1-res56-flop_0.5_enc_map"])
-    with CaffeExecutor(1, 1) as executor:
+    with CaffeExecutor(2, 1) as executor:
         counts = {"original": evaluate(MODEL, weights, cifar_test_lmdb, executor=executor).correct[1]}
         for placement in ("published", "exact"):
             out = tmp_path / placement

@@ -17,7 +17,9 @@ bin/python -m pip uninstall -q -y setuptools wheel pip
 cd lib/python3*/site-packages
 # Tests of the packages (numpy's own testing module needs a part of its tests), sources, and OpenCV's face detectors.
 find . -type d -name tests -not -path './numpy/_core/*' -prune -exec rm -rf {} +
-find . -type f \( -name '*.c' -o -name '*.cpp' -o -name '*.pyx' -o -name '*.pxd' -o -name '*.pyi' -o -name '*.a' \) -delete
+find . -type f \( -name '*.c' -o -name '*.cpp' -o -name '*.pyx' -o -name '*.pxd' -o -name '*.a' \) -delete
+# scikit-image finds its modules by its stubs.
+find . -type f -name '*.pyi' -not -path './skimage/*' -delete
 rm -rf cv2/data/*.xml
 # Wheels with no libraries of their own can be stripped; the others were changed in a way that strip breaks.
 find fontTools hypothesis kiwisolver lmdb msgpack yaml -name '*.so' -exec strip --strip-unneeded {} +

@@ -201,8 +201,8 @@ def fetch(resource: Resource) -> Path:
             if exc.errno == errno.ENOSPC:
                 # Another address would bring no more room.
                 raise DatasetError(
-                    f"{resource.what}: there is no room for it in {folder} ({exc.strerror})\n"
-                    "make room, or name a folder on another disk by ENC_CAFFE_CACHE; what is there is gone on with"
+                    f"{resource.what}: there is no room for it in {folder} ({exc.strerror})",
+                    "make room, or name a folder on another disk by ENC_CAFFE_CACHE; what is there is gone on with",
                 ) from None
             reasons.append(_reason(exc))
         except (
@@ -210,8 +210,8 @@ def fetch(resource: Resource) -> Path:
         ) as exc:  # requests, urllib3 and pooch each have their own; all of them mean the same to the user
             reasons.append(_reason(exc))
     raise DatasetError(
-        f"{resource.what} cannot be downloaded ({'; '.join(dict.fromkeys(reasons))[:240]})\n"
-        f"fetch {resource.url} by hand and put it as {resource.name} into {folder} or the folder that ENC_CAFFE_DATA names"
+        f"{resource.what} cannot be downloaded ({'; '.join(dict.fromkeys(reasons))[:240]})",
+        f"fetch {resource.url} by hand and put it as {resource.name} into {folder} or the folder that ENC_CAFFE_DATA names",
     )
 
 

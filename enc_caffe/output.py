@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import fcntl
 import glob
 import os
@@ -20,6 +21,8 @@ from enc_caffe.errors import OutputError
 _HELD: set[str] = set()
 #: In the names of what is not whole yet: nobody else's files are called so.
 _PART = ".enc-caffe-"
+#: In a temporary folder: locked by the process that it belongs to.
+_LOCK = ".lock"
 
 
 @contextlib.contextmanager
@@ -35,14 +38,13 @@ def claimed(path: Path) -> Iterator[None]:
         If another process holds it: the message says which, and since when. If the place cannot be written.
     """
     path = Path(path).absolute()
-    lock, made = path.with_name(f".{path.name}.lock"), _missing(path.parent)
+    inside = path.is_dir() and not os.access(path.parent, os.W_OK)
+    lock, made = path / ".enc-caffe.lock" if inside else path.with_name(f".{path.name}.lock"), _missing(path.parent)
     if str(lock) in _HELD:
         yield
         return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_dir() and not os.access(path.parent, os.W_OK):
-            lock = path / ".enc-caffe.lock"
         descriptor = _lock(lock, path)
     except OSError as exc:
         verb = "written" if path.exists() else "created"
@@ -69,26 +71,45 @@ def _missing(folder: Path) -> list[Path]:
 
 def _lock(lock: Path, path: Path) -> int:
     while True:
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        except PermissionError:
+            if not os.path.exists(lock):
+                raise
+            # What a killed command of another user left; to lock it, reading is enough.
+            descriptor = os.open(lock, os.O_RDONLY)
+        try:
+            if not _flock(descriptor):
+                who = os.read(descriptor, 200).decode(errors="replace")
+                raise OutputError(
+                    f"{path}: another command is writing there ({who or 'it has just begun'}); wait for its end, or name another --out"
+                )
             if os.stat(lock).st_ino == os.fstat(descriptor).st_ino:
                 break
-        except BlockingIOError:
-            who = os.read(descriptor, 200).decode(errors="replace")
-            os.close(descriptor)
-            raise OutputError(
-                f"{path}: another command is writing there ({who or 'it has just begun'}); wait for its end, or name another --out"
-            ) from None
         except FileNotFoundError:
             # Its holder has just removed it.
             pass
+        except BaseException:
+            os.close(descriptor)
+            raise
         os.close(descriptor)
     with contextlib.suppress(OSError):
         os.ftruncate(descriptor, 0)
         since = time.strftime("%Y-%m-%d %H:%M:%S")
         os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}, since {since}".encode())
     return descriptor
+
+
+def _flock(descriptor: int) -> bool:
+    """Lock an open file, unless another process has done so; where a file system has no locks nobody is kept out."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as exc:
+        if exc.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK):
+            raise
+    return True
 
 
 def _sweep(path: Path) -> None:
@@ -100,14 +121,24 @@ def _sweep(path: Path) -> None:
             elif os.path.isdir(name) and not os.path.islink(name):
                 shutil.rmtree(name, ignore_errors=True)
             else:
-                os.unlink(name)
+                _unlink_unlocked(name)
+
+
+def _unlink_unlocked(name: str) -> None:
+    # Whoever writes a file holds its lock until it has its name.
+    descriptor = os.open(name, os.O_RDONLY)
+    try:
+        if _flock(descriptor):
+            os.unlink(name)
+    finally:
+        os.close(descriptor)
 
 
 def sweep_folder(folder: Path) -> None:
     """Remove half-written files in a folder that is claimed."""
     for name in glob.glob(glob.escape(str(folder)) + f"/.*{_PART}*"):
         with contextlib.suppress(OSError):
-            os.unlink(name)
+            _unlink_unlocked(name)
 
 
 @contextlib.contextmanager
@@ -121,13 +152,15 @@ def scratch_folder(parent: Optional[Path], prefix: str) -> Iterator[Path]:
         try:
             # Whoever makes or removes one holds this, so that none is removed before its owner has locked it.
             with open(parent / f".{prefix}lock", "w") as gate:
-                fcntl.flock(gate, fcntl.LOCK_EX)
-                for left in glob.glob(glob.escape(str(parent)) + f"/{prefix}*"):
-                    _remove_unlocked(left)
+                # Where there are no locks nothing can be told to be left over.
+                with contextlib.suppress(OSError):
+                    fcntl.flock(gate, fcntl.LOCK_EX)
+                    for left in glob.glob(glob.escape(str(parent)) + f"/{prefix}*"):
+                        _remove_unlocked(left)
                 folder = stack.enter_context(tempfile.TemporaryDirectory(prefix=prefix, dir=parent))
-                held = os.open(folder, os.O_RDONLY)
-                stack.callback(os.close, held)
-                fcntl.flock(held, fcntl.LOCK_EX)
+                # A file, not the folder: network file systems lock only files for other machines too.
+                held = stack.enter_context(open(Path(folder) / _LOCK, "w"))  # noqa: SIM115
+                _flock(held.fileno())
         except OSError as exc:
             raise OutputError(f"{parent}: a temporary folder cannot be made there ({exc.strerror})") from None
         yield Path(folder)
@@ -135,12 +168,12 @@ def scratch_folder(parent: Optional[Path], prefix: str) -> Iterator[Path]:
 
 def _remove_unlocked(folder: str) -> None:
     with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not os.path.exists(os.path.join(folder, _LOCK)):
             shutil.rmtree(folder, ignore_errors=True)
-        finally:
-            os.close(descriptor)
+            return
+        with open(os.path.join(folder, _LOCK), "r+") as held:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -162,12 +195,13 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
         raise OutputError(f"{path}: cannot be written ({exc.strerror})") from None
     try:
         with handle:
+            _flock(handle.fileno())
             yield handle  # type: ignore[misc]
             handle.flush()
             os.fsync(handle.fileno())
-        # mkstemp makes private files; outputs get the permissions of an ordinary new file.
-        os.chmod(handle.name, 0o666 & ~_umask())
-        os.replace(handle.name, path)
+            # mkstemp makes private files; outputs get the permissions of an ordinary new file.
+            os.chmod(handle.name, 0o666 & ~_umask())
+            os.replace(handle.name, path)
     except BaseException as exc:
         with contextlib.suppress(OSError):
             os.unlink(handle.name)
@@ -218,6 +252,8 @@ def atomic_folder(path: Path, force: bool = False) -> Iterator[Path]:
     path = Path(path)
     check_new(path, force)
     with claimed(path):
+        # What another command has made since, or a killed one had moved away.
+        check_new(path, force)
         yield from _made_folder(path)
 
 

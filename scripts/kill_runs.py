@@ -203,7 +203,9 @@ def main() -> int:
         "--out", type=Path, metavar="DIR", help="where runs that failed are kept (default: a temporary folder)"
     )
     args = parser.parse_args()
-    folder = args.out or Path(tempfile.mkdtemp(prefix="enc-caffe-kills-"))
+    if args.out:
+        args.out.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="enc-caffe-kills-", dir=args.out))
     tallies = kill_runs(folder.absolute(), args.kills, args.seed, tuple(args.command or COMMANDS), args.seconds, True)
     for tally in tallies:
         print(tally.line())

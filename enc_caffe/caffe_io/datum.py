@@ -77,10 +77,13 @@ def _check_png(data: bytes) -> None:
     if data.startswith(PNG) and width * height > MAX_PIXELS:
         raise DatasetError(f"an encoded datum is a PNG of {width} x {height} pixels; {MAX_PIXELS} in all are allowed")
     while data.startswith(PNG) and at + 8 <= len(data):
-        size = int.from_bytes(data[at : at + 4], "big")
+        size, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
         at += 12 + size
         if at > len(data):
             raise DatasetError(f"an encoded datum is a PNG with a chunk of {size} bytes, but has {len(data)} in all")
+        if kind == b"IEND":
+            # Whatever is behind it is read by nobody.
+            return
 
 
 #: Touches the pages of all records, the last ones first.

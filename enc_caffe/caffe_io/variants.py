@@ -179,20 +179,27 @@ def _output_of_loss(out: Any, param: Any) -> None:
 def train_val_net(net: Any, network: Network, train_lmdb: Optional[Path], test_lmdb: Optional[Path]) -> Any:
     """The network for ``caffe train`` and ``caffe test``.
 
-    A train_val stays as it is, the LMDB source of each phase's first Data layer replaced where a new one is given: a second
-    one, of maps or of other pictures, keeps its own. A deploy network gets Data layers (sources ``train_lmdb`` and
+    A train_val stays as it is, the LMDB source of each phase's first Data layer (in whatever stage) replaced where a new one is
+    given: a second one, of maps or of other pictures, keeps its own. A deploy network gets Data layers (sources ``train_lmdb`` and
     ``test_lmdb`` where none is given), a loss and accuracies.
     """
     out = caffe_pb2().NetParameter()
     out.CopyFrom(net)
     if not data_layers(net, "TEST") and not data_layers(net, "TRAIN"):
         out = _with_data(net, network)
-    seen: set[tuple[bytes, ...]] = set()
+    firsts: dict[str, list[frozenset[bytes]]] = {"TRAIN": [], "TEST": []}
     for layer in out.layer:
-        rules = tuple(rule.SerializeToString() for rule in (*layer.include, *layer.exclude))
-        if layer.type != "Data" or rules in seen:
+        if not reads_data(layer):
             continue
-        seen.add(rules)
+        first = False
+        for phase in _phases(layer):
+            states = _states(layer, phase)
+            # A layer that is always there, or in the same stages, comes before it.
+            if not any(not earlier or earlier == states for earlier in firsts[phase]):
+                firsts[phase].append(states)
+                first = True
+        if layer.type != "Data" or not first:
+            continue
         given = test_lmdb if _phases(layer) == {"TEST"} else train_lmdb
         if given is not None:
             layer.data_param.source = str(Path(given).absolute())
@@ -206,6 +213,19 @@ def _phases(layer: Any) -> set[str]:
     if layer.include:
         return set().union(*({name(r.phase)} if r.HasField("phase") else both for r in layer.include))
     return both - {name(r.phase) for r in layer.exclude if [f.name for f, _ in r.ListFields()] == ["phase"]}
+
+
+def _states(layer: Any, phase: str) -> frozenset[bytes]:
+    """What chooses a layer besides the phase; empty where it is always there in that phase."""
+    number, found = caffe_pb2().Phase.Value(phase), []
+    for rule in (*layer.include, *layer.exclude):
+        if rule.HasField("phase") and rule.phase != number:
+            continue
+        rest = type(rule)()
+        rest.CopyFrom(rule)
+        rest.ClearField("phase")
+        found.append(rest.SerializeToString(deterministic=True))
+    return frozenset() if layer.include and b"" in found else frozenset(found)
 
 
 def train_val_or_same(
@@ -294,8 +314,9 @@ def sized_network(
         What the user says of single tops.
     """
     return describe(
-        net, image_shape(net, lmdb_shape, input_shape), source, {**_other_shapes(net, source), **(input_shapes or {})}
-    )
+        net, image_shape(net, lmdb_shape, input_shape), source,
+        {**_other_shapes(net, source, input_shapes or {}), **(input_shapes or {})},
+    )  # fmt: skip
 
 
 def image_shape(net: Any, lmdb_shape: Optional[Shape], input_shape: Optional[Shape]) -> Optional[Shape]:
@@ -318,11 +339,11 @@ def _source_shape(layer: Any) -> Optional[Shape]:
         lmdb.close()
 
 
-def _other_shapes(net: Any, source: str) -> dict[str, Shape]:
-    """Full shapes of the tops of data layers behind the first whose own sources can be read."""
+def _other_shapes(net: Any, source: str, given: Mapping[str, Shape]) -> dict[str, Shape]:
+    """Full shapes of the tops of data layers behind the first whose own sources can be read, but for those that are given."""
     found: dict[str, Shape] = {}
     for layer in data_layers(net)[1:]:
-        shape = _source_shape(layer)
+        shape = None if all(top in given for top in layer.top) else _source_shape(layer)
         if shape is not None:
             found.update(zip(layer.top, data_tops(layer, shape, source)))
     return found
@@ -336,7 +357,10 @@ def check_one_input(net: Any, network: Network, source: str) -> None:
     NetworkError
         If the deploy form has several inputs.
     """
-    inputs = [top for layer in deploy_net(net, network).layer if layer.type == "Input" for top in layer.top]
+    layers = deploy_net(net, network).layer
+    read = {bottom for layer in layers for bottom in layer.bottom}
+    # Labels may come by an Input layer that nothing but the losses read, which are gone.
+    inputs = [top for layer in layers if layer.type == "Input" for top in layer.top if top in read]
     if len(inputs) > 1:
         raise NetworkError(
             f"{source}: the network has {len(inputs)} inputs ({', '.join(inputs)}), and the images of an LMDB are one; "

@@ -9,7 +9,7 @@ from typing import Any
 from enc_caffe.cli.common import add_model, load_network, print_table, progress_bar
 from enc_caffe.errors import UsageError
 from enc_caffe.metrics.latency import write_latency
-from enc_caffe.output import check_parent
+from enc_caffe.output import check_parent, claimed
 from enc_caffe.runtime.latency import measure_latency
 
 
@@ -32,6 +32,11 @@ def run(args: argparse.Namespace) -> None:
     for flag, value, least in (("threads", args.threads, 1), ("batch", args.batch, 1), ("ranks", args.ranks, 2)):
         if value < least:
             raise UsageError(f"--{flag} {value}: {least} or more are needed")
+    with claimed(args.out):
+        _latency(args)
+
+
+def _latency(args: argparse.Namespace) -> None:
     loaded = load_network(args, args.lmdb, args.fully_connected)
     layers = [loaded.network[name] for name in loaded.policy.schemes]
     with progress_bar("nets timed", None) as bar:

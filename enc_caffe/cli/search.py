@@ -28,7 +28,7 @@ from enc_caffe.errors import MetricsError, UsageError
 from enc_caffe.jsonfile import write_json
 from enc_caffe.measurement import images_of
 from enc_caffe.metrics.table import MetricsTable, read_metrics
-from enc_caffe.output import check_parent
+from enc_caffe.output import check_parent, claimed
 from enc_caffe.plan import RankPlan, write_plan
 from enc_caffe.planning import Found, PlanAccuracy, SweepPoint
 from enc_caffe.runtime.measuring import PlanEvaluator
@@ -58,6 +58,11 @@ def register(commands: Any) -> None:
 def run(args: argparse.Namespace) -> None:
     """Search, print and write."""
     check_parent(args.out)
+    with claimed(args.out):
+        _search(args)
+
+
+def _search(args: argparse.Namespace) -> None:
     options = search_options(args)
     table = read_metrics(args.metrics)
     latency = latency_curves(args)

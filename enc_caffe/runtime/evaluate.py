@@ -22,7 +22,7 @@ from enc_caffe.caffe_io.transform import Transform, transform_of
 from enc_caffe.caffe_io.variants import Scores, check_one_input, deploy_net, find_scores, sized_network
 from enc_caffe.errors import CaffeError, DatasetError, NetworkError, UsageError, WeightsError
 from enc_caffe.network import Network
-from enc_caffe.runtime.executor import CaffeExecutor, Executor
+from enc_caffe.runtime.executor import CaffeExecutor, Executor, beat
 from enc_caffe.runtime.limits import check_runs
 from enc_caffe.shapes import DATA_TYPES, Shape, brings_data
 
@@ -82,6 +82,7 @@ def count_chunk(task: _Task, start: int, stop: int) -> tuple[list[int], float]:
         net.blobs[task.data].reshape(*data.shape)  # type: ignore[attr-defined]
         net.blobs[task.data].data[...] = data  # type: ignore[attr-defined]
         net.forward()  # type: ignore[attr-defined]
+        beat()
         scores = np.array(net.blobs[task.scores].data, np.float64)  # type: ignore[attr-defined]
         scores = scores.reshape(len(images), -1)
         for i, count in enumerate(top_k_counts(scores, np.array(labels), task.top_k)):
@@ -146,7 +147,9 @@ def look_at(
     """
     stored = CaffeModel(Path(weights))
     images = ImageLmdb(Path(lmdb))
-    first = images.first_shape()
+    first, labels, total = images.first_shape(), images.labels(), len(images)
+    # LMDB opens a folder once in a process, and the network may name it too.
+    images.close()
     network = sized_network(net, source, first, None, input_shapes)
     check_runs(network, source)
     check_one_input(net, network, source)
@@ -166,14 +169,11 @@ def look_at(
     got = rule(np.zeros(first, np.uint8)).shape
     if got != needed:
         raise DatasetError(f"{lmdb}: images become {got} (C, H, W), but the network's '{data_blob}' needs {needed}")
-    labels = images.labels()
     labelled = scores.softmax and bool(labels.max() >= 0) and not _labels_elsewhere(network, data_blob, scores.labels)
     if labelled and (labels.min() < 0 or labels.max() >= scores.classes):
         raise DatasetError(
             f"{lmdb}: labels go from {labels.min()} to {labels.max()}, but the network has {scores.classes} classes"
         )
-    total = len(images)
-    images.close()
     return Images(network, scores, rule, data_blob, total, labelled, len(np.unique(labels)))
 
 
@@ -249,7 +249,7 @@ def evaluate(
         batch,
         gpu,
     )
-    own = CaffeExecutor(workers, threads) if executor is None else None
+    own = CaffeExecutor(workers, threads, advice="; start the command again") if executor is None else None
     executor = executor or own
     assert executor is not None
     try:
@@ -279,7 +279,7 @@ def _sized_by_images(network: Network, blob: str) -> bool:
 
 def _labels_elsewhere(network: Network, data: str, labels: Optional[str]) -> bool:
     """Whether another layer than the images' own reads the labels: those of the LMDB are none then."""
-    return any(labels in x.tops and data not in x.tops and brings_data(x.type) for x in network.layers)
+    return any(labels in x.tops and data not in x.tops and x.type in DATA_TYPES for x in network.layers)
 
 
 def _data_blob(network: Network) -> tuple[str, Shape]:

@@ -20,12 +20,15 @@ from enc_caffe.errors import CaffeError
 from enc_caffe.installation import find_caffe
 from enc_caffe.runtime.blas import blas_environment
 
-#: Seconds without any result after which workers are taken to hang: a task is minutes of work (``measure.chunk_size``).
+#: Seconds without any sign of life after which workers are taken to hang; one is given for every batch (:func:`beat`).
 LIMIT = 3600.0
 #: Seconds between two looks beyond which this process itself was stopped; its workers may have been too.
 PAUSE = 60.0
+ADVICE = "; the same command goes on where it was (commands that measure wait longer with --task_limit MINUTES)"
 #: Number of the GPU of this worker; without it the CPU computes.
 DEVICE = "ENC_CAFFE_DEVICE"
+#: In a worker: where it tells the time of its last sign of life, which all workers of a pool share.
+_BEAT: Any = None
 _GLOG = re.compile(r"^[FE]\d{4,8} [\d:.]+\s+\d+ (\S+?:\d+)\] (.*)$")
 
 
@@ -44,7 +47,15 @@ def last_words(log: str) -> str:
     return plain[-1] if plain else "no message"
 
 
-def _start(log: str, python_dir: str, quiet: bool, devices: Any) -> None:
+def beat() -> None:
+    """Tell whoever waits for this worker that it gets on; nothing in other processes."""
+    if _BEAT is not None:
+        _BEAT.value = time.monotonic()
+
+
+def _start(log: str, python_dir: str, quiet: bool, devices: Any, heart: Any) -> None:
+    global _BEAT
+    _BEAT = heart
     # Caffe writes to descriptor 2 itself, so the descriptor is redirected, not sys.stderr.
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(descriptor, 2)
@@ -136,25 +147,28 @@ class CaffeExecutor:
     gpus : sequence of int
         One worker for each of these devices, instead of ``workers`` on the CPU.
     limit : float
-        Seconds without any result after which the workers are stopped; 0 for none.
+        Seconds without any result or other sign of life after which the workers are stopped; 0 for none.
+    advice : str
+        What to do then.
     """
 
     def __init__(
-        self, workers: int = 1, threads: Optional[int] = None, gpus: Sequence[int] = (), limit: float = LIMIT
-    ) -> None:
+        self, workers: int = 1, threads: Optional[int] = None, gpus: Sequence[int] = (), limit: float = LIMIT, advice: str = ADVICE
+    ) -> None:  # fmt: skip
         self.workers = len(gpus) or workers
-        self._limit, self._waiting, self._counting = limit, 0, threading.Lock()
+        self._limit, self._advice, self._waiting, self._counting = limit, advice, 0, threading.Lock()
         self._heard = self._looked = time.monotonic()
         self._folder = tempfile.TemporaryDirectory(prefix="enc-caffe-")
         self._log = Path(self._folder.name) / "caffe.log"
         with _environment({**blas_environment(threads), "GLOG_logtostderr": "1"}):
             context = multiprocessing.get_context("spawn")
             devices = context.Queue() if gpus else None
+            self._beat = context.Value("d", 0.0, lock=False)
             for gpu in gpus:
                 devices.put(gpu)  # type: ignore[union-attr]
             self._pool = ProcessPoolExecutor(
-                self.workers, context, _start, (str(self._log), str(find_caffe().python_dir), True, devices)
-            )
+                self.workers, context, _start, (str(self._log), str(find_caffe().python_dir), True, devices, self._beat)
+            )  # fmt: skip
             # Workers are started at the first submit; they must inherit this environment.
             for future in [self._pool.submit(os.getpid) for _ in range(self.workers)]:
                 self.result(future)
@@ -176,18 +190,17 @@ class CaffeExecutor:
         self._heard = time.monotonic()
 
     def check(self) -> None:
-        """Stop the workers, and raise :class:`CaffeError`, where no result has come for too long."""
+        """Stop the workers, and raise :class:`CaffeError`, where nothing has come from them for too long."""
         now = time.monotonic()
         if now - self._looked > PAUSE:
             self._heard = now
         self._looked = now
-        if not self._limit or not self._waiting or now - self._heard < self._limit:
+        if not self._limit or not self._waiting or now - max(self._heard, self._beat.value) < self._limit:
             return
         for process in list(self._pool._processes.values()):
             process.kill()
         raise CaffeError(
-            f"Caffe hangs: no result for {self._limit / 60:g} minutes, so its {self.workers} worker(s) were stopped; the same command "
-            "goes on where it was; --task_limit MINUTES waits longer"
+            f"Caffe hangs: no sign of life for {self._limit / 60:g} minutes, so its {self.workers} worker(s) were stopped{self._advice}"
         )
 
     def result(self, future: Future[Any]) -> Any:

@@ -103,7 +103,7 @@ def measure_latency(
     points = {key: sampled_ranks(max_ranks[layer.name], ranks) for key, layer in first.items()}
     total, done = sum(len(p) + 1 for p in points.values()), 0
     known: dict[Any, list[int]] = {}
-    with CaffeExecutor(1, threads) as executor:
+    with CaffeExecutor(1, threads, advice="; start the command again") as executor:
         for key, layer in first.items():
             known[key] = []
             for text in _prototxts(layer_net(net, layer, batch), layer, schemes[layer.name], points[key], placement):

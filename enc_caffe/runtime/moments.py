@@ -20,7 +20,7 @@ from enc_caffe.decomposition.weighted import Moments, group_weights, weighted_pa
 from enc_caffe.errors import CaffeError
 from enc_caffe.network import Layer, Network
 from enc_caffe.runtime.arrays import Pairs, factor_file, read_arrays, read_factors, write_arrays, write_factors
-from enc_caffe.runtime.executor import Executor, run_all
+from enc_caffe.runtime.executor import Executor, beat, run_all
 from enc_caffe.runtime.passes import NetTask, batches, engine_of
 from enc_caffe.shapes import count
 
@@ -123,6 +123,7 @@ def collect(task: NetTask, folder: str, images: int) -> None:
             for name, blob in engine.inputs_of(data, list(layers)):
                 for group, total in enumerate(sums[name]):
                     total.add(image_patches(blob, layers[name], group, at))
+                beat()
             at += len(data)
     for name, totals in sums.items():
         if not all(np.isfinite(t.inputs).all() for t in totals):
@@ -177,6 +178,7 @@ def factorise(
             ]
             pairs = weighted_pairs(scheme, layer, weights, known, rank)
         write_factors(folder, layer.name, scheme_name, rank, pairs)
+        beat()
 
 
 def factorise_all(

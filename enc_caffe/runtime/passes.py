@@ -19,6 +19,7 @@ from enc_caffe.decomposition import scheme_for
 from enc_caffe.network import Layer
 from enc_caffe.runtime.arrays import read_factors
 from enc_caffe.runtime.evaluate import identity
+from enc_caffe.runtime.executor import beat
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,7 @@ class Engine:
                 weight = self.model.weights(layer)[0]
                 kept = self._factors[name] = (highest, scheme.pairs(layer, weight, highest))
             pairs = kept[1]
+        beat()
         flat = scheme.product(layer, pairs, rank)
         if name in self.parts:
             gain = self.parts[name][0]
@@ -122,12 +124,14 @@ class Engine:
             self.net.forward()
         else:
             self.net.forward(start=start)
+        beat()
         return np.array(self.net.blobs[self.task.scores].data, np.float64).reshape(len(data), -1)
 
     def part(self, first: int, stop: int) -> None:
         """Run the layers at places first to stop - 1."""
         if stop > first:
             self.net.forward(start=self.names[first], end=self.names[stop - 1])
+        beat()
 
     def bottom(self, name: str) -> np.ndarray:
         """A copy of a layer's first bottom, as it is now."""

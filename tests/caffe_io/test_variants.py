@@ -137,6 +137,30 @@ def test_a_data_layer_of_a_test_stage_gets_the_test_images(tmp_path: Path) -> No
     assert [x.data_param.source for x in made.layer[:3]] == ["/train", "/test", "/test"]
 
 
+@pytest.mark.parametrize(
+    ("layers", "wanted"),
+    [
+        # Maps that are always there, behind images of either phase.
+        (("images TRAIN", "images TEST", "maps"), ["/train", "/test", "x"]),
+        # Images that are always there, before maps of either phase.
+        (("images", "maps TRAIN", "maps TEST"), ["/train", "x", "x"]),
+        (("images TRAIN", "maps TRAIN", "images TEST", "maps TEST"), ["/train", "x", "/test", "x"]),
+    ],
+)
+def test_only_the_first_source_of_a_phase_is_replaced(
+    tmp_path: Path, layers: tuple[str, ...], wanted: list[str]
+) -> None:
+    text = ""
+    for words in layers:
+        name, _, phase = words.partition(" ")
+        rule = f"include {{ phase: {phase} }}" if phase else ""
+        top = {"images": 'top: "data"', "maps": 'top: "label"'}[name]
+        text += f'layer {{ name: "{name}" type: "Data" {top} {rule} data_param {{ source: "x" batch_size: 8 }} }}\n'
+    net, network = read(tmp_path, text + fc("fc", "data"), SHAPES)
+    made = train_val_net(net, network, Path("/train"), Path("/test"))
+    assert [x.data_param.source for x in made.layer[: len(layers)]] == wanted
+
+
 def test_a_solver_keeps_its_states() -> None:
     original = caffe_pb2().SolverParameter(net="n", test_iter=[7, 9])
     for stage in ("a", "b"):

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import errno
+import os
 import resource
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Iterator
@@ -76,7 +80,7 @@ def commands(kit: kill_runs.Kit, out: Path) -> dict[str, list[str]]:
 
 NAMES = ("inspect", "metrics", "search", "metrics plot", "search plot", "emit", "report", "data", "finetune", "evaluate", "compress", "latency")  # fmt: skip
 #: Those that hold their output from their first step to their last.
-CLAIMING = ("metrics", "emit", "report", "data", "finetune", "compress")
+CLAIMING = ("metrics", "search", "latency", "emit", "report", "data", "finetune", "compress")
 
 
 def says(capsys: pytest.CaptureFixture[str], arguments: list[str], *words: str) -> None:
@@ -162,6 +166,77 @@ def test_two_commands_in_one_place(
         assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
+def test_two_writers_of_one_file_leave_each_other_whole(tmp_path: Path) -> None:
+    code = f"""from enc_caffe.output import atomic_file; from pathlib import Path
+with atomic_file(Path({str(tmp_path / "m.json")!r})) as handle:
+    handle.write(b"first"); print(1, flush=True); input()"""
+    command = [sys.executable, "-c", code]
+    first = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=kill_runs.environment()
+    )
+    assert first.stdin is not None and first.stdout is not None and first.stdout.readline() == "1\n"
+    for _ in range(2):
+        with atomic_file(tmp_path / "m.json") as handle:
+            handle.write(b"second")
+    assert (tmp_path / "m.json").read_bytes() == b"second"
+    first.stdin.write("\n")
+    first.communicate()
+    assert first.returncode == 0 and (tmp_path / "m.json").read_bytes() == b"first"
+    assert [p.name for p in tmp_path.iterdir()] == ["m.json"]
+
+
+def test_file_systems_without_locks_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(descriptor: int, how: int) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(output.fcntl, "flock", refuse)
+    (tmp_path / "plan-of-another-machine").mkdir()
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with (
+        claimed(tmp_path / "out"),
+        atomic_folder(tmp_path / "out") as work,
+        scratch_folder(tmp_path, "plan-") as scratch,
+    ):
+        (work / "x").write_text("")
+        assert scratch.is_dir()
+    with atomic_file(tmp_path / "m.json") as handle:
+        handle.write(b"{}")
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".plan-lock", "m.json", "out", "plan-of-another-machine"]
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+def test_a_lock_file_of_another_user_holds_nobody_up(tmp_path: Path) -> None:
+    folder = Path(tempfile.mkdtemp(dir="/tmp"))
+    try:
+        folder.chmod(0o777)
+        (folder / ".out.lock").write_text("process 1")
+        (folder / ".out.lock").chmod(0o644)
+        code = f"from enc_caffe.output import claimed; from pathlib import Path\nwith claimed(Path({str(folder / 'out')!r})): print('held')"
+        # The interpreter may lie where another user cannot look; the group stays, the file is not the user's.
+        done = subprocess.run(["/usr/bin/python3", "-c", code], user=65534, env={"PYTHONPATH": str(_readable_copy(folder))},
+                              capture_output=True, text=True, check=False)  # fmt: skip
+        assert done.stdout == "held\n", done.stderr
+    finally:
+        shutil.rmtree(folder)
+
+
+def _readable_copy(folder: Path) -> Path:
+    """The package's two modules that claims need, where every user can read them."""
+    (folder / "code" / "enc_caffe").mkdir(parents=True)
+    (folder / "code" / "enc_caffe" / "__init__.py").write_text("")
+    for name in ("output.py", "errors.py"):
+        shutil.copy(ROOT / "enc_caffe" / name, folder / "code" / "enc_caffe" / name)
+    return folder / "code"
+
+
+def test_kills_remove_only_what_they_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine").write_text("")
+    monkeypatch.setattr(kill_runs, "kill_runs", lambda *a: [])
+    monkeypatch.setattr(sys, "argv", ["kill_runs.py", "--out", str(tmp_path)])
+    assert kill_runs.main() == 0 and [p.name for p in tmp_path.iterdir()] == ["mine"]
+
+
 def test_claims_of_one_process_are_nested(tmp_path: Path) -> None:
     with (
         claimed(tmp_path / "a" / "out"),
@@ -196,7 +271,10 @@ def test_a_folder_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, a
         with atomic_folder(tmp_path / "out", force=True) as work:
             (work / name).write_text("")
     assert [p.name for p in tmp_path.rglob("*")] == ["out", "new"]
-    # A kill between two renames: the old one comes back with the next command.
+    # A kill between two renames: the old one comes back with the next command, and is not replaced without being asked.
+    (tmp_path / "out").rename(tmp_path / ".out.enc-caffe-abc.old")
+    with pytest.raises(OutputError, match="exists already"), atomic_folder(tmp_path / "out"):
+        pass
     (tmp_path / "out").rename(tmp_path / ".out.enc-caffe-abc.old")
     with claimed(tmp_path / "out"):
         assert [p.name for p in tmp_path.rglob("*") if p.name != ".out.lock"] == ["out", "new"]
@@ -238,11 +316,14 @@ def test_workers_that_hang_are_stopped() -> None:
     begin = time.monotonic()
     with (
         CaffeExecutor(1, 1, limit=1) as executor,
-        pytest.raises(CaffeError, match="Caffe hangs: no result for 0.01") as caught,
+        pytest.raises(CaffeError, match="Caffe hangs: no sign of life for 0.01") as caught,
     ):
         executor.result(executor.submit(time.sleep, 600))
     assert time.monotonic() - begin < 200 and "--task_limit" in str(caught.value)
     with CaffeExecutor(1, 1, limit=1) as executor:
+        # A long task that says now and then that it gets on is none that hangs.
+        work = "import time; from enc_caffe.runtime.executor import beat\nfor _ in range(8): time.sleep(0.3); beat()"
+        executor.result(executor.submit(exec, work))
         # Waiting without a task is no hang, nor are many tasks that take long together.
         time.sleep(1.2)
         assert run_all(executor, abs, [(-1,)], [1]) == [1]

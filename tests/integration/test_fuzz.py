@@ -9,6 +9,7 @@ import zlib
 from pathlib import Path
 from typing import Any, Callable
 
+import cv2
 import lmdb
 import numpy as np
 import pytest
@@ -272,6 +273,14 @@ def test_an_lmdb_that_was_cut_off_is_said(tmp_path: Path, left: float) -> None:
     # Reading what the map has no file for would kill the process.
     with pytest.raises(DatasetError, match="it was cut off, copy it again"):
         ImageLmdb(tmp_path / "l")
+
+
+def test_a_png_with_something_behind_its_end_is_read() -> None:
+    pixels = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+    data = cv2.imencode(".png", pixels)[1].tobytes()
+    for more in (bytes(8), b"trailing garbage"):
+        found = decode(bytes(caffe_pb2().Datum(data=data + more, encoded=True).SerializeToString()))[0]
+        np.testing.assert_array_equal(found, pixels.transpose(2, 0, 1))
 
 
 def test_an_lmdb_that_lacks_pages_nobody_needs_is_read(tmp_path: Path) -> None:

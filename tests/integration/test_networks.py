@@ -193,6 +193,30 @@ def test_labels_from_another_source_are_not_those_of_the_images(tmp_path: Path, 
     assert "images have no labels for 'label'; an accuracy needs them" in capsys.readouterr().err
 
 
+def test_labels_of_an_input_layer_are_no_second_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = 'layer { name: "in" type: "Input" top: "data" top: "label" input_param { shape { dim: 4 dim: 3 dim: 20 dim: 18 } shape { dim: 4 } } }\n'
+    text += 'layer { name: "fc" type: "InnerProduct" bottom: "data" top: "fc" inner_product_param { num_output: 5 } }\n'
+    text += 'layer { name: "loss" type: "SoftmaxWithLoss" bottom: "fc" bottom: "label" top: "loss" }\n'
+    assert main(["evaluate", *written(tmp_path, text), "--lmdb", str(images(tmp_path / "images"))]) == 0
+    assert "of 20 images" in capsys.readouterr().out
+
+
+def test_two_layers_may_read_one_lmdb(tmp_path: Path) -> None:
+    lmdb = images(tmp_path / "images")
+    data = (
+        f'layer {{ name: "%s" type: "Data" top: "%s" data_param {{ source: "{lmdb}" batch_size: 4 backend: LMDB }} }}\n'
+    )
+    text = data % ("data", "data") + data % ("target", "target")
+    text += (
+        'layer { name: "code" type: "InnerProduct" bottom: "data" top: "code" inner_product_param { num_output: 6 } }\n'
+    )
+    text += 'layer { name: "back" type: "InnerProduct" bottom: "code" top: "back" inner_product_param { num_output: 1080 } }\n'
+    text += 'layer { name: "flat" type: "Flatten" bottom: "target" top: "flat" }\n'
+    text += 'layer { name: "loss" type: "EuclideanLoss" bottom: "back" bottom: "flat" top: "loss" }\n'
+    flags = [*written(tmp_path, text), "--lmdb", str(lmdb), "--fully_connected", "--store", str(tmp_path / "s")]
+    assert main(["metrics", *flags, "--out", str(tmp_path / "m.json")]) == 0
+
+
 @pytest.mark.parametrize("command", ["compress", "metrics", "evaluate"])
 def test_one_of_several_inputs_is_not_filled(tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str) -> None:
     # Caffe took zeros for the other one, and what was measured was the answer to zeros.

@@ -21,8 +21,15 @@ find . -type f \( -name '*.c' -o -name '*.cpp' -o -name '*.pyx' -o -name '*.pxd'
 # scikit-image finds its modules by its stubs.
 find . -type f -name '*.pyi' -not -path './skimage/*' -delete
 rm -rf cv2/data/*.xml
+# OpenCV's wheel takes Debian's OpenBLAS, which Caffe has loaded anyway, instead of one of its own.
+blas=$(ldconfig -p | awk '$1 == "libopenblas.so.0" { print $NF; exit }')
+for library in opencv_python_headless.libs/libopenblas*; do
+    [ -n "$blas" ] && [ -e "$library" ] || continue
+    ln -sf "$blas" "$library"
+    rm -f opencv_python_headless.libs/libgfortran-* opencv_python_headless.libs/libquadmath-*
+done
 # Wheels with no libraries of their own can be stripped; the others were changed in a way that strip breaks.
-find fontTools hypothesis kiwisolver lmdb msgpack yaml -name '*.so' -exec strip --strip-unneeded {} +
-# Compiled once more at each start, but only the demo, plots and tests import these.
-find fontTools hypothesis matplotlib networkx pygments skimage sklearn -type d -name __pycache__ -prune -exec rm -rf {} +
+find fontTools hypothesis kiwisolver lmdb msgpack skimage yaml -name '*.so' -exec strip --strip-unneeded {} +
+# Compiled once more at each start, but only the demo, plots, tests and Dask's workers import these.
+find dask distributed fontTools hypothesis matplotlib networkx pygments skimage sklearn tornado -type d -name __pycache__ -prune -exec rm -rf {} +
 rm -rf /opt/caffe/caffe/.lock /opt/caffe/caffe/*.log

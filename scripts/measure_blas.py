@@ -43,13 +43,21 @@ def gflops(library: str, core: str) -> float:
     return float(done.stdout) if done.returncode == 0 else 0.0
 
 
+def blas_in(listing: str) -> str:
+    """The BLAS of the CPU in what ``ldd`` prints (a Caffe for GPUs is linked with cuBLAS too); empty: there is none."""
+    for line in listing.splitlines():
+        name, _, rest = line.strip().partition(" => ")
+        if ("blas" in name or "mkl_rt" in name) and not name.startswith("libcublas") and rest.startswith("/"):
+            return rest.split(" ")[0]
+    return ""
+
+
 def blas_library(prefix: Path) -> str:
     """The BLAS that libcaffe.so is linked with, as the loader finds it."""
     listing = subprocess.run(["ldd", str(prefix / "lib" / "libcaffe.so")], stdout=subprocess.PIPE, check=True)
-    for line in listing.stdout.decode().splitlines():
-        name, _, rest = line.strip().partition(" => ")
-        if "blas" in name or "mkl_rt" in name:
-            return rest.split(" ")[0]
+    found = blas_in(listing.stdout.decode())
+    if found:
+        return found
     raise SystemExit(f"{prefix}/lib/libcaffe.so is linked with no BLAS that is known here")
 
 

@@ -131,9 +131,14 @@ def _blas_library(caffe: CaffeInstallation) -> str | None:
     if not modules:
         return None
     listing = subprocess.run(["ldd", str(modules[0])], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False)
-    for line in listing.stdout.decode().splitlines():
+    return blas_in(listing.stdout.decode())
+
+
+def blas_in(listing: str) -> str | None:
+    """The BLAS of the CPU in what ``ldd`` prints; a Caffe for GPUs is linked with cuBLAS too."""
+    for line in listing.splitlines():
         name, _, rest = line.strip().partition(" => ")
-        if ("blas" in name or "mkl_rt" in name) and rest.startswith("/"):
+        if ("blas" in name or "mkl_rt" in name) and not name.startswith("libcublas") and rest.startswith("/"):
             return rest.split(" ")[0]
     return None
 

@@ -102,7 +102,7 @@ for suite in "$@"; do
         container=$(buildah from "$tag")
         buildah run "$container" sh -c 'ldd /opt/caffe/caffe/*/lib/libcaffe.so | grep -E "cudart|cublas|curand"'
         # Where there is no driver this is what it must say.
-        buildah run "$container" caffe device_query -gpu 0 2>&1 | tail -n 3 || true
+        buildah run "$container" caffe device_query -gpu 0 2>&1 | grep -m 1 -o 'CUDA driver version.*\|Device id.*' || true
         buildah rm "$container" >/dev/null
         continue
     fi

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import sys
+import tempfile
 from typing import Optional, Sequence
 
 from enc_caffe import __version__
@@ -91,7 +93,10 @@ def _run(args: argparse.Namespace) -> int:
         return 0
     except OSError as exc:
         # Every place that reads or writes has better words; this is for what none of them expects.
-        print(f"enc-caffe {args.command}: {exc.filename or 'a file'}: {exc.strerror or exc}", file=sys.stderr)
+        where = exc.filename or f"a temporary file (in {tempfile.gettempdir()} or /dev/shm)"
+        full = exc.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+        advice = "; make room there, or name another folder by TMPDIR" if full else ""
+        print(f"enc-caffe {args.command}: {where}: {exc.strerror or exc}{advice}", file=sys.stderr)
         return 1
     except MemoryError:
         print(

@@ -121,6 +121,20 @@ def test_full_disks(kit: kill_runs.Kit, tmp_path: Path, capsys: pytest.CaptureFi
     assert left == (["finetune.json", "out"] if name == "finetune" else [])
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("evaluate", "make room there, or name another folder by TMPDIR"), ("compress", "store.sqlite: the store cannot be opened"),
+     ("latency", "make room there, or name another folder by TMPDIR")],
+)  # fmt: skip
+def test_disks_that_are_full_before_any_output(
+    kit: kill_runs.Kit, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, words: str
+) -> None:
+    # The store's, and what workers need.
+    with full_disk(300):
+        says(capsys, commands(kit, tmp_path / "out")[name], words)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_disk_that_fills_up_while_caffe_trains(kit: kill_runs.Kit, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
     command = commands(kit, tmp_path / "out")["finetune"]
     with full_disk(5000):

@@ -220,7 +220,7 @@ def add_workers(command: argparse.ArgumentParser) -> None:
     group.add_argument("--workers", type=int, default=1, help="processes, with one BLAS thread each (default: 1)")
     group.add_argument("--gpu", default="", metavar="0,1|all", help="one process for each of these GPUs")
     group.add_argument("--scheduler", default="", metavar="tcp://HOST:8786", help="workers of this Dask scheduler")
-    group.add_argument("--task_limit", type=float, default=LIMIT / 60, metavar="MINUTES", help="stop where no result comes for so long (default: 60; 0: never)")  # fmt: skip
+    group.add_argument("--task_limit", type=float, default=LIMIT / 60, metavar="MINUTES", help="stop where workers give no sign of life for so long (default: 60; 0: never)")  # fmt: skip
     group.add_argument("--memory", type=float, default=MEMORY / 2**30, metavar="GIB", help="memory of all workers beyond the weights (default: 2)")  # fmt: skip
     group.add_argument(
         "--store", type=Path, metavar="FILE", help="SQLite file of results (default: in the user's cache)"

@@ -8,7 +8,7 @@ Source: BVLC Caffe 99bd997, ``src/caffe/layers/*.cpp`` (``Reshape`` of each laye
 from __future__ import annotations
 
 import math
-from typing import Any, Callable
+from typing import Any, Callable, Sequence
 
 from enc_caffe.errors import NetworkError
 from enc_caffe.shapes.sizes import (
@@ -41,17 +41,24 @@ def _convolution_nd(layer: Any, bottoms: list[Shape]) -> list[Shape]:
             if len(values) > 1 and len(values) != len(sizes):
                 raise NetworkError(f"{name} has {len(values)} values for {len(sizes)} spatial axes")
             lists.append([int(v) for v in values] * (1 if len(values) > 1 else len(sizes)) or [default] * len(sizes))
-        if any(k < 1 or st < 1 or d < 1 for k, st, _, d in zip(*lists)):
-            raise NetworkError(f"kernel {lists[0]}, stride {lists[1]} and dilation {lists[3]} must be at least 1")
-        each = zip(sizes, *lists)
-        if layer.type == "Deconvolution":
-            out = [st * (s - 1) + d * (k - 1) + 1 - 2 * p for s, k, st, p, d in each]
-        else:
-            out = [conv_output(s, k, st, p, d) for s, k, st, p, d in each]
-        if out and min(out) < 1:
-            raise NetworkError(f"kernel {lists[0]} with pad {lists[2]} does not fit into {sizes}")
-        tops.append((*bottom[:axis], check_outputs(param.num_output), *out))
+        tops.append((*bottom[:axis], int(param.num_output), *_windows(layer.type, sizes, *lists)))
     return tops
+
+
+def _windows(
+    kind: str, sizes: Sequence[int], kernel: Sequence[int], stride: Sequence[int], pad: Sequence[int], dilation: Sequence[int]
+) -> list[int]:  # fmt: skip
+    """Output sizes of a convolution or deconvolution along each axis."""
+    if min((*kernel, *stride, *dilation), default=1) < 1:
+        raise NetworkError(f"kernel {kernel}, stride {stride} and dilation {dilation} must be at least 1")
+    each = zip(sizes, kernel, stride, pad, dilation)
+    if kind == "Deconvolution":
+        out = [st * (s - 1) + d * (k - 1) + 1 - 2 * p for s, k, st, p, d in each]
+    else:
+        out = [conv_output(*axis) for axis in each]
+    if min(out, default=1) < 1:
+        raise NetworkError(f"kernel {kernel} with pad {pad} does not fit into {' x '.join(map(str, sizes))}")
+    return out
 
 
 def _check_groups(param: Any, channels: int) -> None:
@@ -69,39 +76,19 @@ def _plain(param: Any, bottoms: list[Shape]) -> bool:
 
 
 def _convolution(layer: Any, bottoms: list[Shape]) -> list[Shape]:
+    """Convolution or deconvolution, mostly of images: their sizes may be given by ``_h`` and ``_w`` fields."""
     param = layer.convolution_param
     if not _plain(param, bottoms):
         return _convolution_nd(layer, bottoms)
-    kernel, stride = spatial_pair(param, "kernel", 0), spatial_pair(param, "stride", 1)
-    pad, dilation = spatial_pair(param, "pad", 0), spatial_pair(param, "dilation", 1)
-    if min(kernel) < 1 or min(stride) < 1 or min(dilation) < 1:
-        raise NetworkError(f"kernel {kernel}, stride {stride} and dilation {dilation} must be at least 1")
+    windows = [
+        spatial_pair(param, "kernel", 0),
+        *(spatial_pair(param, n, d) for n, d in (("stride", 1), ("pad", 0), ("dilation", 1))),
+    ]
     tops = []
     for bottom in bottoms:
-        n, channels, height, width = need_image(bottom)
+        n, channels, *sizes = need_image(bottom)
         _check_groups(param, channels)
-        out = [conv_output(s, k, st, p, d) for s, k, st, p, d in zip((height, width), kernel, stride, pad, dilation)]
-        if min(out) < 1:
-            raise NetworkError(f"kernel {kernel} with pad {pad} does not fit into {height} x {width}")
-        tops.append((n, int(param.num_output), *out))
-    return tops
-
-
-def _deconvolution(layer: Any, bottoms: list[Shape]) -> list[Shape]:
-    param = layer.convolution_param
-    if not _plain(param, bottoms):
-        return _convolution_nd(layer, bottoms)
-    kernel, stride = spatial_pair(param, "kernel", 0), spatial_pair(param, "stride", 1)
-    pad, dilation = spatial_pair(param, "pad", 0), spatial_pair(param, "dilation", 1)
-    tops = []
-    for bottom in bottoms:
-        n, channels, height, width = need_image(bottom)
-        _check_groups(param, channels)
-        out = [
-            st * (s - 1) + d * (k - 1) + 1 - 2 * p
-            for s, k, st, p, d in zip((height, width), kernel, stride, pad, dilation)
-        ]
-        tops.append((n, int(param.num_output), *out))
+        tops.append((n, int(param.num_output), *_windows(layer.type, sizes, *windows)))
     return tops
 
 
@@ -302,7 +289,7 @@ _LOSSES = ["EuclideanLoss", "HingeLoss", "ContrastiveLoss", "MultinomialLogistic
 
 SHAPE_RULES: dict[str, Rule] = {
     "Convolution": _convolution,
-    "Deconvolution": _deconvolution,
+    "Deconvolution": _convolution,
     "Pooling": _pooling,
     "InnerProduct": _inner_product,
     "Eltwise": _eltwise,

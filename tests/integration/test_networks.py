@@ -262,10 +262,17 @@ def test_finetune_takes_shapes_that_no_image_says(tmp_path: Path, capsys: pytest
 
 
 @pytest.mark.parametrize("kind", ["Convolution", "Deconvolution"])
-@pytest.mark.parametrize(("group", "words"), [("0", "group is 0"), ("2", "must be multiples of group 2")])
-def test_groups_that_caffe_cannot_make(tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str, group: str, words: str) -> None:  # fmt: skip
+@pytest.mark.parametrize(
+    ("param", "words"),
+    [("kernel_size: 3 group: 0", "group is 0"), ("kernel_size: 3 group: 2", "must be multiples of group 2"),
+     ("kernel_size: 3 stride: 0", "must be at least 1"), ("kernel_size: 0", "must be at least 1"),
+     ("kernel_h: 3 kernel_w: 3 dilation: 0", "must be at least 1")],
+)  # fmt: skip
+def test_convolutions_that_caffe_cannot_make(tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str, param: str, words: str) -> None:  # fmt: skip
     text = 'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 3 dim: 9 dim: 9 } } }\n'
-    text += f'layer {{ name: "c" type: "{kind}" bottom: "data" top: "c" convolution_param {{ num_output: 4 kernel_size: 3 group: {group} }} }}\n'
+    text += (
+        f'layer {{ name: "c" type: "{kind}" bottom: "data" top: "c" convolution_param {{ num_output: 4 {param} }} }}\n'
+    )
     (tmp_path / "n.prototxt").write_text(text)
     assert main(["inspect", "--model", str(tmp_path / "n.prototxt")]) == 1
     assert f"layer 'c' ({kind})" in (error := capsys.readouterr().err) and words in error

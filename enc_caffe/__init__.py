@@ -1,3 +1,35 @@
-"""Low-rank compression of whole Caffe networks: decomposition, metrics, rank search, emission."""
+"""Low-rank compression of whole Caffe networks: decomposition, metrics, rank search, emission.
+
+The package's functions are ``load``, ``metrics``, ``search``, ``emit``, ``evaluate`` and ``compress``
+(:mod:`enc_caffe.api`); each is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+__all__ = ["compress", "emit", "evaluate", "load", "metrics", "search"]
+
+if TYPE_CHECKING:
+    from enc_caffe.api import emit, load, metrics, search
+    from enc_caffe.compression import compress
+    from enc_caffe.runtime.evaluate import evaluate
+
+_PLACES = {
+    "load": "enc_caffe.api", "emit": "enc_caffe.api", "evaluate": "enc_caffe.runtime.evaluate", "compress": "enc_caffe.compression",
+}  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("metrics", "search"):
+        # These are rooms of the package too, which can be called.
+        return importlib.import_module(f"enc_caffe.{name}")
+    if name not in _PLACES:
+        raise AttributeError(f"module 'enc_caffe' has no attribute '{name}'")
+    return getattr(importlib.import_module(_PLACES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -10,12 +10,14 @@ from typing import Any, Callable, Mapping, Optional, Sequence
 from enc_caffe.caffe_io.datum import ImageLmdb
 from enc_caffe.caffe_io.variants import check_one_input
 from enc_caffe.errors import UsageError
+from enc_caffe.form import CONVENTIONS, Form
 from enc_caffe.jsonfile import write_json
-from enc_caffe.measurement import Progress, Steps, Workers, concerns, images_of, measured_metrics, quiet
-from enc_caffe.metrics.table import MetricsTable, write_metrics
+from enc_caffe.measurement import Progress, Steps, Workers, concerns, images_of, measured_metrics, output_errors, quiet
+from enc_caffe.metrics.files import write_metrics
+from enc_caffe.metrics.table import MetricsTable
 from enc_caffe.output import atomic_folder, check_new
-from enc_caffe.pipeline import Emitted, LoadedNetwork, emit, load, measured_ranks, pca_metrics
-from enc_caffe.plan import RankPlan
+from enc_caffe.pipeline import Emitted, LoadedNetwork, emit, load, pca_metrics
+from enc_caffe.plan import Plan
 from enc_caffe.planning import Found, check_search, refined_plan, search_plan
 from enc_caffe.runtime import estimate
 from enc_caffe.runtime.calibrate import Blobs
@@ -24,7 +26,7 @@ from enc_caffe.runtime.evaluate import Evaluation, evaluate, look_at
 from enc_caffe.runtime.executor import Executor
 from enc_caffe.runtime.measuring import MEMORY, PlanEvaluator, Subject
 from enc_caffe.runtime.store import ResultStore
-from enc_caffe.search.build import LatencyCurve
+from enc_caffe.search.build import TimeOf
 from enc_caffe.search.methods import EVALUATING
 from enc_caffe.search.options import SearchOptions
 from enc_caffe.search.refine import refine
@@ -48,7 +50,7 @@ class Compressed:
     """
 
     emitted: Emitted
-    plan: RankPlan
+    plan: Plan
     before: Optional[Evaluation]
     after: Optional[Evaluation]
     divergence: Optional[float] = None
@@ -95,7 +97,7 @@ def compress(
     workers: Workers = ALONE,
     store: Optional[ResultStore] = None,
     force: bool = False,
-    latency: Optional[Mapping[str, LatencyCurve]] = None,
+    time_of: Optional[TimeOf] = None,
     progress: Steps = quiet,
     making: Making = PLAIN,
     notice: Callable[[str], None] = lambda line: None,
@@ -119,41 +121,47 @@ def compress(
     check_new(Path(out), force)
     if making.refine < 0:
         raise UsageError(f"--refine {making.refine}: 0 or more evaluations are needed")
-    loaded = load(model, lmdb, input_shape, fully_connected, python_layers, input_shapes, level, stages)
+    loaded = load(
+        model, lmdb, input_shape, fully_connected, python_layers, input_shapes, level, stages, options.schemes
+    )
     check_one_input(loaded.net, loaded.network, str(model))
     for line in loaded.unknown_types():
         notice(line)
     ImageLmdb(Path(test_lmdb or lmdb)).close()
     table, how = pca_metrics(loaded, weights), making.decomposition
-    check_search(table, options, latency)
-    schemes = {m.name: m.scheme for m in table.layers}
+    check_search(table, options, time_of)
     evaluating = options.method in EVALUATING or options.target_accuracy is not None
     with workers.executor() as executor:
         chooser = None
         if options.metric != "pca" or evaluating or making.refine or not how.plain:
             images = images_of(loaded, weights, lmdb, executor, store, making.memory)
-            chooser = Chooser(images, schemes, how, placement, progress)
+            chooser = Chooser(images, how, placement, progress)
             # Before anything is measured.
-            chooser.decomposer.check()
+            for m in table.layers:
+                chooser.decomposer.check({m.name: m.form(1)})
             for line in concerns(images, lmdb):
                 notice(line)
-            sampled = measured_ranks(loaded, table, weights)
+            sampled: dict[str, list[Form]] = {}
+            for m in table.layers:
+                sampled.setdefault(m.name, []).extend(m.form(r) for r in m.measure_at)
             seconds = estimate.stages(
-                images, [m.layer for m in table.layers], sampled, how.kind, options.metric != "pca",
+                images, [layer for layer, _ in table.by_layer()], sampled, how.kind, options.metric not in ("pca", "output"),
                 making.refine + len(how.alternatives()), making.dense,
             )  # fmt: skip
             notice(f"measuring on {images.look.images} images: {estimate.words(seconds, executor.workers)}")
-            if options.metric != "pca":
+            if options.metric == "output":
+                table = output_errors(table, chooser.decomposer, default_only=True)
+            elif options.metric != "pca":
                 table = measured_metrics(
-                    images, table, ranks=sampled, progress=chooser.step("metrics"), decomposer=chooser.decomposer,
+                    images, table, default_only=True, progress=chooser.step("metrics"), decomposer=chooser.decomposer,
                     dense=making.dense,
                 )  # fmt: skip
-        found = search_plan(table, options, chooser.evaluator if chooser and evaluating else None, latency)
+        found = search_plan(table, options, chooser.evaluator if chooser and evaluating else None, time_of)
         blobs: Blobs = {}
         if chooser is not None:
             found = chooser.refined(table, found, making.refine) if making.refine else found
-            chooser.settle(found.plan.ranks)
-            blobs = chooser.decomposer.blobs(found.plan.ranks)
+            chooser.settle(found.plan.forms)
+            blobs = chooser.decomposer.blobs(found.plan.forms)
         return _finished(
             loaded, weights, table, found.plan, out, placement, solver, train_lmdb, Path(test_lmdb or lmdb), top_k, executor,
             force, progress, blobs, chooser,
@@ -166,24 +174,22 @@ class Chooser:
     Until :meth:`settle` was called, ``decomposer`` makes them with the first of what ``--recalibrate auto`` stands for.
     """
 
-    def __init__(
-        self, images: Subject, schemes: Mapping[str, str], how: Decomposition, placement: str, progress: Steps
-    ) -> None:
-        self._images, self._schemes, self._how, self._placement = images, schemes, how, placement
+    def __init__(self, images: Subject, how: Decomposition, placement: str, progress: Steps) -> None:
+        self._images, self._how, self._placement = images, how, placement
         self._progress, self._what = progress, ""
         self.decomposer, self.evaluator = self._made(how.alternatives()[0])
 
     def _made(self, how: Decomposition) -> tuple[Decomposer, PlanEvaluator]:
-        decomposer = Decomposer(self._images, self._schemes, how, self._placement, self._report)
+        decomposer = Decomposer(self._images, how, self._placement, self._report)
         evaluator = PlanEvaluator(
-            self._images, self._schemes, self._placement,
+            self._images, self._placement,
             progress=lambda plans, done, all_: self._report("whole networks", done, all_), blobs_of=decomposer.blobs,
             name=decomposer.name(), reference=decomposer.reference(),
         )  # fmt: skip
         return decomposer, evaluator
 
-    def settle(self, ranks: Mapping[str, int]) -> None:
-        """Take what gives the least divergence at these ranks of all that ``--recalibrate auto`` stands for."""
+    def settle(self, forms: Mapping[str, Form]) -> None:
+        """Take what gives the least divergence in these forms of all that ``--recalibrate auto`` stands for."""
         ways = self._how.alternatives()
         if not any(layer.type == "BatchNorm" for layer in self._images.look.network.layers):
             ways = ways[:1]
@@ -192,9 +198,9 @@ class Chooser:
             for at, how in enumerate(ways, 1):
                 self._what = f"recalibration {at} of {len(ways)}: "
                 made.append(self._made(how))
-                made[-1][1].counts(ranks)
+                made[-1][1].counts(forms)
             self._what = ""
-            self.decomposer, self.evaluator = min(made, key=lambda m: m[1].divergence(ranks))
+            self.decomposer, self.evaluator = min(made, key=lambda m: m[1].divergence(forms))
 
     def step(self, what: str) -> Progress:
         """Progress of a stage."""
@@ -211,7 +217,7 @@ class Chooser:
             nonlocal seen
             seen += 1
             self._what = f"plan {seen} of {evaluations}: "
-            return self.evaluator.divergence(replace(found.result, ranks=tuple(ranks)).plan_ranks(problem))
+            return self.evaluator.divergence(replace(found.result, ranks=tuple(ranks)).plan_forms(problem))
 
         result = refine(problem, found.result.ranks, value_of, evaluations)
         self._what = ""
@@ -219,7 +225,7 @@ class Chooser:
 
 
 def _finished(
-    loaded: LoadedNetwork, weights: Path, table: MetricsTable, plan: RankPlan, out: Path, placement: str,
+    loaded: LoadedNetwork, weights: Path, table: MetricsTable, plan: Plan, out: Path, placement: str,
     solver: Optional[Path], train_lmdb: Optional[Path], images: Path, top_k: tuple[int, ...], executor: Executor,
     force: bool, progress: Steps, blobs: Blobs, chooser: Optional[Chooser],
 ) -> Compressed:  # fmt: skip
@@ -253,13 +259,13 @@ def _finished(
         data: dict[str, Any] = {
             "format": "enc-caffe-compression/1", "images": look.images, "lmdb": str(images),
             "decomposition": chooser.decomposer.how.words() if chooser else "svd",
-            "macs": {f"{c}, {k}": emitted.ratio(c, k) for c in ("paper", "exact") for k in ("decomposable", "all")},
+            "macs": {f"{c}, {k}": emitted.ratio(c, k) for c in CONVENTIONS for k in ("decomposable", "all")},
             "parameters": emitted.parameter_ratio("all"),
         }  # fmt: skip
         for name, e in (("original", before), ("compressed", after)):
             if e is not None:
                 data[name] = {"correct": e.correct, "cross_entropy": e.cross_entropy}
-        divergence = chooser.evaluator.divergence(plan.ranks) if chooser else None
+        divergence = chooser.evaluator.divergence(plan.forms) if chooser else None
         if chooser:
             data["divergence"] = {"mean": divergence, "images": chooser.decomposer.made.look.images}
         write_json(work / "evaluation.json", data)

@@ -6,7 +6,7 @@ import json
 import math
 import re
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Optional, Union
 
 from enc_caffe.errors import EncError
 from enc_caffe.output import atomic_file
@@ -19,15 +19,17 @@ _BRACKET = re.compile(r'"(?:[^"\\]|\\.)*"?|[\[\]{}]', re.DOTALL)
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
-def read_json(path: Path, kind: str, error: type[EncError]) -> dict[str, Any]:
-    """Read one JSON object whose ``format`` is ``kind``.
+def read_json(path: Path, kinds: Union[str, tuple[str, ...]], error: type[EncError]) -> dict[str, Any]:
+    """Read one JSON object whose ``format`` is one of ``kinds``.
 
     Parameters
     ----------
-    kind : str
-        For example ``enc-caffe-ranks/1``.
+    kinds : str or tuple of str
+        For example ``enc-caffe-ranks/2``, the newest first.
     error : exception class to raise for whatever is wrong with the file.
     """
+    known = (kinds,) if isinstance(kinds, str) else kinds
+    kind = known[0]
     try:
         size = path.stat().st_size
     except OSError as exc:
@@ -53,7 +55,7 @@ def read_json(path: Path, kind: str, error: type[EncError]) -> dict[str, Any]:
         raise error(f"{path}: cannot be read ({exc.strerror})") from None
     if not isinstance(data, dict):
         raise error(f"{path}: holds a {type(data).__name__}; an object with format '{kind}' is needed")
-    if data.get("format") != kind:
+    if data.get("format") not in known:
         raise error(f"{path}: format is {data.get('format')!r}; '{kind}' is needed")
     return data
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from enc_caffe.caffe_io.describe import in_phase
 from enc_caffe.complexity import network_complexity
+from enc_caffe.decomposition import form_cost
 from enc_caffe.errors import UsageError
 from enc_caffe.fetch import cache_folder
 from enc_caffe.metrics.bends import bent_ranks, floor_of
@@ -22,6 +23,10 @@ from enc_caffe.runtime.executor import LIMIT, CaffeExecutor, Executor
 from enc_caffe.runtime.measure import ORIGINAL, Counts, Pair
 from enc_caffe.runtime.measuring import MEMORY, Subject, first_counts, layer_counts, subject
 from enc_caffe.runtime.store import ResultStore
+
+#: A form is clearly beaten where another one costs no more and has less than this part of its output error: divergences follow
+#: the output error within a layer, but not to the last digit.
+CLEAR = 0.7
 
 Progress = Callable[[int, int], None]
 #: Progress of several stages: what is done, how much of it, and in all.
@@ -107,7 +112,7 @@ def images_of(
     memory: int = MEMORY,
 ) -> Subject:
     """The network with these images, ready to be measured."""
-    macs = network_complexity(loaded.network, {}, loaded.policy.schemes, "exact", "all").macs
+    macs = network_complexity(loaded.network, {}).macs
     return subject(loaded.net, str(loaded.path), weights, lmdb, macs, executor, store, memory)
 
 
@@ -115,12 +120,15 @@ def measured_metrics(
     images: Subject,
     table: MetricsTable,
     top_k: int = 1,
-    ranks: Optional[Mapping[str, Sequence[int]]] = None,
+    default_only: bool = False,
     progress: Progress = silent,
     decomposer: Optional[Decomposer] = None,
     dense: bool = False,
 ) -> MetricsTable:
     """A table with accuracy, cross-entropy and divergence at its sampled ranks, each layer truncated alone.
+
+    Where a layer may have several schemes and ``decomposer`` knows the layers' output errors, forms that another one of the
+    layer clearly beats (:data:`CLEAR`) are not measured.
 
     Parameters
     ----------
@@ -129,9 +137,9 @@ def measured_metrics(
         Of :func:`enc_caffe.pipeline.pca_metrics`, for the same weights.
     top_k : int
         1 or 5: the accuracy that counts as the metric.
-    ranks : mapping of layer to ranks, optional
-        Which of the sampled ranks are measured; all without it.
-    progress : callable of images times (layer, rank), done and in all
+    default_only : bool
+        Measure at the ranks that METHOD section 3 measures, not at all that are sampled.
+    progress : callable of images times (layer, form), done and in all
     decomposer : Decomposer, optional
         Whose factors are measured; those of plain SVD without it.
     dense : bool
@@ -144,14 +152,16 @@ def measured_metrics(
     """
     if top_k not in (1, 5):
         raise UsageError(f"--accuracy {top_k}: 1 or 5 is needed")
-    pairs: list[Pair] = [(m.name, r) for m in table.layers for r in (ranks or {}).get(m.name, m.sampled_ranks)]
-    schemes = {m.name: m.scheme for m in table.layers}
+    wanted = _wanted(table, default_only)
+    if decomposer is not None and decomposer.how.kind != "svd":
+        table = output_errors(table, decomposer, default_only)
+        wanted = _worth_measuring(table, wanted)
 
     def counted(pairs: Sequence[Pair]) -> dict[Pair, Counts]:
         factors, key = (decomposer.prepare(pairs), decomposer.key()) if decomposer else ("", {})
-        return layer_counts(images, schemes, pairs, progress, factors, key)
+        return layer_counts(images, pairs, progress, factors, key)
 
-    found = counted(pairs)
+    found = counted(wanted)
     original = found[ORIGINAL]
     if dense:
         table, more = _with_bends(table, found)
@@ -159,8 +169,6 @@ def measured_metrics(
     labelled = images.look.labelled
     layers = tuple(_with_counts(m, found, top_k, labelled) for m in table.layers)
     extra = dict(table.extra)
-    if decomposer is not None and not decomposer.how.plain:
-        extra["decomposition"] = "weighted"
     extra.update(
         images=original.images, lmdb=images.lmdb.name, accuracy_top_k=top_k if labelled else None,
         baseline_correct=original.correct if labelled else None,
@@ -174,17 +182,73 @@ def measured_metrics(
     )  # fmt: skip
 
 
+def _wanted(table: MetricsTable, default_only: bool) -> list[Pair]:
+    return [(m.name, m.form(r)) for m in table.layers for r in (default_only and m.measure_at or m.sampled_ranks)]
+
+
+def output_errors(table: MetricsTable, decomposer: Decomposer, default_only: bool = False) -> MetricsTable:
+    """A table with the part of its output's power that each layer loses on the images, from second moments alone: no network is
+    run for a form.
+
+    Raises
+    ------
+    UsageError
+        If the decomposer makes factors by plain SVD, which sees no images.
+    """
+    if decomposer.how.kind == "svd":
+        raise UsageError("--metric output looks at the images: give --decomposition weighted or asymmetric")
+    wanted = _wanted(table, default_only)
+    errors = decomposer.errors(wanted)
+    layers = tuple(
+        m.with_series("sampled_output_error", [errors.get((m.name, m.form(r))) for r in m.sampled_ranks])
+        for m in table.layers
+    )
+    extra = {
+        **dict(table.extra),
+        "decomposition": "weighted",
+        "images": decomposer.made.look.images,
+        "lmdb": decomposer.made.lmdb.name,
+    }
+    return replace(table, layers=layers, extra=tuple(extra.items()))
+
+
+def _worth_measuring(table: MetricsTable, wanted: Sequence[Pair]) -> list[Pair]:
+    """Those of the pairs that no other form of the layer clearly beats; every curve keeps none, or two at least."""
+    asked, kept = set(wanted), []
+    for layer, curves in table.by_layer():
+        if len(curves) == 1:
+            kept += [p for p in wanted if p[0] == layer.name]
+            continue
+        points = [
+            (form_cost(layer, m.form(r))[0], e, m, r)
+            for m in curves for r, e in zip(m.sampled_ranks, m.series("sampled_output_error")) if e is not None
+        ]  # fmt: skip
+        for m in curves:
+            own = [(cost, e, r) for cost, e, other, r in points if other is m and (m.name, m.form(r)) in asked]
+            rivals = [(cost, e) for cost, e, other, _ in points if other is not m]
+            good = [r for cost, e, r in own if not any(c <= cost and x <= CLEAR * e for c, x in rivals)]
+            if good:
+                # Neighbours of the good ones, so that a curve can be drawn through them, and r_max, where a loss is the original's.
+                at = [r for _, _, r in own]
+                places = {
+                    j for r in good for j in (at.index(r) - 1, at.index(r), at.index(r) + 1) if 0 <= j < len(at)
+                } | {len(at) - 1}
+                kept += [(m.name, m.form(at[j])) for j in sorted(places)]
+    return kept
+
+
 def _with_bends(table: MetricsTable, found: Mapping[Pair, Counts]) -> tuple[MetricsTable, list[Pair]]:
     """The table with ranks where the measured divergences bend, and those ranks."""
-    curves: dict[str, tuple[list[int], list[float]]] = {}
+    curves = []
     for m in table.layers:
-        counts = [(r, found[m.name, r]) for r in m.sampled_ranks if (m.name, r) in found]
-        curves[m.name] = [r for r, _ in counts], [max(0.0, c.divergence / c.images) for _, c in counts]
-    floor, layers, more = floor_of(list(curves.values())), [], []
-    for m in table.layers:
-        ranks = bent_ranks(curves[m.name], floor)
-        more += [(m.name, r) for r in ranks]
-        layers.append(replace(m, sampled_ranks=tuple(sorted({*m.sampled_ranks, *ranks}))))
+        counts = [(r, found[m.name, m.form(r)]) for r in m.sampled_ranks if (m.name, m.form(r)) in found]
+        curves.append(([r for r, _ in counts], [max(0.0, c.divergence / c.images) for _, c in counts]))
+    floor, layers = floor_of(curves), []
+    more: list[Pair] = []
+    for m, curve in zip(table.layers, curves):
+        ranks = bent_ranks(curve, floor)
+        more += [(m.name, m.form(r)) for r in ranks]
+        layers.append(m.sampled_at(tuple(sorted({*m.sampled_ranks, *ranks}))))
     return replace(table, layers=tuple(layers)), more
 
 
@@ -193,7 +257,7 @@ def _accuracy(counts: Counts, top_k: int) -> float:
 
 
 def _with_counts(m: LayerMetrics, found: Mapping[Pair, Counts], top_k: int, labelled: bool) -> LayerMetrics:
-    counts = [found.get((m.name, r)) for r in m.sampled_ranks]
+    counts = [found.get((m.name, m.form(r))) for r in m.sampled_ranks]
     series: dict[str, list[Any]] = {
         "sampled_divergence": [None if c is None else max(0.0, c.divergence / c.images) for c in counts]
     }
@@ -202,7 +266,8 @@ def _with_counts(m: LayerMetrics, found: Mapping[Pair, Counts], top_k: int, labe
         series["sampled_correct_5"] = [None if c is None else c.correct_5 for c in counts]
         series["sampled_cross_entropy"] = [None if c is None else c.cross_entropy / c.images for c in counts]
     accuracy = tuple(None if c is None or not labelled else _accuracy(c, top_k) for c in counts)
-    return replace(m, sampled_accuracy=accuracy, extra=tuple(series.items()))
+    known = {k: v for k, v in dict(m.extra).items() if k not in series}
+    return replace(m, sampled_accuracy=accuracy, extra=tuple({**known, **series}.items()))
 
 
 def falling_curves(table: MetricsTable) -> list[str]:
@@ -212,7 +277,7 @@ def falling_curves(table: MetricsTable) -> list[str]:
         values = [a for a in m.sampled_accuracy if a is not None]
         if np.any(np.diff(values) < 0):
             names.append(m.name)
-    return names
+    return list(dict.fromkeys(names))
 
 
 def concerns(images: Subject, lmdb: Path) -> list[str]:

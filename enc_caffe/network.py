@@ -7,6 +7,7 @@ prototxt. Weights do not live here; :mod:`enc_caffe.caffe_io.caffemodel` reads t
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Optional
 
 from enc_caffe.errors import PlanError
@@ -115,6 +116,27 @@ class Layer:
         return 1, 1
 
 
+#: A blob's name, and how many layers have made it so far: layers in place give several layers the same top.
+Made = tuple[str, int]
+
+
+@dataclass(frozen=True)
+class Walk:
+    """Who makes and who reads every blob, one walk over the layers.
+
+    Attributes
+    ----------
+    bottoms, tops : mapping of layer name to tuple of Made
+    producers : mapping of Made to the layer that makes it; what no layer makes is absent
+    readers : mapping of Made to the layers that read it, in order
+    """
+
+    bottoms: dict[str, tuple[Made, ...]]
+    tops: dict[str, tuple[Made, ...]]
+    producers: dict[Made, Layer]
+    readers: dict[Made, list[Layer]]
+
+
 @dataclass(frozen=True)
 class Network:
     """A network in the TEST phase, layers in order of execution."""
@@ -137,6 +159,22 @@ class Network:
 
     def __contains__(self, name: str) -> bool:
         return name in self._index
+
+    @cached_property
+    def walk(self) -> Walk:
+        """Producers and readers of all blobs."""
+        times: dict[str, int] = {}
+        found = Walk({}, {}, {}, {})
+        for layer in self.layers:
+            bottoms = tuple((b, times.get(b, 0)) for b in layer.bottoms)
+            for blob in bottoms:
+                found.readers.setdefault(blob, []).append(layer)
+            for top in layer.tops:
+                times[top] = times.get(top, 0) + 1
+            tops = tuple((t, times[t]) for t in layer.tops)
+            found.producers.update(dict.fromkeys(tops, layer))
+            found.bottoms[layer.name], found.tops[layer.name] = bottoms, tops
+        return found
 
     @property
     def data_shapes(self) -> dict[str, Shape]:

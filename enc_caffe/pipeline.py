@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import math
 from dataclasses import dataclass
@@ -17,15 +18,16 @@ from enc_caffe.caffe_io.emit import NONE, Blobs, replace_layers, write_compresse
 from enc_caffe.caffe_io.prototxt import leading_comments, read_net, read_solver, to_text, verbatim_text
 from enc_caffe.caffe_io.variants import deploy_net, sized_network, solver_param, train_val_or_same
 from enc_caffe.complexity import Complexity, network_complexity
-from enc_caffe.decomposition import group_spectra, scheme_for
-from enc_caffe.errors import DatasetError, MetricsError
-from enc_caffe.metrics.sampling import Sampler, energy_samples, vbmf_samples
+from enc_caffe.decomposition import Scheme, check_form, check_worth, form_cost, group_spectra, scheme_for
+from enc_caffe.decomposition.policy import PAPER, Policy, Schemes, policy_for
+from enc_caffe.errors import DatasetError, MetricsError, PlanError
+from enc_caffe.form import CONVENTIONS, WHOLE, Form
+from enc_caffe.metrics.sampling import Sampler, energy_samples, ladder_samples, vbmf_samples
 from enc_caffe.metrics.table import LayerMetrics, MetricsTable
 from enc_caffe.metrics.vbmf import estimate
 from enc_caffe.network import Network
 from enc_caffe.output import atomic_folder
-from enc_caffe.plan import RankPlan, write_plan
-from enc_caffe.policy import Policy, default_policy
+from enc_caffe.plan import Plan, write_plan
 from enc_caffe.shapes import KNOWN_TYPES, Shape
 
 Progress = Callable[[str], None]
@@ -46,6 +48,28 @@ class LoadedNetwork:
     python_layers: bool = False
     level: Optional[int] = None
     stages: tuple[str, ...] = ()
+    _models: dict[Path, CaffeModel] = dataclasses.field(default_factory=dict, compare=False, repr=False)
+
+    def model(self, weights: Path) -> CaffeModel:
+        """A caffemodel for this network, opened and held against it once.
+
+        Raises
+        ------
+        WeightsError
+            If it cannot be read, or does not fit.
+        """
+        weights = Path(weights)
+        if weights not in self._models:
+            model = CaffeModel(weights)
+            model.check(self.network)
+            self._models[weights] = model
+        return self._models[weights]
+
+    def with_fully_connected(self, plan: Plan) -> LoadedNetwork:
+        """The same with fully connected layers among those that are decomposed, where a plan has one of them."""
+        if not any(n in self.network and self.network[n].inner_product is not None for n in plan.forms):
+            return self
+        return dataclasses.replace(self, policy=policy_for(self.network, PAPER, True))
 
     def without_flags(self, net: Any) -> Any:
         """A network of the same file without the level and the stages that the file itself does not have."""
@@ -85,6 +109,7 @@ def load(
     input_shapes: Optional[Mapping[str, Shape]] = None,
     level: Optional[int] = None,
     stages: Sequence[str] = (),
+    schemes: Schemes = PAPER,
 ) -> LoadedNetwork:
     """Read a prototxt; image sizes come from ``input_shape``, the LMDB, or the source that the prototxt names.
 
@@ -94,6 +119,8 @@ def load(
         Of data layers whose tops no image size describes.
     level, stages : int and sequence of str, optional
         Which layers there are, as by ``caffe -level -stage``.
+    schemes : str or tuple of str
+        What each layer may become (:mod:`enc_caffe.decomposition.policy`).
     """
     net = set_state(read_net(Path(model), python_layers), level, stages)
     shape = None
@@ -102,32 +129,24 @@ def load(
         shape = images.first_shape()
         images.close()
     network = sized_network(net, str(model), shape, input_shape, input_shapes)
-    policy = default_policy(network, fully_connected)
+    policy = policy_for(network, schemes, fully_connected)
     return LoadedNetwork(Path(model), net, network, policy, python_layers, level, tuple(stages))
 
 
 def pca_metrics(
     loaded: LoadedNetwork, weights: Path, sampler: Sampler = energy_samples, progress: Progress = _silent
 ) -> MetricsTable:
-    """Spectra and sampled ranks of every layer that the policy decomposes (Eq. 1 and 2; METHOD section 3)."""
-    model = CaffeModel(Path(weights))
-    model.check(loaded.network)
-    layers = []
-    for name, scheme_name in loaded.policy.schemes.items():
-        layer, scheme = loaded.network[name], scheme_for(scheme_name)
-        spectra = group_spectra(scheme.matrices(layer, model.weights(layer)[0]))
-        rank = loaded.policy.max_ranks[name]
-        samples = sampler(spectra, scheme.matrix_shape(layer), rank)
-        kept = tuple(np.asarray(s[:rank]) for s in spectra)
-        shape = scheme.matrix_shape(layer)
-        vbmf = max(1, min(rank, max(estimate(x, *shape).empirical_rank for x in spectra)))
-        layers.append(LayerMetrics(layer, scheme_name, rank, kept, tuple(samples), (None,) * len(samples), vbmf))
+    """Spectra and sampled forms of every scheme that the policy lets a layer have (Eq. 1 and 2; METHOD section 3)."""
+    model, layers = loaded.model(weights), []
+    for name, schemes in loaded.policy.schemes.items():
+        blob = model.weights(loaded.network[name])[0]
+        layers += [_curve(loaded, name, scheme_for(s), blob, sampler) for s in schemes]
         progress(name)
     if not layers:
         raise MetricsError(
             f"{loaded.path}: no layer of '{loaded.network.name}' can be decomposed (enc-caffe inspect says why)"
         )
-    whole = network_complexity(loaded.network, {}, loaded.policy.schemes)
+    whole = network_complexity(loaded.network, {})
     extra = (
         ("network_macs", whole.macs),
         ("network_parameters", whole.parameters),
@@ -136,14 +155,25 @@ def pca_metrics(
     return MetricsTable(loaded.network.name, "singular values of the caffemodel", tuple(layers), None, extra)
 
 
-def measured_ranks(loaded: LoadedNetwork, table: MetricsTable, weights: Path) -> dict[str, list[int]]:
-    """The five ranks of METHOD section 3 by layer: of the seven that :func:`pca_metrics` samples, those to measure at."""
-    model, found = CaffeModel(Path(weights)), {}
-    for m in table.layers:
-        layer, scheme = loaded.network[m.name], scheme_for(m.scheme)
-        spectra = group_spectra(scheme.matrices(layer, model.weights(layer)[0]))
-        found[m.name] = vbmf_samples(spectra, scheme.matrix_shape(layer), m.max_rank)
-    return found
+def _curve(loaded: LoadedNetwork, name: str, scheme: Scheme, blob: np.ndarray, sampler: Sampler) -> LayerMetrics:
+    layer = loaded.network[name]
+    spectra = group_spectra(scheme.matrices(layer, blob))
+    paper, shape = loaded.policy.paper.get(name) == scheme.name, scheme.matrix_shape(layer)
+    if shape is None:
+        ladder = scheme.forms(layer, spectra)
+        places = tuple(ladder_samples([form_cost(layer, f)[0] for f in ladder], form_cost(layer, WHOLE)[0]))
+        none = (None,) * len(places)
+        return LayerMetrics(
+            layer, scheme.name, len(ladder), tuple(spectra), places, none, None, (), ladder, paper, places
+        )
+    rank = scheme.max_rank(layer)
+    places = tuple(sampler(spectra, shape, rank))
+    kept = tuple(np.asarray(s[:rank]) for s in spectra)
+    vbmf = max(1, min(rank, max(estimate(x, *shape).empirical_rank for x in spectra)))
+    measured = tuple(vbmf_samples(spectra, shape, rank)) if sampler is energy_samples else places
+    return LayerMetrics(
+        layer, scheme.name, rank, kept, places, (None,) * len(places), vbmf, (), (), paper, measured
+    )  # fmt: skip
 
 
 def _reads_data(network: Network) -> Optional[str]:
@@ -173,38 +203,51 @@ class Emitted:
 
 
 def costs(
-    network: Network, policy: Policy, ranks: Mapping[str, int], schemes: Mapping[str, str], placement: str = "exact"
+    loaded: LoadedNetwork, forms: Mapping[str, Form], placement: str = "exact"
 ) -> dict[tuple[str, str], Complexity]:
     """Complexity by (convention, counted)."""
-    merged = {**policy.schemes, **schemes}
+    decomposable = {*loaded.policy.schemes, *forms}
     return {
-        (c, k): network_complexity(network, ranks, merged, c, k, placement)
-        for c in ("paper", "exact") for k in ("decomposable", "all")
+        (c, k): network_complexity(loaded.network, forms, c, decomposable if k == "decomposable" else None, placement)
+        for c in CONVENTIONS for k in ("decomposable", "all")
     }  # fmt: skip
 
 
-def plan_schemes(loaded: LoadedNetwork, plan: RankPlan, source: str = "the rank plan") -> dict[str, str]:
-    """Scheme of every layer of a plan.
+def plan_forms(loaded: LoadedNetwork, plan: Plan, source: str = "the plan") -> dict[str, Form]:
+    """Form of every layer of a plan; where the file does not say the scheme, the paper's policy does.
 
     Raises
     ------
     PlanError
         If the plan does not fit the network; ``source`` says where it comes from.
     """
-    # A plan may name a scheme that the default policy does not use for a layer.
-    schemes = {name: plan.schemes.get(name, loaded.policy.schemes.get(name, "")) for name in plan.ranks}
-    limits = {
-        name: scheme_for(schemes[name]).max_rank(loaded.network[name])
-        for name in plan.ranks if name in loaded.network and name in loaded.policy.schemes
-    }  # fmt: skip
-    plan.check(loaded.network, limits, source)
-    return schemes
+    found = {}
+    for name, form in plan.forms.items():
+        if name not in loaded.network:
+            raise PlanError(f"{source}: layer '{name}' is not in network '{loaded.network.name}'")
+        layer = loaded.network[name]
+        if layer.keep_reason or not layer.has_weights:
+            reason = layer.keep_reason or f"type {layer.type} is never decomposed"
+            raise PlanError(f"{source}: layer '{name}' cannot be decomposed: {reason}")
+        if not form.scheme:
+            scheme = loaded.policy.paper.get(name)
+            if scheme is None:
+                why = loaded.policy.whole.get(name, "the paper leaves it whole")
+                raise PlanError(f"{source}: layer '{name}' cannot be decomposed without a scheme: {why}")
+            form = Form(scheme, form.ranks)
+        try:
+            check_form(layer, form)
+            check_worth(layer, form)
+        except PlanError as exc:
+            raise PlanError(f"{source}: {exc}") from None
+        found[name] = form
+    return found
 
 
 def emit(
     loaded: LoadedNetwork,
     weights: Path,
-    plan: RankPlan,
+    plan: Plan,
     out: Path,
     placement: str = "exact",
     force: bool = False,
@@ -213,27 +256,27 @@ def emit(
     test_lmdb: Optional[Path] = None,
     progress: Progress = _silent,
     solver_overrides: Optional[dict[str, Any]] = None,
-    source: str = "the rank plan",
+    source: str = "the plan",
     final: Optional[Path] = None,
     blobs: Blobs = NONE,
+    version: int = 2,
 ) -> Emitted:
     """Write ``train_val.prototxt``, ``deploy.prototxt``, ``solver.prototxt``, ``compressed.caffemodel``, ``ranks.json``.
 
     The folder appears whole or not at all. ``final`` is the name that it will have in the end, where that is not ``out``:
     the solver names the train_val by it. ``blobs`` are weights by layer of the compressed network that are not what plain
-    SVD gives.
+    SVD gives. ``version`` is that of the format of ``ranks.json``.
     """
     network = loaded.network
-    schemes = plan_schemes(loaded, plan, source)
-    model = CaffeModel(Path(weights))
-    model.check(network)
+    forms = plan_forms(loaded, plan, source)
+    model = loaded.model(weights)
     original_solver = read_solver(solver) if solver is not None else None
-    compressed = replace_layers(loaded.net, network, plan.ranks, schemes, placement)
-    # The two stages of a pair are described like any other layer: wrong shapes show here, not in Caffe.
+    compressed = replace_layers(loaded.net, network, forms, placement)
+    # The stages of a chain are described like any other layer: wrong shapes show here, not in Caffe.
     described = describe(compressed, None, "the emitted prototxt", network.data_shapes)
     final = Path(final or out).absolute()
     with atomic_folder(Path(out), force) as folder:
-        write_compressed(folder / "compressed.caffemodel", model, network, plan.ranks, schemes, progress, blobs)
+        write_compressed(folder / "compressed.caffemodel", model, network, forms, progress, blobs)
         train_val, untrained = train_val_or_same(compressed, described, train_lmdb, test_lmdb)
         header = plan_header(plan) + leading_comments(loaded.path)
         train_val_text = verbatim_text(loaded.without_flags(train_val), header)
@@ -247,25 +290,24 @@ def emit(
         if (loaded.level or loaded.stages) and not parameters.test_state:
             parameters.test_state.add(level=loaded.level or 0, stage=loaded.stages)
         (folder / "solver.prototxt").write_text(to_text(parameters), encoding="utf-8")
-        write_plan(folder / "ranks.json", RankPlan(plan.network, plan.ranks, schemes, plan.about))
+        write_plan(folder / "ranks.json", Plan(plan.network, forms, plan.about), version)
     return Emitted(
         Path(out),
-        costs(network, loaded.policy, {}, schemes),
-        costs(network, loaded.policy, plan.ranks, schemes, placement),
+        costs(loaded, {}),
+        costs(loaded, forms, placement),
         untrained,
     )
 
 
-def plan_header(plan: RankPlan) -> str:
+def plan_header(plan: Plan) -> str:
     """How a plan came to be, as a comment of one line: what a ranks file says must not become a part of the network."""
     about = plan.about
-    if "method" not in about:
+    if about.method is None:
         return ""
-    ratio = about.get("flops_ratio")
-    ratio = ratio if isinstance(ratio, (int, float)) and 0 <= ratio <= 1e6 else math.nan
+    ratio = about.flops_ratio if about.flops_ratio is not None and 0 <= about.flops_ratio <= 1e6 else math.nan
     words = (
-        f"Compressed by enc-caffe: method {about.get('method')}, metric {about.get('metric')}, "
-        f"MACs {ratio:.4f} of the original ({about.get('convention')} convention)."
+        f"Compressed by enc-caffe: method {about.method}, metric {about.metric}, "
+        f"MACs {ratio:.4f} of {about.counted or 'the original'} ({about.convention} convention)."
     )
     return "# " + "".join(c if c.isprintable() else " " for c in words) + "\n"
 

@@ -11,18 +11,19 @@ import numpy as np
 
 from enc_caffe.complexity import network_complexity
 from enc_caffe.errors import EncError, InfeasibleError
+from enc_caffe.form import CONVENTIONS, Form
 from enc_caffe.metrics.table import MetricsTable
 from enc_caffe.network import Network
-from enc_caffe.plan import RankPlan, plan_about
+from enc_caffe.plan import Plan, Provenance
 from enc_caffe.search import exact, methods
-from enc_caffe.search.build import LatencyCurve, build_problem
+from enc_caffe.search.build import TimeOf, build_problem
 from enc_caffe.search.enc_map import predicted_accuracy
 from enc_caffe.search.options import SearchOptions
 from enc_caffe.search.problem import AccuracyOf, SearchProblem, SearchResult
 from enc_caffe.search.refine import Refined
 
-#: Accuracy of a whole plan, all its ranks by layer.
-PlanAccuracy = Callable[[Mapping[str, int]], float]
+#: Accuracy of a whole plan, all its forms by layer.
+PlanAccuracy = Callable[[Mapping[str, Form]], float]
 #: Logarithm of the largest objective that is written: measured accuracies above the baseline make products without end.
 MOST = 700.0
 
@@ -31,7 +32,7 @@ MOST = 700.0
 class Found:
     """A search: the plan, and what the method and the problem know of it."""
 
-    plan: RankPlan
+    plan: Plan
     result: SearchResult
     problem: SearchProblem
 
@@ -40,7 +41,7 @@ def search_plan(
     table: MetricsTable,
     options: SearchOptions,
     accuracy: Optional[PlanAccuracy] = None,
-    latency: Optional[Mapping[str, LatencyCurve]] = None,
+    time_of: Optional[TimeOf] = None,
 ) -> Found:
     """Search ranks; the plan carries its costs, how it was found, and how far it may be from the optimum.
 
@@ -48,18 +49,19 @@ def search_plan(
     ----------
     table : MetricsTable
     options : SearchOptions
-    accuracy : callable of the plan's ranks, optional
+    accuracy : callable of the plan's forms, optional
         Evaluates a plan; ``inf`` needs it, ``random``, ``iterative`` and ``--target_accuracy`` use it.
-    latency : mapping of layer to (nanoseconds whole, nanoseconds by rank), optional
+    time_of : callable of layer and form, optional
+        Nanoseconds, where latency has a budget.
     """
     methods.method_for(options.method)
-    problem = build_problem(table, options, latency)
+    problem = build_problem(table, options, time_of)
     of_ranks: Optional[AccuracyOf] = None
     if accuracy is not None:
         known = accuracy
 
         def of_ranks(ranks: Sequence[int]) -> float:
-            return known(SearchResult(tuple(ranks), 0.0).plan_ranks(problem))
+            return known(SearchResult(tuple(ranks), 0.0).plan_forms(problem))
 
     start = time.perf_counter()
     result = methods.run(problem, of_ranks)
@@ -68,18 +70,23 @@ def search_plan(
     return Found(_plan(table, problem, result, seconds), result, problem)
 
 
-def check_search(
-    table: MetricsTable, options: SearchOptions, latency: Optional[Mapping[str, LatencyCurve]] = None
-) -> None:
+def check_search(table: MetricsTable, options: SearchOptions, time_of: Optional[TimeOf] = None) -> None:
     """Raise what a search would, of names, bounds and budgets, before the metrics that it needs are measured."""
     methods.method_for(options.method)
-    build_problem(table, replace(options, metric="pca"), latency).check_feasible()
+    # Before anything is measured a form is worth its place on the ladder.
+    layers = tuple(
+        replace(m, extra=(("sampled_divergence", [1.0 / r for r in m.sampled_ranks]),)) for m in table.layers
+    )
+    build_problem(replace(table, layers=layers), replace(options, metric="divergence"), time_of).check_feasible()
+    if options.metric in ("pca", "combined"):
+        # These compare no schemes.
+        build_problem(table, replace(options, metric="pca"), time_of)
 
 
 def refined_plan(table: MetricsTable, found: Found, refined: Refined) -> Found:
     """A search whose ranks were refined by whole networks: what they cost is counted anew, and how far they are from the
     optimum of the objective is said."""
-    problem, result, seconds = found.problem, found.result, found.plan.about["search_seconds"]
+    problem, result, seconds = found.problem, found.result, found.plan.about.search_seconds or 0.0
     if refined.ranks != result.ranks:
         result = SearchResult(refined.ranks, problem.score(refined.ranks), result.candidates)
         result = replace(result, gap=optimality_gap(problem, result))
@@ -87,7 +94,7 @@ def refined_plan(table: MetricsTable, found: Found, refined: Refined) -> Found:
     about = {
         "evaluations": len(refined.evaluated), "divergence_before": refined.evaluated[0][1], "divergence": refined.value,
     }  # fmt: skip
-    return Found(replace(plan, about={**plan.about, "refined": about}), result, problem)
+    return Found(replace(plan, about=replace(plan.about, refined=about)), result, problem)
 
 
 def optimality_gap(problem: SearchProblem, result: SearchResult) -> Optional[float]:
@@ -107,35 +114,28 @@ def optimality_gap(problem: SearchProblem, result: SearchResult) -> Optional[flo
     return max(0.0, plans[0][1] + more - result.log_objective)
 
 
-def _plan(table: MetricsTable, problem: SearchProblem, result: SearchResult, seconds: float) -> RankPlan:
+def _plan(table: MetricsTable, problem: SearchProblem, result: SearchResult, seconds: float) -> Plan:
     options = problem.options
-    about = plan_about(
-        options.method, options.metric, methods.solver_name(problem), problem.ratio("macs", result.ranks),
-        problem.ratio("parameters", result.ranks), options.convention, "the layers that the metrics list",
-        math.exp(min(result.log_objective, MOST)), result.proven_optimal, seconds,
-    )  # fmt: skip
-    about.update(
-        preset=options.preset,
-        targets={**options.targets, **({"accuracy": options.target_accuracy} if options.target_accuracy else {})},
-        candidates=result.candidates,
-        gap=result.gap if result.gap is not None and math.isfinite(result.gap) else None,
+    targets = {**options.targets, **({"accuracy": options.target_accuracy} if options.target_accuracy else {})}
+    about = Provenance(
+        method=options.method, metric=options.metric, solver=methods.solver_name(problem), preset=options.preset,
+        schemes=options.schemes if isinstance(options.schemes, str) else ",".join(options.schemes),
+        flops_ratio=problem.ratio("macs", result.ranks), params_ratio=problem.ratio("parameters", result.ranks),
         latency_ratio=problem.ratio("latency", result.ranks) if "latency" in problem.originals else None,
-        evaluated=len(result.evaluated) or None,
-        accuracy=result.accuracy,
-        note=result.note or None,
-    )
-    schemes = {entry.name: entry.scheme for entry in table.layers}
-    ranks = result.plan_ranks(problem)
-    ordered = {m.name: ranks[m.name] for m in table.layers if m.name in ranks}
-    return RankPlan(table.network, ordered, {n: schemes[n] for n in ordered}, about)
+        convention=problem.convention, counted=problem.counted, targets=targets,
+        objective=math.exp(min(result.log_objective, MOST)), proven_optimal=result.proven_optimal,
+        gap=result.gap if result.gap is not None and math.isfinite(result.gap) else None, candidates=result.candidates,
+        evaluated=len(result.evaluated) or None, search_seconds=seconds, accuracy=result.accuracy, note=result.note or None,
+    )  # fmt: skip
+    forms = result.plan_forms(problem)
+    return Plan(table.network, {x.name: forms[x.name] for x, _ in table.by_layer() if x.name in forms}, about)
 
 
-def plan_ratios(table: MetricsTable, plan: RankPlan) -> dict[str, float]:
+def plan_ratios(table: MetricsTable, plan: Plan) -> dict[str, float]:
     """MACs of a plan over the MACs of the layers that the metrics list, by convention."""
-    network = Network(table.network, tuple(m.layer for m in table.layers))
-    schemes = {m.name: m.scheme for m in table.layers}
-    whole = network_complexity(network, {}, schemes, "paper").macs
-    return {c: network_complexity(network, plan.ranks, schemes, c).macs / whole for c in ("paper", "exact")}
+    network = Network(table.network, tuple(layer for layer, _ in table.by_layer()))
+    whole = network_complexity(network, {}, "paper").macs
+    return {c: network_complexity(network, plan.forms, c).macs / whole for c in CONVENTIONS}
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ def sweep(
     options: SearchOptions,
     targets: Sequence[float],
     accuracy: Optional[PlanAccuracy] = None,
-    latency: Optional[Mapping[str, LatencyCurve]] = None,
+    time_of: Optional[TimeOf] = None,
     progress: Callable[[int, int], None] = lambda done, all_: None,
 ) -> list[SweepPoint]:
     """One search for every target of MACs; a target that cannot be reached is a point with its reason."""
@@ -162,7 +162,7 @@ def sweep(
     for i, target in enumerate(targets):
         progress(i, len(targets))
         try:
-            points.append(SweepPoint(target, search_plan(table, wanted[i], accuracy, latency)))
+            points.append(SweepPoint(target, search_plan(table, wanted[i], accuracy, time_of)))
         except InfeasibleError as exc:
             points.append(SweepPoint(target, None, str(exc)))
     progress(len(targets), len(targets))
@@ -182,18 +182,18 @@ def predicted(found: Found) -> Optional[float]:
 
 
 def sweep_data(table: MetricsTable, options: SearchOptions, points: Sequence[SweepPoint]) -> dict[str, Any]:
-    """A sweep as JSON (``enc-caffe-sweep/1``): costs, objective and ranks of every target."""
+    """A sweep as JSON (``enc-caffe-sweep/2``): costs, objective and forms of every target."""
     entries = []
     for p in points:
         if p.found is None:
             entries.append({"target": p.target, "error": p.error})
             continue
         entries.append({
-            "target": p.target, **{k: v for k, v in p.found.plan.about.items() if v is not None},
-            "predicted_accuracy": predicted(p.found), "ranks": dict(p.found.plan.ranks),
+            "target": p.target, **p.found.plan.about.known(), "predicted_accuracy": predicted(p.found),
+            "forms": {n: str(f) for n, f in p.found.plan.forms.items()},
         })  # fmt: skip
     return {
-        "format": "enc-caffe-sweep/1", "network": table.network, "method": options.method, "metric": options.metric,
+        "format": "enc-caffe-sweep/2", "network": table.network, "method": options.method, "metric": options.metric,
         "points": entries,
     }  # fmt: skip
 
@@ -217,6 +217,6 @@ def evaluated(found: Found, accuracy: PlanAccuracy) -> Found:
     """A search whose plan was evaluated, by the method itself or now."""
     if found.result.accuracy is not None:
         return found
-    value = accuracy(found.plan.ranks)
-    plan = replace(found.plan, about={**found.plan.about, "accuracy": value})
+    value = accuracy(found.plan.forms)
+    plan = replace(found.plan, about=replace(found.plan.about, accuracy=value))
     return replace(found, plan=plan, result=replace(found.result, accuracy=value))

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Callable, Mapping, Optional
 
 import numpy as np
 
 from enc_caffe import __version__
-from enc_caffe.complexity import layer_macs, layer_parameters, rank_macs, rank_parameters
-from enc_caffe.decomposition import scheme_for
+from enc_caffe.decomposition import chain_of, form_cost, rank_of
+from enc_caffe.decomposition.policy import PAPER, Schemes, parse_schemes
 from enc_caffe.errors import EncError, MetricsError, UsageError
+from enc_caffe.form import WHOLE, Form
 from enc_caffe.installation import find_caffe
 from enc_caffe.jsonfile import read_json
-from enc_caffe.metrics.table import LayerMetrics, MetricsTable, read_metrics
+from enc_caffe.metrics.files import read_metrics
+from enc_caffe.metrics.table import LayerMetrics, MetricsTable
 from enc_caffe.network import Layer
-from enc_caffe.plan import RankPlan, read_plan
+from enc_caffe.plan import Plan, read_plan
 from enc_caffe.planning import plan_ratios
 from enc_caffe.report.paper import METHODS
 from enc_caffe.report.rows import LayerCost, LayerCurve, Network, Run, Score, TimePoint, Training
@@ -24,6 +27,7 @@ from enc_caffe.rounding import round_half_up
 from enc_caffe.runtime.tool import parse_training
 from enc_caffe.search.build import build_problem
 from enc_caffe.search.options import SearchOptions
+from enc_caffe.search.problem import EVERYTHING
 from enc_caffe.search.space import make_space
 
 EXPERIMENT, TIMES = "enc-caffe-experiment/1", "enc-caffe-times/1"
@@ -95,21 +99,22 @@ def _network(folder: Path, entry: Mapping[str, Any], table: Optional[MetricsTabl
     label = str(entry.get("label") or label_of(method, placement))
     return Network(
         label, method, placement, dict(entry.get("macs", {})), entry.get("parameters"), _score(entry.get("score")),
-        _score(tuned.get("score")), tuned.get("epochs"), plan.about.get("search_seconds") if plan else None,
+        _score(tuned.get("score")), tuned.get("epochs"), plan.about.search_seconds if plan else None,
         _layers(table, plan, placement or "exact", entry.get("options")) if plan and table else (),
         read_training(folder / tuned["folder"], label) if tuned.get("folder") else None,
         _target(plan), _details(plan),
     )  # fmt: skip
 
 
-def _target(plan: Optional[RankPlan]) -> Optional[float]:
-    return (plan.about.get("targets") or {}).get("macs") if plan else None
+def _target(plan: Optional[Plan]) -> Optional[float]:
+    return (plan.about.targets or {}).get("macs") if plan else None
 
 
-def _details(plan: Optional[RankPlan]) -> tuple[tuple[str, str], ...]:
+def _details(plan: Optional[Plan]) -> tuple[tuple[str, str], ...]:
     if plan is None:
         return ()
-    found = [(k.replace("_", " "), plan.about.get(k)) for k in DETAILS]
+    known = plan.about.known()
+    found = [(k.replace("_", " "), known.get(k)) for k in DETAILS]
     return tuple((k, f"{v:.6g}" if isinstance(v, float) else str(v)) for k, v in found if v is not None)
 
 
@@ -119,73 +124,84 @@ def _table(path: Path) -> Optional[MetricsTable]:
 
 def _curves(table: Optional[MetricsTable]) -> tuple[LayerCurve, ...]:
     found = []
+    several = table is not None and len({m.name for m in table.layers}) < len(table.layers)
     for m in table.layers if table else ():
-        ranks = np.arange(m.max_rank + 1)
+        name, ranks = f"{m.name}, {m.scheme}" if several else m.name, m.axis
         try:
             samples = m.measured_points(table.baseline_accuracy if table else None)
             measured = m.measured(table.baseline_accuracy if table else None)
         except MetricsError:
-            found.append(LayerCurve(m.name, ranks, m.energy))
+            found.append(LayerCurve(name, ranks, m.energy))
         else:
-            found.append(LayerCurve(m.name, ranks, m.energy, measured, samples))
+            found.append(LayerCurve(name, ranks, m.energy, measured, (m.axis[samples[0]], samples[1])))
     return tuple(found)
 
 
-def _bounds(table: MetricsTable, plan: RankPlan, saved: Optional[Mapping[str, Any]]) -> dict[str, tuple[int, int]]:
+def _bounds(table: MetricsTable, plan: Plan, saved: Optional[Mapping[str, Any]]) -> dict[str, tuple[int, int]]:
     """R_min and R_max by layer, where the search can be set up again from what is known of it."""
     about = plan.about
-    if about.get("method") not in ("map", "model", "inf"):
+    if about.method not in ("map", "model", "inf"):
         return {}
     try:
         if saved:
             options = SearchOptions(**{**saved, "whole": frozenset(saved.get("whole", ()))})
+            options = replace(options, schemes=_schemes(options.schemes))
         else:
-            targets = about.get("targets") or {}
+            targets = about.targets or {}
             options = SearchOptions(
-                str(about.get("method", "map")), str(about.get("metric", "pca")), targets.get("macs"), targets.get("parameters"),
-                first_layer=_first_layer(table, plan), convention=str(about.get("convention", "paper")),
-                preset=str(about.get("preset", "budget")),
+                about.method or "map", about.metric or "pca", targets.get("macs"), targets.get("parameters"),
+                first_layer=_first_layer(table, plan), convention=about.convention or "paper", preset=about.preset or "budget",
+                schemes=_schemes(about.schemes or PAPER), count="all" if about.counted == EVERYTHING else "paper",
             )  # fmt: skip
         problem = build_problem(table, options)
         space = make_space(problem)
     except EncError:
         return {}
-    return {x.name: (low, high) for x, low, high in zip(problem.layers, space.lowest, space.highest)}
+    # On a frontier of several schemes the bounds are places, not ranks.
+    own = zip(problem.layers, space.lowest, space.highest)
+    return {x.name: (low, high) for x, low, high in own if x.axis is None}
 
 
-def _first_layer(table: MetricsTable, plan: RankPlan) -> str:
+def _schemes(stated: Schemes) -> Schemes:
+    """``--schemes`` as a plan or an options file says it."""
+    return parse_schemes(stated) if isinstance(stated, str) else tuple(stated)
+
+
+def _first_layer(table: MetricsTable, plan: Plan) -> str:
     """What seems to have become of the layer that reads the data."""
-    name = dict(table.extra).get("first_layer", table.layers[0].name)
-    rank = plan.ranks.get(name)
+    name = table.known("first_layer") or table.layers[0].name
+    form = plan.forms.get(name)
+    rank = None if form is None else rank_of(form)
     half = next((round_half_up(m.max_rank / 2) for m in table.layers if m.name == name), None)
-    return "keep" if rank is None else "half" if rank == half else "search"
+    return "keep" if form is None else "half" if rank == half else "search"
 
 
 def _layers(
-    table: MetricsTable, plan: RankPlan, placement: str, saved: Optional[Mapping[str, Any]]
+    table: MetricsTable, plan: Plan, placement: str, saved: Optional[Mapping[str, Any]]
 ) -> tuple[LayerCost, ...]:
-    bounds = _bounds(table, plan, saved)
-    return tuple(_layer(m, plan.ranks.get(m.name), placement, bounds.get(m.name)) for m in table.layers)
+    bounds, found = _bounds(table, plan, saved), []
+    for layer, curves in table.by_layer():
+        form = plan.forms.get(layer.name, WHOLE)
+        # The curve of the scheme that was chosen; version 1 may leave the scheme out.
+        m = next((c for c in curves if c.scheme == form.scheme), curves[0])
+        form = form if form.scheme else Form(m.scheme, form.ranks)
+        found.append(_layer(m, form, placement, bounds.get(layer.name)))
+    return tuple(found)
 
 
-def _layer(m: LayerMetrics, rank: Optional[int], placement: str, bounds: Optional[tuple[int, int]]) -> LayerCost:
+def _layer(m: LayerMetrics, form: Form, placement: str, bounds: Optional[tuple[int, int]]) -> LayerCost:
     layer, before = m.layer, _shape(m.layer)
-    macs, weights = layer_macs(layer), layer_parameters(layer)
-    after, cost = before, (macs, weights)
-    if rank is not None:
-        stages = scheme_for(m.scheme).stages(layer, rank, placement)
-        inputs, words = layer.in_channels, []
-        for stage in stages:
-            geometry = stage.convolution or stage.inner_product
-            assert geometry is not None
-            kernel, stride = getattr(geometry, "kernel", None), getattr(geometry, "stride", (1, 1))
-            words.append(_geometry(inputs, geometry.num_output, kernel, stride, layer.groups))
-            inputs = geometry.num_output
+    whole, cost, after = form_cost(layer, WHOLE), form_cost(layer, form, "exact", placement), before
+    if form != WHOLE:
+        words = []
+        for stage, inputs in chain_of(layer, form, placement).inputs(layer):
+            kernel, stride = getattr(stage.convolution, "kernel", None), getattr(stage.convolution, "stride", (1, 1))
+            words.append(_geometry(inputs, stage.num_output, kernel, stride, layer.groups))
         after = " + ".join(words)
-        cost = (rank * rank_macs(layer, m.scheme, "exact", placement), rank * rank_parameters(layer, m.scheme))
     output = f"{layer.output[0]}x{layer.output[1]}"
     return LayerCost(
-        m.name, m.scheme, before, after, output, rank, m.max_rank, (macs, cost[0]), (weights, cost[1]), *(bounds or (None, None))
+        m.name, str(form), before, after, output, rank_of(form), m.max_rank, (whole[0], cost[0]), (whole[1], cost[1]),
+        *(bounds or (None, None)),
     )  # fmt: skip
 
 
@@ -230,11 +246,11 @@ def _compression(folder: Path) -> Run:
     if not macs and table is not None:
         macs = plan_ratios(table, plan)
     scores = {k: {**evaluation[k], "images": images} for k in ("original", "compressed") if k in evaluation}
-    method = str(plan.about.get("method", "ranks"))
+    method = plan.about.method or "ranks"
     networks = [
         Network("original", "original", "", {"paper": 1.0, "exact": 1.0}, 1.0, _score(scores.get("original"))),
         Network(
-            label_of(method, None), method, "", macs, evaluation.get("parameters", plan.about.get("params_ratio")),
+            label_of(method, None), method, "", macs, evaluation.get("parameters", plan.about.params_ratio),
             _score(scores.get("compressed")), layers=_layers(table, plan, "exact", None) if table else (),
             target=_target(plan), details=_details(plan),
         ),
@@ -247,9 +263,9 @@ def _compression(folder: Path) -> Run:
     )  # fmt: skip
 
 
-def _made(evaluation: Mapping[str, Any], plan: RankPlan) -> tuple[str, ...]:
+def _made(evaluation: Mapping[str, Any], plan: Plan) -> tuple[str, ...]:
     """How the layers got their weights and ranks, where it was not by plain SVD and a search alone."""
-    found, apart, refined = [], evaluation.get("divergence"), plan.about.get("refined")
+    found, apart, refined = [], evaluation.get("divergence"), plan.about.refined
     if apart:
         found.append(
             f"Decomposition: {evaluation.get('decomposition', 'svd')}. Mean divergence from the original "

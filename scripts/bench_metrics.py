@@ -24,7 +24,7 @@ from enc_caffe.caffe_io.sources import from_arrays
 from enc_caffe.cli.common import print_table
 from enc_caffe.fetch import data_folder
 from enc_caffe.measurement import Workers, images_of
-from enc_caffe.plan import RankPlan
+from enc_caffe.plan import Plan
 from enc_caffe.runtime.measure import ORIGINAL, Pair
 from enc_caffe.runtime.measuring import layer_counts
 from enc_caffe.runtime.tool import caffe_test
@@ -35,7 +35,7 @@ MODEL = Path(__file__).resolve().parent.parent / "prototxt" / "resnet56" / "trai
 def authors_way(loaded: pipeline.LoadedNetwork, weights: Path, lmdb: Path, pair: Pair, images: int, folder: Path, threads: int) -> int:  # fmt: skip
     """Correct images by emission and one stock process."""
     out = folder / f"{pair[0]}-{pair[1]}"
-    pipeline.emit(loaded, weights, RankPlan("ResNet-56", {pair[0]: pair[1]}), out, test_lmdb=lmdb)
+    pipeline.emit(loaded, weights, Plan("ResNet-56", {pair[0]: pair[1]}), out, test_lmdb=lmdb)
     result = caffe_test(
         out / "train_val.prototxt", out / "compressed.caffemodel", images // 50, out / "log", threads=threads
     )
@@ -60,9 +60,8 @@ def main() -> int:
         write_lmdb(lmdb, from_arrays(images, labels)[1])
         loaded = pipeline.load(MODEL, lmdb)
         table = pipeline.pca_metrics(loaded, weights)
-        five = pipeline.measured_ranks(loaded, table, weights)
         # Every layer but the first, every sampled rank but r_max; a layer whose samples coincide has fewer.
-        pairs = [(m.name, r) for m in table.layers[1:] for r in five[m.name] if r < m.max_rank]
+        pairs = [(m.name, m.form(r)) for m in table.layers[1:] for r in m.measure_at if r < m.max_rank]
         some = [pairs[round(i)] for i in np.linspace(0, len(pairs) - 1, args.pairs)]
 
         start = time.perf_counter()
@@ -77,7 +76,7 @@ def main() -> int:
         start = time.perf_counter()
         with Workers(cores).executor() as executor:
             made = images_of(loaded, weights, lmdb, executor)
-            found = layer_counts(made, loaded.policy.schemes, pairs)
+            found = layer_counts(made, pairs)
         ours = time.perf_counter() - start
     rows = [
         [f"one caffe test process for each pair, {cores} BLAS threads", f"{one:,.0f}", f"{one / ours:.2f}"],

@@ -19,7 +19,8 @@ import numpy as np
 
 from enc_caffe.cli.common import print_table
 from enc_caffe.fetch import data_folder
-from enc_caffe.metrics.table import LayerMetrics, MetricsTable, read_metrics
+from enc_caffe.metrics.files import read_metrics
+from enc_caffe.metrics.table import LayerMetrics, MetricsTable
 from enc_caffe.network import Convolution, InnerProduct, Layer
 from enc_caffe.search.build import build_problem
 from enc_caffe.search.methods import run

@@ -21,7 +21,7 @@ from enc_caffe.cli.common import progress_bar
 from enc_caffe.errors import EncError
 from enc_caffe.fetch import data_folder
 from enc_caffe.measurement import Workers, images_of
-from enc_caffe.metrics.table import read_metrics
+from enc_caffe.metrics.files import read_metrics
 from enc_caffe.output import atomic_file
 from enc_caffe.planning import Found, search_plan
 from enc_caffe.runtime.measuring import PlanEvaluator
@@ -75,14 +75,14 @@ def run(args: argparse.Namespace, data: Path) -> str:
     ]  # fmt: skip
     with ResultStore(args.out / "results.sqlite") as store, Workers(args.workers).executor() as executor:
         chooser, reporter = (
-            PlanEvaluator(images_of(loaded, weights, p, executor, store), loaded.policy.schemes) for p in (choose_by, report_on)
+            PlanEvaluator(images_of(loaded, weights, p, executor, store)) for p in (choose_by, report_on)
         )  # fmt: skip
         with progress_bar("searches", len(methods) * len(TARGETS)) as bar:
             for row, (name, changes, needs) in enumerate(methods):
                 cells, evaluations = [], 0
                 for column, target in enumerate(TARGETS):
                     bar(row * len(TARGETS) + column, len(methods) * len(TARGETS))
-                    options = SearchOptions(target_flops=target, **changes)  # type: ignore[arg-type]
+                    options = SearchOptions(target_flops=target, count="paper", **changes)  # type: ignore[arg-type]
                     used = measured if needs and measured is not None else table
                     found = search_plan(used, options, chooser if options.method in EVALUATING else None)
                     evaluations = max(evaluations, len(found.result.evaluated))
@@ -95,7 +95,7 @@ def run(args: argparse.Namespace, data: Path) -> str:
 
 def cell(found: Found, reporter: PlanEvaluator) -> str:
     """Accuracy on the reported images in percent, and in brackets on those that chose."""
-    accuracy = f"{100 * reporter(found.plan.ranks):.2f}"
+    accuracy = f"{100 * reporter(found.plan.forms):.2f}"
     return accuracy if not found.result.evaluated else f"{accuracy} ({100 * (found.result.accuracy or 0):.2f})"
 
 

@@ -24,7 +24,7 @@ from enc_caffe.compression import Making, compress
 from enc_caffe.errors import EncError
 from enc_caffe.jsonfile import write_json
 from enc_caffe.measurement import Workers
-from enc_caffe.metrics.table import write_metrics
+from enc_caffe.metrics.files import write_metrics
 from enc_caffe.plan import read_plan
 from enc_caffe.planning import search_plan
 from enc_caffe.reporting import EXPERIMENT, sha256, versions
@@ -91,7 +91,7 @@ def tested(model: Path, weights: Path, lmdb: Path, log: Path) -> float:
 
 def without_training(model: Path, weights: Path, lmdbs: tuple[Path, Path], target: float, out: Path) -> float:
     """Accuracy of what ``compress --quality best`` makes by the training images, their labels not looked at."""
-    options = SearchOptions("model", "divergence", target, first_layer="search", convention="exact")
+    options = SearchOptions("model", "divergence", target, schemes="all")
     making = Making(Decomposition("asymmetric", frozenset({"auto"})))
     with ResultStore(out / "results.sqlite") as store, stage_bars() as bars:
         made = compress(
@@ -118,7 +118,7 @@ def run(out: Path) -> list[Row]:
     loaded = pipeline.load(model, lmdbs[1])
     deploy = out / "original" / "deploy.prototxt"
     deploy.write_text(to_text(pipeline.deploy_net(read_net(model), loaded.network)))
-    cost = network_complexity(loaded.network, {}, loaded.policy.schemes)
+    cost = network_complexity(loaded.network, {})
     accuracy = tested(model, weights, lmdbs[1], log)
     images = count(lmdbs[1])
     entry = {
@@ -139,7 +139,7 @@ def run(out: Path) -> list[Row]:
         options = {"method": "map", "metric": "pca", "target_flops": target, "first_layer": "search"}
         plan = search_plan(table, SearchOptions(**options)).plan
         # A fine-tuned network of other ranks, from a former state of things, is of no use.
-        if (folder / "ranks.json").is_file() and dict(read_plan(folder / "ranks.json").ranks) != dict(plan.ranks):
+        if (folder / "ranks.json").is_file() and read_plan(folder / "ranks.json").forms != plan.forms:
             shutil.rmtree(out / f"finetuned-{round(100 * target)}", ignore_errors=True)
         solver = {"max_iter": FINETUNE_ITERATIONS, "base_lr": 0.005, "stepsize": 150, "snapshot": FINETUNE_ITERATIONS}
         emitted = pipeline.emit(

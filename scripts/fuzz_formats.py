@@ -24,11 +24,12 @@ from enc_caffe.caffe_io.proto import caffe_pb2
 from enc_caffe.caffe_io.prototxt import read_net, to_text, verbatim_text
 from enc_caffe.caffe_io.transform import transform_of
 from enc_caffe.caffe_io.variants import deploy_net, find_scores, train_val_net
+from enc_caffe.decomposition.policy import ALL, PAPER, policy_for
 from enc_caffe.errors import EncError
-from enc_caffe.metrics.table import read_metrics, write_metrics
+from enc_caffe.form import Form
+from enc_caffe.metrics.files import read_metrics, write_metrics
 from enc_caffe.plan import read_plan, write_plan
 from enc_caffe.planning import plan_ratios, search_plan
-from enc_caffe.policy import default_policy
 from enc_caffe.search.options import SearchOptions
 from enc_caffe.shapes import KNOWN_TYPES
 
@@ -162,15 +163,15 @@ def _read_prototxt(kit: Kit, data: bytes) -> None:
     net = read_net(path)
     network = describe(net, IMAGE, str(path))
     for fully_connected in (False, True):
-        policy = default_policy(network, fully_connected)
+        policy = policy_for(network, PAPER, fully_connected)
         loaded = pipeline.LoadedNetwork(path, net, network, policy)
     loaded.unknown_types()
-    pipeline.costs(network, policy, {}, {})
+    pipeline.costs(loaded, {})
     pipeline.named_paths(net)
-    ranks = dict.fromkeys(policy.schemes, 1)
-    compressed = replace_layers(net, network, ranks, policy.schemes)
+    forms = {n: Form(s, (1,)) for n, (s,) in policy.schemes.items()}
+    compressed = replace_layers(net, network, forms)
     described = describe(compressed, None, "the emitted prototxt", network.data_shapes)
-    pipeline.costs(network, policy, ranks, {})
+    pipeline.costs(loaded, forms)
     for make in (
         lambda: to_text(deploy_net(compressed, described)), lambda: verbatim_text(train_val_net(compressed, described, None, None)),
         lambda: find_scores(network, True), lambda: transform_of(net, str(path)), lambda: fold(deploy_net(net, network)),
@@ -194,8 +195,8 @@ def _read_caffemodel(kit: Kit, data: bytes) -> None:
         for follower in followers.values():
             gain_and_shift(model, follower)
     model.check(network)
-    schemes = kit.loaded.policy.schemes
-    for record in compressed_records(model, network, dict.fromkeys(schemes, 1), schemes, lambda name: None):
+    forms = {n: Form(s, (1,)) for n, (s,) in kit.loaded.policy.schemes.items()}
+    for record in compressed_records(model, network, forms, lambda name: None):
         bytes(record)
 
 
@@ -223,15 +224,15 @@ def _read_ranks(kit: Kit, data: bytes) -> None:
     path = kit.folder / "fuzz_ranks.json"
     path.write_bytes(data)
     plan, loaded = read_plan(path), kit.loaded
-    schemes = pipeline.plan_schemes(loaded, plan, str(path))
-    compressed = replace_layers(loaded.net, loaded.network, plan.ranks, schemes)
+    forms = pipeline.plan_forms(loaded, plan, str(path))
+    compressed = replace_layers(loaded.net, loaded.network, forms)
     describe(compressed, None, "the emitted prototxt", loaded.network.data_shapes)
     text = verbatim_text(compressed, pipeline.plan_header(plan))
     (kit.folder / "again.prototxt").write_text(text, encoding="utf-8")
     names = [layer.name for layer in read_net(kit.folder / "again.prototxt").layer]
     assert names == [layer.name for layer in compressed.layer], "a header that is more than a comment"
     model = CaffeModel(kit.weights)
-    for record in compressed_records(model, loaded.network, plan.ranks, schemes, lambda name: None):
+    for record in compressed_records(model, loaded.network, forms, lambda name: None):
         bytes(record)
     write_plan(kit.folder / "again.json", plan)
 
@@ -269,10 +270,12 @@ def _mutated_datum(rng: random.Random, seeds: Sequence[bytes]) -> bytes:
 
 def _json_seeds(kit: Kit) -> tuple[list[bytes], list[bytes]]:
     table = pipeline.pca_metrics(kit.loaded, kit.weights)
-    path = kit.folder / "seed.json"
-    write_metrics(path, table)
-    plain = json.loads(path.read_text())
-    measured = json.loads(path.read_text())
+    path, found = kit.folder / "seed.json", []
+    every = pipeline.pca_metrics(pipeline.load(kit.loaded.path, None, IMAGE, schemes=ALL), kit.weights)
+    for own, version in ((table, 1), (table, 2), (every, 2)):
+        write_metrics(path, own, version)
+        found.append(path.read_bytes())
+    measured = json.loads(found[0])
     measured["baseline_accuracy"] = 0.9
     for entry in measured["layers"]:
         number = len(entry["sampled_ranks"])
@@ -281,9 +284,10 @@ def _json_seeds(kit: Kit) -> tuple[list[bytes], list[bytes]]:
         entry["sampled_cross_entropy"] = [round(2.0 - 0.1 * i, 3) for i in range(number)]
     plans = []
     for method in ("map", "uniform"):
-        write_plan(path, search_plan(table, SearchOptions(method, target_flops=0.6)).plan)
-        plans.append(path.read_bytes())
-    return [json.dumps(plain).encode(), json.dumps(measured).encode()], plans
+        for version in (1, 2):
+            write_plan(path, search_plan(table, SearchOptions(method, target_flops=0.6, count="paper")).plan, version)
+            plans.append(path.read_bytes())
+    return [*found, json.dumps(measured).encode()], plans
 
 
 def formats(names: Sequence[str], folder: Path) -> dict[str, Format]:

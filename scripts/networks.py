@@ -27,8 +27,9 @@ from enc_caffe.caffe_io.describe import describe, in_phase, reads_data, set_stat
 from enc_caffe.caffe_io.emit import replace_layers, write_compressed  # noqa: E402
 from enc_caffe.caffe_io.prototxt import read_net, to_text, verbatim_text  # noqa: E402
 from enc_caffe.caffe_io.variants import deploy_net, train_val_or_same  # noqa: E402
-from enc_caffe.decomposition import scheme_for  # noqa: E402
+from enc_caffe.decomposition import form_cost, scheme_for  # noqa: E402
 from enc_caffe.errors import EncError  # noqa: E402
+from enc_caffe.form import WHOLE, Form  # noqa: E402
 from enc_caffe.network import Network  # noqa: E402
 from enc_caffe.runtime.executor import CaffeExecutor  # noqa: E402
 from enc_caffe.shapes import UNKNOWN  # noqa: E402
@@ -228,16 +229,16 @@ def misdescribed(network: Network, wanted: Blobs, inputs: Blobs) -> tuple[float,
     return 0.0, ""
 
 
-def full_plan(loaded: pipeline.LoadedNetwork) -> tuple[dict[str, int], dict[str, str], dict[str, str]]:
-    """Ranks at which nothing is cut off, their schemes, and why the other layers stay whole."""
-    whole, ranks = dict(loaded.policy.whole), {}
-    for name, scheme in loaded.policy.schemes.items():
-        rows, columns = scheme_for(scheme).matrix_shape(loaded.network[name])
-        if rows * columns > LIMIT:
+def full_plan(loaded: pipeline.LoadedNetwork) -> tuple[dict[str, Form], dict[str, str]]:
+    """Forms in which nothing is cut off, and why the other layers stay whole."""
+    whole, forms = dict(loaded.policy.whole), {}
+    for name, (scheme,) in loaded.policy.schemes.items():
+        layer = loaded.network[name]
+        if form_cost(layer, WHOLE)[1] // layer.groups > LIMIT:
             whole[name] = f"over {LIMIT:,} weights: whole in this table only, for the time of its SVD"
         else:
-            ranks[name] = min(rows, columns)
-    return ranks, {name: loaded.policy.schemes[name] for name in ranks}, whole
+            forms[name] = Form(scheme, scheme_for(scheme).limits(layer))
+    return forms, whole
 
 
 def check(case: Case, folder: Path, executor: CaffeExecutor) -> Row:
@@ -256,16 +257,16 @@ def check(case: Case, folder: Path, executor: CaffeExecutor) -> Row:
             write_caffemodel(handle, network.name, _foreign_records(network))
     else:
         executor.result(executor.submit(save_random, original, str(weights), case.stages, case.level))
-    ranks, schemes, whole = full_plan(loaded)
-    compressed = replace_layers(net, network, ranks, schemes)
+    forms, whole = full_plan(loaded)
+    compressed = replace_layers(net, network, forms)
     described = describe(compressed, None, "the emitted prototxt", network.data_shapes)
-    write_compressed(folder / "compressed.caffemodel", CaffeModel(weights), network, ranks, schemes)
+    write_compressed(folder / "compressed.caffemodel", CaffeModel(weights), network, forms)
     train_val, _ = train_val_or_same(compressed, described, None, None)
     (folder / "train_val.prototxt").write_text(verbatim_text(loaded.without_flags(train_val)))
     (folder / "deploy.prototxt").write_text(verbatim_text(deploy_net(compressed, described)))
     if case.foreign:
         error, worst = (None, "") if _carried_through(case, folder) else (float("inf"), "the layer's text changed")
-        return Row(case.name, len(ranks), whole, error, worst, "no: it has no such type either")
+        return Row(case.name, len(forms), whole, error, worst, "no: it has no such type either")
     inputs = random_inputs(network, case.below)
     small = str(folder / "compressed.caffemodel")
     wanted = executor.result(executor.submit(blobs_of, original, str(weights), inputs, case.stages, case.level))
@@ -283,7 +284,7 @@ def check(case: Case, folder: Path, executor: CaffeExecutor) -> Row:
     served = executor.result(executor.submit(blobs_of, to_text(deploy), small, inputs))
     errors = [misdescribed(network, wanted, inputs), *(largest_error(wanted, found, inputs) for found in (got, served))]
     agrees = opencv_agrees(folder, describe(deploy), served, inputs)
-    return Row(case.name, len(ranks), whole, *max(errors), agrees)
+    return Row(case.name, len(forms), whole, *max(errors), agrees)
 
 
 def _foreign_records(network: Network) -> Any:

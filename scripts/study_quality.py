@@ -35,7 +35,7 @@ from enc_caffe.fetch import data_folder
 from enc_caffe.jsonfile import write_json
 from enc_caffe.measurement import Workers, images_of, measured_metrics
 from enc_caffe.metrics.table import MetricsTable
-from enc_caffe.plan import RankPlan
+from enc_caffe.plan import Plan
 from enc_caffe.planning import search_plan
 from enc_caffe.report import figures
 from enc_caffe.runtime.decomposer import Decomposer, Decomposition
@@ -58,8 +58,6 @@ class Study:
         self.weights = data / "res56.caffemodel"
         self.loaded = pipeline.load(MODEL, lmdbs(out, data, 100)[0])
         self.plain = pipeline.pca_metrics(self.loaded, self.weights)
-        self.schemes = {m.name: m.scheme for m in self.plain.layers}
-        self.ranks = pipeline.measured_ranks(self.loaded, self.plain, self.weights)
         self.test = self.subject(lmdbs(out, data, 100)[1])
 
     def subject(self, lmdb: Path) -> Any:
@@ -69,44 +67,44 @@ class Study:
     def metrics(self, number: int, kind: str, dense: bool = False) -> MetricsTable:
         """Metrics measured on the first training images with factors of this kind."""
         images = self.subject(lmdbs(self.out, self.data, number)[0])
-        decomposer = (
-            None if kind == "svd" else Decomposer(images, self.schemes, Decomposition(kind), progress=self.bars)
-        )
+        decomposer = None if kind == "svd" else Decomposer(images, Decomposition(kind), progress=self.bars)
         return measured_metrics(
-            images, self.plain, ranks=self.ranks, decomposer=decomposer,
+            images, self.plain, default_only=True, decomposer=decomposer,
             progress=lambda done, all_: self.bars(f"{kind} metrics on {number} images", done, all_), dense=dense,
         )  # fmt: skip
 
     def best(
         self, number: int, metrics_on: int, target: float, recalibrate: str, refine: int = 0
-    ) -> tuple[Chooser, RankPlan]:
+    ) -> tuple[Chooser, Plan]:
         """The network of ``--quality best``: what made it, and its plan."""
         table = self.metrics(min(number, metrics_on), "weighted", dense=True)
         chooser = Chooser(
-            self.subject(lmdbs(self.out, self.data, number)[0]), self.schemes,
+            self.subject(lmdbs(self.out, self.data, number)[0]),
             Decomposition("asymmetric", frozenset(recalibrate.split(","))), "exact",
             lambda what, done, all_: self.bars(f"{number} images, {target}: {what}", done, all_),
         )  # fmt: skip
-        found = search_plan(table, SearchOptions(method="model", metric="divergence", target_flops=target))
+        found = search_plan(
+            table, SearchOptions(method="model", metric="divergence", target_flops=target, count="paper")
+        )
         found = chooser.refined(table, found, refine) if refine else found
-        chooser.settle(found.plan.ranks)
+        chooser.settle(found.plan.forms)
         return chooser, found.plan
 
 
 def plans(study: Study, numbers: list[int], target: float, number: int, kind: str) -> list[str]:
     """Rank correlation of the metrics with whole networks, as rows of a table."""
-    base = SearchOptions(method="model", target_flops=target)
+    base = SearchOptions(method="model", target_flops=target, count="paper")
     rng, problem = np.random.default_rng(0), build_problem(study.plain, base, None)
     chosen = list(dict.fromkeys(random_search.plan(problem, rng) for _ in range(number)))
-    decomposer = Decomposer(study.subject(lmdbs(study.out, study.data, 1000)[0]), study.schemes, Decomposition(kind))
+    decomposer = Decomposer(study.subject(lmdbs(study.out, study.data, 1000)[0]), Decomposition(kind))
     judge = PlanEvaluator(
-        study.test, study.schemes, blobs_of=decomposer.blobs, name=decomposer.name(),
-        reference=Decomposer(study.test, study.schemes, Decomposition()).reference(),
+        study.test, blobs_of=decomposer.blobs, name=decomposer.name(),
+        reference=Decomposer(study.test, Decomposition()).reference(),
     )  # fmt: skip
-    names, counts = [x.name for x in problem.layers], []
+    counts = []
     for at, ranks in enumerate(chosen):
         study.bars(f"{kind} random plans", at, len(chosen))
-        counts.append(judge.counts(dict(zip(names, ranks))))
+        counts.append(judge.counts({x.name: x.forms[r] for x, r in zip(problem.layers, ranks)}))
     accuracy = [c.correct / c.images for c in counts]
     apart = [c.divergence / c.images for c in counts]
     rows = [
@@ -129,23 +127,21 @@ def by_images(
 ) -> list[dict[str, Any]]:
     """Accuracy of the networks of ``--quality best`` by target and number of images."""
     rows = []
-    judge = PlanEvaluator(study.test, study.schemes)
+    judge = PlanEvaluator(study.test)
     original = judge.counts({})
     for number in numbers:
         for target in targets:
             start = time.perf_counter()
             chooser, plan = study.best(number, metrics_on, target, recalibrate, refine)
-            decomposer, ranks = chooser.decomposer, plan.ranks
-            tested = PlanEvaluator(
-                study.test, study.schemes, blobs_of=decomposer.blobs, name=decomposer.name() + [number]
-            )
-            counts = tested.counts(ranks)
-            costs = pipeline.costs(study.loaded.network, study.loaded.policy, ranks, study.schemes)
-            whole = pipeline.costs(study.loaded.network, study.loaded.policy, {}, study.schemes)
+            decomposer, forms = chooser.decomposer, plan.forms
+            tested = PlanEvaluator(study.test, blobs_of=decomposer.blobs, name=decomposer.name() + [number])
+            counts = tested.counts(forms)
+            costs = pipeline.costs(study.loaded, forms)
+            whole = pipeline.costs(study.loaded, {})
             rows.append({
                 "images": number, "target": target, "correct": counts.correct, "of": counts.images,
-                "original": original.correct, "divergence": chooser.evaluator.divergence(ranks),
-                "decomposition": decomposer.how.words(), "refined": plan.about.get("refined"),
+                "original": original.correct, "divergence": chooser.evaluator.divergence(forms),
+                "decomposition": decomposer.how.words(), "refined": plan.about.refined,
                 "macs": {c: costs[c, "decomposable"].macs / whole[c, "decomposable"].macs for c in ("paper", "exact")},
                 "seconds": time.perf_counter() - start,
             })  # fmt: skip
@@ -186,7 +182,7 @@ def finetuned(
     rows = [{"target": 1.0, **experiment.original(lab)}]
     for target in targets:
         chooser, plan = study.best(number, 1000, target, recalibrate)
-        folder, costs = experiment.written(lab, plan, f"best-{target}", "exact", chooser.decomposer.blobs(plan.ranks))
+        folder, costs = experiment.written(lab, plan, f"best-{target}", "exact", chooser.decomposer.blobs(plan.forms))
         files = folder / "train_val.prototxt", folder / "compressed.caffemodel"
         rows.append({
             "target": target, **costs, "score": experiment.score(lab, f"best-{target}", *files),

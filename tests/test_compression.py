@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from enc_caffe.cli import main, parse
-from enc_caffe.metrics.table import read_metrics
-from enc_caffe.plan import RankPlan, read_plan, write_plan
+from enc_caffe.metrics.files import read_metrics
+from enc_caffe.form import Form
+from enc_caffe.plan import Plan, read_plan, write_plan
 from enc_caffe.runtime.tool import caffe_test
 from tests.runtime import nets
 
@@ -51,8 +52,8 @@ def test_best_is_nearer_to_the_original_than_paper(tmp_path: Path, capsys) -> No
             assert "measuring on 40 images: about" in said.err
             assert "ranks refined by" in said.out and "divergence from the original" in said.out
             plan = read_plan(out / "ranks.json")
-            assert plan.about["refined"]["divergence"] <= plan.about["refined"]["divergence_before"]
-            assert plan.about["flops_ratio"] <= 0.6
+            assert plan.about.refined["divergence"] <= plan.about.refined["divergence_before"]
+            assert plan.about.flops_ratio <= 0.6
             extra = dict(read_metrics(out / "metrics.json").extra)
             assert extra["decomposition"] == "weighted"
     assert found["paper"]["decomposition"] == "svd" and found["best"]["decomposition"].startswith("asymmetric")
@@ -86,7 +87,7 @@ def test_what_cannot_be_searched_is_said_before_anything_is_measured(tmp_path: P
 def test_ranks_of_another_network_are_refused_before_they_are_calibrated(tmp_path: Path, capsys) -> None:
     model, weights = nets.write_net(tmp_path, nets.residual())
     lmdb = nets.write_images(tmp_path / "lmdb", 10)
-    write_plan(tmp_path / "r.json", RankPlan("residual", {"nosuch": 2}, {"nosuch": "spatial"}, {}))
+    write_plan(tmp_path / "r.json", Plan("residual", {"nosuch": Form("spatial", (2,))}))
     status = main(["emit", "--model", str(model), "--weights", str(weights), "--lmdb", str(lmdb), "--ranks",
                    str(tmp_path / "r.json"), "--decomposition", "asymmetric", "--out", str(tmp_path / "out")])  # fmt: skip
     error = capsys.readouterr().err

@@ -28,8 +28,9 @@ def run(*arguments: str, data: Path | None = None) -> subprocess.CompletedProces
 def test_networks_have_the_known_sizes(folder: str, macs: int, weights: int, layers: int) -> None:
     for name, shape in (("deploy", None), ("train_val", (3, 256, 256))):
         loaded = pipeline.load(ROOT / "prototxt" / folder / f"{name}.prototxt", None, shape, True)
-        whole = network_complexity(loaded.network, {}, loaded.policy.schemes, "exact", "all")
+        whole = network_complexity(loaded.network, {})
         assert (whole.macs, whole.parameters, len(loaded.policy.schemes)) == (macs, weights, layers)
+        assert (whole.convention, whole.counted) == ("exact", "all")
 
 
 @pytest.mark.caffe

@@ -14,7 +14,7 @@ import pytest
 
 from enc_caffe.caffe_io.datum import ImageLmdb
 from enc_caffe.cli import main
-from enc_caffe.metrics.table import read_metrics
+from enc_caffe.metrics.files import read_metrics
 from enc_caffe.plan import read_plan
 from enc_caffe.planning import search_plan
 from enc_caffe.runtime.tool import caffe_test
@@ -65,7 +65,7 @@ def test_compress_is_what_its_parts_are(demo, tmp_path: Path, capsys: pytest.Cap
     )
     assert round(stock["accuracy"] * 360) == result["compressed"]["correct"]["1"]
     plan, table = read_plan(tmp_path / "small" / "ranks.json"), read_metrics(tmp_path / "small" / "metrics.json")
-    assert plan.about["flops_ratio"] <= 0.5
+    assert plan.about.flops_ratio <= 0.5
     assert search_plan(table, SearchOptions("map", "pca", 0.5, first_layer="search")).plan.ranks == plan.ranks
     solver = (tmp_path / "small" / "solver.prototxt").read_text()
     assert f'net: "{tmp_path / "small" / "train_val.prototxt"}"' in solver
@@ -83,13 +83,13 @@ def test_compress_measures_what_its_metric_needs(demo, tmp_path: Path) -> None:
     }
     for name, more in kinds.items():
         assert main([*base, *more, "--target_flops", "0.5", "--out", str(tmp_path / name)]) == 0
-    assert read_plan(tmp_path / "inf" / "ranks.json").about["evaluated"] == 3
+    assert read_plan(tmp_path / "inf" / "ranks.json").about.evaluated == 3
     table = read_metrics(tmp_path / "divergence" / "metrics.json")
     assert all(dict(m.extra)["sampled_divergence"][-1] < 0.1 for m in table.layers)
     # Least MACs for an accuracy that is evaluated on the training images.
     assert main([*base, "--method", "model", "--target_accuracy", "0.97", "--out", str(tmp_path / "accuracy")]) == 0
     about = read_plan(tmp_path / "accuracy" / "ranks.json").about
-    assert about["accuracy"] >= 0.97 and about["flops_ratio"] < 0.9
+    assert about.accuracy >= 0.97 and about.flops_ratio < 0.9
 
 
 def test_stock_caffe_trains_the_emitted_network(demo, tmp_path: Path) -> None:

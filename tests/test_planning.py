@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from enc_caffe.cli import main
 from enc_caffe.errors import InfeasibleError, UsageError
-from enc_caffe.metrics.table import MetricsTable, read_metrics, write_metrics
+from enc_caffe.metrics.files import read_metrics, write_metrics
+from enc_caffe.metrics.table import MetricsTable
 from enc_caffe.plan import read_plan
 from enc_caffe.planning import optimality_gap, range_of, search_plan, sweep, sweep_data
 from enc_caffe.search import exact
@@ -32,12 +33,12 @@ def metrics_file(tmp_path: Path) -> Path:
 def test_the_plan_says_how_it_was_found(shared_data: Path) -> None:
     table = read_metrics(shared_data / "metrics" / "res56.json")
     about = search_plan(table, SearchOptions("model", target_flops=0.5)).plan.about
-    assert about["solver"] == "exact" and about["proven_optimal"] is True and about["gap"] == 0
-    assert about["flops_ratio"] <= 0.5 and about["targets"] == {"macs": 0.5}
+    assert about.solver == "exact" and about.proven_optimal is True and about.gap == 0
+    assert about.flops_ratio <= 0.5 and about.targets == {"macs": 0.5}
     found = search_plan(table, SearchOptions("map", target_flops=0.5))
-    assert found.plan.about["solver"] == "mapping" and found.plan.about["proven_optimal"] is False
+    assert found.plan.about.solver == "mapping" and found.plan.about.proven_optimal is False
     best = exact.plans(found.problem)[0][0][1]
-    assert found.plan.about["gap"] == pytest.approx(best - found.result.log_objective) and found.plan.about["gap"] > 0
+    assert found.plan.about.gap == pytest.approx(best - found.result.log_objective) and found.plan.about.gap > 0
 
 
 @settings(max_examples=60, deadline=None)
@@ -75,7 +76,7 @@ def test_a_sweep_rises_and_keeps_what_cannot_be_reached() -> None:
     objectives = [p.found.result.log_objective for p in points[1:] if p.found]
     assert objectives == sorted(objectives) and len(objectives) == 3
     data = sweep_data(TABLE, options(), points)
-    assert [p.get("ranks") is None for p in data["points"]] == [True, False, False, False]
+    assert [p.get("forms") is None for p in data["points"]] == [True, False, False, False]
     assert data["points"][2]["predicted_accuracy"] == pytest.approx(data["points"][2]["objective"])
     json.dumps(data, allow_nan=False)
     with pytest.raises(InfeasibleError):
@@ -101,10 +102,10 @@ def test_command_line(metrics_file: Path, tmp_path: Path, capsys: pytest.Capture
             "--multiple_of", "2", "--bounds", "l1=2:8", "--whole", "l2"]  # fmt: skip
     assert main([*base, *more]) == 0
     plan, printed = read_plan(out), capsys.readouterr().out
-    assert "proven optimal; all 10^" in printed and f"{plan.about['params_ratio']:.4f}" in printed
+    assert "proven optimal; all 10^" in printed and f"{plan.about.params_ratio:.4f}" in printed
     assert set(plan.ranks) == {"l0", "l1", "l3"} and 2 <= plan.ranks["l1"] <= 8
     assert all(r % 2 == 0 for r in plan.ranks.values())
-    assert plan.about["flops_ratio"] <= 0.6 and plan.about["params_ratio"] <= 0.55
+    assert plan.about.flops_ratio <= 0.6 and plan.about.params_ratio <= 0.55
     assert main([*base, "--target_flops", "0.3:0.9:0.2", "--method", "map"]) == 0
     printed = capsys.readouterr().out
     assert len(json.loads(out.read_text())["points"]) == 4 and "0.9 " in printed

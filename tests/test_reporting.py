@@ -10,7 +10,7 @@ import pytest
 from enc_caffe.cli import main
 from enc_caffe.errors import UsageError
 from enc_caffe.jsonfile import write_json
-from enc_caffe.metrics.table import read_metrics, write_metrics
+from enc_caffe.metrics.files import read_metrics, write_metrics
 from enc_caffe.plan import write_plan
 from enc_caffe.planning import search_plan
 from enc_caffe.reporting import EXPERIMENT, TIMES, read_run

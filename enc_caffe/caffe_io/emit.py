@@ -1,4 +1,4 @@
-"""Emission: a network's NetParameter and caffemodel with the layers of a plan replaced by their pairs."""
+"""Emission: a network's NetParameter and caffemodel with the layers of a plan replaced by their chains."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import numpy as np
 
 from enc_caffe.caffe_io.caffemodel import CaffeModel, layer_record, write_caffemodel
 from enc_caffe.caffe_io.proto import caffe_pb2
-from enc_caffe.decomposition import Stage, scheme_for
+from enc_caffe.decomposition import chain_of, scheme_for
 from enc_caffe.errors import PlanError
-from enc_caffe.network import Network
+from enc_caffe.form import Form, Stage
+from enc_caffe.network import Layer, Network
 from enc_caffe.output import atomic_file
 
 Progress = Callable[[str], None]
@@ -19,14 +20,12 @@ Blobs = Mapping[str, Sequence[np.ndarray]]
 NONE: Blobs = {}
 
 
-def replace_layers(
-    net: Any, network: Network, ranks: Mapping[str, int], schemes: Mapping[str, str], placement: str = "exact"
-) -> Any:
-    """A copy of the NetParameter in which every layer of the plan is its pair; all else is kept, in order.
+def replace_layers(net: Any, network: Network, forms: Mapping[str, Form], placement: str = "exact") -> Any:
+    """A copy of the NetParameter in which every layer of the plan is its chain; all else is kept, in order.
 
     Parameters
     ----------
-    ranks, schemes : mapping of layer name to rank of one group, and to scheme name
+    forms : mapping of layer name to form
     placement : {'exact', 'published'}
 
     Raises
@@ -39,23 +38,24 @@ def replace_layers(
     out.CopyFrom(net)
     del out.layer[:]
     for param in net.layer:
-        if param.name not in ranks:
+        if param.name not in forms:
             out.layer.add().CopyFrom(param)
             continue
-        layer, scheme = network[param.name], scheme_for(schemes[param.name])
-        for suffix in ("_v", "_h"):
-            new = param.name + suffix
-            if new in taken:
-                raise PlanError(f"layer '{param.name}': the name '{new}' of its new layer is taken already")
-        first, second = scheme.stages(layer, ranks[param.name], placement)
-        blob = param.name + first.suffix
-        head = _stage_param(out.layer.add(), param, first)
-        head.top[:] = [blob]
-        del head.param[1:]
-        del head.loss_weight[:]
-        tail = _stage_param(out.layer.add(), param, second)
-        tail.bottom[:] = [blob]
-        del tail.propagate_down[:]
+        stages = chain_of(network[param.name], forms[param.name], placement).stages
+        for stage in stages:
+            if param.name + stage.suffix in taken:
+                raise PlanError(
+                    f"layer '{param.name}': the name '{param.name + stage.suffix}' of its new layer is taken already"
+                )
+        for at, stage in enumerate(stages):
+            new = _stage_param(out.layer.add(), param, stage)
+            if at < len(stages) - 1:
+                new.top[:] = [new.name]
+                del new.param[1:]
+                del new.loss_weight[:]
+            if at > 0:
+                new.bottom[:] = [param.name + stages[at - 1].suffix]
+                del new.propagate_down[:]
     return out
 
 
@@ -64,7 +64,7 @@ def _stage_param(into: Any, original: Any, stage: Stage) -> Any:
     into.name = original.name + stage.suffix
     del into.blobs[:]
     for spec in into.param:
-        # A name that no other layer has would make the two halves share one weight.
+        # A name that no other layer has would make the stages share one weight.
         spec.ClearField("name")
     if stage.convolution is not None:
         conv, param = stage.convolution, into.convolution_param
@@ -101,28 +101,41 @@ def _set_pair(param: Any, name: str, pair: tuple[int, int], default: Optional[in
     setattr(param, f"{name}_w", pair[1])
 
 
+def chain_blobs(
+    layer: Layer, form: Form, arrays: Sequence[np.ndarray], factors: Optional[Sequence[np.ndarray]] = None
+) -> dict[str, list[np.ndarray]]:
+    """Blobs of a chain's layers by name: the factors (of plain SVD without any given), and the bias with the last.
+
+    Parameters
+    ----------
+    arrays : sequence of ndarray
+        Weight and, where there is one, bias of the original layer.
+    """
+    if factors is None:
+        factors = scheme_for(form.scheme).factorise(layer, arrays[0], form)
+    names = [layer.name + stage.suffix for stage in chain_of(layer, form).stages]
+    blobs = {name: [factor] for name, factor in zip(names, factors)}
+    blobs[names[-1]] += arrays[1:]
+    return blobs
+
+
 def compressed_records(
     model: CaffeModel,
     network: Network,
-    ranks: Mapping[str, int],
-    schemes: Mapping[str, str],
+    forms: Mapping[str, Form],
     progress: Progress,
     blobs: Blobs = NONE,
 ) -> Iterator[Union[bytes, memoryview]]:
     """LayerParameter records of the compressed network, one at a time; untouched layers byte for byte."""
     for stored in model:
-        if stored.name in ranks:
-            layer = network[stored.name]
-            first, second = layer.name + "_v", layer.name + "_h"
+        if stored.name in forms:
+            layer, form = network[stored.name], forms[stored.name]
+            names = [layer.name + stage.suffix for stage in chain_of(layer, form).stages]
             arrays = model.weights(layer)
-            if first not in blobs:
-                factors = scheme_for(schemes[layer.name]).factorise(layer, arrays[0], ranks[layer.name])
-                pair = [[factors.first], [factors.second, *arrays[1:]]]
-            else:
-                pair = [list(blobs[first]), list(blobs[second])]
+            own = blobs if names[0] in blobs else chain_blobs(layer, form, arrays)
             progress(layer.name)
-            yield layer_record(first, layer.type, pair[0])
-            yield layer_record(second, layer.type, pair[1])
+            for name in names:
+                yield layer_record(name, layer.type, own[name])
         elif stored.name in blobs:
             shaped = [np.reshape(b, s.shape) for b, s in zip(blobs[stored.name], stored.blobs)]
             yield layer_record(stored.name, network[stored.name].type, shaped)
@@ -134,8 +147,7 @@ def write_compressed(
     path: Path,
     model: CaffeModel,
     network: Network,
-    ranks: Mapping[str, int],
-    schemes: Mapping[str, str],
+    forms: Mapping[str, Form],
     progress: Progress = lambda name: None,
     blobs: Blobs = NONE,
 ) -> None:
@@ -146,8 +158,8 @@ def write_compressed(
     blobs : mapping of layer to arrays
         Weights by layer of the compressed network, where they are not what SVD of the original's or the original has.
     """
-    for name in ranks:
+    for name in forms:
         if name not in model.layers:
             model.weights(network[name])  # raises, naming the layer
     with atomic_file(Path(path)) as handle:
-        write_caffemodel(handle, network.name, compressed_records(model, network, ranks, schemes, progress, blobs))
+        write_caffemodel(handle, network.name, compressed_records(model, network, forms, progress, blobs))

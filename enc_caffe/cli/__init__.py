@@ -26,6 +26,7 @@ from enc_caffe.cli import (
     store,
 )
 from enc_caffe.errors import EncError
+from enc_caffe.extensions import load_extensions
 from enc_caffe.runtime.stopping import stoppable
 
 COMMANDS = (
@@ -79,6 +80,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Optional[Sequence[str]] = None) -> int:
     """Run one command; returns the exit status (0, 1 for an error, 2 for wrong usage, 130 when interrupted, 143 by
     SIGTERM)."""
+    try:
+        # Before the arguments: --schemes may name one of them.
+        load_extensions()
+    except EncError as exc:
+        print(f"enc-caffe: {exc}", file=sys.stderr)
+        return exc.exit_status
     args = parse(sys.argv[1:] if arguments is None else arguments)
     return stoppable(f"enc-caffe {args.command}", lambda: _run(args))
 

@@ -24,7 +24,10 @@ from rich.table import Table
 from rich.text import Text
 
 from enc_caffe import pipeline
+from enc_caffe.decomposition import schemes
+from enc_caffe.decomposition.policy import PAPER, Schemes, parse_schemes
 from enc_caffe.errors import UsageError
+from enc_caffe.form import CONVENTIONS
 from enc_caffe.measurement import Workers, default_store
 from enc_caffe.metrics.latency import read_latency
 from enc_caffe.planning import range_of
@@ -32,8 +35,8 @@ from enc_caffe.runtime.decomposer import KINDS, Decomposition
 from enc_caffe.runtime.executor import LIMIT
 from enc_caffe.runtime.measuring import MEMORY
 from enc_caffe.runtime.store import ResultStore
-from enc_caffe.search.build import LatencyCurve
-from enc_caffe.search.options import SearchOptions
+from enc_caffe.search.build import TimeOf
+from enc_caffe.search.options import COUNTS, SearchOptions
 from enc_caffe.shapes import Shape
 
 
@@ -113,11 +116,13 @@ def add_python_layers(command: Any) -> None:
     )  # fmt: skip
 
 
-def load_network(args: argparse.Namespace, lmdb: Optional[Path], fully_connected: bool) -> pipeline.LoadedNetwork:
+def load_network(
+    args: argparse.Namespace, lmdb: Optional[Path], fully_connected: bool, schemes: Schemes = PAPER
+) -> pipeline.LoadedNetwork:
     """The network that the arguments of :func:`add_model` name; layers of unknown type are told on standard error."""
     loaded = pipeline.load(
         args.model, lmdb, args.input_shape, fully_connected, args.allow_python_layers, dict(args.top_shape), args.level,
-        args.stage,
+        args.stage, schemes,
     )  # fmt: skip
     for line in loaded.unknown_types():
         print(line, file=sys.stderr)
@@ -185,15 +190,49 @@ def add_search(command: argparse.ArgumentParser, sweeps: bool = False, solver: s
     how.add_argument("--seed", type=int, default=0, help="of random (default: 0)")
     rank = command.add_argument_group("ranks that are allowed")
     rank.add_argument(
-        "--first_layer", default="keep", help="keep (default), half or search: what becomes of the first layer"
-    )
+        "--first_layer", help="keep, half or search: what becomes of the first layer (default: keep with the paper's schemes, "
+        "else search)",
+    )  # fmt: skip
     rank.add_argument("--floor", type=float, default=0.1, help="lowest rank as a part of r_max (default: 0.1)")
     rank.add_argument("--multiple_of", type=int, default=1, metavar="N", help="ranks in multiples of N")
     rank.add_argument("--bounds", type=bounds_argument, action="append", default=[], metavar="LAYER=LOW:HIGH")
     rank.add_argument("--whole", action="append", default=[], metavar="LAYER", help="a layer that stays whole")
-    command.add_argument(
-        "--convention", choices=("paper", "exact"), default="paper", help="how MACs are counted (default: paper)"
+    count = command.add_argument_group("what is counted")
+    count.add_argument(
+        "--count", choices=COUNTS,
+        help="what targets are parts of: all convolutions and fully connected layers (all, the default), or as the paper the layers "
+        "that can be decomposed (paper; default with --preset paper and published)",
+    )  # fmt: skip
+    count.add_argument(
+        "--convention",
+        choices=CONVENTIONS,
+        help="how MACs are counted (default: exact, with --count paper the paper's)",
     )
+    add_schemes(command)
+
+
+def add_schemes(command: Any) -> None:
+    """``--schemes``."""
+    command.add_argument(
+        "--schemes", type=schemes_argument, default=PAPER, metavar="paper|all|LIST",
+        help="what a layer may become: the paper's scheme (default), any scheme, or one of a list such as spatial,channel; "
+        f"known are {', '.join(schemes())}",
+    )  # fmt: skip
+
+
+def schemes_argument(text: str) -> Schemes:
+    """``paper``, ``all``, or a list of names."""
+    try:
+        return parse_schemes(text)
+    except UsageError as exc:
+        raise argparse.ArgumentTypeError(str(exc).removeprefix("--schemes ")) from None
+
+
+def add_format(command: Any) -> None:
+    """``--format``."""
+    command.add_argument(
+        "--format", type=int, choices=(1, 2), default=2, help="version of the JSON format to write (default: 2; 1 has one scheme a layer)"
+    )  # fmt: skip
 
 
 def search_options(args: argparse.Namespace) -> SearchOptions:
@@ -205,13 +244,14 @@ def search_options(args: argparse.Namespace) -> SearchOptions:
         floor=args.floor, convention=args.convention, multiple_of=args.multiple_of,
         bounds={name: (low, high) for name, low, high in args.bounds}, whole=frozenset(args.whole), preset=args.preset,
         solver=args.search_solver, space_margin=args.space_margin, complexity_margin=args.complexity_margin,
-        density=args.density, candidates=args.candidates, groups=args.groups, seed=args.seed,
+        density=args.density, candidates=args.candidates, groups=args.groups, seed=args.seed, schemes=args.schemes,
+        count=args.count,
     )  # fmt: skip
 
 
-def latency_curves(args: argparse.Namespace) -> Optional[dict[str, LatencyCurve]]:
-    """The file of ``--latency``, where there is one."""
-    return read_latency(args.latency).curves() if args.latency else None
+def times_of(args: argparse.Namespace) -> Optional[TimeOf]:
+    """The times of the file of ``--latency``, where there is one."""
+    return read_latency(args.latency).time_of if args.latency else None
 
 
 def add_workers(command: argparse.ArgumentParser) -> None:

@@ -16,13 +16,13 @@ from enc_caffe.cli.common import (
     add_search,
     add_workers,
     decomposition,
-    latency_curves,
     list_argument,
     open_store,
     print_table,
     print_untrained,
     search_options,
     stage_bars,
+    times_of,
     workers,
 )
 from enc_caffe.compression import Making, compress
@@ -32,11 +32,11 @@ from enc_caffe.output import check_new, claimed
 QUALITY = {
     "best": {
         "method": "model", "metric": "divergence", "decomposition": "asymmetric", "recalibrate": frozenset({"auto"}),
-        "refine": 6, "dense": True,
+        "refine": 6, "dense": True, "schemes": "all",
     },
     "paper": {
         "preset": "published", "stride_placement": "published", "decomposition": "svd", "recalibrate": frozenset(),
-        "refine": 0, "dense": False,
+        "refine": 0, "dense": False, "schemes": "paper",
     },
 }  # fmt: skip
 
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> None:
     making = Making(decomposition(args), args.refine, int(args.memory * 2**30), args.dense)
     with claimed(args.out), open_store(args) as store, stage_bars() as bar:
         result = compress(
-            args.model, args.weights, args.lmdb, args.out, search_options(args), latency=latency_curves(args),
+            args.model, args.weights, args.lmdb, args.out, search_options(args), time_of=times_of(args),
             placement=args.stride_placement, test_lmdb=args.test_lmdb, train_lmdb=args.train_lmdb, solver=args.solver,
             input_shape=args.input_shape, fully_connected=args.fully_connected, top_k=args.top_k, workers=workers(args), store=store,
             force=args.force, progress=bar, making=making, notice=lambda line: print(line, file=sys.stderr),
@@ -101,7 +101,7 @@ def run(args: argparse.Namespace) -> None:
         print(f"{images}: no labels, or a network without class scores: no accuracy")
     if result.divergence is not None:
         print(f"divergence from the original on the images of {args.lmdb}: {result.divergence:.4f}; {result.making}")
-    refined = result.plan.about.get("refined")
+    refined = result.plan.about.refined
     if refined:
         print(
             f"ranks refined by {refined['evaluations']} whole networks: divergence {refined['divergence_before']:.4f} "

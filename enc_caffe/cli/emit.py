@@ -10,6 +10,7 @@ from typing import Any
 from enc_caffe import pipeline
 from enc_caffe.cli.common import (
     add_emission,
+    add_format,
     add_making,
     add_model,
     add_workers,
@@ -25,7 +26,7 @@ from enc_caffe.compression import Chooser
 from enc_caffe.errors import UsageError
 from enc_caffe.measurement import concerns, images_of
 from enc_caffe.output import check_new, claimed
-from enc_caffe.plan import RankPlan, read_plan
+from enc_caffe.plan import Plan, read_plan
 from enc_caffe.runtime.calibrate import Blobs
 
 
@@ -37,6 +38,7 @@ def register(commands: Any) -> None:
     p.add_argument("--train_lmdb", type=Path, help="source of the emitted TRAIN data layer")
     p.add_argument("--test_lmdb", type=Path, help="source of the emitted TEST data layer")
     p.add_argument("--lmdb", type=Path, help="LMDB that says how large images are, and that --decomposition looks at")
+    add_format(p)
     add_making(p)
     add_workers(p)
     add_emission(p)
@@ -52,23 +54,19 @@ def run(args: argparse.Namespace) -> None:
 
 def _emit(args: argparse.Namespace) -> None:
     plan = read_plan(args.ranks)
-    loaded = load_network(
-        args,
-        args.lmdb or args.test_lmdb,
-        any(s == "inner_product" for s in plan.schemes.values()),
-    )
+    loaded = load_network(args, args.lmdb or args.test_lmdb, False).with_fully_connected(plan)
     blobs, words = _calibrated(args, loaded, plan)
     done = 0
-    with progress_bar("decomposing", len(plan.ranks)) as bar:
+    with progress_bar("decomposing", len(plan.forms)) as bar:
 
         def step(name: str) -> None:
             nonlocal done
             done += 1
-            bar(done, len(plan.ranks))
+            bar(done, len(plan.forms))
 
         emitted = pipeline.emit(
             loaded, args.weights, plan, args.out, args.stride_placement, args.force, args.solver, args.train_lmdb,
-            args.test_lmdb, step, source=str(args.ranks), blobs=blobs,
+            args.test_lmdb, step, source=str(args.ranks), blobs=blobs, version=args.format,
         )  # fmt: skip
     print(pipeline.cost_line(emitted) + words)
     print_untrained(emitted)
@@ -77,19 +75,19 @@ def _emit(args: argparse.Namespace) -> None:
     )
 
 
-def _calibrated(args: argparse.Namespace, loaded: pipeline.LoadedNetwork, plan: RankPlan) -> tuple[Blobs, str]:
+def _calibrated(args: argparse.Namespace, loaded: pipeline.LoadedNetwork, plan: Plan) -> tuple[Blobs, str]:
     how = decomposition(args)
     if how.plain:
         return {}, ""
     if args.lmdb is None:
         raise UsageError(f"--decomposition and --recalibrate ({how.words()}) look at images: give --lmdb")
-    schemes = pipeline.plan_schemes(loaded, plan, str(args.ranks))
+    forms = pipeline.plan_forms(loaded, plan, str(args.ranks))
     with open_store(args) as store, workers(args).executor() as executor, stage_bars() as bars:
         images = images_of(loaded, args.weights, args.lmdb, executor, store, int(args.memory * 2**30))
         for line in concerns(images, args.lmdb):
             print(line, file=sys.stderr)
-        chooser = Chooser(images, schemes, how, args.stride_placement, bars)
-        chooser.settle(plan.ranks)
-        divergence = chooser.evaluator.divergence(plan.ranks)
+        chooser = Chooser(images, how, args.stride_placement, bars)
+        chooser.settle(forms)
+        divergence = chooser.evaluator.divergence(forms)
         words = f"; {chooser.decomposer.how.words()}: divergence from the original {divergence:.4f} on {images.look.images} images"
-        return chooser.decomposer.blobs(plan.ranks), words
+        return chooser.decomposer.blobs(forms), words

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from enc_caffe import pipeline
-from enc_caffe.caffe_io.caffemodel import CaffeModel
 from enc_caffe.caffe_io.prototxt import read_solver
-from enc_caffe.cli.common import add_model, load_network, print_table
+from enc_caffe.cli.common import add_model, add_schemes, load_network, print_table
 from enc_caffe.complexity import layer_macs, layer_parameters
 
 
@@ -21,6 +20,7 @@ def register(commands: Any) -> None:
     p.add_argument("--weights", type=Path, help="caffemodel to hold against the prototxt")
     p.add_argument("--lmdb", type=Path, help="LMDB that says how large images are")
     p.add_argument("--fully_connected", action="store_true", help="decompose fully connected layers too")
+    add_schemes(p)
     p.add_argument("--solver", type=Path, help="solver prototxt whose paths to show as well")
     p.add_argument("--json", type=Path, metavar="OUT", help="write the rows as JSON as well")
     p.set_defaults(run=run)
@@ -28,10 +28,10 @@ def register(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Print the table."""
-    loaded = load_network(args, args.lmdb, args.fully_connected)
+    loaded = load_network(args, args.lmdb, args.fully_connected, args.schemes)
     network, policy = loaded.network, loaded.policy
     if args.weights:
-        CaffeModel(args.weights).check(network)
+        loaded.model(args.weights)
     rows: list[dict[str, Any]] = []
     for layer in network.layers:
         if not layer.has_weights and layer.name not in policy.whole:
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> None:
             "stride": "x".join(map(str, layer.convolution.stride)) if layer.convolution else "",
             "groups": layer.groups, "output": "x".join(map(str, layer.top_shapes[0][2:])),
             "macs": layer_macs(layer) if counted else 0, "parameters": layer_parameters(layer) if counted else 0,
-            "scheme": policy.schemes.get(layer.name, "whole"), "r_max": policy.max_ranks.get(layer.name),
+            "scheme": ", ".join(policy.schemes.get(layer.name, ("whole",))), "r_max": policy.max_rank(network, layer.name),
             "why": policy.whole.get(layer.name, ""),
         })  # fmt: skip
     print_table(

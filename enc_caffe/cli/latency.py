@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from enc_caffe.cli.common import add_model, load_network, print_table, progress_bar
+from enc_caffe.cli.common import add_model, add_schemes, load_network, print_table, progress_bar
 from enc_caffe.errors import UsageError
 from enc_caffe.metrics.latency import write_latency
 from enc_caffe.output import check_parent, claimed
@@ -19,6 +19,7 @@ def register(commands: Any) -> None:
     add_model(p, weights=False)
     p.add_argument("--lmdb", type=Path, help="LMDB that says how large images are")
     p.add_argument("--fully_connected", action="store_true", help="time fully connected layers too")
+    add_schemes(p)
     p.add_argument("--threads", type=int, default=1, help="BLAS threads (default: 1)")
     p.add_argument("--batch", type=int, default=1, help="images of a pass (default: 1)")
     p.add_argument("--ranks", type=int, default=8, help="ranks of a layer that are timed (default: 8)")
@@ -37,20 +38,19 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _latency(args: argparse.Namespace) -> None:
-    loaded = load_network(args, args.lmdb, args.fully_connected)
-    layers = [loaded.network[name] for name in loaded.policy.schemes]
+    loaded = load_network(args, args.lmdb, args.fully_connected, args.schemes)
     with progress_bar("nets timed", None) as bar:
         table = measure_latency(
-            loaded.net, layers, loaded.policy.schemes, loaded.policy.max_ranks, loaded.network.name,
-            args.threads, args.batch, args.ranks, progress=bar,
+            loaded.net, loaded.network, loaded.policy.schemes, args.threads, args.batch, args.ranks, progress=bar,
         )  # fmt: skip
     write_latency(args.out, table)
     rows = [
-        [x.name, f"{x.whole / 1e6:.3f}", f"{x.nanoseconds[0] / 1e6:.3f}", str(x.ranks[0]), f"{x.nanoseconds[-1] / 1e6:.3f}", str(x.ranks[-1])]
+        [x.name, x.scheme, f"{x.whole / 1e6:.3f}", f"{x.nanoseconds[0] / 1e6:.3f}", str((x.forms or x.ranks)[0]),
+         f"{x.nanoseconds[-1] / 1e6:.3f}", str((x.forms or x.ranks)[-1])]
         for x in table.layers
     ]  # fmt: skip
     print_table(
         f"{table.network}: milliseconds of a forward pass, {args.batch} image(s), {args.threads} BLAS thread(s)",
-        ["layer", "whole", "pair", "at rank", "pair", "at rank"], rows,
+        ["layer", "scheme", "whole", "chain", "at rank", "chain", "at rank"], rows, left=2,
     )  # fmt: skip
     print(f"written to {args.out}")

@@ -11,7 +11,9 @@ from typing import Any, Optional
 from enc_caffe import pipeline
 from enc_caffe.cli.common import (
     add_dense,
+    add_format,
     add_model,
+    add_schemes,
     add_workers,
     load_network,
     open_store,
@@ -19,9 +21,10 @@ from enc_caffe.cli.common import (
     stage_bars,
     workers,
 )
-from enc_caffe.measurement import concerns, falling_curves, images_of, measured_metrics
+from enc_caffe.measurement import concerns, falling_curves, images_of, measured_metrics, output_errors
+from enc_caffe.metrics.files import write_metrics
 from enc_caffe.metrics.sampling import sampler_from
-from enc_caffe.metrics.table import MetricsTable, write_metrics
+from enc_caffe.metrics.table import MetricsTable
 from enc_caffe.output import check_parent, claimed
 from enc_caffe.runtime.decomposer import Decomposer, Decomposition
 
@@ -41,7 +44,14 @@ def register(commands: Any) -> None:
         "--decomposition", choices=("svd", "weighted"), default="svd",
         help="factors that are measured: of plain SVD (default), or of least error of the layer's output",
     )  # fmt: skip
+    p.add_argument(
+        "--measure", choices=("all", "output"), default="all",
+        help="all (default): accuracy and divergence, a pass for every form; output: what part of its output's power each layer "
+        "loses, from second moments alone (with --decomposition weighted)",
+    )  # fmt: skip
     add_dense(p)
+    add_schemes(p)
+    add_format(p)
     add_workers(p)
     p.set_defaults(run=run)
 
@@ -55,7 +65,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _metrics(args: argparse.Namespace) -> None:
     sampler = sampler_from(args.samples)
-    loaded = load_network(args, args.lmdb, args.fully_connected)
+    loaded = load_network(args, args.lmdb, args.fully_connected, args.schemes)
     number, done = len(loaded.policy.schemes), 0
     with progress_bar("singular values", number) as bar:
 
@@ -66,17 +76,13 @@ def _metrics(args: argparse.Namespace) -> None:
 
         table = pipeline.pca_metrics(loaded, args.weights, sampler, step)
     if args.lmdb is None:
-        write_metrics(args.out, table)
-        print(f"{args.out}: PCA energy of {len(table.layers)} layers of {table.network}")
+        write_metrics(args.out, table, args.format)
+        print(f"{args.out}: PCA energy of {number} layers of {table.network}")
         return
-    ranks = pipeline.measured_ranks(loaded, table, args.weights) if args.samples == "vbmf" else None
-    measured = _measured(args, loaded, table, ranks)
-    write_metrics(args.out, measured)
+    write_metrics(args.out, _measured(args, loaded, table), args.format)
 
 
-def _measured(
-    args: argparse.Namespace, loaded: pipeline.LoadedNetwork, table: MetricsTable, ranks: Optional[dict[str, list[int]]]
-) -> MetricsTable:
+def _measured(args: argparse.Namespace, loaded: pipeline.LoadedNetwork, table: MetricsTable) -> MetricsTable:
     with open_store(args) as store, workers(args).executor() as executor:
         images = images_of(loaded, args.weights, args.lmdb, executor, store, int(args.memory * 2**30))
         look, start = images.look, time.perf_counter()
@@ -95,15 +101,19 @@ def _measured(
 
             def step(done: int, all_: int) -> None:
                 first[:] = first or [done]
-                stages("images x (layer, rank)", done, all_)
+                stages("images x (layer, form)", done, all_)
 
-            how, schemes = Decomposition(args.decomposition), {m.name: m.scheme for m in table.layers}
-            decomposer = None if how.plain else Decomposer(images, schemes, how, progress=stages)
-            measured = measured_metrics(images, table, args.accuracy, ranks, step, decomposer, args.dense)
+            how = Decomposition(args.decomposition)
+            decomposer = None if how.plain and args.measure == "all" else Decomposer(images, how, progress=stages)
+            if args.measure == "output":
+                return _outputs(args, table, decomposer)
+            measured = measured_metrics(
+                images, table, args.accuracy, args.samples == "vbmf", step, decomposer, args.dense
+            )  # fmt: skip
     seconds = time.perf_counter() - start
     pairs = sum(d is not None for m in measured.layers for d in dict(m.extra)["sampled_divergence"])
     print(
-        f"{args.out}: {pairs} ranks of {len(table.layers)} layers of {table.network} on {look.images} images, {seconds:.0f} s"
+        f"{args.out}: {pairs} forms of {len(loaded.policy.schemes)} layers of {table.network} on {look.images} images, {seconds:.0f} s"
     )
     if first[0] > 0:
         print(f"{first[0] / (look.images * (pairs + 1)):.0%} of it was in {args.store or 'the store'} already")
@@ -117,3 +127,11 @@ def _measured(
             "PCHIP goes through all of them, and ENC-Map's inverse leaves out those that fall"
         )
     return measured
+
+
+def _outputs(args: argparse.Namespace, table: MetricsTable, decomposer: Optional[Decomposer]) -> MetricsTable:
+    assert decomposer is not None
+    found = output_errors(table, decomposer, args.samples == "vbmf")
+    forms = sum(e is not None for m in found.layers for e in m.series("sampled_output_error"))
+    print(f"{args.out}: output errors of {forms} forms of {table.network} on {decomposer.made.look.images} images")
+    return found

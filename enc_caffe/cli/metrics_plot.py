@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from enc_caffe.errors import MetricsError
-from enc_caffe.metrics.table import read_metrics
+from enc_caffe.metrics.files import read_metrics
 from enc_caffe.output import check_parent
 from enc_caffe.report import figures
 
@@ -35,6 +35,6 @@ def run(args: argparse.Namespace) -> None:
             pass
         else:
             curves["y_m"] = (np.arange(m.max_rank + 1), m.measured(table.baseline_accuracy), (ranks, values))
-        panels.append((m.name, curves))
+        panels.append((m.name if m.paper else f"{m.name}, {m.scheme}", curves))
     figures.save(figures.layer_curves(panels, f"{table.network}: {table.source}"), args.out)
     print(f"written to {args.out}")

@@ -11,25 +11,29 @@ from typing import Any, Iterator, Optional
 
 from enc_caffe import pipeline, planning
 from enc_caffe.cli.common import (
+    add_format,
     add_python_layers,
     add_search,
     add_shapes,
     add_workers,
-    latency_curves,
     load_network,
     open_store,
     print_table,
     progress_bar,
     search_options,
     shape_argument,
+    times_of,
     workers,
 )
+from enc_caffe.decomposition import form_cost
 from enc_caffe.errors import MetricsError, UsageError
+from enc_caffe.form import WHOLE
 from enc_caffe.jsonfile import write_json
 from enc_caffe.measurement import images_of
-from enc_caffe.metrics.table import MetricsTable, read_metrics
+from enc_caffe.metrics.files import read_metrics
+from enc_caffe.metrics.table import MetricsTable
 from enc_caffe.output import check_parent, claimed
-from enc_caffe.plan import RankPlan, write_plan
+from enc_caffe.plan import Plan, write_plan
 from enc_caffe.planning import Found, PlanAccuracy, SweepPoint
 from enc_caffe.runtime.measuring import PlanEvaluator
 
@@ -51,6 +55,7 @@ def register(commands: Any) -> None:
     images.add_argument("--accuracy", type=int, default=1, metavar="K", help="top-K accuracy counts (default: 1)")
     images.add_argument("--stride_placement", choices=("exact", "published"), default="exact")
     add_workers(p)
+    add_format(p)
     p.add_argument("--out", type=Path, required=True, metavar="RANKS.json", help="the plan; of a sweep the table")
     p.set_defaults(run=run)
 
@@ -65,7 +70,7 @@ def run(args: argparse.Namespace) -> None:
 def _search(args: argparse.Namespace) -> None:
     options = search_options(args)
     table = read_metrics(args.metrics)
-    latency = latency_curves(args)
+    latency = times_of(args)
     with_images = _images(args)
     for accuracy in _accuracy(args, table) if with_images else iter((None,)):
         if args.target_flops and len(args.target_flops) > 1:
@@ -78,7 +83,7 @@ def _search(args: argparse.Namespace) -> None:
         else:
             found = planning.search_plan(table, options, accuracy, latency)
             found = planning.evaluated(found, accuracy) if accuracy else found
-            write_plan(args.out, found.plan)
+            write_plan(args.out, found.plan, args.format)
             show_plan(table, found.plan)
             show_found(found)
     print(f"written to {args.out}")
@@ -94,14 +99,13 @@ def _images(args: argparse.Namespace) -> bool:
 
 def _accuracy(args: argparse.Namespace, table: MetricsTable) -> Iterator[PlanAccuracy]:
     loaded = load_network(args, args.lmdb, True)
-    schemes = {m.name: m.scheme for m in table.layers}
     _check_layers(args, loaded, table)
     with contextlib.ExitStack() as stack:
         store, executor = stack.enter_context(open_store(args)), stack.enter_context(workers(args).executor())
         bar = stack.enter_context(progress_bar("images", None))
         images = images_of(loaded, args.weights, args.lmdb, executor, store, int(args.memory * 2**30))
         yield PlanEvaluator(
-            images, schemes, args.stride_placement, args.accuracy,
+            images, args.stride_placement, args.accuracy,
             lambda plans, done, all_: bar(plans * all_ + done, (plans + 1) * all_),
         )  # fmt: skip
 
@@ -129,46 +133,56 @@ def _evaluated(point: SweepPoint, accuracy: PlanAccuracy) -> SweepPoint:
     return SweepPoint(point.target, found, point.error)
 
 
-def show_plan(table: MetricsTable, plan: RankPlan) -> None:
-    """Ranks of all layers and the plan's costs in both conventions."""
-    rows = [
-        [m.name, plan.schemes.get(m.name, "whole"), str(plan.ranks.get(m.name, "")), str(m.max_rank),
-         f"{m.energy[plan.ranks[m.name]]:.4f}" if m.name in plan.ranks else ""]
-        for m in table.layers
-    ]  # fmt: skip
+def show_plan(table: MetricsTable, plan: Plan) -> None:
+    """Forms of all layers and the plan's costs in both conventions."""
+    rows = []
+    for layer, curves in table.by_layer():
+        form = plan.forms.get(layer.name, WHOLE)
+        own = next((m for m in curves if m.scheme == form.scheme), None)
+        part = form_cost(layer, form)[0] / form_cost(layer, WHOLE)[0]
+        energy = "" if own is None else f"{own.energy[own.forms.index(form) + 1]:.4f}"
+        rows.append(
+            [
+                layer.name,
+                str(form),
+                str(own.max_rank) if own is not None and not own.ladder else "",
+                f"{part:.3f}",
+                energy,
+            ]
+        )
     about = plan.about
     print_table(
-        f"{plan.network}: ranks by {about['method']} ({about['solver']}), metric {about['metric']}",
-        ["layer", "scheme", "rank", "r_max", "PCA energy"],
+        f"{plan.network}: forms by {about.method} ({about.solver}), metric {about.metric}",
+        ["layer", "form", "r_max", "MACs left", "PCA energy"],
         rows,
         left=2,
     )
     ratios = planning.plan_ratios(table, plan)
-    latency = f", latency {about['latency_ratio']:.4f}" if about.get("latency_ratio") is not None else ""
+    latency = f", latency {about.latency_ratio:.4f}" if about.latency_ratio is not None else ""
     print(
-        f"MACs {ratios['paper']:.4f} (paper convention), {ratios['exact']:.4f} (exact) and parameters "
-        f"{about['params_ratio']:.4f}{latency} of the {len(table.layers)} layers that the metrics list"
+        f"MACs {ratios['paper']:.4f} (paper convention), {ratios['exact']:.4f} (exact){latency} of the {len(rows)} layers that the "
+        f"metrics list; MACs {about.flops_ratio:.4f} ({about.convention}) and parameters {about.params_ratio:.4f} of {about.counted}"
     )
 
 
 def show_found(found: Found) -> None:
     """Objective, candidates, optimality and time."""
     about, result = found.plan.about, found.result
-    if about["proven_optimal"]:
+    if about.proven_optimal:
         proof = "proven optimal"
-    elif about["gap"] is None:
+    elif about.gap is None:
         proof = "no bound on the optimum is known"
     else:
-        proof = f"the optimum is at most {_factor(about['gap'])} times as large"
+        proof = f"the optimum is at most {_factor(about.gap)} times as large"
     number = f"{result.candidates:,} candidate{'s' if result.candidates > 1 else ''}"
-    if about["solver"] == "exact":
-        every = sum(math.log10(len(x.ranks)) for x in found.problem.layers)
-        number = f"all 10^{every:.1f} rank configurations"
-    print(f"objective {about['objective']:.4g}, {proof}; {number}; {about['search_seconds'] * 1000:.1f} ms")
+    if about.solver == "exact":
+        every = sum(math.log10(len(x.choices)) for x in found.problem.layers)
+        number = f"all 10^{every:.1f} configurations"
+    print(f"objective {about.objective:.4g}, {proof}; {number}; {(about.search_seconds or 0.0) * 1000:.1f} ms")
     if result.accuracy is not None:
         print(f"accuracy {result.accuracy:.4f}")
     if result.evaluated:
-        first = f", the first of them with {result.evaluated[0][1]:.4f}" if about["method"] == "inf" else ""
+        first = f", the first of them with {result.evaluated[0][1]:.4f}" if about.method == "inf" else ""
         print(f"{len(result.evaluated)} plans evaluated{first}")
     if result.note:
         print(result.note)
@@ -188,10 +202,10 @@ def show_sweep(table: MetricsTable, points: list[SweepPoint]) -> None:
             continue
         ratios, about = planning.plan_ratios(table, p.found.plan), p.found.plan.about
         accuracy: Optional[float] = planning.predicted(p.found)
-        gap = "proven" if about["proven_optimal"] else "" if about["gap"] is None else _factor(about["gap"])
+        gap = "proven" if about.proven_optimal else "" if about.gap is None else _factor(about.gap)
         rows.append([
-            f"{p.target:.4g}", f"{ratios['paper']:.4f}", f"{ratios['exact']:.4f}", f"{about['params_ratio']:.4f}",
-            f"{about['objective']:.4g}", gap, "" if accuracy is None else f"{accuracy:.4f}",
+            f"{p.target:.4g}", f"{ratios['paper']:.4f}", f"{ratios['exact']:.4f}", f"{about.params_ratio:.4f}",
+            f"{about.objective:.4g}", gap, "" if accuracy is None else f"{accuracy:.4f}",
         ])  # fmt: skip
     print_table(
         f"{table.network}: {len(points)} targets",

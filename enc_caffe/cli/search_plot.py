@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any, Optional
 
 from enc_caffe import planning
-from enc_caffe.cli.common import add_search, latency_curves, search_options
+from enc_caffe.cli.common import add_search, search_options, times_of
 from enc_caffe.errors import PlanError, UsageError
+from enc_caffe.form import WHOLE
 from enc_caffe.jsonfile import read_json
-from enc_caffe.metrics.table import read_metrics
+from enc_caffe.metrics.files import read_metrics
 from enc_caffe.output import check_parent
 from enc_caffe.plan import read_plan
 from enc_caffe.report import figures
@@ -49,7 +50,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _sweep(path: Path) -> Optional[dict[str, Any]]:
     try:
-        return read_json(path, "enc-caffe-sweep/1", PlanError)
+        return read_json(path, ("enc-caffe-sweep/2", "enc-caffe-sweep/1"), PlanError)
     except PlanError as exc:
         if "enc-caffe-metrics" in str(exc):
             return None
@@ -72,14 +73,23 @@ def _pareto(sweeps: list[dict[str, Any]], files: list[Path]) -> Any:
 
 
 def _bounds(args: argparse.Namespace) -> Any:
-    table, options, latency = read_metrics(args.files[0]), search_options(args), latency_curves(args)
-    problem = build_problem(table, options, latency)
+    table, options, times = read_metrics(args.files[0]), search_options(args), times_of(args)
+    problem = build_problem(table, options, times)
     space = make_space(problem)
-    plan = read_plan(args.ranks) if args.ranks else planning.search_plan(table, options, None, latency).plan
+    plan = read_plan(args.ranks) if args.ranks else planning.search_plan(table, options, None, times).plan
     names = [x.name for x in problem.layers]
-    for name in names:
-        if name not in plan.ranks:
-            raise PlanError(f"{args.ranks}: layer '{name}' has no rank, but the search would give it one")
-    series = {"R_max": space.highest, "R_o": [plan.ranks[n] for n in names], "R_min": space.lowest}
+    own: list[int] = []
+    for layer in problem.layers:
+        form = plan.forms.get(layer.name, WHOLE)
+        # Files of version 1 may leave the scheme out.
+        at = next(
+            (i for i, f in enumerate(layer.forms) if i and f.ranks == form.ranks and form.scheme in ("", f.scheme)), 0
+        )
+        own.append(at)
+        if not at:
+            raise PlanError(
+                f"{args.ranks}: layer '{layer.name}' is {form}, which is none of the forms that the search would look at"
+            )
+    series = {"R_max": space.highest, "R_o": own, "R_min": space.lowest}
     title = f"{table.network}: R_max and R_min at {options.target_flops or options.target_params} +- margin, and the ranks found"
     return figures.rank_bounds(names, series, [x.max_rank for x in problem.layers], title)

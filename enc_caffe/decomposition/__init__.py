@@ -1,6 +1,20 @@
 """Low-rank decomposition of convolutions and fully connected layers: pure functions on arrays."""
 
-from enc_caffe.decomposition.schemes import SCHEMES, Factors, Scheme, Stage, scheme_for
-from enc_caffe.decomposition.svd import group_spectra, truncated_factors
+from enc_caffe.decomposition.scheme import Factoriser, Factors, Scheme
+from enc_caffe.decomposition.svd import group_spectra
+from enc_caffe.decomposition.table import (
+    chain_of,
+    check_form,
+    check_worth,
+    form_cost,
+    named,
+    rank_of,
+    register,
+    scheme_for,
+    schemes,
+)
 
-__all__ = ["SCHEMES", "Factors", "Scheme", "Stage", "group_spectra", "scheme_for", "truncated_factors"]
+__all__ = [
+    "Factoriser", "Factors", "Scheme", "chain_of", "check_form", "check_worth", "form_cost", "group_spectra", "named", "rank_of", "register",
+    "scheme_for", "schemes",
+]  # fmt: skip

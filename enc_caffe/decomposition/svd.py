@@ -32,7 +32,16 @@ def truncated_factors(matrix: np.ndarray, rank: int) -> tuple[np.ndarray, np.nda
     """
     if not 1 <= rank <= min(matrix.shape):
         raise ValueError(f"rank {rank} is outside 1 to {min(matrix.shape)} of a {matrix.shape} matrix")
-    u, s, vt = scipy.linalg.svd(matrix, full_matrices=False, check_finite=False, lapack_driver="gesdd")
+    return split_evenly(*decompose(matrix), rank)
+
+
+def decompose(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """U (m, k), the k singular values, V' (k, n) with k = min(m, n), in the precision of the matrix (m, n)."""
+    return scipy.linalg.svd(matrix, full_matrices=False, check_finite=False, lapack_driver="gesdd")  # type: ignore[no-any-return]
+
+
+def split_evenly(u: np.ndarray, s: np.ndarray, vt: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:
+    """U sqrt(S) and sqrt(S) V' of the first ``rank`` singular values."""
     root = np.sqrt(s[:rank])
     return u[:, :rank] * root, root[:, None] * vt[:rank]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Callable, Optional
+from typing import Callable, Mapping, Optional
 
 from enc_caffe import pipeline
 from enc_caffe.cli.common import print_table, progress_bar
@@ -15,9 +15,10 @@ from enc_caffe.experiments.inputs import Choices, announce, gather
 from enc_caffe.experiments.run import plain
 from enc_caffe.experiments.settings import Experiment, read_experiment
 from enc_caffe.experiments.steps import Steps
+from enc_caffe.form import Form
 from enc_caffe.jsonfile import write_json
 from enc_caffe.measurement import default_store, images_of
-from enc_caffe.metrics.table import read_metrics, write_metrics
+from enc_caffe.metrics.files import read_metrics, write_metrics
 from enc_caffe.plan import write_plan
 from enc_caffe.planning import plan_ratios, predicted, search_plan, sweep
 from enc_caffe.report.rows import Chart, Network, Points, Report, Run, Score, Section, Series, Table
@@ -68,7 +69,7 @@ def fig3(root: Path, choices: Choices, out: Path, say: Say, metrics_for: Metrics
     write_plan(out / "ranks.json", found.plan)
     entry = {
         "method": "model", "ranks": "ranks.json", "options": plain(options), "macs": plan_ratios(table, found.plan),
-        "parameters": found.plan.about["params_ratio"],
+        "parameters": found.plan.about.params_ratio,
     }  # fmt: skip
     write_json(out / "experiment.json", {
         "format": EXPERIMENT, "name": "fig3", "title": "VGG-16: Figure 3", "network": "VGG-16", "networks": [entry],
@@ -103,10 +104,9 @@ def _measured(x: Experiment, choices: Choices, out: Path, say: Say) -> Run:
         lab = laboratory.Laboratory(x, choices, out, steps, gather(x, choices, out, steps, bar), executor, store, bar)
         table = laboratory.metrics(replace_metrics(lab))
         loaded = pipeline.load(x.model, lab.inputs.test, None, x.fully_connected)
-        schemes = {m.name: m.scheme for m in table.layers}
         tester, chooser = (
             PlanEvaluator(
-                images_of(loaded, lab.inputs.weights, lmdb, executor, store), schemes,
+                images_of(loaded, lab.inputs.weights, lmdb, executor, store),
                 progress=lambda plans, done, all_: bar(done, all_, f"plan {plans + 1}"),
             )
             for lmdb in (lab.inputs.test, lab.inputs.partial)
@@ -118,7 +118,7 @@ def _measured(x: Experiment, choices: Choices, out: Path, say: Say) -> Run:
                 options = replace(x.options(method), target_flops=target)
                 plan = search_plan(table, options, chooser if method in EVALUATING else None).plan
                 networks.append(
-                    Network(label_of(method, None), method, macs=plan_ratios(table, plan), score=_score(tester, plan.ranks), target=target)
+                    Network(label_of(method, None), method, macs=plan_ratios(table, plan), score=_score(tester, plan.forms), target=target)
                 )  # fmt: skip
         words = lab.inputs.words
     rows = [
@@ -138,8 +138,8 @@ def replace_metrics(lab: laboratory.Laboratory) -> laboratory.Laboratory:
     return replace(lab, choices=replace(lab.choices, metrics=None))
 
 
-def _score(evaluator: PlanEvaluator, ranks: object) -> Score:
-    counts = evaluator.counts(ranks)  # type: ignore[arg-type]
+def _score(evaluator: PlanEvaluator, forms: Mapping[str, Form]) -> Score:
+    counts = evaluator.counts(forms)
     return Score(counts.images, {1: counts.correct})
 
 

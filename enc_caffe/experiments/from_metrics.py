@@ -12,10 +12,11 @@ from enc_caffe.cli.search import show_found
 from enc_caffe.errors import MetricsError
 from enc_caffe.experiments.inputs import IMAGENET, Choices
 from enc_caffe.experiments.run import command, plain
-from enc_caffe.experiments.settings import Experiment
+from enc_caffe.experiments.settings import COUNTED, Experiment
 from enc_caffe.fetch import data_folder
 from enc_caffe.jsonfile import write_json
-from enc_caffe.metrics.table import MetricsTable, read_metrics, write_metrics
+from enc_caffe.metrics.files import read_metrics, write_metrics
+from enc_caffe.metrics.table import MetricsTable
 from enc_caffe.plan import write_plan
 from enc_caffe.planning import plan_ratios, search_plan
 from enc_caffe.report.paper import BASELINES
@@ -36,7 +37,7 @@ def published_ranks(x: Experiment, method: str) -> tuple[Optional[dict[str, int]
 
 def options_for(x: Experiment, method: str, published: Optional[dict[str, Any]]) -> SearchOptions:
     """The experiment's settings, or those of the published run, met at what its ranks cost."""
-    settings = {**x.search, "method": method}
+    settings = {**COUNTED, **x.search, "method": method}
     if published:
         # The authors' runs have margins and a density of their own, which their preset knows.
         own = ("density", "space_margin", "complexity_margin")
@@ -102,5 +103,5 @@ def _one(x: Experiment, table: MetricsTable, wanted: str, out: Path, first: bool
         print(f"written to {out / name}")
     return [{
         "method": method, "ranks": f"ranks-{method}.json", "options": plain(options), "macs": ratios,
-        "parameters": found.plan.about["params_ratio"],
+        "parameters": found.plan.about.params_ratio,
     }]  # fmt: skip

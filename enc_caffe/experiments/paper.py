@@ -15,7 +15,7 @@ from enc_caffe.experiments.inputs import Choices, announce, check_given
 from enc_caffe.experiments.settings import Experiment, experiments, read_experiment
 from enc_caffe.fetch import data_folder
 from enc_caffe.measurement import default_store
-from enc_caffe.metrics.table import read_metrics
+from enc_caffe.metrics.files import read_metrics
 from enc_caffe.report.paper import RESULTS, PaperResult
 from enc_caffe.report.render import write_report
 from enc_caffe.report.rows import Run

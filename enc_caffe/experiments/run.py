@@ -18,9 +18,10 @@ from enc_caffe.experiments.settings import Experiment
 from enc_caffe.experiments.steps import Steps
 from enc_caffe.jsonfile import write_json
 from enc_caffe.measurement import images_of, measured_metrics
-from enc_caffe.metrics.table import MetricsTable, read_metrics, write_metrics
+from enc_caffe.metrics.files import read_metrics, write_metrics
+from enc_caffe.metrics.table import MetricsTable
 from enc_caffe.output import atomic_file, claimed
-from enc_caffe.plan import RankPlan, read_plan, write_plan
+from enc_caffe.plan import Plan, read_plan, write_plan
 from enc_caffe.planning import search_plan
 from enc_caffe.reporting import EXPERIMENT, sha256, versions
 from enc_caffe.runtime.executor import Executor
@@ -123,7 +124,7 @@ def metrics(lab: Laboratory) -> MetricsTable:
     return read_metrics(path)
 
 
-def search(lab: Laboratory, table: MetricsTable, method: str) -> RankPlan:
+def search(lab: Laboratory, table: MetricsTable, method: str) -> Plan:
     """Ranks by one method; those that evaluate do so on the partial images."""
     options, path = lab.x.options(method), lab.out / f"ranks-{method}.json"
 
@@ -132,9 +133,9 @@ def search(lab: Laboratory, table: MetricsTable, method: str) -> RankPlan:
         if method in EVALUATING:
             loaded = pipeline.load(lab.x.model, lab.inputs.partial, None, lab.x.fully_connected)
             images = images_of(loaded, lab.inputs.weights, lab.inputs.partial, lab.executor, lab.store)
-            schemes, number = {m.name: m.scheme for m in table.layers}, options.candidates or 0
+            number = options.candidates or 0
             accuracy = PlanEvaluator(
-                images, schemes, progress=lambda plans, done, all_: lab.bar(plans * all_ + done, max(number, plans + 1) * all_, "plans")
+                images, progress=lambda plans, done, all_: lab.bar(plans * all_ + done, max(number, plans + 1) * all_, "plans")
             )  # fmt: skip
         write_plan(path, search_plan(table, options, accuracy).plan)
         return {}
@@ -155,7 +156,7 @@ def score(lab: Laboratory, name: str, model: Path, weights: Path) -> dict[str, A
     def make() -> dict[str, Any]:
         loaded = pipeline.load(model, lab.inputs.test, None, True)
         images = images_of(loaded, weights, lab.inputs.test, lab.executor, lab.store)
-        counts = PlanEvaluator(images, {}, progress=lambda plans, done, all_: lab.bar(done, all_, name)).counts({})
+        counts = PlanEvaluator(images, progress=lambda plans, done, all_: lab.bar(done, all_, name)).counts({})
         found = {1: counts.correct, 5: counts.correct_5}
         return {"images": counts.images, "correct": {str(k): found[k] for k in lab.x.top_k}}
 
@@ -175,12 +176,12 @@ def original(lab: Laboratory) -> dict[str, Any]:
         "score": score(lab, "original", lab.x.model, lab.inputs.weights),
     }  # fmt: skip
     if lab.choices.finetune:
-        whole = RankPlan(lab.x.network, {}, {}, {})
+        whole = Plan(lab.x.network, {})
         found["finetuned"] = tuned(lab, "original", written(lab, whole, "original", "exact")[0])
     return found
 
 
-def network(lab: Laboratory, plan: RankPlan, method: str, placement: str) -> dict[str, Any]:
+def network(lab: Laboratory, plan: Plan, method: str, placement: str) -> dict[str, Any]:
     """One compressed network: files, costs, accuracy, and fine-tuned where that is wanted."""
     x, name = lab.x, f"{method}-{placement}"
     folder, costs = written(lab, plan, name, placement)
@@ -194,9 +195,7 @@ def network(lab: Laboratory, plan: RankPlan, method: str, placement: str) -> dic
     return found
 
 
-def written(
-    lab: Laboratory, plan: RankPlan, name: str, placement: str, blobs: Blobs = NONE
-) -> tuple[Path, dict[str, Any]]:
+def written(lab: Laboratory, plan: Plan, name: str, placement: str, blobs: Blobs = NONE) -> tuple[Path, dict[str, Any]]:
     """Folder of a plan's network, with the experiment's solver and images, and what it costs."""
     x, folder = lab.x, lab.out / name
 
@@ -211,7 +210,7 @@ def written(
             "parameters": emitted.parameter_ratio("decomposable"),
         }
 
-    key = {"ranks": dict(plan.ranks), "schemes": dict(plan.schemes), "model": lab.digest(x.model), "solver": lab.digest(x.solver),
+    key = {"forms": {n: str(f) for n, f in plan.forms.items()}, "model": lab.digest(x.model), "solver": lab.digest(x.solver),
            "weights": lab.digest(lab.inputs.weights), "train": str(lab.inputs.train), "version": __version__,
            "blobs": {layer: [hashlib.sha256(b.tobytes()).hexdigest() for b in parts] for layer, parts in sorted(blobs.items())}}  # fmt: skip
     files = [folder / "train_val.prototxt", folder / "compressed.caffemodel"]

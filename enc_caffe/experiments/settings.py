@@ -20,6 +20,10 @@ DATA = ("cifar10", "imagenet")
 TUNING = ("epochs", "base_lr", "statistics")
 
 
+#: What the paper counts: the layers that it decomposes, in its convention.
+COUNTED = {"count": "paper"}
+
+
 @dataclass(frozen=True)
 class Experiment:
     """One experiment.
@@ -81,7 +85,7 @@ class Experiment:
     def options(self, method: str) -> SearchOptions:
         """What to search for by a method."""
         changes = {"method": method, **({"metric": "pca"} if method == "uniform" else {})}
-        return SearchOptions(**{**self.search, **changes})
+        return SearchOptions(**{**COUNTED, **self.search, **changes})
 
 
 def experiments(root: Path) -> dict[str, Path]:

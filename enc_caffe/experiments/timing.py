@@ -14,15 +14,17 @@ from enc_caffe.caffe_io.emit import replace_layers
 from enc_caffe.caffe_io.prototxt import to_text
 from enc_caffe.cli.common import print_table
 from enc_caffe.complexity import layer_macs
+from enc_caffe.decomposition import scheme_for
 from enc_caffe.experiments.run import command
 from enc_caffe.experiments.steps import Steps
 from enc_caffe.fetch import RESOURCES, fetch
 from enc_caffe.jsonfile import write_json
+from enc_caffe.metrics.files import read_metrics
 from enc_caffe.metrics.sampling import energy_samples
-from enc_caffe.metrics.table import LayerMetrics, MetricsTable, read_metrics
+from enc_caffe.metrics.table import LayerMetrics, MetricsTable
 from enc_caffe.network import Network
 from enc_caffe.output import atomic_file
-from enc_caffe.plan import RankPlan
+from enc_caffe.plan import Plan
 from enc_caffe.planning import search_plan
 from enc_caffe.reporting import TIMES, sha256, versions
 from enc_caffe.runtime.tool import caffe_time
@@ -92,14 +94,14 @@ def prepare(
     out.mkdir(parents=True, exist_ok=True)
     found = []
     for target in (1.0, *TARGETS):
-        plan = RankPlan(subject.network, {}, {})
+        plan = Plan(subject.network, {})
         if target < 1:
             method = "model" if how.startswith("ENC-Model") else "uniform"
             metric = subject.metric if how.endswith("file") else "pca"
-            plan = search_plan(table, SearchOptions(method, metric, target, first_layer=subject.first_layer)).plan
-        net = pipeline.deploy_net(
-            replace_layers(loaded.net, loaded.network, plan.ranks, plan.schemes, "exact"), loaded.network
-        )
+            plan = search_plan(
+                table, SearchOptions(method, metric, target, first_layer=subject.first_layer, count="paper")
+            ).plan
+        net = pipeline.deploy_net(replace_layers(loaded.net, loaded.network, plan.forms), loaded.network)
         for layer in net.layer:
             if layer.type == "Input":
                 layer.input_param.shape[0].dim[0] = 1
@@ -119,8 +121,9 @@ def _metrics(loaded: pipeline.LoadedNetwork, subject: Subject, metrics_of: Metri
         return read_metrics(path), "ENC-Model from the metrics file"
     # Flat spectra, as random weights have: no layer is preferred, so every layer gets the same part of its r_max.
     layers = []
-    for name, scheme in loaded.policy.schemes.items():
-        layer, rank = loaded.network[name], loaded.policy.max_ranks[name]
+    for name, (scheme,) in loaded.policy.schemes.items():
+        layer = loaded.network[name]
+        rank = scheme_for(scheme).max_rank(layer)
         spectra = tuple(np.ones(rank) for _ in range(layer.groups))
         layers.append(LayerMetrics(layer, scheme, rank, spectra, tuple(energy_samples(spectra, (rank, rank), rank))))
     filled = tuple(LayerMetrics(m.layer, m.scheme, m.max_rank, m.singular_values, m.sampled_ranks, (None,) * len(m.sampled_ranks), m.max_rank) for m in layers)  # fmt: skip

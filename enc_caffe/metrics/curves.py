@@ -15,18 +15,19 @@ RankOf = Callable[[np.ndarray], np.ndarray]
 SMALLEST = 1e-50
 
 
-def metric_at_every_rank(ranks: np.ndarray, values: np.ndarray, max_rank: int) -> np.ndarray:
-    """Metric at 0 to max_rank: PCHIP from (0, 0) through the sampled points (the paper's section II).
+def metric_over(points: np.ndarray, values: np.ndarray, axis: np.ndarray) -> np.ndarray:
+    """Metric along an axis that begins at 0: PCHIP from (0, 0) through the sampled points (the paper's section II).
 
     Parameters
     ----------
-    ranks, values : ndarray, shape (n,), ranks increasing and at least 1
+    points, values : ndarray, shape (n,), points increasing and above 0
+    axis : ndarray
+        Ranks 0 to r_max, or the cost of every form.
     """
-    x = np.concatenate([[0], ranks])
+    x = np.concatenate([[0], points])
     y = np.concatenate([[0.0], values])
     y = np.where(np.abs(y) < SMALLEST, 0.0, y)
-    grid = np.arange(max_rank + 1)
-    return PchipInterpolator(x, y)(np.minimum(grid, x[-1]))
+    return PchipInterpolator(x, y)(np.minimum(axis, x[-1]))
 
 
 def rank_over_metric(ranks: np.ndarray, values: np.ndarray) -> RankOf:
@@ -50,30 +51,33 @@ def rank_over_metric(ranks: np.ndarray, values: np.ndarray) -> RankOf:
     return lambda metric: curve(np.clip(metric, 0.0, top))
 
 
-def inverse_of_curve(curve: np.ndarray) -> RankOf:
-    """Inverse mapping r(y) of a metric that is known at every rank 0 to r_max, as the paper's section IV has it.
+def inverse_of_curve(curve: np.ndarray, axis: np.ndarray) -> RankOf:
+    """Inverse mapping r(y) of a metric that is known all along an axis (every rank 0 to r_max), as the paper's section IV has it.
 
-    Linear between ranks. Where the metric falls or stays, the lowest rank that reaches a value counts.
+    Linear between its points. Where the metric falls or stays, the lowest point that reaches a value counts.
     """
     highest = np.maximum.accumulate(np.asarray(curve, dtype=float))
     first = np.concatenate([[True], np.diff(highest) > 0])
-    values, ranks = highest[first], np.flatnonzero(first).astype(float)
+    values, ranks = highest[first], np.asarray(axis, dtype=float)[first]
     return lambda metric: np.interp(metric, values, ranks)
 
 
-def surrogate_at_every_rank(ranks: np.ndarray, divergences: np.ndarray, max_rank: int) -> np.ndarray:
-    """exp(-d) at 0 to max_rank from divergences d >= 0 at sampled ranks: a product of these is exp of minus their sum.
+def surrogate_over(points: np.ndarray, divergences: np.ndarray, axis: np.ndarray) -> np.ndarray:
+    """exp(-d) along an axis that begins at 0, from divergences d >= 0 at sampled points: a product of these is exp of minus
+    their sum.
 
-    PCHIP of log d over the rank; below the lowest sample the curve goes on at its last slope (at least as steep as 1/r),
-    so that a rank of 0 is worst.
+    PCHIP of log d; below the lowest sample the curve goes on at its last slope (at least as steep as 1/x), so that nothing
+    left (0) is worst.
 
     Parameters
     ----------
-    ranks, divergences : ndarray, shape (n,), ranks increasing and at least 1
+    points, divergences : ndarray, shape (n,), points increasing and above 0
+    axis : ndarray
+        Ranks 0 to r_max, or the cost of every form.
     """
     tiny = max(1e-12, 1e-6 * float(np.max(divergences, initial=0.0)))
-    x, y = np.asarray(ranks, dtype=float), np.log(np.maximum(np.asarray(divergences, dtype=float), tiny))
-    grid = np.arange(max_rank + 1, dtype=float)
+    x, y = np.asarray(points, dtype=float), np.log(np.maximum(np.asarray(divergences, dtype=float), tiny))
+    grid = np.asarray(axis, dtype=float)
     if len(x) == 1:
         values = np.full(len(grid), y[0])
         slope = 0.0

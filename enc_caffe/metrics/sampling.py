@@ -14,6 +14,9 @@ from enc_caffe.errors import UsageError
 from enc_caffe.metrics.vbmf import estimate
 from enc_caffe.rounding import round_half_up
 
+#: Parts of a layer's MACs at which forms of several ranks are measured.
+PARTS = (0.08, 0.15, 0.25, 0.4, 0.65)
+
 Sampler = Callable[[Sequence[np.ndarray], "tuple[int, int]", int], "list[int]"]
 
 
@@ -86,3 +89,15 @@ def sampler_from(text: str) -> Sampler:
     except ValueError:
         pass
     raise UsageError(f"--samples {text}: vbmf, even, even:N (N of 2 or more), or fractions in (0, 1] such as 0.1,0.5")
+
+
+def ladder_samples(costs: Sequence[int], whole_cost: int) -> list[int]:
+    """Places of a ladder of forms to measure at: those whose cost is nearest to :data:`PARTS` of the whole layer's, and the last.
+
+    Parameters
+    ----------
+    costs : sequence of int
+        MACs of the forms at places 1, 2, ...
+    """
+    parts = np.asarray(costs, dtype=float) / whole_cost
+    return sorted({int(np.argmin(np.abs(parts - p))) + 1 for p in PARTS} | {len(parts)})

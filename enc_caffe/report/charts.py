@@ -104,7 +104,7 @@ def _(data: RankBars) -> Any:
     ax.set_yticks(places, data.names)
     ax.set_ylim(len(places) - 0.4, -0.6)
     ax.set_xlim(0, 1.06)
-    ax.set_xlabel("rank / r_max")
+    ax.set_xlabel(data.axis)
     ax.grid(axis="x")
     _legend(figure, ax)
     return figure

@@ -22,10 +22,13 @@ class Score:
 
 @dataclass(frozen=True)
 class LayerCost:
-    """One layer before and after: its shapes in words, MACs of one image and parameters (without biases)."""
+    """One layer before and after: its form, its shapes in words, MACs of one image and parameters (without biases).
+
+    ``rank`` is that of a form of one rank, ``max_rank`` the r_max of its scheme.
+    """
 
     name: str
-    scheme: str
+    form: str
     before: str
     after: str
     output: str
@@ -78,7 +81,7 @@ class Network:
 
 @dataclass(frozen=True)
 class LayerCurve:
-    """A layer's metrics over the rank as a part of r_max; y_m with its samples, where it was measured."""
+    """A layer's metrics over the rank (or the cost of its forms) as a part of the largest; y_m with its samples, where measured."""
 
     name: str
     ranks: np.ndarray
@@ -133,13 +136,14 @@ class Table:
 
 @dataclass(frozen=True)
 class RankBars:
-    """Ranks between R_min and R_max, as parts of r_max (Figure 3)."""
+    """Ranks between R_min and R_max, as parts of r_max (Figure 3); of forms that have no one rank, MACs as parts of the whole's."""
 
     names: Sequence[str]
     ranks: Sequence[Optional[int]]
     max_ranks: Sequence[int]
     lowest: Optional[Sequence[Optional[int]]] = None
     highest: Optional[Sequence[Optional[int]]] = None
+    axis: str = "rank / r_max"
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Iterable, Optional, Sequence
 
+from enc_caffe.form import WHOLE
 from enc_caffe.report.paper import BASELINES, METHODS, PaperResult, of_network, result_for
 from enc_caffe.report.rows import (
     Chart,
@@ -176,9 +177,9 @@ def _of_run(run: Run, prefix: str) -> Iterable[Section]:
     for network in run.networks:
         if not network.layers:
             continue
-        ranks = tuple(layer.rank for layer in network.layers)
-        if ranks not in drawn:
-            drawn.add(ranks)
+        forms = tuple(layer.form for layer in network.layers)
+        if forms not in drawn:
+            drawn.add(forms)
             charts.append(_bars(run, network))
         tables.append(_layers(network))
     if charts:
@@ -213,6 +214,10 @@ def _bounded(run: Run) -> bool:
 def _bars(run: Run, network: Network) -> Chart:
     layers = network.layers
     bounded = any(layer.lowest is not None for layer in layers)
+    if len({x.form.partition(":")[0] for x in layers} - {WHOLE.scheme}) > 2 or any(
+        x.rank is None and x.form != str(WHOLE) for x in layers
+    ):
+        return _mixture(run, network)
     drawing = RankBars(
         [x.name for x in layers], [x.rank for x in layers], [x.max_rank for x in layers],
         [x.lowest for x in layers] if bounded else None, [x.highest for x in layers] if bounded else None,
@@ -226,15 +231,27 @@ def _bars(run: Run, network: Network) -> Chart:
     return Chart(_name("ranks", run.name, network.label), f"{label}{where}", words, drawing)
 
 
+def _mixture(run: Run, network: Network) -> Chart:
+    """Parts of the MACs that are left, where layers have forms of several schemes."""
+    layers, label = network.layers, METHODS.get(network.method, network.label)
+    drawing = RankBars(
+        [f"{x.name}  {x.form}" for x in layers], [None if x.form == str(WHOLE) else x.macs[1] for x in layers],
+        [max(1, x.macs[0]) for x in layers], axis="MACs / MACs before",
+    )  # fmt: skip
+    words = "MACs left by layer: " + ", ".join(f"{x.name} {x.form} {x.macs[1] / max(1, x.macs[0]):.2f}" for x in layers)
+    where = "" if network.target is None else f" at {network.target:.4g} of the MACs"
+    return Chart(_name("ranks", run.name, network.label), f"{label}{where}", words, drawing)
+
+
 def _layers(network: Network) -> Table:
     rows = []
     for x in network.layers:
-        rank = "whole" if x.rank is None else f"{x.rank} / {x.max_rank}"
+        rank = x.form if x.rank is None else f"{x.form} of {x.max_rank}"
         rows.append([x.name, x.before, x.after, x.output, rank, *_change(x.macs), *_change(x.parameters)])
     total = [sum(x.macs[i] for x in network.layers) for i in (0, 1)]
     weights = [sum(x.parameters[i] for x in network.layers) for i in (0, 1)]
     rows.append(["all of these", "", "", "", "", *_change((total[0], total[1])), *_change((weights[0], weights[1]))])
-    headers = ["layer", "before", "after", "output", "rank / r_max", "MACs before", "after", "part", "parameters before", "after", "part"]  # fmt: skip
+    headers = ["layer", "before", "after", "output", "form", "MACs before", "after", "part", "parameters before", "after", "part"]  # fmt: skip
     return Table(network.label, headers, rows, left=4, folded=True)
 
 

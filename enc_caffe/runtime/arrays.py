@@ -13,12 +13,12 @@ from urllib.parse import quote
 
 import numpy as np
 
+from enc_caffe.decomposition import Factors
 from enc_caffe.errors import EncError, OutputError
+from enc_caffe.form import Form
 
 #: Last member of every file: one that lost its end is not whole.
 END = "end"
-
-Pairs = list[tuple[np.ndarray, np.ndarray]]
 
 
 @contextlib.contextmanager
@@ -84,28 +84,38 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
-def factor_file(folder: Union[str, Path], layer: str, scheme: str, rank: int) -> Path:
-    """Where the factors of a layer at a rank are."""
-    return Path(folder) / f"{quote(layer, safe='')}-{scheme}-{rank}.npz"
+def factor_file(folder: Union[str, Path], layer: str, form: Form) -> Path:
+    """Where the factors of a layer in a form are."""
+    return Path(folder) / f"{quote(layer, safe='')}-{form.scheme}-{'x'.join(map(str, form.ranks))}.npz"
 
 
-def write_factors(folder: Union[str, Path], layer: str, scheme: str, rank: int, pairs: Pairs) -> None:
-    """Keep the factors of every group, in the single precision that a caffemodel has."""
-    arrays = {f"{half}{g}": x.astype(np.float32) for g, pair in enumerate(pairs) for half, x in zip("ab", pair)}
-    write_arrays(factor_file(folder, layer, scheme, rank), arrays)
+def write_factors(folder: Union[str, Path], layer: str, form: Form, factors: Factors, error: float) -> None:
+    """Keep the weights of every stage, in the single precision that a caffemodel has, and the error of the layer's output."""
+    arrays = {f"stage{i}": x.astype(np.float32) for i, x in enumerate(factors)}
+    arrays["error"] = np.array(error)
+    write_arrays(factor_file(folder, layer, form), arrays)
 
 
-def read_factors(folder: Union[str, Path], layer: str, scheme: str, rank: int) -> Pairs:
-    """Factors of every group.
+def read_factors(folder: Union[str, Path], layer: str, form: Form) -> Factors:
+    """Weights of every stage.
 
     Raises
     ------
     EncError
         If they are not there or damaged.
     """
-    arrays = read_arrays(factor_file(folder, layer, scheme, rank))
-    if arrays is None:
-        raise EncError(
-            f"{factor_file(folder, layer, scheme, rank)}: factors are missing or damaged; run the command again"
-        )
-    return [(arrays[f"a{g}"], arrays[f"b{g}"]) for g in range(len(arrays) // 2)]
+    arrays = _factor_arrays(folder, layer, form)
+    return [arrays[f"stage{i}"] for i in range(len(arrays) - 1)]
+
+
+def read_error(folder: Union[str, Path], layer: str, form: Form) -> float:
+    """Part of the power of the layer's output that its factors lose."""
+    return float(_factor_arrays(folder, layer, form)["error"])
+
+
+def _factor_arrays(folder: Union[str, Path], layer: str, form: Form) -> dict[str, np.ndarray]:
+    path = factor_file(folder, layer, form)
+    arrays = read_arrays(path)
+    if arrays is None or "error" not in arrays:
+        raise EncError(f"{path}: factors are missing or damaged; run the command again")
+    return arrays

@@ -20,8 +20,9 @@ import numpy as np
 
 from enc_caffe.decomposition import scheme_for
 from enc_caffe.decomposition.patches import patch_size
-from enc_caffe.decomposition.weighted import Moments, group_weights, weighted_pairs
+from enc_caffe.decomposition.regression import Moments, group_weights
 from enc_caffe.errors import CaffeError
+from enc_caffe.form import WHOLE, Form
 from enc_caffe.network import Layer
 from enc_caffe.runtime.arrays import UNREADABLE, arrays_writer, read_arrays, write_arrays
 from enc_caffe.runtime.executor import Executor, run_all
@@ -47,23 +48,23 @@ class Step:
 
     Attributes
     ----------
-    kind : {'pair', 'bias', 'norm', 'change'}
+    kind : {'chain', 'bias', 'norm', 'change'}
         Factors for the inputs that come (and the bias with them), the bias alone, or a BatchNorm's statistics: estimated
         again, or changed by as much as they differ between both networks.
     layer : Layer
         Of the original network.
-    scheme : str
-        Of a pair.
-    rank : int
-        Of a pair.
+    form : Form
+        Of a chain or bias: what becomes of the layer.
+    names : tuple of str
+        Of a chain or bias: the layers that stand for it.
     free : bool
-        Of a pair: whether a constant may be added to its output, because its bias or the statistics after it take it up.
+        Of a chain: whether a constant may be added to its output, because its bias or the statistics after it take it up.
     """
 
     kind: str
     layer: Layer
-    scheme: str = ""
-    rank: int = 0
+    form: Form = WHOLE
+    names: tuple[str, ...] = ()
     free: bool = False
 
 
@@ -142,7 +143,7 @@ def place(engine: Engine, step: Step, side: str) -> int:
     if side == "o":
         return engine.place[name] + 1
     # Before the bias that is to change: what is kept must not hold the old one.
-    return engine.place[name + ("_v" if step.kind == "pair" else "_h")]
+    return engine.place[step.names[0 if step.kind == "chain" else -1]]
 
 
 def _blocks(
@@ -183,7 +184,7 @@ def _live_file(task: CalibrationTask, step: int, chunk: int) -> Path:
 
 
 def _sums(step: Step) -> Any:
-    if step.kind == "pair":
+    if step.kind == "chain":
         size, outputs = patch_size(step.layer), step.layer.out_channels // step.layer.groups
         return [MomentSum(size, outputs) for _ in range(step.layer.groups)]
     if step.kind == "bias":
@@ -193,8 +194,8 @@ def _sums(step: Step) -> Any:
 
 def _add(sums: Any, step: Step, engines: Sequence[Engine], first: int) -> None:
     compressed, original = engines[0], engines[-1]
-    if step.kind == "pair":
-        blob, wanted = compressed.bottom(step.layer.name + "_v"), original.top(step.layer.name)
+    if step.kind == "chain":
+        blob, wanted = compressed.bottom(step.names[0]), original.top(step.layer.name)
         outputs = wanted.reshape(len(wanted), step.layer.groups, -1, int(np.prod(step.layer.output)))
         for group, total in enumerate(sums):
             # Where positions are sampled, the same ones of the outputs.
@@ -208,7 +209,7 @@ def _add(sums: Any, step: Step, engines: Sequence[Engine], first: int) -> None:
         parts = [power for blob in blobs for power in (blob, blob**2)]
     else:
         compressed.part(place(compressed, step, SIDES[0]), place(compressed, step, SIDES[0]) + 1)
-        names = ((compressed, step.layer.name + "_h"), (original, step.layer.name))
+        names = ((compressed, step.names[-1]), (original, step.layer.name))
         parts = [np.asarray(engine.top(name), np.float64) for engine, name in names]
     shaped = [p.reshape(len(p), p.shape[1], -1) for p in parts]
     sums[0][...] += [p.sum(axis=(0, 2)) for p in shaped]
@@ -230,7 +231,7 @@ def calibrate(
     steps : sequence of Step
         In the order of the net.
     initial : dict of layer to arrays
-        Weights of all pairs as the compressed caffemodel has them: right for the original's own inputs.
+        Weights of all chains as the compressed caffemodel has them: right for the original's own inputs.
     weights_of : callable
         Weight and bias of a layer of the original.
     progress : callable of steps done and in all
@@ -247,11 +248,11 @@ def calibrate(
     sizes = executor.result(executor.submit(live_sizes, task, steps)) if done < len(steps) else []
     for at in range(done, len(steps)):
         step = steps[at]
-        known = step.kind == "pair" and not found and not step.free
+        known = step.kind == "chain" and not found and not step.free
         keep = sizes[at] * task.images <= LIVE and not known
         if known:
             # Nothing before it changed: the inputs are the original's own, and no constant is to be found.
-            blobs = {n: initial[n] for n in (step.layer.name + "_v", step.layer.name + "_h")}
+            blobs = {n: initial[n] for n in step.names}
         else:
             since = {n for s in steps[max(base, 0) : at] for n in _changes(s)}
             changed = {n: b for n, b in found.items() if n in since}
@@ -268,8 +269,7 @@ def calibrate(
 
 
 def _changes(step: Step) -> list[str]:
-    name = step.layer.name
-    return {"pair": [name + "_v", name + "_h"], "bias": [name + "_h"]}.get(step.kind, [name])
+    return {"chain": list(step.names), "bias": list(step.names[-1:])}.get(step.kind, [step.layer.name])
 
 
 def _merged(first: Any, second: Any) -> Any:
@@ -297,8 +297,9 @@ def _solved(step: Step, sums: Any, initial: Blobs, weights_of: Callable[[Layer],
         return {layer.name: [old_mean * scale + mean - before, old_variance * scale * ratio, np.ones(1)]}
     if step.kind == "bias":
         ours, theirs = sums[0] / sums[1][0]
-        return {layer.name + "_h": [initial[layer.name + "_h"][0], arrays[1].reshape(-1) + theirs - ours]}
-    scheme = scheme_for(step.scheme)
+        last = step.names[-1]
+        return {last: [initial[last][0], arrays[1].reshape(-1) + theirs - ours]}
+    scheme = scheme_for(step.form.scheme)
     bias = np.asarray(arrays[1], np.float64).reshape(layer.groups, -1) if len(arrays) > 1 else None
     moments, means = [], []
     for group in range(layer.groups):
@@ -309,15 +310,15 @@ def _solved(step: Step, sums: Any, initial: Blobs, weights_of: Callable[[Layer],
         middle = x if step.free else np.zeros_like(x)
         moments.append(Moments(inputs - np.outer(middle, middle), targets - np.outer(x, constant)))
         means.append((x, y))
-    pairs = weighted_pairs(scheme, layer, arrays[0], moments, step.rank)
-    factors = scheme.fold(layer, pairs)
-    blobs = {layer.name + "_v": [factors.first], layer.name + "_h": [factors.second]}
+    factors = scheme.solve(layer, arrays[0], moments, step.form)
+    blobs = {name: [factor] for name, factor in zip(step.names, factors)}
     if bias is not None:
         new = bias.reshape(-1)
         if step.free:
-            product = group_weights(scheme, layer, scheme.product(layer, pairs, step.rank).reshape(arrays[0].shape))
-            new = np.concatenate([y - w @ x for w, (x, y) in zip(product, means)])
-        blobs[layer.name + "_h"].append(new)
+            effective = scheme.effective(layer, step.form, [np.asarray(f, np.float64) for f in factors])
+            own = group_weights(layer, effective.reshape(arrays[0].shape))
+            new = np.concatenate([y - w @ x for w, (x, y) in zip(own, means)])
+        blobs[step.names[-1]].append(new)
     return blobs
 
 

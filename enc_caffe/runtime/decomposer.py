@@ -12,12 +12,13 @@ import numpy as np
 
 from enc_caffe.caffe_io.caffemodel import CaffeModel
 from enc_caffe.caffe_io.describe import describe
-from enc_caffe.caffe_io.emit import replace_layers, write_compressed
-from enc_caffe.decomposition import scheme_for
-from enc_caffe.decomposition.weighted import RIDGE, ROUNDS, STEPS
+from enc_caffe.caffe_io.emit import chain_blobs, replace_layers, write_compressed
+from enc_caffe.decomposition import chain_of
+from enc_caffe.decomposition.regression import RIDGE, ROUNDS, STEPS
 from enc_caffe.errors import UsageError, WeightsError
-from enc_caffe.network import Layer, Network
-from enc_caffe.runtime.arrays import locked, read_arrays, write_arrays
+from enc_caffe.form import Form
+from enc_caffe.network import Layer, Made, Network
+from enc_caffe.runtime.arrays import locked, read_arrays, read_error, read_factors, write_arrays
 from enc_caffe.runtime.calibrate import Blobs, CalibrationTask, Step, calibrate, flattened, grouped
 from enc_caffe.runtime.measuring import Subject, net_task, reference_scores
 from enc_caffe.runtime.moments import (
@@ -25,7 +26,6 @@ from enc_caffe.runtime.moments import (
     block_of,
     collect_all,
     columns_known,
-    factor_blobs,
     factorise_all,
     with_moments,
 )
@@ -86,39 +86,38 @@ class Decomposition:
         return self.kind + more
 
 
-def affected(network: Network, ranks: Mapping[str, int]) -> list[Layer]:
+def affected(network: Network, forms: Mapping[str, Form]) -> list[Layer]:
     """Layers of the plan, and those whose input changes because of them, in order."""
-    changed: set[str] = set()
-    found = []
+    walk, found = network.walk, []
+    changed: set[Made] = set()
     for layer in network.layers:
-        if layer.name in ranks or changed & set(layer.bottoms):
-            changed |= set(layer.tops)
+        if layer.name in forms or changed & set(walk.bottoms[layer.name]):
+            changed |= set(walk.tops[layer.name])
             found.append(layer)
-        else:
-            changed -= set(layer.tops)
     return found
 
 
 def steps_for(
-    network: Network, ranks: Mapping[str, int], schemes: Mapping[str, str], how: Decomposition,
-    shared: frozenset[str] = frozenset(),
-) -> list[Step]:  # fmt: skip
+    network: Network, forms: Mapping[str, Form], how: Decomposition, shared: frozenset[str] = frozenset()
+) -> list[Step]:
     """What is put right in a plan's network, in the order of its layers.
 
     ``shared`` are BatchNorm layers that stay as they are: they share their statistics with others, or take those of the
     batch.
     """
-    layers = affected(network, ranks)
+    layers = affected(network, forms)
     norms = {x.bottoms[0] for x in layers if x.type == "BatchNorm"} if {"bn", "change"} & how.recalibrate else set()
     steps = []
     for layer in layers:
-        if layer.name in ranks:
+        if layer.name in forms:
+            form = forms[layer.name]
+            names = tuple(layer.name + stage.suffix for stage in chain_of(layer, form).stages)
             biased = layer.bias and "bias" in how.recalibrate and columns_known(layer)
             if how.kind == "asymmetric" and with_moments(layer):
                 free = biased or layer.tops[0] in norms
-                steps.append(Step("pair", layer, schemes[layer.name], ranks[layer.name], free))
+                steps.append(Step("chain", layer, form, names, free))
             elif biased and layer.tops[0] not in norms:
-                steps.append(Step("bias", layer))
+                steps.append(Step("bias", layer, form, names))
         elif layer.type == "BatchNorm" and {"bn", "change"} & how.recalibrate and layer.name not in shared:
             steps.append(Step("norm" if "bn" in how.recalibrate else "change", layer))
     return steps
@@ -140,7 +139,6 @@ class Decomposer:
     Parameters
     ----------
     made : Subject
-    schemes : mapping of layer to scheme name
     how : Decomposition
     placement : {'exact', 'published'}
     progress : callable of what is done, how much of it, and in all
@@ -149,12 +147,11 @@ class Decomposer:
     def __init__(
         self,
         made: Subject,
-        schemes: Mapping[str, str],
         how: Decomposition,
         placement: str = "exact",
         progress: Progress = lambda what, done, all_: None,
     ) -> None:
-        self.made, self.schemes, self.how, self.placement, self.progress = made, dict(schemes), how, placement, progress
+        self.made, self.how, self.placement, self.progress = made, how, placement, progress
         self._temporary = None if made.store else tempfile.TemporaryDirectory(prefix="enc-caffe-")
         self._model = CaffeModel(made.weights)
         self._blobs: dict[str, Blobs] = {}
@@ -173,14 +170,14 @@ class Decomposer:
     def _layers(self, names: Iterable[str]) -> dict[str, Layer]:
         return {n: self.made.look.network[n] for n in names}
 
-    def prepare(self, pairs: Iterable[tuple[str, int]]) -> str:
-        """Folder with the factors of these layers and ranks for :class:`NetTask`; empty for plain SVD."""
+    def prepare(self, pairs: Iterable[tuple[str, Form]]) -> str:
+        """Folder with the factors of these layers and forms for :class:`NetTask`; empty for plain SVD."""
         if self.how.kind == "svd":
             return ""
         wanted = list(dict.fromkeys(pairs))
         layers, made = self._layers(dict.fromkeys(n for n, _ in wanted)), self.made
         moments, factors = self._folder("moments"), self._folder("factors")
-        task = net_task(made, tuple(layers.values()), {n: self.schemes[n] for n in layers}, block_of(made.look.network))
+        task = net_task(made, tuple(layers.values()), block_of(made.look.network))
         collect_all(
             task,
             moments,
@@ -190,17 +187,23 @@ class Decomposer:
             lambda d, a: self.progress("second moments", d, a),
         )
         factorise_all(
-            layers, self.schemes, lambda x: self._model.weights(x)[0], moments, factors, wanted, made.executor,
+            layers, lambda x: self._model.weights(x)[0], moments, factors, wanted, made.executor,
             lambda d, a: self.progress("factors", d, a),
         )  # fmt: skip
         return str(factors)
 
-    def blobs(self, ranks: Mapping[str, int]) -> Blobs:
+    def errors(self, pairs: Iterable[tuple[str, Form]]) -> dict[tuple[str, Form], float]:
+        """Part of the power of each layer's output that its weighted factors lose on the images."""
+        wanted = list(dict.fromkeys(pairs))
+        folder = self.prepare(wanted)
+        return {(name, form): read_error(folder, name, form) for name, form in wanted}
+
+    def blobs(self, forms: Mapping[str, Form]) -> Blobs:
         """Weights, by layer of the compressed network, that differ from what plain SVD of the caffemodel gives."""
-        key = digest_of([sorted(ranks.items()), sorted(self.schemes.items()), self.placement, self.name()])
+        key = digest_of([sorted((n, str(f)) for n, f in forms.items()), self.placement, self.name()])
         if key not in self._blobs:
             # The last plan alone: weights of all that a refinement looks at would fill the memory.
-            self._blobs = {key: self._make(dict(ranks), key)}
+            self._blobs = {key: self._make(dict(forms), key)}
         return self._blobs[key]
 
     def name(self) -> list[str]:
@@ -211,13 +214,13 @@ class Decomposer:
         """File of the original's scores on the images."""
         return reference_scores(self.made, self._folder("scores"))
 
-    def _make(self, ranks: dict[str, int], key: str) -> Blobs:
-        if self.how.plain or not ranks:
+    def _make(self, forms: dict[str, Form], key: str) -> Blobs:
+        if self.how.plain or not forms:
             return {}
-        network, layers = self.made.look.network, self._layers(ranks)
-        self._check(layers)
-        initial = self._initial(layers, ranks)
-        steps = steps_for(network, ranks, self.schemes, self.how, fixed_norms(self.made.net))
+        network = self.made.look.network
+        self.check(forms)
+        initial = self._initial(forms)
+        steps = steps_for(network, forms, self.how, fixed_norms(self.made.net))
         if not steps:
             return initial
         kept = self._folder("calibrated") / f"{key}.npz"
@@ -227,21 +230,16 @@ class Decomposer:
             found = grouped(read_arrays(kept) or {})
             if not found:
                 work.mkdir(parents=True, exist_ok=True)
-                found = self._calibrated(ranks, initial, steps, work)
+                found = self._calibrated(forms, initial, steps, work)
                 write_arrays(kept, flattened(found))
             shutil.rmtree(work, ignore_errors=True)
         return {**initial, **found}
 
-    def _initial(self, layers: Mapping[str, Layer], ranks: Mapping[str, int]) -> Blobs:
-        folder, blobs = self.prepare(ranks.items()), {}
-        if folder:
-            blobs = factor_blobs(layers, self.schemes, Path(folder), ranks)
-        for name, layer in layers.items():
-            arrays = self._model.weights(layer)
-            if not folder:
-                factors = scheme_for(self.schemes[name]).factorise(layer, arrays[0], ranks[name])
-                blobs[name + "_v"], blobs[name + "_h"] = [factors.first], [factors.second]
-            blobs[name + "_h"] += arrays[1:]
+    def _initial(self, forms: Mapping[str, Form]) -> Blobs:
+        folder, blobs = self.prepare(forms.items()), {}
+        for name, layer in self._layers(forms).items():
+            known = read_factors(folder, name, forms[name]) if folder else None
+            blobs.update(chain_blobs(layer, forms[name], self._model.weights(layer), known))
         return blobs
 
     def _weights(self, layer: Layer) -> list[np.ndarray]:
@@ -252,34 +250,32 @@ class Decomposer:
             raise WeightsError(f"{self.made.weights}: layer '{layer.name}' of the prototxt is not in the caffemodel")
         return [self._model.array(b) for b in stored.blobs]
 
-    def check(self) -> None:
+    def check(self, forms: Mapping[str, Form]) -> None:
         """Raise :class:`UsageError` where some layer cannot be made in this way."""
-        self._check(self._layers(self.schemes))
-
-    def _check(self, layers: Mapping[str, Layer]) -> None:
         if self.placement != "published" or self.how.kind != "asymmetric":
             return
-        for name, layer in layers.items():
-            if layer.convolution is not None and self.schemes[name] == "spatial" and layer.convolution.stride[1] != 1:
+        for name, layer in self._layers(forms).items():
+            published, exact = (chain_of(layer, forms[name], p) for p in ("published", "exact"))
+            if published != exact and layer.convolution is not None:
                 raise UsageError(
                     f"--decomposition asymmetric: layer '{name}' has stride {layer.convolution.stride}, and "
                     "--stride_placement published changes its function; use --stride_placement exact"
                 )
 
-    def _calibrated(self, ranks: dict[str, int], initial: Blobs, steps: list[Step], work: Path) -> Blobs:
+    def _calibrated(self, forms: dict[str, Form], initial: Blobs, steps: list[Step], work: Path) -> Blobs:
         made = self.made
-        network, schemes = made.look.network, {n: self.schemes[n] for n in ranks}
+        network = made.look.network
         caffemodel = work / "plan.caffemodel"
-        pairs = replace_layers(made.net, network, ranks, schemes, self.placement)
+        pairs = replace_layers(made.net, network, forms, self.placement)
         described = describe(pairs, None, "the plan's network", network.data_shapes)
-        write_compressed(caffemodel, self._model, network, ranks, schemes, blobs=initial)
+        write_compressed(caffemodel, self._model, network, forms, blobs=initial)
         plain = replace(made, fold=False)
         original: Optional[Any] = None
         block = block_of(network)
         if any(s.kind != "norm" for s in steps):
-            original = net_task(plain, (), {}, block)
+            original = net_task(plain, (), block)
         task = CalibrationTask(
-            net_task(plain, (), {}, block, caffemodel, pairs, described), original, str(work), made.look.images
+            net_task(plain, (), block, caffemodel, pairs, described), original, str(work), made.look.images
         )
         return calibrate(
             task, steps, initial, self._weights, made.executor,

@@ -13,7 +13,8 @@ import numpy as np
 from scipy.linalg import blas
 
 from enc_caffe.decomposition.patches import patch_size
-from enc_caffe.decomposition.weighted import ROUNDS, STEPS
+from enc_caffe.decomposition.regression import ROUNDS, STEPS
+from enc_caffe.form import Form
 from enc_caffe.network import Layer, Network
 from enc_caffe.runtime.measuring import Subject, batch_for, net_task
 from enc_caffe.runtime.moments import PARTS, POSITIONS, with_moments
@@ -45,7 +46,7 @@ def speed(task: NetTask, images: int) -> tuple[float, float]:
 def stages(
     made: Subject,
     layers: Sequence[Layer],
-    ranks: Mapping[str, Sequence[int]],
+    forms: Mapping[str, Sequence[Form]],
     kind: str,
     measured: bool,
     networks: int,
@@ -57,7 +58,7 @@ def stages(
     ----------
     layers : sequence of Layer
         Those that may be decomposed.
-    ranks : mapping of layer to sampled ranks
+    forms : mapping of layer to sampled forms
     kind : {'svd', 'weighted', 'asymmetric'}
     measured : bool
         Whether metrics are measured at the sampled ranks.
@@ -67,7 +68,7 @@ def stages(
         Whether metrics are measured at more ranks where they bend.
     """
     batch = min(TIMED, made.look.images, batch_for(made.look.network, made.memory, made.executor.workers))
-    once, rate = made.executor.result(made.executor.submit(speed, net_task(made, (), {}, batch), batch))
+    once, rate = made.executor.result(made.executor.submit(speed, net_task(made, (), batch), batch))
     images, workers = made.look.images, made.executor.workers
     remaining = _remaining(made.look.network)
     known = [x for x in layers if with_moments(x)]
@@ -75,15 +76,15 @@ def stages(
     if kind != "svd":
         sums = sum(patch_size(x) ** 2 * x.groups * _positions(x) for x in known)
         found["second moments"] = images * (sums / rate + once * PARTS / 2) / workers
-        found["factors"] = sum(_alternation(x, r) for x in known for r in ranks[x.name]) / rate / workers
+        found["factors"] = sum(_alternation(x, f) for x in known for f in forms[x.name]) / rate / workers
     if measured:
-        passes = sum(remaining[x.name] * len(ranks[x.name]) for x in layers) * (DENSE if dense else 1)
+        passes = sum(remaining[x.name] * len(forms[x.name]) for x in layers) * (DENSE if dense else 1)
         found["metrics"] = images * once * passes / workers
     if networks:
         each = images * once / workers
         if kind == "asymmetric":
             size = sum((patch_size(x) + 2 * x.out_channels) * patch_size(x) * x.groups * _positions(x) for x in known)
-            solve = sum(_alternation(x, int(np.median(ranks[x.name]))) for x in known) / rate
+            solve = sum(_alternation(x, forms[x.name][len(forms[x.name]) // 2]) for x in known) / rate
             kept = sum(8.0 * (int(np.prod(x.bottom_shapes[0][1:])) + int(np.prod(x.top_shapes[0][1:]))) for x in known)
             each += images * (2 * once + size / rate + kept / KEPT) / workers + solve
         found["whole networks"] = networks * each
@@ -104,9 +105,9 @@ def _positions(layer: Layer) -> int:
     return min(POSITIONS, int(np.prod(layer.output)))
 
 
-def _alternation(layer: Layer, rank: int) -> float:
-    """Floating-point operations of one layer's factors at one rank."""
-    dw = layer.kernel[1]
+def _alternation(layer: Layer, form: Form) -> float:
+    """Floating-point operations of one layer's factors in one form, as those of a split kernel of the largest rank."""
+    dw, rank = layer.kernel[1], max(form.ranks)
     strip, outputs = patch_size(layer) // dw, layer.out_channels // layer.groups
     each = 2.0 * (STEPS + 2) * dw**2 * strip**2 * rank + 2.0 * (dw * rank) ** 2 * (dw * rank + outputs)
     start = (dw * strip) ** 2 * (dw * strip / 3 + 2 * outputs) + 20.0 * strip * dw * outputs * min(strip, dw * outputs)

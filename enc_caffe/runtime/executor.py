@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Callable, Iterator, Optional, Protocol, Sequence
 
 from enc_caffe.errors import CaffeError
+from enc_caffe.extensions import load_extensions
 from enc_caffe.installation import find_caffe
 from enc_caffe.runtime.blas import blas_environment
 
@@ -66,6 +67,7 @@ def _start(log: str, python_dir: str, quiet: bool, devices: Any, heart: Any) -> 
     if devices is not None:
         os.environ[DEVICE] = str(devices.get())
     add_pycaffe(python_dir)
+    load_extensions()
 
 
 def _end_with_parent() -> None:

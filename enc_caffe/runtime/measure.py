@@ -1,8 +1,8 @@
 """Accuracy, cross-entropy and divergence of a network with single layers truncated: one pass over the images for all.
 
-For every batch the original runs once and its blobs stay. Then, from the last layer to the first, each rank's truncated
+For every batch the original runs once and its blobs stay. Then, from the last layer to the first, each form's truncated
 weights are put in the layer's place and the net runs from that layer on: what lies before it is still the original's.
-The result is a handful of numbers for each layer, rank and chunk of images; chunks are fixed by the network alone, so
+The result is a handful of numbers for each layer, form and chunk of images; chunks are fixed by the network alone, so
 sums over them do not depend on how many workers there are.
 """
 
@@ -16,15 +16,16 @@ from typing import Any, Callable, Optional, Sequence
 import numpy as np
 
 from enc_caffe.errors import CaffeError
+from enc_caffe.form import WHOLE, Form
 from enc_caffe.runtime.arrays import read_arrays
 from enc_caffe.runtime.evaluate import cross_entropy, top_k_counts
 from enc_caffe.runtime.executor import Executor, alive
 from enc_caffe.runtime.passes import Engine, NetTask, batches, engine_of
 from enc_caffe.runtime.store import ResultStore
 
-#: What is evaluated: a layer and rank, or the original network (no layer, rank 0).
-Pair = tuple[str, int]
-ORIGINAL: Pair = ("", 0)
+#: What is evaluated: a layer in a form, or the original network (no layer).
+Pair = tuple[str, Form]
+ORIGINAL: Pair = ("", WHOLE)
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def measure(
     Parameters
     ----------
     task : NetTask
-    pairs : sequence of (layer, rank)
+    pairs : sequence of (layer, form)
     images, chunk : int
         Images in all, and of one task.
     executor : Executor
@@ -134,9 +135,9 @@ def stored(store: ResultStore, context: str, name: str, images: int, chunk: int)
 
 
 def _check_finite(pairs: Sequence[Pair], counts: Sequence[Counts]) -> None:
-    for (name, rank), c in zip(pairs, counts):
+    for (name, form), c in zip(pairs, counts):
         if not np.isfinite([c.cross_entropy, c.divergence]).all():
-            where = f"with layer '{name}' at rank {rank}" if name else "without any truncation"
+            where = f"with layer '{name}' as {form}" if name else "without any truncation"
             raise CaffeError(
                 f"the network's scores are not finite {where}; do the images have the scale that it expects?"
             )
@@ -185,16 +186,16 @@ def measure_batch(
     whole = own if whole is None else whole
     counts = {ORIGINAL: count(own, whole, labels, engine.task.softmax)}
     for name in reversed(engine.order):
-        ranks = [r for n, r in pairs if n == name]
-        if not ranks:
+        forms = [f for n, f in pairs if n == name]
+        if not forms:
             continue
         blob = engine.net.params[name][0]
         kept = blob.data.copy()
         try:
-            for rank in ranks:
+            for form in forms:
                 # Taking ``data`` anew is what tells Caffe that a GPU's copy is out of date.
-                blob.data[...] = engine.truncated(name, rank, max(ranks)).reshape(kept.shape)
-                counts[name, rank] = count(engine.run(data, name), whole, labels, engine.task.softmax)
+                blob.data[...] = engine.truncated(name, form).reshape(kept.shape)
+                counts[name, form] = count(engine.run(data, name), whole, labels, engine.task.softmax)
         finally:
             # The engine outlives an error, and must not go on with truncated weights.
             blob.data[...] = kept

@@ -15,6 +15,8 @@ from enc_caffe.caffe_io.emit import replace_layers, write_compressed
 from enc_caffe.caffe_io.fold import can_fold, fold
 from enc_caffe.caffe_io.prototxt import to_text
 from enc_caffe.caffe_io.variants import deploy_net
+from enc_caffe.decomposition import form_cost
+from enc_caffe.form import WHOLE, Form
 from enc_caffe.network import Network
 from enc_caffe.output import scratch_folder
 from enc_caffe.runtime.arrays import read_arrays, write_arrays
@@ -39,7 +41,7 @@ MEMORY = 2 * 2**30
 #: Images of one forward pass at most; more bring nothing, since Caffe's convolutions go image by image.
 LARGEST_BATCH = 50
 #: Raised when a change of the code changes what is measured, so that older results do not stand for new ones.
-VERSION = 1
+VERSION = 2
 #: Images on which the folded net is held against the plain one.
 PROBE = 4
 
@@ -114,13 +116,13 @@ def subject(
     )
     # Every layer that some pass may begin at.
     layers = made.look.network.weighted
-    plain, simple = (net_task(replace(made, fold=f), layers, {}, PROBE) for f in (False, True))
+    plain, simple = (net_task(replace(made, fold=f), layers, PROBE) for f in (False, True))
     agrees = check_folding(plain, simple, executor, min(PROBE, made.look.images))
     return replace(made, fold=agrees and bool(simple.followers))
 
 
 def net_task(
-    made: Subject, layers: Sequence[Any], schemes: Mapping[str, str], batch: int, weights: Optional[Path] = None,
+    made: Subject, layers: Sequence[Any], batch: int, weights: Optional[Path] = None,
     net: Any = None, network: Optional[Network] = None,
 ) -> NetTask:  # fmt: skip
     """The task of a network on the subject's images: the subject's own, or ``net`` described by ``network`` with ``weights``."""
@@ -134,7 +136,7 @@ def net_task(
     look = made.look
     return NetTask(
         to_text(deploy), str(weights), str(made.lmdb), look.transform, look.data, look.scores.scores, batch,
-        look.labelled, tuple(layers), dict(schemes), followers, look.scores.softmax,
+        look.labelled, tuple(layers), followers, look.scores.softmax,
     )  # fmt: skip
 
 
@@ -159,13 +161,12 @@ def batch_for(network: Network, memory: int, workers: int, factors: int = 0) -> 
 
 def layer_counts(
     made: Subject,
-    schemes: Mapping[str, str],
     pairs: Sequence[Pair],
     progress: Callable[[int, int], None] = lambda done, all_: None,
     factors: str = "",
     key: Optional[Mapping[str, Any]] = None,
 ) -> dict[Pair, Counts]:
-    """Counts of the original and of every (layer, rank) over all images.
+    """Counts of the original and of every (layer, form) over all images.
 
     Parameters
     ----------
@@ -176,21 +177,18 @@ def layer_counts(
     """
     network = made.look.network
     layers = [network[name] for name in dict.fromkeys(name for name, _ in pairs)]
-    highest = {name: max(r for n, r in pairs if n == name) for name in {n for n, _ in pairs}}
-    room = sum(4 * highest[x.name] * (x.out_channels * int(np.prod(x.kernel)) + x.in_channels) for x in layers)
-    batch = min(batch_for(network, made.memory, made.executor.workers, room), made.chunk)
-    task = net_task(made, layers, {x.name: schemes[x.name] for x in layers}, batch)
-    task = replace(task, factors=factors)
-    whole = {**made.key(), "schemes": dict(sorted(task.schemes.items())), **(key or {})} if made.store else {}
-    return measure(
-        task, pairs, made.look.images, made.chunk, made.executor, made.store, made.context(whole), progress=progress
-    )
+    # What a worker keeps of every scheme's factors is about twice the layer's weights.
+    kept = 0 if factors else sum(8 * form_cost(network[n], WHOLE)[1] for n, _ in {(n, f.scheme) for n, f in pairs})
+    batch = min(batch_for(network, made.memory, made.executor.workers, kept), made.chunk)
+    task = replace(net_task(made, layers, batch), factors=factors)
+    context = made.context({**made.key(), **(key or {})}) if made.store else ""
+    return measure(task, pairs, made.look.images, made.chunk, made.executor, made.store, context, progress=progress)
 
 
 def first_counts(made: Subject) -> Counts:
     """Counts of the original on the images of the first task alone: soon known, and not kept."""
     batch = min(batch_for(made.look.network, made.memory, made.executor.workers), made.chunk)
-    stop, task = min(made.chunk, made.look.images), net_task(made, (), {}, batch)
+    stop, task = min(made.chunk, made.look.images), net_task(made, (), batch)
     (counts,) = made.executor.result(made.executor.submit(measure_chunk, task, [ORIGINAL], 0, stop))
     return counts  # type: ignore[no-any-return]
 
@@ -202,7 +200,7 @@ def reference_scores(made: Subject, folder: Path) -> Path:
     if kept is not None and len(kept["scores"]) == made.look.images:
         return path
     batch = min(batch_for(made.look.network, made.memory, made.executor.workers), made.chunk)
-    task = net_task(made, (), {}, batch)
+    task = net_task(made, (), batch)
     spans = [(i, min(i + made.chunk, made.look.images)) for i in range(0, made.look.images, made.chunk)]
     parts = run_all(made.executor, scores_of, [(task, a, b, False) for a, b in spans], [b - a for a, b in spans])
     write_arrays(path, {"scores": np.concatenate([scores for scores, _ in parts]).astype(np.float32)})
@@ -210,17 +208,16 @@ def reference_scores(made: Subject, folder: Path) -> Path:
 
 
 class PlanEvaluator:
-    """Counts of whole rank plans, each evaluated once; the pairs' net with folded BatchNorm is measured fastest.
+    """Counts of whole plans, each evaluated once; the pairs' net with folded BatchNorm is measured fastest.
 
     Parameters
     ----------
     made : Subject
-    schemes : mapping of layer to scheme name
     placement : {'exact', 'published'}
     top_k : int
         1 or 5: the accuracy that a call gives.
     progress : callable of plans evaluated, images done and in all of the present one
-    blobs_of : callable of the plan's ranks, optional
+    blobs_of : callable of the plan's forms, optional
         Weights by layer that differ from what plain SVD gives; ``name`` says how they are made.
     reference : Path, optional
         Scores of the original, to know the divergence from.
@@ -229,40 +226,43 @@ class PlanEvaluator:
     def __init__(
         self,
         made: Subject,
-        schemes: Mapping[str, str],
         placement: str = "exact",
         top_k: int = 1,
         progress: Callable[[int, int, int], None] = lambda plans, done, all_: None,
-        blobs_of: Optional[Callable[[Mapping[str, int]], Mapping[str, Any]]] = None,
+        blobs_of: Optional[Callable[[Mapping[str, Form]], Mapping[str, Any]]] = None,
         name: Sequence[Any] = (),
         reference: Optional[Path] = None,
     ) -> None:
-        self._made, self._schemes, self._placement = made, dict(schemes), placement
+        self._made, self._placement = made, placement
         self._top_k, self._progress = top_k, progress
         self._blobs_of, self._name, self._reference = blobs_of, list(name), reference
-        self.known: dict[tuple[tuple[str, int], ...], Counts] = {}
+        self.known: dict[tuple[tuple[str, Form], ...], Counts] = {}
 
-    def __call__(self, ranks: Mapping[str, int]) -> float:
-        """Top-1 or top-5 accuracy of the network at these ranks; layers that are absent stay whole."""
-        found = self.counts(ranks)
+    def __call__(self, forms: Mapping[str, Form]) -> float:
+        """Top-1 or top-5 accuracy of the network in these forms; layers that are absent stay whole."""
+        found = self.counts(forms)
         return (found.correct if self._top_k == 1 else found.correct_5) / found.images
 
-    def divergence(self, ranks: Mapping[str, int]) -> float:
-        """Mean divergence of the network at these ranks from the original, which needs the reference."""
-        found = self.counts(ranks)
+    def divergence(self, forms: Mapping[str, Form]) -> float:
+        """Mean divergence of the network in these forms from the original, which needs the reference."""
+        found = self.counts(forms)
         return max(0.0, found.divergence / found.images)
 
-    def counts(self, ranks: Mapping[str, int]) -> Counts:
-        """Counts of the network at these ranks; without a reference the divergence is not known and 0."""
-        key = tuple(sorted(ranks.items()))
+    def counts(self, forms: Mapping[str, Form]) -> Counts:
+        """Counts of the network in these forms; without a reference the divergence is not known and 0."""
+        key = tuple(sorted(forms.items()))
         if key not in self.known:
             self.known[key] = self._evaluate(dict(key))
         return self.known[key]
 
-    def _evaluate(self, ranks: Mapping[str, int]) -> Counts:
-        made, schemes = self._made, {name: self._schemes[name] for name in ranks}
-        network = made.look.network
-        how = [ranks, schemes, self._placement, *self._name, *(["reference"] if self._reference else [])]
+    def _evaluate(self, forms: Mapping[str, Form]) -> Counts:
+        made, network = self._made, self._made.look.network
+        how = [
+            {n: str(f) for n, f in forms.items()},
+            self._placement,
+            *self._name,
+            *(["reference"] if self._reference else []),
+        ]
         name = "plan " + json.dumps(how, sort_keys=True)
         context = made.context({**made.key(), "plans": True}) if made.store else ""
         if made.store:
@@ -270,16 +270,16 @@ class PlanEvaluator:
             kept = stored(made.store, context, name, made.look.images, made.chunk)
             if kept is not None:
                 return kept
-        blobs = self._blobs_of(ranks) if self._blobs_of else {}
+        blobs = self._blobs_of(forms) if self._blobs_of else {}
         # Beside the store, since workers on other machines read these files too.
         beside = made.store.path.parent if made.store else None
         with scratch_folder(beside, "enc-caffe-plan-") as folder:
             caffemodel = folder / "plan.caffemodel"
-            pairs = replace_layers(made.net, network, ranks, schemes, self._placement)
+            pairs = replace_layers(made.net, network, forms, self._placement)
             described = describe(pairs, None, "the plan's network", network.data_shapes)
-            write_compressed(caffemodel, CaffeModel(made.weights), network, ranks, schemes, blobs=blobs)
+            write_compressed(caffemodel, CaffeModel(made.weights), network, forms, blobs=blobs)
             batch = min(batch_for(described, made.memory, made.executor.workers), made.chunk)
-            task = net_task(made, (), {}, batch, caffemodel, pairs, described)
+            task = net_task(made, (), batch, caffemodel, pairs, described)
             task = replace(task, reference=str(self._reference or ""))
             result = measure(
                 task, (), made.look.images, made.chunk, made.executor, made.store, context, name,

@@ -14,12 +14,13 @@ from urllib.parse import quote
 import numpy as np
 from scipy.linalg import blas
 
-from enc_caffe.decomposition import scheme_for
+from enc_caffe.decomposition import Factoriser, scheme_for
 from enc_caffe.decomposition.patches import patch_size, patches, sampled_positions
-from enc_caffe.decomposition.weighted import Moments, group_weights, weighted_pairs
+from enc_caffe.decomposition.regression import Moments, group_weights, output_powers, regular
 from enc_caffe.errors import CaffeError
+from enc_caffe.form import Form
 from enc_caffe.network import Layer, Network
-from enc_caffe.runtime.arrays import Pairs, factor_file, read_arrays, read_factors, write_arrays, write_factors
+from enc_caffe.runtime.arrays import factor_file, read_arrays, write_arrays, write_factors
 from enc_caffe.runtime.executor import Executor, beat, run_all
 from enc_caffe.runtime.passes import NetTask, batches, engine_of
 from enc_caffe.shapes import count
@@ -158,57 +159,50 @@ def collect_all(task: NetTask, folder: Path, images: int, executor: Executor, me
     run_all(executor, collect, jobs, [len(p) for p in parts], progress)
 
 
-def factorise(
-    layer: Layer, scheme_name: str, weights: np.ndarray, moments: str, folder: str, ranks: Sequence[int]
-) -> None:
-    """Write a layer's weighted factors at some ranks (in a worker)."""
-    scheme = scheme_for(scheme_name)
+def factorise(layer: Layer, weights: np.ndarray, moments: str, folder: str, forms: Sequence[Form]) -> None:
+    """Write a layer's weighted factors in some forms, and the part of its output's power that each loses (in a worker).
+
+    Without moments the factors are those of plain SVD, and the part is that of the weights.
+    """
     arrays = read_arrays(Path(moments)) if with_moments(layer) else None
     if arrays is None and with_moments(layer):
         raise CaffeError(f"{moments}: second moments are missing or damaged; run the command again")
-    plain: Pairs = []
-    if arrays is None:
-        plain = scheme.pairs(layer, weights, max(ranks))
-    for rank in ranks:
-        if arrays is None:
-            pairs = [(a[:, :rank], b[:rank]) for a, b in plain]
+    flat = group_weights(layer, weights)
+    inputs = [None if arrays is None else arrays[f"group{g}"] for g in range(len(flat))]
+    known = [Moments.of_original(x, w) for x, w in zip(inputs, flat) if x is not None]
+    ready = regular(layer, weights, known) if known else []
+    plain: dict[str, Factoriser] = {}
+    for form in forms:
+        scheme = scheme_for(form.scheme)
+        if ready:
+            factors = scheme.solve_regular(layer, weights, ready, form)
         else:
-            known = [
-                Moments.of_original(arrays[f"group{g}"], w) for g, w in enumerate(group_weights(scheme, layer, weights))
-            ]
-            pairs = weighted_pairs(scheme, layer, weights, known, rank)
-        write_factors(folder, layer.name, scheme_name, rank, pairs)
+            if form.scheme not in plain:
+                plain[form.scheme] = scheme.factoriser(layer, weights)
+            factors = plain[form.scheme](form)
+        effective = group_weights(layer, scheme.effective(layer, form, factors).reshape(weights.shape))
+        powers = [output_powers(x, w, other) for x, w, other in zip(inputs, flat, effective)]
+        lost, power = (sum(p[i] for p in powers) for i in (0, 1))
+        write_factors(folder, layer.name, form, factors, max(0.0, lost) / power if power > 0 else 0.0)
         beat()
 
 
 def factorise_all(
     layers: Mapping[str, Layer],
-    schemes: Mapping[str, str],
     weights_of: Callable[[Layer], np.ndarray],
     moments: Path,
     folder: Path,
-    wanted: Iterable[tuple[str, int]],
+    wanted: Iterable[tuple[str, Form]],
     executor: Executor,
     progress: Progress,
 ) -> None:
-    """Factors of every (layer, rank) as files in ``folder``; those that are there stay."""
-    missing: dict[str, list[int]] = {}
-    for name, rank in dict.fromkeys(wanted):
-        if read_arrays(factor_file(folder, name, schemes[name], rank)) is None:
-            missing.setdefault(name, []).append(rank)
+    """Factors of every (layer, form) as files in ``folder``; those that are there stay."""
+    missing: dict[str, list[Form]] = {}
+    for name, form in dict.fromkeys(wanted):
+        if read_arrays(factor_file(folder, name, form)) is None:
+            missing.setdefault(name, []).append(form)
     jobs = [
-        (layers[n], schemes[n], weights_of(layers[n]), str(moment_file(moments, n)), str(folder), ranks)
-        for n, ranks in missing.items()
+        (layers[n], weights_of(layers[n]), str(moment_file(moments, n)), str(folder), forms)
+        for n, forms in missing.items()
     ]
-    run_all(executor, factorise, jobs, [len(r) for r in missing.values()], progress)
-
-
-def factor_blobs(
-    layers: Mapping[str, Layer], schemes: Mapping[str, str], folder: Path, ranks: Mapping[str, int]
-) -> dict[str, list[np.ndarray]]:
-    """Caffe's weight blobs of both layers of every pair of a plan, from the files."""
-    blobs = {}
-    for name, rank in ranks.items():
-        factors = scheme_for(schemes[name]).fold(layers[name], read_factors(folder, name, schemes[name], rank))
-        blobs[name + "_v"], blobs[name + "_h"] = [factors.first], [factors.second]
-    return blobs
+    run_all(executor, factorise, jobs, [len(f) for f in missing.values()], progress)

@@ -7,7 +7,7 @@ import threading
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Iterator, Mapping, Optional, Sequence
+from typing import Iterator, Mapping, Optional, Sequence
 
 import numpy as np
 
@@ -15,7 +15,8 @@ from enc_caffe.caffe_io.caffemodel import CaffeModel
 from enc_caffe.caffe_io.datum import ImageLmdb
 from enc_caffe.caffe_io.fold import Follower, folded, gain_and_shift
 from enc_caffe.caffe_io.transform import Transform
-from enc_caffe.decomposition import scheme_for
+from enc_caffe.decomposition import Factoriser, scheme_for
+from enc_caffe.form import Form
 from enc_caffe.network import Layer
 from enc_caffe.runtime.arrays import read_factors
 from enc_caffe.runtime.evaluate import identity
@@ -31,7 +32,7 @@ class NetTask:
     softmax : bool
         Whether the scores are class scores; else outputs of any kind.
     factors : str
-        Folder with factors by layer and rank; where it is empty they come from plain SVD.
+        Folder with factors by layer and form; where it is empty they come from plain SVD.
     reference : str
         ``.npy`` file of the scores, one row for each image, that a pass of the untruncated net is held against; where it
         is empty, its own.
@@ -46,7 +47,6 @@ class NetTask:
     batch: int
     labels: bool
     layers: tuple[Layer, ...]
-    schemes: Mapping[str, str]
     followers: Mapping[str, Follower] = field(default_factory=dict)
     softmax: bool = True
     factors: str = ""
@@ -70,7 +70,7 @@ class Engine:
         self.names: list[str] = list(self.net._layer_names)
         self.place = {name: i for i, name in enumerate(self.names)}
         self.order = sorted(self.layers, key=lambda name: self.place[name])
-        self._factors: dict[str, Any] = {}
+        self._factorisers: dict[tuple[str, str], Factoriser] = {}
         self._live: dict[int, list[str]] = {}
 
     def _load(self) -> None:
@@ -85,19 +85,19 @@ class Engine:
             for blob, array in zip(blobs, arrays):
                 blob.data[...] = array.reshape(blob.data.shape)
 
-    def truncated(self, name: str, rank: int, highest: int) -> np.ndarray:
-        """Weights of a layer at a rank, as the net has them; plain factors are kept up to ``highest``."""
-        layer, scheme = self.layers[name], scheme_for(self.task.schemes[name])
+    def truncated(self, name: str, form: Form) -> np.ndarray:
+        """Weights of a layer that compute what its chain in a form does, as the net has them; what plain factors of all forms of a
+        scheme share is kept.
+        """
+        layer, scheme = self.layers[name], scheme_for(form.scheme)
         if self.task.factors:
-            pairs = read_factors(self.task.factors, name, scheme.name, rank)
+            factors = read_factors(self.task.factors, name, form)
         else:
-            kept = self._factors.get(name)
-            if kept is None or kept[0] < highest:
-                weight = self.model.weights(layer)[0]
-                kept = self._factors[name] = (highest, scheme.pairs(layer, weight, highest))
-            pairs = kept[1]
+            if (name, form.scheme) not in self._factorisers:
+                self._factorisers[name, form.scheme] = scheme.factoriser(layer, self.model.weights(layer)[0])
+            factors = self._factorisers[name, form.scheme](form)
         beat()
-        flat = scheme.product(layer, pairs, rank)
+        flat = scheme.effective(layer, form, factors).reshape(-1)
         if name in self.parts:
             gain = self.parts[name][0]
             flat = (flat.reshape(len(gain), -1) * gain[:, None]).reshape(-1)
@@ -177,8 +177,7 @@ def engine_of(task: NetTask) -> Iterator[Engine]:
     """The worker's engine for a task, for one thread at a time; the last two are kept."""
     # Workers of a cluster outlive a command: another caffemodel under the same path is another network.
     key = repr((
-        task.prototxt, identity(task.weights), task.followers, [x.name for x in task.layers], sorted(task.schemes.items()),
-        task.data, task.scores, task.factors,
+        task.prototxt, identity(task.weights), task.followers, [x.name for x in task.layers], task.data, task.scores, task.factors,
     ))  # fmt: skip
     with _LOCK:
         if key not in _ENGINES:

@@ -3,108 +3,214 @@
 from __future__ import annotations
 
 import math
-from typing import Mapping, Optional
+from typing import Callable, Optional, Sequence, Union
 
 import numpy as np
 
-from enc_caffe.complexity import layer_macs, layer_parameters, rank_macs, rank_parameters
+from enc_caffe.decomposition import form_cost, named
+from enc_caffe.decomposition.policy import ALL, PAPER
 from enc_caffe.errors import MetricsError, UsageError
+from enc_caffe.form import WHOLE, Form
 from enc_caffe.metrics.curves import RankOf, inverse_of_curve, rank_over_metric
-from enc_caffe.metrics.table import LayerMetrics, MetricsTable
+from enc_caffe.metrics.table import SERIES, LayerMetrics, MetricsTable
+from enc_caffe.network import Layer
 from enc_caffe.rounding import round_half_up
-from enc_caffe.search.options import SearchOptions
-from enc_caffe.search.problem import SearchLayer, SearchProblem
+from enc_caffe.search.frontier import frontier_layer
+from enc_caffe.search.options import RESOURCES, SearchOptions
+from enc_caffe.search.problem import EVERYTHING, LISTED, SearchLayer, SearchProblem
 
-#: Latency of one layer: nanoseconds whole, and at rank 0 to r_max.
-LatencyCurve = tuple[int, np.ndarray]
+#: Nanoseconds of a layer in a form: what the latency table says.
+TimeOf = Callable[[Layer, Form], int]
 
 
-def build_problem(
-    table: MetricsTable, options: SearchOptions, latency: Optional[Mapping[str, LatencyCurve]] = None
-) -> SearchProblem:
+class _Costs:
+    """What a form of a layer costs in every resource of a problem."""
+
+    def __init__(self, convention: str, time_of: Optional[TimeOf]) -> None:
+        self.convention, self.time_of = convention, time_of
+        self.resources = ("macs", "parameters", *(("latency",) if time_of else ()))
+
+    def of(self, layer: Layer, form: Form) -> tuple[int, ...]:
+        """In the order of the resources."""
+        costs = form_cost(layer, form, self.convention)
+        return (*costs, self.time_of(layer, form)) if self.time_of else costs
+
+    def table(self, layer: Layer, forms: Sequence[Form]) -> dict[str, np.ndarray]:
+        """Arrays of int64 by resource."""
+        rows = np.array([self.of(layer, f) for f in forms], dtype=np.int64).reshape(len(forms), -1)
+        return {n: rows[:, i] for i, n in enumerate(self.resources)}
+
+
+def build_problem(table: MetricsTable, options: SearchOptions, time_of: Optional[TimeOf] = None) -> SearchProblem:
     """Arrays of a search problem.
 
     Parameters
     ----------
     table : MetricsTable
     options : SearchOptions
-    latency : mapping of layer to (nanoseconds whole, nanoseconds at rank 0 to r_max), optional
-        Needed for a budget of latency, which then counts the layers of the table.
+    time_of : callable of layer and form, optional
+        Nanoseconds; needed for a budget of latency, which then counts the layers of the table.
 
     Raises
     ------
     UsageError
-        For bounds and layers that contradict each other or the table.
+        For bounds and layers that contradict each other or the table, and for a metric that cannot compare the schemes.
     MetricsError
         If a layer lacks what the metric needs, or no layer is left to search.
     """
     _check_names(table, options)
-    if "latency" in options.targets and latency is None:
+    if "latency" in options.targets and time_of is None:
         raise UsageError("--target_latency needs --latency LATENCY.json (enc-caffe latency measures one)")
-    originals = {"macs": 0, "parameters": 0}
-    if latency is not None:
-        originals["latency"] = 0
-    fixed: dict[str, int] = {}
-    spent = dict.fromkeys(originals, 0)
-    layers = []
-    first = dict(table.extra).get("first_layer", table.layers[0].name)
-    for entry in table.layers:
-        whole, costs = _costs(entry, options.convention, latency)
+    whole_network = table.known("network_macs"), table.known("network_parameters")
+    everything = options.counts_all and all(isinstance(v, int) and v > 0 for v in whole_network)
+    convention = options.convention or ("exact" if everything else "paper")
+    costs = _Costs(convention, time_of)
+    originals, spent = dict.fromkeys(costs.resources, 0), dict.fromkeys(costs.resources, 0)
+    fixed: dict[str, Form] = {}
+    layers: list[SearchLayer] = []
+    fixed_log, first = 0.0, table.known("first_layer") or table.layers[0].name
+    for layer, curves in table.by_layer():
+        whole = dict(zip(costs.resources, costs.of(layer, WHOLE)))
         for name, value in whole.items():
             originals[name] += value
-        ranks = allowed_ranks(entry, options)
-        bounded = entry.name in options.bounds
-        if (entry.name == first and options.first_layer == "keep" and not bounded) or entry.name in options.whole or not len(ranks):  # fmt: skip
-            for name, value in whole.items():
-                spent[name] += value
-        elif entry.name == first and options.first_layer == "half" and not bounded:
-            rank = fixed[entry.name] = max(1, round_half_up(entry.max_rank / 2))
-            for name, curve in costs.items():
-                spent[name] += int(curve[rank])
-        elif len(ranks) == 1:
-            fixed[entry.name] = int(ranks[0])
-            for name, curve in costs.items():
-                spent[name] += int(curve[ranks[0]])
-        else:
-            values, inverse = _curve(entry, table, options)
-            layers.append(
-                SearchLayer(
-                    entry.name,
-                    ranks,
-                    entry.max_rank,
-                    costs,
-                    values,
-                    inverse,
-                    entry.energy,
-                    entry.vbmf_rank if options.method == "vbmf" else None,
-                )
-            )
+        made = _layer(curves, table, options, costs, layer.name == first)
+        if isinstance(made, SearchLayer):
+            layers.append(made)
+            continue
+        if made is not None:
+            entry, place = made
+            fixed[layer.name] = entry.form(place)
+            whole = dict(zip(costs.resources, costs.of(layer, fixed[layer.name])))
+            fixed_log += _log_metric(entry, place, table, options)
+        for name, value in whole.items():
+            spent[name] += value
     if not layers:
         raise MetricsError(
-            f"network '{table.network}': no layer is left to search (first layer, --whole, --bounds and --multiple_of decide all)"
+            f"network '{table.network}': no layer is left to search (first layer, --whole, --bounds, --schemes and "
+            "--multiple_of decide all)"
         )
-    fixed_log = _fixed_log_metric(table, options, fixed)
+    if everything:
+        for name, value in zip(("macs", "parameters"), whole_network):
+            if value < originals[name]:
+                raise MetricsError(
+                    f"network '{table.network}': its layers have {originals[name]} {RESOURCES[name]}, but field "
+                    f"'network_{name}' says {value} in all"
+                )
+            spent[name] += value - originals[name]
+            originals[name] = value
     budgets = {name: part * originals[name] for name, part in options.targets.items()}
-    return SearchProblem(tuple(layers), originals, budgets, options, fixed, spent, table.baseline_accuracy, fixed_log)
+    return SearchProblem(
+        tuple(layers), originals, budgets, options, fixed, spent, table.baseline_accuracy, fixed_log, convention,
+        EVERYTHING if everything else LISTED,
+    )  # fmt: skip
 
 
-def _fixed_log_metric(table: MetricsTable, options: SearchOptions, fixed: Mapping[str, int]) -> float:
-    if options.metric not in ("measured", "combined"):
+#: A layer to search, or the curve and place that are decided for it; None: it stays whole.
+Made = Union[SearchLayer, tuple[LayerMetrics, int], None]
+
+
+def _layer(
+    curves: Sequence[LayerMetrics], table: MetricsTable, options: SearchOptions, costs: _Costs, first: bool
+) -> Made:  # fmt: skip
+    able = [m for m in curves if _asked_for(m, options)]
+    places = [allowed_places(m, options) for m in able]
+    name = curves[0].name
+    if name in options.whole or not any(len(p) for p in places):
+        return None
+    if first and name not in options.bounds and options.first_layer_is != "search":
+        if options.first_layer_is == "keep":
+            return None
+        if len(able) > 1 or able[0].ladder:
+            raise UsageError(
+                f"--first_layer half: layer '{name}' may have {', '.join(m.scheme for m in able)}; half of r_max needs one scheme "
+                "of one rank (--schemes paper)"
+            )
+        return able[0], max(1, round_half_up(able[0].max_rank / 2))
+    if options.schemes != PAPER or "latency" in options.targets:
+        return _mixture(able, places, table, options, costs)
+    (entry,), (ranks,) = able, places
+    if len(ranks) < 2:
+        return (entry, int(ranks[0])) if len(ranks) else None
+    values, inverse = _curve(entry, table, options)
+    grid = [Form(entry.scheme, (r,)) for r in range(1, entry.max_rank + 1)]
+    return SearchLayer(
+        name, ranks, entry.max_rank, {n: np.concatenate([[0], c]) for n, c in costs.table(entry.layer, grid).items()},
+        values, inverse, entry.energy, entry.vbmf_rank if options.method == "vbmf" else None, None, (WHOLE, *grid),
+    )  # fmt: skip
+
+
+def _mixture(
+    able: Sequence[LayerMetrics],
+    places: Sequence[np.ndarray],
+    table: MetricsTable,
+    options: SearchOptions,
+    costs: _Costs,
+) -> Made:
+    """The frontier of all forms of all schemes, and the layer whole, whose metric is 1."""
+    _check_comparable(able, options)
+    layer = able[0].layer
+    # What another scheme clearly beat was not measured.
+    known = [(m, own) for m, own in zip(able, places) if _has_values(m, options.metric)]
+    able, places = [m for m, _ in known] or able, [own for _, own in known] or places
+    forms = [WHOLE, *(m.form(int(p)) for m, own in zip(able, places) for p in own)]
+    values = np.concatenate([[1.0], *(_curve(m, table, options)[0][own] for m, own in zip(able, places))])
+    # y_p matters to A_c alone, which compares no schemes.
+    energy = values
+    if options.metric == "combined":
+        energy = np.concatenate([[1.0], *(m.energy[own] for m, own in zip(able, places))])
+    # An accuracy is reached by the least MACs.
+    limited = [n for n in RESOURCES if n in options.targets or (n == "macs" and options.target_accuracy is not None)]
+    made = frontier_layer(layer.name, forms, costs.table(layer, forms), values, limited, energy)
+    if len(made.choices) > 1:
+        return made
+    form = made.forms[int(made.choices[0])]
+    found = next(((m, int(p)) for m, own in zip(able, places) for p in own if m.form(int(p)) == form), None)
+    return None if form == WHOLE else found
+
+
+def _has_values(entry: LayerMetrics, metric: str) -> bool:
+    if metric == "measured":
+        return any(a is not None for a in entry.sampled_accuracy)
+    return metric in ("pca", "combined") or any(v is not None for v in entry.series(SERIES[metric]))
+
+
+def _check_comparable(able: Sequence[LayerMetrics], options: SearchOptions) -> None:
+    names = ", ".join(m.scheme for m in able)
+    if options.method in ("energy", "vbmf") and (len(able) > 1 or able[0].ladder):
+        raise UsageError(
+            f"--method {options.method}: layer '{able[0].name}' may have {names}, and its rule knows ranks of one matrix alone; "
+            "give --schemes paper or one scheme"
+        )
+    if len(able) > 1 and options.metric in ("pca", "combined"):
+        raise UsageError(
+            f"--metric {options.metric}: layer '{able[0].name}' may have {names}, and PCA energy is not comparable between "
+            "schemes; measure with images and give --metric divergence, loss or measured, or give --schemes paper or one scheme"
+        )
+
+
+def _asked_for(entry: LayerMetrics, options: SearchOptions) -> bool:
+    if options.schemes == PAPER:
+        return entry.paper
+    return options.schemes == ALL or entry.scheme in options.schemes
+
+
+def _log_metric(entry: LayerMetrics, place: int, table: MetricsTable, options: SearchOptions) -> float:
+    # A first layer at half its rank need not have been measured.
+    if options.metric not in ("measured", "combined") or all(a is None for a in entry.sampled_accuracy):
         return 0.0
-    total = 0.0
-    for entry in table.layers:
-        # A first layer at half its rank need not have been measured.
-        if entry.name in fixed and any(a is not None for a in entry.sampled_accuracy):
-            value = float(_curve(entry, table, options)[0][fixed[entry.name]])
-            total += math.log(value) if value > 0 else -math.inf
-    return total
+    value = float(_curve(entry, table, options)[0][place])
+    return math.log(value) if value > 0 else -math.inf
 
 
-def allowed_ranks(entry: LayerMetrics, options: SearchOptions) -> np.ndarray:
-    """Ranks of a layer within floor, r_max, its own bounds and the multiple; empty where no multiple fits (it stays whole)."""
+def allowed_places(entry: LayerMetrics, options: SearchOptions) -> np.ndarray:
+    """Places of a curve within floor, r_max, the layer's own bounds and the multiple; empty where no multiple fits (it stays
+    whole).
+    """
     low, high = max(1, round_half_up(options.floor * entry.max_rank)), entry.max_rank
+    lowest, highest = options.bounds.get(entry.name, (None, None))
+    if entry.ladder:
+        return _allowed_forms(entry, options, lowest, highest)
     if entry.name in options.bounds:
-        lowest, highest = options.bounds[entry.name]
         low, high = lowest if lowest is not None else low, highest if highest is not None else high
         if not 1 <= low <= high <= entry.max_rank:
             raise UsageError(
@@ -114,6 +220,20 @@ def allowed_ranks(entry: LayerMetrics, options: SearchOptions) -> np.ndarray:
     return ranks[ranks % options.multiple_of == 0]
 
 
+def _allowed_forms(
+    entry: LayerMetrics, options: SearchOptions, lowest: Optional[int], highest: Optional[int]
+) -> np.ndarray:
+    """Places of forms of several ranks: each rank a multiple (or all channels) and within the bounds, MACs above the floor."""
+    layer = entry.layer
+    channels = {layer.in_channels, layer.out_channels}
+    least = options.floor * form_cost(layer, WHOLE)[0] if lowest is None and highest is None else 0.0
+    return np.array([
+        place for place, form in enumerate(entry.forms, 1)
+        if all(r % options.multiple_of == 0 or r in channels for r in form.ranks)
+        and all((lowest or 1) <= r <= (highest or r) for r in form.ranks) and form_cost(layer, form)[0] >= least
+    ], dtype=int)  # fmt: skip
+
+
 def _check_names(table: MetricsTable, options: SearchOptions) -> None:
     known = {m.name for m in table.layers}
     for flag, names in (("--bounds", set(options.bounds)), ("--whole", set(options.whole))):
@@ -121,43 +241,29 @@ def _check_names(table: MetricsTable, options: SearchOptions) -> None:
             raise UsageError(f"{flag} {name}: the metrics of '{table.network}' have no such layer")
     for name in sorted(set(options.bounds) & options.whole):
         raise UsageError(f"layer '{name}' stands in --bounds and in --whole; one of them is needed")
-
-
-def _costs(
-    entry: LayerMetrics, convention: str, latency: Optional[Mapping[str, LatencyCurve]]
-) -> tuple[dict[str, int], dict[str, np.ndarray]]:
-    grid = np.arange(entry.max_rank + 1, dtype=np.int64)
-    whole = {"macs": layer_macs(entry.layer), "parameters": layer_parameters(entry.layer)}
-    costs = {
-        "macs": grid * rank_macs(entry.layer, entry.scheme, convention),
-        "parameters": grid * rank_parameters(entry.layer, entry.scheme),
-    }
-    if latency is not None:
-        if entry.name not in latency:
-            raise MetricsError(
-                f"layer '{entry.name}': the latency table has no such layer; measure it with enc-caffe latency"
+    if isinstance(options.schemes, tuple):
+        named(options.schemes)
+        measured = {m.scheme for m in table.layers}
+        missing = [n for n in options.schemes if n not in measured]
+        if len(missing) == len(options.schemes):
+            raise UsageError(
+                f"--schemes {','.join(options.schemes)}: the metrics of '{table.network}' have {', '.join(sorted(measured))} alone; "
+                "compute them with enc-caffe metrics --schemes"
             )
-        whole["latency"], curve = latency[entry.name]
-        if len(curve) != entry.max_rank + 1:
-            raise MetricsError(
-                f"layer '{entry.name}': the latency table ends at rank {len(curve) - 1}, but r_max is {entry.max_rank}"
-            )
-        costs["latency"] = curve
-    return whole, costs
 
 
 def _curve(entry: LayerMetrics, table: MetricsTable, options: SearchOptions) -> tuple[np.ndarray, RankOf]:
-    kind = "measured" if options.metric == "combined" else options.metric
+    kind, axis = "measured" if options.metric == "combined" else options.metric, entry.axis
     if kind == "pca":
         if options.preset == "paper":
-            return entry.energy, inverse_of_curve(entry.energy)
+            return entry.energy, inverse_of_curve(entry.energy, axis)
         # The published runs map PCA energy back to ranks through the sampled ranks only; without samples, through all.
         ranks = np.array(entry.sampled_ranks) if entry.sampled_ranks else np.arange(1, entry.max_rank + 1)
-        return entry.energy, rank_over_metric(ranks, entry.energy[ranks])
+        return entry.energy, rank_over_metric(axis[ranks], entry.energy[ranks])
     if kind == "measured":
         points, values = entry.measured_points(table.baseline_accuracy)
         curve = entry.measured(table.baseline_accuracy)
     else:
         points, values = entry.surrogate_points(kind)
         curve = entry.surrogate(kind)
-    return curve, inverse_of_curve(curve) if options.preset == "paper" else rank_over_metric(points, values)
+    return curve, inverse_of_curve(curve, axis) if options.preset == "paper" else rank_over_metric(axis[points], values)

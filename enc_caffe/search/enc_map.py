@@ -18,7 +18,12 @@ SECTIONS = 50
 
 def real_ranks(problem: SearchProblem, level: float) -> np.ndarray:
     """Ranks R_e of Eq. 12 before rounding: every layer at metric value ``level``, within its bounds; shape (layers,)."""
-    return np.array([min(x.high, max(x.low, float(x.rank_of(np.array(level))))) for x in problem.layers])
+    return np.array(
+        [
+            min(float(x.points[x.high]), max(float(x.points[x.low]), float(x.rank_of(np.array(level)))))
+            for x in problem.layers
+        ]
+    )
 
 
 def ranks_at(problem: SearchProblem, level: float) -> tuple[int, ...]:
@@ -34,7 +39,7 @@ def ranks_for(problem: SearchProblem, resource: str, amount: float) -> tuple[tup
 
     def missing(level: float) -> float:
         ranks = real_ranks(problem, level)
-        return sum(float(np.interp(r, np.arange(x.max_rank + 1), x.costs[resource])) for x, r in zip(problem.layers, ranks)) - amount  # fmt: skip
+        return sum(float(np.interp(r, x.points, x.costs[resource])) for x, r in zip(problem.layers, ranks)) - amount  # fmt: skip
 
     top = max(1.0, max(float(np.max(x.metric)) for x in problem.layers))
     if missing(0.0) >= 0:
@@ -96,7 +101,7 @@ def _fitting(problem: SearchProblem, levels: np.ndarray) -> np.ndarray:
     """Whether the rounded ranks at each level meet all budgets."""
     spent = {n: np.full(len(levels), problem.fixed_costs.get(n, 0), dtype=np.int64) for n in problem.budgets}
     for layer in problem.layers:
-        real = np.clip(np.asarray(layer.rank_of(levels), dtype=float), layer.low, layer.high)
+        real = np.clip(np.asarray(layer.rank_of(levels), dtype=float), *layer.points[[layer.low, layer.high]])
         ranks = layer.nearest(real)
         for name in spent:
             spent[name] += layer.costs[name][ranks]

@@ -37,8 +37,8 @@ def layer_options(problem: SearchProblem) -> list[Options]:
     """Every layer a stage, every allowed rank an option."""
     return [
         Options(
-            x.ranks[:, None], np.stack([x.costs[n][x.ranks] for n in problem.budgets], axis=1),
-            logarithms(x.metric[x.ranks]), logarithms(x.energy[x.ranks]),
+            x.choices[:, None], np.stack([x.costs[n][x.choices] for n in problem.budgets], axis=1),
+            logarithms(x.metric[x.choices]), logarithms(x.energy[x.choices]),
         )
         for x in problem.layers
     ]  # fmt: skip
@@ -51,7 +51,7 @@ def limits(problem: SearchProblem) -> np.ndarray:
 
 def most_macs(problem: SearchProblem) -> float:
     """What no plan within the budgets exceeds."""
-    highest = problem.cost("macs", [int(x.ranks[np.argmax(x.costs["macs"][x.ranks])]) for x in problem.layers])
+    highest = problem.cost("macs", [int(x.choices[np.argmax(x.costs["macs"][x.choices])]) for x in problem.layers])
     return min(float(highest), problem.budgets.get("macs", math.inf))
 
 

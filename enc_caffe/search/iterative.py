@@ -64,7 +64,7 @@ def _around(problem: SearchProblem, ranks: tuple[int, ...], budgets: dict[str, f
         below = layer.ranks[layer.ranks < rank]
         if len(inside) == 1 and len(below):
             inside = layer.ranks[(layer.ranks <= rank) & (layer.ranks >= below[-1])]
-        layers.append(replace(layer, ranks=inside))
+        layers.append(replace(layer, ranks=inside, others=None))
     return replace(problem, layers=tuple(layers), budgets=budgets)
 
 

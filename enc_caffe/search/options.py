@@ -5,13 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any, Mapping, Optional
 
+from enc_caffe.decomposition.policy import PAPER, Schemes
 from enc_caffe.errors import UsageError
+from enc_caffe.form import CONVENTIONS
 
 FIRST_LAYER = ("keep", "half", "search")
-PRODUCTS = ("pca", "measured", "divergence", "loss")
+PRODUCTS = ("pca", "measured", "divergence", "loss", "output")
 METRICS = (*PRODUCTS, "combined")
 PRESETS = ("budget", "paper", "published")
 SOLVERS = ("exact", "space")
+COUNTS = ("all", "paper")
 RESOURCES = {"macs": "MACs", "parameters": "parameters", "latency": "latency"}
 FLAGS = {"macs": "--target_flops", "parameters": "--target_params", "latency": "--target_latency"}
 #: A network with at most so many searched layers is searched with the authors' settings for VGG-16, a deeper one with
@@ -27,18 +30,20 @@ class SearchOptions:
     ----------
     method : str
         A name in :data:`enc_caffe.search.methods.METHODS`.
-    metric : {'pca', 'measured', 'combined', 'divergence', 'loss'}
-        A_p (Eq. 7), A_m (Eq. 6), A_c (Eq. 8), or exp(-sum) of a measured divergence or loss.
+    metric : {'pca', 'measured', 'combined', 'divergence', 'loss', 'output'}
+        A_p (Eq. 7), A_m (Eq. 6), A_c (Eq. 8), or exp(-sum) of a measured divergence or loss, or of the part of their outputs'
+        power that the layers lose.
     target_flops, target_params, target_latency : float, optional
         Budgets as parts of what the counted layers cost whole; several hold together.
     target_accuracy : float, optional
         Least complexity whose predicted (or evaluated) accuracy reaches this.
-    first_layer : {'keep', 'half', 'search'}
-        The layer that reads the data stays whole, is fixed at half its r_max, or is searched like the others.
+    first_layer : {'keep', 'half', 'search'}, optional
+        The layer that reads the data stays whole (default with the paper's schemes), is fixed at half its r_max, or is
+        searched like the others (default with other schemes).
     floor : float
         Lowest rank as a part of r_max.
-    convention : {'paper', 'exact'}
-        How MACs are counted.
+    convention : {'paper', 'exact'}, optional
+        How MACs are counted; default: exact where the whole network is counted, else the paper's.
     multiple_of : int
         Ranks are multiples of this (of one group).
     bounds : mapping of layer to (lowest or None, highest or None)
@@ -57,6 +62,12 @@ class SearchOptions:
     groups : bool
         Search consecutive layers of equal cost by their summed rank.
     seed : int
+    schemes : str or tuple of str
+        What each layer may become: the paper's scheme (``paper``), any (``all``), or schemes by name.
+    count : {'all', 'paper'}, optional
+        What targets of MACs and parameters are parts of: the whole network, or the layers that can be decomposed, in the
+        paper's convention. Default: the network where its costs are known, but the paper's count with the presets
+        ``paper`` and ``published``.
     """
 
     method: str = "map"
@@ -65,9 +76,9 @@ class SearchOptions:
     target_params: Optional[float] = None
     target_latency: Optional[float] = None
     target_accuracy: Optional[float] = None
-    first_layer: str = "keep"
+    first_layer: Optional[str] = None
     floor: float = 0.1
-    convention: str = "paper"
+    convention: Optional[str] = None
     multiple_of: int = 1
     bounds: Mapping[str, tuple[Optional[int], Optional[int]]] = field(default_factory=dict)
     whole: frozenset[str] = frozenset()
@@ -79,15 +90,18 @@ class SearchOptions:
     candidates: Optional[int] = None
     groups: bool = True
     seed: int = 0
+    schemes: Schemes = PAPER
+    count: Optional[str] = None
 
     def __post_init__(self) -> None:
-        for value, known, flag in (
-            (self.metric, METRICS, "--metric"), (self.first_layer, FIRST_LAYER, "--first_layer"),
+        words: tuple[tuple[Optional[str], tuple[Optional[str], ...], str], ...] = (
+            (self.metric, METRICS, "--metric"), (self.first_layer, (None, *FIRST_LAYER), "--first_layer"),
             (self.preset, PRESETS, "--preset"), (self.solver, SOLVERS, "--solver"),
-            (self.convention, ("paper", "exact"), "--convention"),
-        ):  # fmt: skip
+            (self.convention, (None, *CONVENTIONS), "--convention"), (self.count, (None, *COUNTS), "--count"),
+        )  # fmt: skip
+        for value, known, flag in words:
             if value not in known:
-                raise UsageError(f"{flag} {value}: known are {', '.join(known)}")
+                raise UsageError(f"{flag} {value}: known are {', '.join(k for k in known if k)}")
         for flag, part in self.targets.items():
             if not 0 < part <= 1:
                 raise UsageError(f"{FLAGS[flag]} {part}: a part of the original {RESOURCES[flag]} in (0, 1] is needed")
@@ -105,6 +119,16 @@ class SearchOptions:
         ):  # fmt: skip
             if value_ is not None and not 0 < value_ <= 1:
                 raise UsageError(f"{flag} {value_}: a number in (0, 1] is needed")
+
+    @property
+    def first_layer_is(self) -> str:
+        """What becomes of the layer that reads the data."""
+        return self.first_layer or ("keep" if self.schemes == PAPER else "search")
+
+    @property
+    def counts_all(self) -> bool:
+        """Whether the whole network counts, where its costs are known."""
+        return (self.count or ("paper" if self.preset in ("paper", "published") else "all")) == "all"
 
     @property
     def targets(self) -> dict[str, float]:

@@ -1,4 +1,9 @@
-"""What a search method gets and gives: arrays, costs and bounds in; ranks out. No files, no Caffe."""
+"""What a search method gets and gives: arrays, costs and bounds in; places out. No files, no Caffe.
+
+Every layer has one axis of forms in order of cost, and a plan is one place on each. Where a layer has one scheme of one
+rank, the place IS the rank, and so the methods, which are the paper's, call places ranks. Where it has several schemes, the
+axis is the frontier of its undominated forms (:mod:`enc_caffe.search.frontier`).
+"""
 
 from __future__ import annotations
 
@@ -9,8 +14,14 @@ from typing import Callable, Iterable, Mapping, Optional, Sequence
 import numpy as np
 
 from enc_caffe.errors import InfeasibleError, UsageError
+from enc_caffe.form import WHOLE, Form
 from enc_caffe.metrics.curves import RankOf
 from enc_caffe.search.options import FLAGS, RESOURCES, SearchOptions
+
+#: What a problem counts where nothing says what the whole network costs.
+LISTED = "the layers that the metrics list"
+#: What it counts where something does.
+EVERYTHING = "all convolutions and fully connected layers"
 
 #: Accuracy of the whole network at the ranks of a plan, in the order of ``problem.layers``; ENC-Inf calls it.
 AccuracyOf = Callable[[Sequence[int]], float]
@@ -18,24 +29,31 @@ AccuracyOf = Callable[[Sequence[int]], float]
 
 @dataclass(frozen=True)
 class SearchLayer:
-    """One layer whose rank is searched.
+    """One layer whose form is searched.
 
     Attributes
     ----------
     name : str
     ranks : ndarray of int, increasing
-        The ranks that are allowed (bounds and multiples).
+        The places that are allowed (bounds and multiples) on the axis.
     max_rank : int
+        The last place.
     costs : mapping of resource to ndarray of int64, shape (max_rank + 1,)
-        Cost at every rank: MACs, parameters, nanoseconds.
+        Cost at every place: MACs, parameters, nanoseconds.
     metric : ndarray, shape (max_rank + 1,)
-        y at every rank.
+        y at every place.
     rank_of : callable
-        Inverse of the metric: y to a real-valued rank.
+        Inverse of the metric: y to a real-valued point of the axis.
     energy : ndarray, shape (max_rank + 1,)
-        y_p at every rank; the other half of A_c.
+        y_p at every place; the other half of A_c.
     vbmf_rank : int, optional
         Rank by empirical VBMF.
+    axis : ndarray of float, shape (max_rank + 1,), optional
+        Where the places lie: the rank (default), or the cost.
+    forms : tuple of Form, optional
+        The form of every place from 0 on; the first is none.
+    others : ndarray of int, optional
+        Further places, off the axis, that the exact search may choose: as good as those on it by another resource.
     """
 
     name: str
@@ -46,6 +64,19 @@ class SearchLayer:
     rank_of: RankOf
     energy: np.ndarray
     vbmf_rank: Optional[int] = None
+    axis: Optional[np.ndarray] = None
+    forms: tuple[Form, ...] = ()
+    others: Optional[np.ndarray] = None
+
+    @property
+    def points(self) -> np.ndarray:
+        """Where the places lie on the axis."""
+        return np.arange(self.max_rank + 1, dtype=float) if self.axis is None else self.axis
+
+    @property
+    def choices(self) -> np.ndarray:
+        """Every place that the exact search chooses among."""
+        return self.ranks if self.others is None else np.union1d(self.ranks, self.others)
 
     @property
     def low(self) -> int:
@@ -57,15 +88,16 @@ class SearchLayer:
         """Highest allowed rank."""
         return int(self.ranks[-1])
 
-    def nearest(self, ranks: np.ndarray) -> np.ndarray:
-        """The allowed ranks nearest to real-valued ones, the higher of two that are equally near."""
-        at = np.clip(np.searchsorted(self.ranks, ranks), 1, max(1, len(self.ranks) - 1))
-        below, above = self.ranks[at - 1], self.ranks[np.minimum(at, len(self.ranks) - 1)]
-        return np.where(above - ranks <= ranks - below, above, below)
+    def nearest(self, points: np.ndarray) -> np.ndarray:
+        """The allowed places nearest to points of the axis, the higher of two that are equally near."""
+        known = self.points[self.ranks]
+        at = np.clip(np.searchsorted(known, points), 1, max(1, len(known) - 1))
+        low, high = at - 1, np.minimum(at, len(known) - 1)
+        return self.ranks[np.where(known[high] - points <= points - known[low], high, low)]
 
-    def allowed(self, rank: float) -> int:
-        """The allowed rank nearest to one."""
-        return int(self.nearest(np.array(rank, dtype=float)))
+    def allowed(self, point: float) -> int:
+        """The allowed place nearest to a point of the axis."""
+        return int(self.nearest(np.array(point, dtype=float)))
 
     def unit(self) -> Optional[tuple[int, ...]]:
         """Cost of one unit of rank by resource where every cost is linear in the rank, else None."""
@@ -82,20 +114,22 @@ class SearchLayer:
 class SearchProblem:
     """Layers to search, fixed ranks, what the rest costs, and the budgets.
 
-    ``fixed`` are ranks that are decided before the search; ``fixed_costs`` is what those and the layers left whole cost.
+    ``fixed`` are forms that are decided before the search; ``fixed_costs`` is what those and the layers left whole cost.
     ``originals`` is what all counted layers cost whole (C_orig), by resource. ``budgets`` are absolute. The objective is
     of the searched layers alone; ``fixed_log_metric``, the sum of log y at the fixed ranks, belongs to the predicted
-    accuracy.
+    accuracy. ``convention`` and ``counted`` say how MACs are counted, and of which layers.
     """
 
     layers: tuple[SearchLayer, ...]
     originals: Mapping[str, int]
     budgets: Mapping[str, float]
     options: SearchOptions
-    fixed: Mapping[str, int] = field(default_factory=dict)
+    fixed: Mapping[str, Form] = field(default_factory=dict)
     fixed_costs: Mapping[str, int] = field(default_factory=dict)
     baseline: Optional[float] = None
     fixed_log_metric: float = 0.0
+    convention: str = "paper"
+    counted: str = LISTED
 
     @property
     def combined(self) -> bool:
@@ -145,16 +179,28 @@ class SearchProblem:
         """Raise :class:`InfeasibleError` that says which budget no rank configuration meets, and by how much."""
         for name, limit in self.budgets.items():
             whole = self.originals[name]
-            low = self.fixed_costs.get(name, 0) + sum(int(x.costs[name][x.ranks].min()) for x in self.layers)
-            high = self.fixed_costs.get(name, 0) + sum(int(x.costs[name][x.ranks].max()) for x in self.layers)
+            low = self.fixed_costs.get(name, 0) + sum(int(x.costs[name][x.choices].min()) for x in self.layers)
+            high = self.fixed_costs.get(name, 0) + sum(int(x.costs[name][x.choices].max()) for x in self.layers)
             # Above the span there is a configuration within the budget, but a smaller network was asked for.
             if not low <= limit <= max(whole, high):
                 raise InfeasibleError(
                     f"target {limit / whole:.4f} of the {RESOURCES[name]} cannot be reached: {low / whole:.4f} to {high / whole:.4f} of the "
-                    f"{RESOURCES[name]} can ({self.options.convention} convention; bounds of the ranks and fixed layers "
+                    f"{RESOURCES[name]} can ({self.convention} convention, of {self.counted}; bounds of the ranks and fixed layers "
                     f"included): the lowest ranks miss it by {max(0.0, (low - limit) / whole):.4f}; raise {FLAGS[name]}, "
-                    "or lower --floor or --bounds"
+                    f"or {self.remedies(name)}"
                 )
+
+    def remedies(self, resource: str) -> str:
+        """What would let the cost fall further, the flag that frees most first."""
+        frozen = self.fixed_costs.get(resource, 0) / max(1, self.originals[resource])
+        found = ["lower --floor or --bounds"]
+        if self.options.first_layer_is != "search":
+            found.insert(0, "search the first layer too (--first_layer search)")
+        if self.options.schemes != "all" and frozen > 0.02:
+            found.insert(
+                0, f"let more layers be decomposed (--schemes all; {frozen:.4f} is in layers that stay as they are)"
+            )
+        return ", or ".join(found)
 
 
 def log_combined(log_energy: float, log_product: float, ratio: float) -> float:
@@ -222,9 +268,10 @@ class SearchResult:
     note: str = ""
     accuracy: Optional[float] = None
 
-    def plan_ranks(self, problem: SearchProblem) -> dict[str, int]:
-        """All ranks of the plan, the fixed ones included."""
-        return {**problem.fixed, **{layer.name: r for layer, r in zip(problem.layers, self.ranks)}}
+    def plan_forms(self, problem: SearchProblem) -> dict[str, Form]:
+        """All forms of the plan, the fixed ones included; layers that stay whole are absent."""
+        found = {**problem.fixed, **{x.name: x.forms[r] for x, r in zip(problem.layers, self.ranks)}}
+        return {name: form for name, form in found.items() if form != WHOLE}
 
 
 def best_evaluated(

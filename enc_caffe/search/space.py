@@ -87,7 +87,8 @@ def make_space(problem: SearchProblem, settings: Optional[SpaceSettings] = None)
     width = settings.complexity_margin * (offset if settings.of_offset else target)
     over = 0.0 if problem.options.preset == "budget" else width
     steps = steps_for([x.max_rank for x in problem.layers], settings.density)
-    many = problem.options.multiple_of
+    # On a frontier the places are no ranks.
+    many = problem.options.multiple_of if all(x.axis is None for x in problem.layers) else 1
     steps = tuple(max(many, round_half_up(t / many) * many) for t in steps)
     reach = []
     for layer, high, low in zip(problem.layers, highest, lowest):

@@ -1,4 +1,4 @@
-"""Uniform rank reduction: the same part of r_max in every layer (the paper's baseline, section VI-C)."""
+"""Uniform reduction: the same part of r_max in every layer (the paper's baseline, section VI-C), or of its cost on a frontier."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from enc_caffe.search.problem import AccuracyOf, SearchProblem, SearchResult
 
 def ranks_at(problem: SearchProblem, part: float) -> tuple[int, ...]:
     """Every layer at ``part`` of its r_max, rounded and kept within its bounds."""
-    return tuple(x.allowed(part * x.max_rank) for x in problem.layers)
+    return tuple(x.allowed(part * float(x.points[-1])) for x in problem.layers)
 
 
 def search(problem: SearchProblem, accuracy: Optional[AccuracyOf] = None) -> SearchResult:
@@ -21,10 +21,10 @@ def search(problem: SearchProblem, accuracy: Optional[AccuracyOf] = None) -> Sea
     InfeasibleError
         If a budget is below what the lowest ranks cost.
     """
-    return scaled(problem, [x.max_rank for x in problem.layers], 1.0)
+    return scaled(problem, [float(x.points[-1]) for x in problem.layers], 1.0)
 
 
-def scaled(problem: SearchProblem, ranks: Sequence[int], highest: float) -> SearchResult:
+def scaled(problem: SearchProblem, ranks: Sequence[float], highest: float) -> SearchResult:
     """The largest common factor, up to ``highest``, of given ranks that stays within the budgets."""
     problem.check_feasible()
 
@@ -33,8 +33,8 @@ def scaled(problem: SearchProblem, ranks: Sequence[int], highest: float) -> Sear
 
     # Every factor at which some layer's rank changes, so that no tolerance is needed.
     steps = sorted({0.0, highest} | {
-        (a + b) / 2 / r for x, r in zip(problem.layers, ranks) for a, b in zip(x.ranks.tolist(), x.ranks[1:].tolist())
-        if (a + b) / 2 / r <= highest
+        (a + b) / 2 / r for x, r in zip(problem.layers, ranks)
+        for a, b in zip(x.points[x.ranks].tolist(), x.points[x.ranks][1:].tolist()) if (a + b) / 2 / r <= highest
     })  # fmt: skip
     if not problem.fits(at(0.0)):
         raise InfeasibleError(

@@ -11,6 +11,7 @@ from enc_caffe.caffe_io.describe import describe, set_state
 from enc_caffe.caffe_io.emit import replace_layers
 from enc_caffe.caffe_io.prototxt import read_net
 from enc_caffe.errors import NetworkError, PrototxtError
+from enc_caffe.form import Form
 from enc_caffe.network import Network
 
 pytestmark = pytest.mark.caffe
@@ -70,7 +71,7 @@ def test_a_name_of_one_layer_does_not_tie_its_pair_together(tmp_path: Path) -> N
     )
     (tmp_path / "n.prototxt").write_text(text)
     net = read_net(tmp_path / "n.prototxt")
-    pair = {x.name: x for x in replace_layers(net, describe(net), {"b": 2}, {"b": "spatial"}).layer}
+    pair = {x.name: x for x in replace_layers(net, describe(net), {"b": Form("spatial", (2,))}).layer}
     assert [[(p.name, p.lr_mult) for p in pair[n].param] for n in ("b_v", "b_h")] == [[("", 3)], [("", 3), ("", 5)]]
 
 

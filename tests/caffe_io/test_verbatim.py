@@ -13,6 +13,7 @@ from enc_caffe.caffe_io.emit import replace_layers
 from enc_caffe.caffe_io.prototxt import leading_comments, read_net, to_text, verbatim_text
 from enc_caffe.caffe_io.verbatim import split_layers
 from enc_caffe.errors import PrototxtError
+from enc_caffe.form import Form
 
 INPUT = 'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: [1, 3, 16, 16] } } }\n'
 CONV = """# the one that costs
@@ -76,7 +77,7 @@ def test_fields_of_a_foreign_layer_go_through(tmp_path: Path) -> None:
         "the shape of its input is not known: layer 'fold' (Interp) does not say what it makes"
     )
     assert network["c"].has_weights and not network["d"].has_weights
-    out = verbatim_text(replace_layers(net, network, {"c": 2}, {"c": "spatial"}))
+    out = verbatim_text(replace_layers(net, network, {"c": Form("spatial", (2,))}))
     assert "interp_param { zoom_factor: 2 nested { height: 1 } list: [1, 2] }" in out
     assert 'name: "c_v"' in out and 'name: "c_h"' in out
     # The first of the pair has none of the replaced layer's text.

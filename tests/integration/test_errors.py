@@ -249,8 +249,8 @@ def test_sizes_that_caffe_cannot_hold(
     ("plan", "words"),
     [
         ("absent", ["layer 'convz' is not in network 'digits'"]),
-        ("zero", ["layer 'conv2' has rank 0; 1 to r_max = 58 is allowed"]),
-        ("high", ["layer 'conv2' has rank 59; 1 to r_max = 58 is allowed"]),
+        ("zero", ["layer 'conv2': form 'spatial:0': rank 0 is outside 1 to "]),
+        ("high", ["layer 'conv2' has rank 59 in scheme 'spatial'; 1 to r_max = 58 is allowed"]),
         ("real", ["rank of layer 'conv2' is 2.5; an integer is needed"]),
         ("relu", ["layer 'relu1' cannot be decomposed"]),
     ],
@@ -283,6 +283,111 @@ def test_targets(kit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 def test_images(kit: Path, capsys: pytest.CaptureFixture[str], images: str, words: list[str]) -> None:
     fails(capsys, ["evaluate", "--model", str(DIGITS), "--weights", str(kit / "good.caffemodel"), "--lmdb", str(kit / images)],
           1, images, *words)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("forms", "words"),
+    [
+        ({"convz": "spatial:3"}, ["layer 'convz' is not in network 'digits'"]),
+        ({"relu1": "spatial:3"}, ["layer 'relu1' cannot be decomposed: type ReLU is never decomposed"]),
+        ({"conv2": "spatail:3"}, ["unknown scheme 'spatail' (did you mean spatial?)"]),
+        ({"conv2": "inner_product:3"}, ["layer 'conv2' (Convolution) cannot have scheme 'inner_product'",
+                                        "it can have: whole, spatial, spatial_t, channel, tucker2"]),
+        ({"fc5": "tucker2:3x3"}, ["layer 'fc5' (InnerProduct) cannot have scheme 'tucker2'", "it can have: whole, inner_product"]),
+        ({"conv2": "tucker2:3"}, ["form 'tucker2:3' has 1 rank(s); scheme 'tucker2' takes 2"]),
+        ({"conv2": "spatial:3x4"}, ["form 'spatial:3x4' has 2 rank(s); scheme 'spatial' takes 1"]),
+        ({"conv2": "spatial:59"}, ["layer 'conv2' has rank 59 in scheme 'spatial'; 1 to r_max = 58 is allowed"]),
+        ({"conv2": "tucker2:31x47"}, ["layer 'conv2' in form 'tucker2:31x47' has", "that it has whole"]),
+        ({"conv2": "tucker2:3x999"}, ["rank 999 is outside 1 to "]),
+        ({"conv2": "spatial"}, ["the form of layer 'conv2' is 'spatial'; a form such as spatial:12, tucker2:8x12 or whole is needed"]),
+        ({"conv2": 3}, ["the form of layer 'conv2' is '3'; a form such as"]),
+        ([], ["field 'forms' must be an object of layer: form"]),
+    ],
+)  # fmt: skip
+def test_forms(kit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], forms: object, words: list[str]) -> None:
+    (kit / "forms.json").write_text(json.dumps({"format": "enc-caffe-ranks/2", "network": "digits", "forms": forms}))
+    fails(capsys, ["emit", "--model", str(DIGITS), "--weights", str(kit / "good.caffemodel"), *SIZE, "--ranks",
+                   str(kit / "forms.json"), "--out", str(tmp_path / "out")], 1, "forms.json", *words)  # fmt: skip
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ranks_of_version_1_with_schemes_are_read(
+    kit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = {"format": "enc-caffe-ranks/1", "ranks": {"conv2": 9, "fc5": 5}, "schemes": {"conv2": "channel", "fc5": "inner_product"}}
+    (kit / "one.json").write_text(json.dumps(plan))
+    arguments = ["emit", "--model", str(DIGITS), "--weights", str(kit / "good.caffemodel"), *SIZE, "--ranks"]
+    assert main([*arguments, str(kit / "one.json"), "--out", str(tmp_path / "out")]) == 0
+    written = json.loads((tmp_path / "out" / "ranks.json").read_text())
+    assert written["format"] == "enc-caffe-ranks/2" and written["forms"] == {"conv2": "channel:9", "fc5": "inner_product:5"}
+    (kit / "one.json").write_text(json.dumps({**plan, "schemes": {"conv2": "inner_product"}}))
+    fails(capsys, [*arguments, str(kit / "one.json"), "--out", str(tmp_path / "other")], 1, "one.json",
+          "layer 'conv2' (Convolution) cannot have scheme 'inner_product'")  # fmt: skip
+    # Without schemes the paper's are taken, of a fully connected layer that the plan has too.
+    (kit / "one.json").write_text(json.dumps({**plan, "schemes": {}}))
+    assert main([*arguments, str(kit / "one.json"), "--out", str(tmp_path / "paper")]) == 0
+    written = json.loads((tmp_path / "paper" / "ranks.json").read_text())
+    assert written["forms"] == {"conv2": "spatial:9", "fc5": "inner_product:5"}
+    (kit / "one.json").write_text(json.dumps({**plan, "schemes": {"conv2": ["channel"]}}))
+    fails(capsys, [*arguments, str(kit / "one.json"), "--out", str(tmp_path / "other")], 1, "one.json",
+          "field 'schemes' must be an object of layer: scheme name")  # fmt: skip
+
+
+def test_a_plan_for_shared_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = 'name: "n" layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 8 dim: 9 dim: 9 } } }\n'
+    for name, bottom in (("a", "data"), ("b", "a")):
+        text += (
+            f'layer {{ name: "{name}" type: "Convolution" bottom: "{bottom}" top: "{name}" param {{ name: "w" }} param {{ name: "v" }} '
+            "convolution_param { num_output: 8 kernel_size: 3 pad: 1 } }\n"
+        )
+    (tmp_path / "n.prototxt").write_text(text)
+    network = describe(read_net(tmp_path / "n.prototxt"))
+    with open(tmp_path / "n.caffemodel", "wb") as handle:
+        write_caffemodel(
+            handle, "n", (layer_record(x.name, x.type, [np.ones(s) for s in expected_shapes(x)]) for x in network.weighted)
+        )
+    (tmp_path / "r.json").write_text(json.dumps({"format": "enc-caffe-ranks/2", "forms": {"a": "tucker2:2x2"}}))
+    before = sorted(tmp_path.iterdir())
+    fails(capsys, ["emit", "--model", str(tmp_path / "n.prototxt"), "--weights", str(tmp_path / "n.caffemodel"), "--ranks",
+                   str(tmp_path / "r.json"), "--out", str(tmp_path / "out")], 1, "layer 'a' cannot be decomposed",
+          "its weights are shared with layer 'b'")  # fmt: skip
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_mixtures_that_a_metric_cannot_compare(kit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["--model", str(DIGITS), "--weights", str(kit / "good.caffemodel")]
+    metrics, ranks = str(kit / "every.json"), str(tmp_path / "r.json")
+    assert main(["metrics", *given, *SIZE, "--schemes", "all", "--out", metrics]) == 0
+    search = ["search", metrics, "--target_flops", "0.5", "--schemes", "all", "--out", ranks]
+    for metric in ("pca", "combined"):
+        fails(capsys, [*search, "--metric", metric], 2, f"--metric {metric}: layer 'conv1' may have spatial, spatial_t, channel",
+              "PCA energy is not comparable between schemes", "--metric divergence, loss or measured")  # fmt: skip
+    fails(capsys, [*search, "--metric", "divergence"], 1, "field 'sampled_divergence' has no measured value")
+    fails(capsys, [*search, "--schemes", "spatial_t,tucker2", "--method", "vbmf"], 2, "--method vbmf: layer 'conv1' may have")
+    # One scheme alone it compares well, and metrics of the paper's alone have no other.
+    assert main([*search, "--schemes", "spatial,inner_product", "--target_flops", "0.6"]) == 0
+    fails(capsys, ["search", str(kit / "metrics.json"), *search[2:4], "--schemes", "tucker2", "--out", ranks], 2,
+          "--schemes tucker2: the metrics of 'digits' have channel, spatial alone; compute them with enc-caffe metrics --schemes")  # fmt: skip
+    # Before anything is measured, in compress too.
+    fails(capsys, ["compress", *given, "--lmdb", str(kit / "good_lmdb"), "--target_flops", "0.5", "--schemes", "all", "--metric", "pca",
+                   "--out", str(tmp_path / "out")], 2, "PCA energy is not comparable between schemes")  # fmt: skip
+    assert [p.name for p in tmp_path.iterdir()] == ["r.json"]
+
+
+@pytest.mark.parametrize("command", ["metrics", "search", "compress"])
+def test_a_scheme_of_an_unknown_name(kit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str) -> None:
+    given = ["--model", str(DIGITS), "--weights", str(kit / "good.caffemodel")]
+    rest = ["--schemes", "channel,spatail", "--out", str(tmp_path / "out")]
+    arguments = {
+        "metrics": ["metrics", *given, *SIZE], "search": ["search", str(kit / "metrics.json"), "--target_flops", "0.5"],
+        "compress": ["compress", *given, "--lmdb", str(kit / "good_lmdb"), "--target_flops", "0.5"],
+    }[command]  # fmt: skip
+    with pytest.raises(SystemExit) as caught:
+        main([*arguments, *rest])
+    error = capsys.readouterr().err
+    assert caught.value.code == 2 and "channel,spatail: 'spatail' is unknown (did you mean spatial?)" in error
+    assert "known are paper, all, spatial, spatial_t, channel, inner_product, tucker2" in error and "Traceback" not in error
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_images_of_another_size_than_a_deploy_network_says(

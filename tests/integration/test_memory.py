@@ -13,6 +13,7 @@ import pytest
 from enc_caffe import pipeline
 from enc_caffe.caffe_io.datum import write_lmdb
 from enc_caffe.caffe_io.sources import from_arrays
+from enc_caffe.form import Form
 from enc_caffe.measurement import Workers, images_of
 from enc_caffe.runtime.measuring import MEMORY, layer_counts
 
@@ -41,8 +42,8 @@ def test_vgg16_stays_within_the_default_budget(tmp_path: Path) -> None:
     loaded = pipeline.load(prototxt, tmp_path / "lmdb")
     with Workers(1).executor() as executor:
         made = images_of(loaded, weights, tmp_path / "lmdb", executor)
-        found = layer_counts(made, loaded.policy.schemes, [("conv5_3", 77), ("conv5_3", 192)])
+        found = layer_counts(made, [("conv5_3", Form("spatial", (r,))) for r in (77, 192)])
         used = executor.result(executor.submit(peak))
-    assert found["conv5_3", 77].images == 10
+    assert found["conv5_3", Form("spatial", (77,))].images == 10
     # The worker holds the weights in its net, and sees the file that they come from.
     assert used <= MEMORY + 2 * weights.stat().st_size, f"{used / 2**20:.0f} MiB"

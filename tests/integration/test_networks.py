@@ -14,7 +14,8 @@ from enc_caffe.caffe_io.datum import array_records, write_lmdb
 from enc_caffe.caffe_io.prototxt import read_net, read_solver
 from enc_caffe.cli import main
 from enc_caffe.pipeline import load
-from enc_caffe.plan import RankPlan, write_plan
+from enc_caffe.form import Form
+from enc_caffe.plan import Plan, write_plan
 from enc_caffe.runtime.executor import CaffeExecutor
 from tests.conftest import script
 
@@ -105,7 +106,7 @@ def emission(folder: Path, name: str, ranks: dict[str, int], **how) -> list[str]
         write_caffemodel(
             handle, "n", (layer_record(x.name, x.type, [np.ones(s) for s in expected_shapes(x)]) for x in layers)
         )
-    write_plan(folder / "ranks.json", RankPlan("", ranks))
+    write_plan(folder / "ranks.json", Plan("", {n: Form("", (r,)) for n, r in ranks.items()}), 1)
     given = {"model": model, "weights": weights, "ranks": folder / "ranks.json", "out": folder / "out"}
     return [word for flag, path in given.items() for word in (f"--{flag}", str(path))]
 

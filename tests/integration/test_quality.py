@@ -34,17 +34,14 @@ def test_unlabelled_images_bring_resnet56_nearer_to_itself(shared_data: Path, tm
     weights = shared_data / "res56.caffemodel"
     loaded = pipeline.load(MODEL, paths["train"])
     table = pipeline.pca_metrics(loaded, weights)
-    schemes = {m.name: m.scheme for m in table.layers}
-    ranks = search_plan(table, SearchOptions("model", "pca", 0.35)).plan.ranks
+    forms = search_plan(table, SearchOptions("model", "pca", 0.35, count="paper")).plan.forms
     found, correct = [], []
     with ResultStore(tmp_path / "s.sqlite") as store, Workers(2).executor() as executor:
         train, test = (images_of(loaded, weights, paths[n], executor, store) for n in ("train", "test"))
         reference = reference_scores(test, tmp_path / "reference")
         for how in (Decomposition(), Decomposition("weighted"), Decomposition("asymmetric", frozenset({"change"}))):
-            made = Decomposer(train, schemes, how)
-            counts = PlanEvaluator(test, schemes, blobs_of=made.blobs, name=made.name(), reference=reference).counts(
-                ranks
-            )
+            made = Decomposer(train, how)
+            counts = PlanEvaluator(test, blobs_of=made.blobs, name=made.name(), reference=reference).counts(forms)
             found.append(counts.divergence / counts.images)
             correct.append(counts.correct)
     # On images that nothing was fitted to.

@@ -22,6 +22,8 @@ from enc_caffe.caffe_io.prototxt import read_net, verbatim_text
 from enc_caffe.caffe_io.variants import deploy_net
 from enc_caffe.complexity import network_complexity
 from enc_caffe.decomposition import scheme_for
+from enc_caffe.decomposition import schemes as known_schemes
+from enc_caffe.form import Form
 from enc_caffe.network import Network
 from enc_caffe.runtime.executor import CaffeExecutor
 
@@ -208,27 +210,28 @@ class Emitted:
         """What Caffe computes and holds."""
         return self.caffe.result(self.caffe.submit(run, text, str(weights), self.data))
 
-    def emitted(self, ranks: dict[str, int], schemes: dict[str, str]) -> tuple[Blobs, Any, Any]:
+    def emitted(self, forms: dict[str, Form]) -> tuple[Blobs, Any, Any]:
         """Outputs and shapes of the emitted deploy network, whose weights are all in the emitted caffemodel."""
-        compressed = replace_layers(self.net, self.network, ranks, schemes)
+        compressed = replace_layers(self.net, self.network, forms)
         small = self.folder / "small.caffemodel"
-        write_compressed(small, self.model, self.network, ranks, schemes)
+        write_compressed(small, self.model, self.network, forms)
         text = verbatim_text(deploy_net(compressed, describe(compressed)))
         found = self.outputs(text, small)
         stored = {layer.name: [b.shape for b in layer.blobs] for layer in CaffeModel(small)}
         assert {name: stored.get(name) for name in found[1]} == found[1]
         return found
 
-    def cut(self, ranks: dict[str, int], schemes: dict[str, str]) -> Blobs:
+    def cut(self, forms: dict[str, Form]) -> Blobs:
         """Outputs of the original network with truncated weights in their place."""
         path, records = self.folder / "cut.caffemodel", []
         for stored in self.model:
-            if stored.name not in ranks:
+            if stored.name not in forms:
                 records.append(self.model.record(stored))
                 continue
             layer = self.network[stored.name]
             weight, *bias = self.model.weights(layer)
-            product = scheme_for(schemes[layer.name]).truncated(layer, weight, ranks[layer.name])
+            form = forms[layer.name]
+            product = scheme_for(form.scheme).truncated(layer, weight, form)
             records.append(layer_record(layer.name, layer.type, [product, *bias]))
         with open(path, "wb") as handle:
             write_caffemodel(handle, "cut", records)
@@ -251,14 +254,17 @@ def test_random_networks(
     caffe: CaffeExecutor, tmp_path_factory: pytest.TempPathFactory, drawn: Drawn, data: st.DataObject
 ) -> None:
     made = Emitted(caffe, tmp_path_factory.mktemp("net"), drawn)
-    kinds = {"Convolution": ["spatial", "channel"], "InnerProduct": ["inner_product"]}
-    schemes = {x.name: data.draw(st.sampled_from(kinds[x.type])) for x in made.network.weighted}
-    limits = {name: min(scheme_for(s).matrix_shape(made.network[name])) for name, s in schemes.items()}
-    full, _, _ = made.emitted(limits, schemes)
+    # Every layer in a scheme that takes it; a depthwise one is in none.
+    able = {x.name: [s for s in known_schemes().values() if not s.refuses(x)] for x in made.network.weighted}
+    schemes = {name: data.draw(st.sampled_from(own)) for name, own in able.items() if own}
+    limits = {name: scheme.limits(made.network[name]) for name, scheme in schemes.items()}
+    full, _, _ = made.emitted({name: Form(s.name, limits[name]) for name, s in schemes.items()})
     assert_equal(full, made.wanted)
     chosen = {name: s for name, s in schemes.items() if data.draw(st.booleans())}
-    ranks = {name: data.draw(st.integers(1, limits[name])) for name in chosen}
-    got, shapes, tops = made.emitted(ranks, chosen)
-    assert_equal(got, made.cut(ranks, chosen))
-    cost = network_complexity(made.network, ranks, chosen, "exact", "all")
-    assert (cost.macs, cost.parameters) == counted(shapes, tops)
+    forms = {
+        name: Form(s.name, tuple(data.draw(st.integers(1, n)) for n in limits[name])) for name, s in chosen.items()
+    }
+    got, shapes, tops = made.emitted(forms)
+    assert_equal(got, made.cut(forms))
+    cost = network_complexity(made.network, forms)
+    assert (cost.macs, cost.parameters, cost.convention, cost.counted) == (*counted(shapes, tops), "exact", "all")

@@ -14,7 +14,7 @@ from enc_caffe.caffe_io.datum import write_lmdb
 from enc_caffe.caffe_io.sources import from_arrays
 from enc_caffe.cli import main
 from enc_caffe.measurement import Workers, images_of
-from enc_caffe.metrics.table import read_metrics
+from enc_caffe.metrics.files import read_metrics
 from enc_caffe.plan import read_plan
 from enc_caffe.runtime.evaluate import evaluate
 from enc_caffe.runtime.measuring import layer_counts
@@ -41,19 +41,19 @@ def test_enc_inf_on_resnet56(shared_data: Path, images: Path, tmp_path: Path, ca
     assert main([*base, "--method", "inf", "--candidates", "3", *files]) == 0
     assert "3 plans evaluated" in capsys.readouterr().out
     chosen = read_plan(out)
-    assert chosen.about["evaluated"] == 3 and chosen.about["flops_ratio"] <= 0.4
+    assert chosen.about.evaluated == 3 and chosen.about.flops_ratio <= 0.4
     # Again: the store answers, with the same numbers.
     assert main([*base, "--method", "inf", "--candidates", "3", *files]) == 0
     again = read_plan(out)
-    assert again.ranks == chosen.ranks and again.about["accuracy"] == chosen.about["accuracy"]
+    assert again.ranks == chosen.ranks and again.about.accuracy == chosen.about.accuracy
     # What the search says is what the emitted network does.
     loaded = pipeline.load(MODEL, images)
     pipeline.emit(loaded, weights, chosen, tmp_path / "net", test_lmdb=images)
     found = evaluate(tmp_path / "net/train_val.prototxt", tmp_path / "net/compressed.caffemodel", images, workers=2)
-    assert found.accuracy() == chosen.about["accuracy"]
+    assert found.accuracy() == chosen.about.accuracy
     # ENC-Model is the first of the three: it is not more accurate on these images.
     assert main([*base, "--method", "model", *files]) == 0
-    assert read_plan(out).about["accuracy"] <= chosen.about["accuracy"]
+    assert read_plan(out).about.accuracy <= chosen.about.accuracy
 
 
 @pytest.mark.caffe
@@ -81,10 +81,10 @@ def test_own_metrics_order_the_layers_as_the_published_ones(shared_data: Path, t
     with np.load(shared_data / "cifar10_subset.npz", allow_pickle=False) as data:
         write_lmdb(lmdb, from_arrays(data["train_images"][:200], data["train_labels"][:200].astype(np.int64))[1])
     theirs = read_metrics(shared_data / "metrics" / "res56.json")
-    pairs = [(m.name, m.sampled_ranks[0]) for m in theirs.layers[1:]]
+    pairs = [(m.name, m.form(m.sampled_ranks[0])) for m in theirs.layers[1:]]
     loaded = pipeline.load(MODEL, lmdb)
     with Workers(2).executor() as executor:
         made = images_of(loaded, shared_data / "res56.caffemodel", lmdb, executor)
-        found = layer_counts(made, loaded.policy.schemes, pairs)
+        found = layer_counts(made, pairs)
     published = [m.measured_points(theirs.baseline_accuracy)[1][0] for m in theirs.layers[1:]]
     assert spearmanr([found[p].correct for p in pairs], published).statistic >= 0.5

@@ -1,80 +1,20 @@
-"""The metrics format: what is written is read again, and what is wrong is named."""
+"""Metrics of a layer as curves: energy, measured points, places on a ladder."""
 
 from __future__ import annotations
 
-import copy
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from enc_caffe.decomposition import form_cost, group_spectra, scheme_for
+from enc_caffe.decomposition.energy import pca_energy
 from enc_caffe.errors import MetricsError
-from enc_caffe.metrics.curves import metric_at_every_rank, rank_over_metric
-from enc_caffe.metrics.pca import pca_energy
-from enc_caffe.metrics.table import read_metrics, write_metrics
-
-GOOD = {
-    "format": "enc-caffe-metrics/1", "network": "n", "source": "test", "baseline_accuracy": 0.8, "later": [1],
-    "layers": [{
-        "name": "conv", "type": "Convolution", "scheme": "spatial", "in_channels": 4, "out_channels": 4, "kernel": [3, 3],
-        "stride": [1, 1], "groups": 1, "output": [5, 5], "max_rank": 6, "singular_values": [[6, 5, 4, 3, 2, 1]],
-        "sampled_ranks": [1, 3, 3, 6], "sampled_accuracy": [0.2, None, 0.6, 0.8],
-    }],
-}  # fmt: skip
-
-
-def saved(tmp_path: Path, **changes: object) -> Path:
-    """The good file with fields of its one layer changed (None takes the field away)."""
-    data = copy.deepcopy(GOOD)
-    for key, value in changes.items():
-        target = data if key in data else data["layers"][0]
-        if value is None:
-            target.pop(key)
-        else:
-            target[key] = value
-    (tmp_path / "m.json").write_text(json.dumps(data))
-    return tmp_path / "m.json"
-
-
-def test_round_trip(tmp_path: Path) -> None:
-    table = read_metrics(saved(tmp_path))
-    entry = table.layers[0]
-    assert entry.sampled_ranks == (1, 3, 6) and entry.sampled_accuracy == (0.2, 0.6, 0.8)
-    np.testing.assert_allclose(entry.energy, [0, 0, 5 / 15, 9 / 15, 12 / 15, 14 / 15, 1])
-    ranks, values = entry.measured_points(table.baseline_accuracy)
-    np.testing.assert_allclose(values, [0.25, 0.75, 1.0])
-    write_metrics(tmp_path / "again.json", table)
-    again = read_metrics(tmp_path / "again.json")
-    assert again.extra == (("later", [1]),)
-    assert again.layers[0].layer.convolution.kernel == (3, 3)
-    assert again.layers[0].sampled_accuracy == entry.sampled_accuracy
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"format": "enc-caffe-metrics/2"}, "format is 'enc-caffe-metrics/2'; 'enc-caffe-metrics/1' is needed"),
-        ({"layers": []}, "field 'layers' must be a list of at least one layer"),
-        ({"max_rank": None}, "layer 'conv': field 'max_rank' is missing"),
-        ({"scheme": "tucker"}, "layer 'conv': unknown scheme 'tucker'"),
-        ({"singular_values": [[1, 2, 3, 4, 5, 6]]}, "layer 'conv': field 'singular_values' must decrease"),
-        ({"singular_values": [[6, 5, 4]]}, "layer 'conv': 3 singular_values, but max_rank is 6"),
-        ({"singular_values": [[6, 5, 4, 3, 2, -1]]}, "finite values of 0 or more"),
-        ({"max_rank": 13, "singular_values": [list(range(13, 0, -1))]}, "max_rank 13 is above 12"),
-        ({"sampled_ranks": [1]}, "layer 'conv': 1 sampled_ranks, but 4 sampled_accuracy"),
-        ({"sampled_ranks": [0, 1, 2, 3]}, "sampled rank 0 is outside 1 to max_rank 6"),
-        ({"sampled_accuracy": [0.1, 0.2, 0.3, float("nan")]}, "holds NaN or infinity"),
-        ({"baseline_accuracy": 7}, "baseline_accuracy is 7"),
-        ({"kernel": 3}, "wrong type or length"),
-    ],
-)
-def test_what_is_wrong_is_named(tmp_path: Path, changes: dict, words: str) -> None:
-    with pytest.raises(MetricsError) as caught:
-        read_metrics(saved(tmp_path, **changes))
-    assert words in str(caught.value)
-    assert str(caught.value).startswith(str(tmp_path / "m.json"))
-    assert len(str(caught.value).splitlines()) == 1
+from enc_caffe.form import Form
+from enc_caffe.metrics.curves import metric_over, rank_over_metric
+from enc_caffe.metrics.files import read_metrics
+from enc_caffe.metrics.table import LayerMetrics, MetricsTable
+from tests.decomposition.layers import conv, random_weights
 
 
 def test_the_shared_files_load(shared_data: Path) -> None:
@@ -96,7 +36,7 @@ def test_energy_averages_groups_and_needs_enough_values() -> None:
 
 def test_curves_pass_through_their_points_and_invert() -> None:
     ranks, values = np.array([2, 5, 10]), np.array([0.4, 0.8, 1.0])
-    curve = metric_at_every_rank(ranks, values, 10)
+    curve = metric_over(ranks, values, np.arange(11.0))
     np.testing.assert_allclose(curve[[0, 2, 5, 10]], [0, 0.4, 0.8, 1.0])
     assert np.all(np.diff(curve) > 0)
     inverse = rank_over_metric(ranks, values)
@@ -104,3 +44,45 @@ def test_curves_pass_through_their_points_and_invert() -> None:
     # Published runs drop what comes after the first value of 1 or more, and what does not rise.
     noisy = rank_over_metric(np.array([2, 4, 5, 7, 10]), np.array([0.4, 0.3, 0.8, 1.01, 1.0]))
     assert noisy(np.array(0.8)) == pytest.approx(5) and noisy(np.array(5.0)) == pytest.approx(7)
+
+
+def tucker() -> LayerMetrics:
+    """A layer of the scheme of two ranks, measured at three places of its ladder."""
+    layer, scheme = conv(12, 8, (3, 3)), scheme_for("tucker2")
+    spectra = tuple(group_spectra(scheme.matrices(layer, random_weights(layer, 0))))
+    ladder = scheme.forms(layer, spectra)
+    places = (2, len(ladder) // 2, len(ladder))
+    extra = (("sampled_divergence", [0.9, 0.2, 0.01]),)
+    return LayerMetrics(layer, "tucker2", len(ladder), spectra, places, (0.3, 0.7, 0.8), None, extra, ladder, False)
+
+
+def test_places_of_a_ladder_lie_where_their_macs_do() -> None:
+    entry = tucker()
+    costs = [form_cost(entry.layer, f)[0] for f in entry.ladder]
+    assert entry.axis.tolist() == [0.0, *costs] and entry.forms == entry.ladder
+    assert entry.form(3) == entry.ladder[2] and entry.form(entry.max_rank) == entry.ladder[-1]
+    curve = entry.measured(0.8)
+    assert curve.shape == (entry.max_rank + 1,) and curve[0] == 0
+    np.testing.assert_allclose(curve[list(entry.sampled_ranks)], [0.3 / 0.8, 0.7 / 0.8, 1.0])
+    # Between samples it follows the MACs, not the number of the place.
+    middle = (entry.sampled_ranks[0] + entry.sampled_ranks[1]) // 2
+    at = np.array([costs[p - 1] for p in entry.sampled_ranks])
+    assert curve[middle] == pytest.approx(metric_over(at, np.array([0.3, 0.7, 0.8]) / 0.8, np.array([0.0, costs[middle - 1]]))[1])
+    added = entry.surrogate("divergence")
+    np.testing.assert_allclose(added[list(entry.sampled_ranks)], np.exp([-0.9, -0.2, -0.01]))
+    assert added[0] <= added.min() and np.all(np.diff(added) >= 0)
+    assert entry.energy.shape == added.shape and entry.energy[0] == 0
+
+
+def test_a_scheme_of_two_ranks_has_no_vbmf_rank() -> None:
+    with pytest.raises(MetricsError, match="layer 'c': scheme 'tucker2' has no single rank for VBMF to estimate"):
+        tucker().vbmf_rank  # noqa: B018
+
+
+def test_the_curves_of_one_layer_stand_together() -> None:
+    layer = conv(12, 8, (3, 3))
+    one = LayerMetrics(layer, "spatial", 3, (np.array([3.0, 2, 1]),))
+    assert one.form(2) == Form("spatial", (2,)) and one.axis.tolist() == [0, 1, 2, 3]
+    table = MetricsTable("n", "", (one, tucker()), None, (("network_macs", 5),))
+    assert [(x.name, [m.scheme for m in own]) for x, own in table.by_layer()] == [("c", ["spatial", "tucker2"])]
+    assert table.known("network_macs") == 5 and table.known("first_layer") is None

@@ -12,8 +12,8 @@ from enc_caffe.report.rows import LayerCost, Network, Run, Score, TimePoint, Tra
 from enc_caffe.report.sections import accuracy_points, report_of, summary_table
 
 LAYERS = (
-    LayerCost("a", "spatial", "3→8, 3x3", "3→2, 3x1 + 2→8, 1x3", "4x4", 2, 6, (100, 50), (10, 5), 1, 3),
-    LayerCost("b", "spatial", "8→8, 3x3", "8→8, 3x3", "4x4", None, 12, (200, 200), (20, 20)),
+    LayerCost("a", "spatial:2", "3→8, 3x3", "3→2, 3x1 + 2→8, 1x3", "4x4", 2, 6, (100, 50), (10, 5), 1, 3),
+    LayerCost("b", "whole", "8→8, 3x3", "8→8, 3x3", "4x4", None, 12, (200, 200), (20, 20)),
 )
 
 

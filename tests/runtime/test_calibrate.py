@@ -16,6 +16,7 @@ from enc_caffe.caffe_io.prototxt import read_net, to_text
 from enc_caffe.caffe_io.variants import deploy_net
 from enc_caffe.decomposition import scheme_for
 from enc_caffe.errors import UsageError
+from enc_caffe.form import Form
 from enc_caffe.measurement import Workers, images_of
 from enc_caffe.network import InnerProduct, Layer
 from enc_caffe.runtime import calibrate as module
@@ -40,27 +41,27 @@ class Setting:
         self.lmdb = nets.write_images(folder / "lmdb", images)
         self.loaded = pipeline.load(self.model, self.lmdb)
         table = pipeline.pca_metrics(self.loaded, self.weights)
-        self.schemes = {m.name: m.scheme for m in table.layers}
         self.store = ResultStore(folder / "s.sqlite")
         self.images = images_of(self.loaded, self.weights, self.lmdb, executor, self.store)
-        self.ranks = {m.name: max(1, m.max_rank // 2) for m in table.layers[1:]}
-        self.full = {m.name: min(scheme_for(m.scheme).matrix_shape(m.layer)) for m in table.layers[1:]}
+        self.forms = {m.name: m.form(max(1, m.max_rank // 2)) for m in table.layers[1:]}
+        self.full = {m.name: Form(m.scheme, scheme_for(m.scheme).limits(m.layer)) for m in table.layers[1:]}
 
     def decomposer(self, how: Decomposition, **more) -> Decomposer:
         """A decomposer of these images."""
-        return Decomposer(self.images, self.schemes, how, **more)
+        return Decomposer(self.images, how, **more)
 
-    def emitted(self, how: Decomposition, ranks: dict[str, int]) -> Path:
+    def emitted(self, how: Decomposition, forms: dict[str, Form]) -> Path:
         """The folder of the emitted network."""
-        blobs, schemes = self.decomposer(how).blobs(ranks), {n: self.schemes[n] for n in ranks}
-        out = self.folder / "-".join(["out", how.kind, *sorted(how.recalibrate), str(sum(ranks.values()))])
+        blobs = self.decomposer(how).blobs(forms)
+        total = sum(sum(f.ranks) for f in forms.values())
+        out = self.folder / "-".join(["out", how.kind, *sorted(how.recalibrate), str(total)])
         out.mkdir(exist_ok=True)
-        # Not by a RankPlan: full rank is above r_max.
+        # Not by a Plan: full rank is above r_max.
         network, model = self.loaded.network, CaffeModel(self.weights)
-        net = replace_layers(self.loaded.net, network, ranks, schemes)
+        net = replace_layers(self.loaded.net, network, forms)
         described = describe(net, None, "the test's network", network.data_shapes)
         (out / "deploy.prototxt").write_text(to_text(deploy_net(net, described, self.images.look.images)))
-        write_compressed(out / "compressed.caffemodel", model, network, ranks, schemes, blobs=blobs)
+        write_compressed(out / "compressed.caffemodel", model, network, forms, blobs=blobs)
         return out
 
     def data(self) -> np.ndarray:
@@ -78,13 +79,13 @@ class Setting:
         done = self.executor.submit(forward, to_text(short), str(weights), {"data": data}, [name])
         return np.asarray(self.executor.result(done)[name], np.float64)
 
-    def divergence(self, how: Decomposition, ranks: dict[str, int]) -> float:
+    def divergence(self, how: Decomposition, forms: dict[str, Form]) -> float:
         """Mean divergence of a plan's network from the original."""
         made = self.decomposer(how)
         found = PlanEvaluator(
-            self.images, self.schemes, blobs_of=made.blobs, name=made.name(), reference=made.reference()
+            self.images, blobs_of=made.blobs, name=made.name(), reference=made.reference()
         )
-        return found.divergence(ranks)
+        return found.divergence(forms)
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +106,7 @@ def grouped(tmp_path_factory, workers) -> Setting:
 
 @pytest.mark.parametrize("kind", ("svd", "weighted", "asymmetric"))
 def test_statistics_are_those_of_the_emitted_network(residual: Setting, kind: str) -> None:
-    out = residual.emitted(Decomposition(kind, frozenset({"bn"})), residual.ranks)
+    out = residual.emitted(Decomposition(kind, frozenset({"bn"})), residual.forms)
     net, model = read_net(out / "deploy.prototxt"), CaffeModel(out / "compressed.caffemodel")
     norms = [p for p in net.layer if p.type == "BatchNorm"]
     assert len(norms) == 5
@@ -122,7 +123,7 @@ def test_statistics_are_those_of_the_emitted_network(residual: Setting, kind: st
 
 
 def test_changes_of_statistics_are_added_to_the_original_s(residual: Setting) -> None:
-    out = residual.emitted(Decomposition("weighted", frozenset({"change"})), residual.ranks)
+    out = residual.emitted(Decomposition("weighted", frozenset({"change"})), residual.forms)
     net, model = read_net(out / "deploy.prototxt"), CaffeModel(out / "compressed.caffemodel")
     whole = read_net(residual.model)
     original = deploy_net(whole, residual.loaded.network, 37)
@@ -139,13 +140,13 @@ def test_changes_of_statistics_are_added_to_the_original_s(residual: Setting) ->
 
 @pytest.mark.parametrize("kind", ("weighted", "asymmetric"))
 def test_biases_give_the_original_s_mean_output(grouped: Setting, kind: str) -> None:
-    out = grouped.emitted(Decomposition(kind, frozenset({"bias"})), grouped.ranks)
+    out = grouped.emitted(Decomposition(kind, frozenset({"bias"})), grouped.forms)
     net, original = read_net(out / "deploy.prototxt"), deploy_net(read_net(grouped.model), grouped.loaded.network, 37)
     for name, after in (("g1", "r1"), ("g2", "r2")):
         ours = grouped.blob(net, out / "compressed.caffemodel", after, name)
         theirs = grouped.blob(original, grouped.weights, after, name)
         np.testing.assert_allclose(ours.mean(axis=(0, 2, 3)), theirs.mean(axis=(0, 2, 3)), atol=2e-4)
-    plain = grouped.emitted(Decomposition(kind), grouped.ranks)
+    plain = grouped.emitted(Decomposition(kind), grouped.forms)
     off = grouped.blob(read_net(plain / "deploy.prototxt"), plain / "compressed.caffemodel", "r2", "g2") - theirs
     assert np.abs(off.mean(axis=(0, 2, 3))).max() > 1e-3
 
@@ -169,8 +170,8 @@ def test_full_rank_is_the_original_function(name: str, how: Decomposition, reque
 @pytest.mark.parametrize("name", ("residual", "grouped"))
 def test_each_way_is_nearer_to_the_original_than_the_one_before(name: str, request: pytest.FixtureRequest) -> None:
     setting: Setting = request.getfixturevalue(name)
-    ranks = {n: max(1, r // 2) for n, r in setting.ranks.items()}
-    found = [setting.divergence(Decomposition(kind), ranks) for kind in ("svd", "weighted", "asymmetric")]
+    forms = {n: Form(f.scheme, (max(1, f.ranks[0] // 2),)) for n, f in setting.forms.items()}
+    found = [setting.divergence(Decomposition(kind), forms) for kind in ("svd", "weighted", "asymmetric")]
     assert found[0] > found[1] > found[2] > 0
 
 
@@ -188,12 +189,12 @@ def test_numbers_do_not_depend_on_workers_nor_on_room_nor_on_interruptions(tmp_p
                         raise KeyboardInterrupt
 
                 with pytest.raises(KeyboardInterrupt):
-                    setting.decomposer(how, progress=stop).blobs(setting.ranks)
+                    setting.decomposer(how, progress=stop).blobs(setting.forms)
             seen: list[int] = []
             blobs = setting.decomposer(
                 how,
                 progress=lambda what, done, all_, seen=seen: seen.append(done) if what == "layers put right" else None,
-            ).blobs(setting.ranks)
+            ).blobs(setting.forms)
             results.append(blobs)
             steps.append(seen[0])
             # Nothing large stays behind.
@@ -210,7 +211,7 @@ def test_numbers_do_not_depend_on_workers_nor_on_room_nor_on_interruptions(tmp_p
 def test_damaged_blobs_between_steps_are_not_believed(tmp_path: Path, workers, damage: str) -> None:
     how = Decomposition("asymmetric", ALL)
     setting = Setting(tmp_path, nets.residual(), workers)
-    wanted = setting.decomposer(how).blobs(setting.ranks)
+    wanted = setting.decomposer(how).blobs(setting.forms)
     for kept in tmp_path.glob("s.sqlite.arrays/*/calibrated/*.npz"):
         kept.unlink()
 
@@ -219,10 +220,10 @@ def test_damaged_blobs_between_steps_are_not_believed(tmp_path: Path, workers, d
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        setting.decomposer(how, progress=stop).blobs(setting.ranks)
+        setting.decomposer(how, progress=stop).blobs(setting.forms)
     kept = next(iter(tmp_path.glob("s.sqlite.arrays/*/calibration/*/live-*.npz")))
     kept.write_bytes(kept.read_bytes()[:-50]) if damage == "cut" else kept.unlink()
-    again = setting.decomposer(how).blobs(setting.ranks)
+    again = setting.decomposer(how).blobs(setting.forms)
     for name, arrays in wanted.items():
         for a, b in zip(arrays, again[name]):
             np.testing.assert_array_equal(a, b)
@@ -230,19 +231,19 @@ def test_damaged_blobs_between_steps_are_not_believed(tmp_path: Path, workers, d
 
 def test_only_what_a_plan_changes_is_put_right(residual: Setting) -> None:
     network = residual.loaded.network
-    names = [x.name for x in affected(network, {"c2": 3})]
+    names = [x.name for x in affected(network, {"c2": Form("spatial", (3,))})]
     assert names[0] == "c2" and "c1_bn" not in names and "sum" in names and "c4_bn" in names
-    steps = steps_for(network, {"c2": 3}, residual.schemes, Decomposition("svd", frozenset({"bn"})))
+    steps = steps_for(network, {"c2": Form("spatial", (3,))}, Decomposition("svd", frozenset({"bn"})))
     assert [(s.kind, s.layer.name) for s in steps] == [("norm", "c2_bn"), ("norm", "c3_bn"), ("norm", "c4_bn")]
-    both = steps_for(network, {"c1": 3, "c3": 2}, residual.schemes, Decomposition("asymmetric", ALL))
-    assert [s.layer.name for s in both if s.kind == "pair"] == ["c1", "c3"] and all(
-        s.free for s in both if s.kind == "pair"
-    )
+    forms = {"c1": Form("spatial", (3,)), "c3": Form("tucker2", (2, 4))}
+    both = [s for s in steps_for(network, forms, Decomposition("asymmetric", ALL)) if s.kind == "chain"]
+    assert [s.layer.name for s in both] == ["c1", "c3"] and all(s.free for s in both)
+    assert [s.names for s in both] == [("c1_v", "c1_h"), ("c3_in", "c3_core", "c3_out")]
 
 
 def test_published_strides_and_unknown_names_are_refused(residual: Setting) -> None:
     with pytest.raises(UsageError, match="layer 'c3' has stride"):
-        residual.decomposer(Decomposition("asymmetric"), placement="published").blobs({"c3": 3})
+        residual.decomposer(Decomposition("asymmetric"), placement="published").blobs({"c3": Form("spatial", (3,))})
     with pytest.raises(UsageError, match="known are svd, weighted, asymmetric"):
         Decomposition("best")
     with pytest.raises(UsageError, match="exclude each other"):
@@ -257,7 +258,7 @@ def test_constants_of_fully_connected_layers_whatever_their_layout(transposed: b
     w, bias, x = rng.standard_normal((5, 7)), np.arange(5.0), rng.standard_normal((7, 300)) + 1
     total = MomentSum(7, 5)
     total.add(x, w @ x + bias[:, None])
-    step = module.Step("pair", layer, "inner_product", 5, True)
+    step = module.Step("chain", layer, Form("inner_product", (5,)), ("f_v", "f_h"), True)
     found = module._solved(step, [total], {}, lambda _: [(w.T if transposed else w).astype(np.float32), bias])
     np.testing.assert_allclose(found["f_h"][1].reshape(-1), bias, atol=1e-3)
 

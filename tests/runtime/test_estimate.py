@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from enc_caffe import pipeline
+from enc_caffe.form import Form
 from enc_caffe.measurement import Workers, images_of
 from enc_caffe.runtime.estimate import stages, words
 from enc_caffe.runtime.store import ResultStore
@@ -26,11 +27,22 @@ def test_stages_follow_from_what_is_asked_for(tmp_path: Path) -> None:
     lmdb = nets.write_images(tmp_path / "lmdb", 30)
     loaded = pipeline.load(model, lmdb)
     layers = [loaded.network[n] for n in loaded.policy.schemes]
-    ranks = {x.name: [1, 2, 4] for x in layers}
+    forms = {x.name: [Form(s, (r,)) for s in loaded.policy.schemes[x.name] for r in (1, 2, 4)] for x in layers}
     with ResultStore(tmp_path / "s.sqlite") as store, Workers().executor() as executor:
         images = images_of(loaded, weights, lmdb, executor, store)
-        assert stages(images, layers, ranks, "svd", False, 0) == {}
-        assert set(stages(images, layers, ranks, "svd", True, 2)) == {"metrics", "whole networks"}
-        found = stages(images, layers, ranks, "asymmetric", True, 3)
+        assert stages(images, layers, forms, "svd", False, 0) == {}
+        assert set(stages(images, layers, forms, "svd", True, 2)) == {"metrics", "whole networks"}
+        # A pass from a layer on takes the part of the MACs that is left there; a whole network all of them. By hand, at 12 x 12
+        # (c3 and what follows at 6 x 6): inputs that an output sees, outputs, places.
+        macs = {"c0": 27 * 8 * 144, "c1": 72 * 8 * 144, "c2": 72 * 8 * 144, "c3": 72 * 12 * 36, "c4": 12 * 12 * 36, "fc": 12 * 5}
+        left = {name: sum(list(macs.values())[i:]) / sum(macs.values()) for i, name in enumerate(macs)}
+        for own in ([layers[0]], [layers[-1]], layers):
+            found = stages(images, own, forms, "svd", True, 2)
+            wanted = sum(3 * left[x.name] for x in own)
+            assert found["metrics"] / found["whole networks"] == pytest.approx(wanted / 2)
+            dense = stages(images, own, forms, "svd", True, 2, True)
+            assert dense["metrics"] / dense["whole networks"] == pytest.approx(1.25 * wanted / 2)
+        assert [x.name for x in layers] == ["c0", "c1", "c2", "c3"] and left["c3"] < 0.2 < left["c1"] < 1
+        found = stages(images, layers, forms, "asymmetric", True, 3)
         assert set(found) == {"second moments", "factors", "metrics", "whole networks"}
         assert all(0 < v < 60 for v in found.values())

@@ -7,10 +7,13 @@ from pathlib import Path
 import pytest
 
 from enc_caffe.cli import main
+from enc_caffe.decomposition import form_cost
+from enc_caffe.metrics.files import write_metrics
 from enc_caffe.metrics.latency import read_latency
-from enc_caffe.metrics.table import MetricsTable, write_metrics
+from enc_caffe.metrics.table import MetricsTable
 from enc_caffe.plan import read_plan
-from enc_caffe.runtime.latency import sampled_ranks
+from enc_caffe.runtime.latency import sampled_forms
+from tests.decomposition.layers import conv
 from tests.search.tables import entry
 
 NET = """
@@ -26,7 +29,16 @@ layer { name: "c" type: "Convolution" bottom: "b" top: "c"
 
 
 def test_sampled_ranks_go_from_a_tenth_to_all() -> None:
-    assert sampled_ranks(96, 4) == [10, 39, 67, 96] and sampled_ranks(2) == [1, 2]
+    # r_max of 64 channels is 96, of 2 by 1 it is 2.
+    assert [str(f) for f in sampled_forms(conv(64, 64, (3, 3)), "spatial", 4)] == [
+        "spatial:10", "spatial:39", "spatial:67", "spatial:96",
+    ]  # fmt: skip
+    assert [str(f) for f in sampled_forms(conv(2, 1, (3, 3)), "spatial")] == ["spatial:1", "spatial:2"]
+    # Of two ranks, evenly along the ladder: rising MACs, the last the dearest.
+    layer = conv(24, 16, (3, 3))
+    forms = sampled_forms(layer, "tucker2", 4)
+    costs = [form_cost(layer, f)[0] for f in forms]
+    assert len(forms) == 4 and costs == sorted(costs) and {f.scheme for f in forms} == {"tucker2"}
 
 
 @pytest.mark.caffe
@@ -50,4 +62,4 @@ def test_measured_and_searched(tmp_path: Path, capsys: pytest.CaptureFixture[str
     )  # fmt: skip
     assert status == 0
     about = read_plan(tmp_path / "r.json").about
-    assert about["latency_ratio"] <= 0.99 and about["flops_ratio"] <= 0.9 and about["proven_optimal"]
+    assert about.latency_ratio <= 0.99 and about.flops_ratio <= 0.9 and about.proven_optimal

@@ -23,9 +23,10 @@ from enc_caffe.caffe_io.proto import caffe_pb2
 from enc_caffe.caffe_io.sources import from_arrays
 from enc_caffe.cli import main
 from enc_caffe.errors import CaffeError, EncError, UsageError
+from enc_caffe.form import Form
 from enc_caffe.measurement import Workers, devices, images_of, measured_metrics
-from enc_caffe.metrics.table import read_metrics
-from enc_caffe.plan import RankPlan
+from enc_caffe.metrics.files import read_metrics
+from enc_caffe.plan import Plan
 from enc_caffe.runtime.evaluate import evaluate
 from enc_caffe.runtime.measure import ORIGINAL, chunk_size, count, divergence
 from enc_caffe.runtime.measuring import batch_for, layer_counts
@@ -35,11 +36,11 @@ from enc_caffe.runtime.tool import caffe_test
 ROOT = Path(__file__).resolve().parent.parent.parent
 MODEL = ROOT / "prototxt" / "resnet56" / "train_val.prototxt"
 #: Spread over the network: the first layer (channel scheme or not), strided ones, both ends of the ranks.
-PAIRS = [
+PAIRS = [(name, Form("channel" if name == "first_conv" else "spatial", (rank,))) for name, rank in (
     ("first_conv", 2), ("group0_block0_conv0", 3), ("group0_block3_conv1", 12), ("group0_block8_conv1", 5),
     ("group1_block0_conv0", 4), ("group1_block0_conv0", 24), ("group1_block4_conv0", 5), ("group1_block8_conv1", 20),
     ("group2_block0_conv0", 8), ("group2_block0_conv1", 10), ("group2_block5_conv0", 30), ("group2_block8_conv1", 9),
-]  # fmt: skip
+)]  # fmt: skip
 
 
 def images(shared_data: Path, path: Path, number: int) -> Path:
@@ -96,23 +97,22 @@ def test_counts_equal_stock_caffe_test(shared_data: Path, tmp_path: Path) -> Non
     with Workers(2).executor() as executor:
         made = images_of(loaded, weights, lmdb, executor)
         assert made.fold
-        found = layer_counts(made, {**loaded.policy.schemes, "first_conv": "channel"}, PAIRS)
+        found = layer_counts(made, PAIRS)
 
     def stock_test(name: str) -> dict[str, float]:
         # One core each: threads of one net wait for each other.
         out = tmp_path / name
         return caffe_test(out / "train_val.prototxt", out / "compressed.caffemodel", 10, out / "log", threads=1)
 
-    for name, rank in PAIRS:
-        schemes = {name: "channel"} if name == "first_conv" else {}
-        plan, out = RankPlan("r", {name: rank}, schemes), tmp_path / f"{name}-{rank}"
+    for name, form in PAIRS:
+        plan, out = Plan("r", {name: form}), tmp_path / f"{name}-{form.ranks[0]}"
         pipeline.emit(loaded, weights, plan, out, "exact", test_lmdb=lmdb)
     with ThreadPoolExecutor(2) as pool:
-        tests = list(pool.map(stock_test, [f"{name}-{rank}" for name, rank in PAIRS]))
-    for (name, rank), stock in zip(PAIRS, tests):
-        assert abs(round(stock["Accuracy"] * 500) - found[name, rank].correct) <= 1, (name, rank)
-        assert stock["loss"] == pytest.approx(found[name, rank].cross_entropy / 500, rel=1e-3), (name, rank)
-        assert found[name, rank].images == 500 and found[name, rank].divergence > 0
+        tests = list(pool.map(stock_test, [f"{name}-{form.ranks[0]}" for name, form in PAIRS]))
+    for pair, stock in zip(PAIRS, tests):
+        assert abs(round(stock["Accuracy"] * 500) - found[pair].correct) <= 1, pair
+        assert stock["loss"] == pytest.approx(found[pair].cross_entropy / 500, rel=1e-3), pair
+        assert found[pair].images == 500 and found[pair].divergence > 0
     whole = evaluate(MODEL, weights, lmdb, (1, 5))
     assert found[ORIGINAL].row()[:3] == [500, whole.correct[1], whole.correct[5]] and found[ORIGINAL].divergence == 0
 
@@ -124,7 +124,7 @@ def test_folding_changes_no_count(shared_data: Path, small: Path) -> None:
     loaded = pipeline.load(MODEL, small)
     with Workers(2).executor() as executor:
         made = images_of(loaded, shared_data / "res56.caffemodel", small, executor)
-        one, two = (layer_counts(replace(made, fold=f), loaded.policy.schemes, PAIRS[1:4]) for f in (True, False))
+        one, two = (layer_counts(replace(made, fold=f), PAIRS[1:4]) for f in (True, False))
     for pair, counts in one.items():
         assert counts.correct == two[pair].correct
         assert counts.cross_entropy == pytest.approx(two[pair].cross_entropy, rel=1e-3)
@@ -174,7 +174,7 @@ def test_one_worker_two_workers_and_a_cluster_agree_to_the_last_bit(
         for where in (Workers(1), Workers(2), Workers(scheduler=cluster.address)):
             with where.executor() as executor:
                 made = images_of(loaded, weights, small, executor)
-                found.append(layer_counts(made, loaded.policy.schemes, PAIRS[3:7]))
+                found.append(layer_counts(made, PAIRS[3:7]))
         assert found[0] == found[1] == found[2]
 
 
@@ -184,7 +184,7 @@ def test_a_lost_dask_worker_is_replaced_by_another(shared_data: Path, small: Pat
     loaded, weights = pipeline.load(MODEL, small), shared_data / "res56.caffemodel"
     with Workers(2).executor() as executor:
         made = images_of(loaded, weights, small, executor)
-        wanted = layer_counts(made, loaded.policy.schemes, PAIRS[1:6])
+        wanted = layer_counts(made, PAIRS[1:6])
     with Cluster(tmp_path, 2) as cluster:
         time.sleep(3)
         killed: list[int] = []
@@ -196,7 +196,7 @@ def test_a_lost_dask_worker_is_replaced_by_another(shared_data: Path, small: Pat
 
         with Workers(scheduler=cluster.address).executor() as executor:
             made = images_of(loaded, weights, small, executor)
-            found = layer_counts(made, loaded.policy.schemes, PAIRS[1:6], kill)
+            found = layer_counts(made, PAIRS[1:6], kill)
         assert killed and found == wanted
 
 

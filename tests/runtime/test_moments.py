@@ -14,9 +14,10 @@ from enc_caffe.caffe_io.prototxt import to_text
 from enc_caffe.caffe_io.variants import deploy_net
 from enc_caffe.decomposition import scheme_for
 from enc_caffe.decomposition.patches import patches
-from enc_caffe.decomposition.weighted import group_weights, output_error
+from enc_caffe.decomposition.regression import group_weights, output_error
+from enc_caffe.form import Form
 from enc_caffe.measurement import Workers, images_of
-from enc_caffe.runtime.arrays import read_arrays
+from enc_caffe.runtime.arrays import read_arrays, read_factors
 from enc_caffe.runtime.decomposer import Decomposer, Decomposition
 from enc_caffe.runtime.engine import forward
 from enc_caffe.runtime.moments import moment_file
@@ -33,14 +34,13 @@ def test_moments_are_those_of_a_plain_pass_whatever_the_workers(tmp_path: Path, 
     lmdb = nets.write_images(tmp_path / "lmdb", 23)
     loaded = pipeline.load(model, lmdb)
     table = pipeline.pca_metrics(loaded, weights)
-    schemes = {m.name: m.scheme for m in table.layers}
     folders = []
     for number in (1, 2):
         store = ResultStore(tmp_path / f"{number}.sqlite")
         with Workers(number).executor() as executor:
             images = images_of(loaded, weights, lmdb, executor, store)
-            decomposer = Decomposer(images, schemes, WEIGHTED)
-            folder = Path(decomposer.prepare([(m.name, 2) for m in table.layers]))
+            decomposer = Decomposer(images, WEIGHTED)
+            folder = Path(decomposer.prepare([(m.name, m.form(2)) for m in table.layers]))
             folders.append(folder.parent / "moments")
             if number == 2:
                 source = ImageLmdb(lmdb)
@@ -77,40 +77,38 @@ def _up_to(text: str, blob: str, reader: str) -> str:
 
 def held_out_errors(
     loaded, weights: Path, train: Path, test: Path, folder: Path, step: int = 1
-) -> list[tuple[str, int, float, float]]:
-    """Layer, rank, and output error on other images of weighted and of plain factors, at every ``step``-th rank from 1."""
+) -> list[tuple[str, Form, float, float]]:
+    """Layer, form, and output error on other images of weighted and of plain factors, at every ``step``-th rank from 1."""
     table = pipeline.pca_metrics(loaded, weights)
-    schemes = {m.name: m.scheme for m in table.layers}
     model, rows = CaffeModel(weights), []
     every = [
-        (m.name, r) for m in table.layers for r in range(1, min(scheme_for(m.scheme).matrix_shape(m.layer)) + 1, step)
-    ]
+        (m.name, Form(m.scheme, (r,)))
+        for m in table.layers for r in range(1, scheme_for(m.scheme).limits(m.layer)[0] + 1, step)
+    ]  # fmt: skip
     with ResultStore(folder / "s.sqlite") as store, Workers(2).executor() as executor:
-        ours = Decomposer(images_of(loaded, weights, train, executor, store), schemes, WEIGHTED)
+        ours = Decomposer(images_of(loaded, weights, train, executor, store), WEIGHTED)
         factors = Path(ours.prepare(every))
         other = Path(
-            Decomposer(images_of(loaded, weights, test, executor, store), schemes, WEIGHTED).prepare(every[:1])
+            Decomposer(images_of(loaded, weights, test, executor, store), WEIGHTED).prepare(every[:1])
         )
-        Decomposer(images_of(loaded, weights, test, executor, store), schemes, WEIGHTED).prepare(
-            [(m.name, 1) for m in table.layers]
+        Decomposer(images_of(loaded, weights, test, executor, store), WEIGHTED).prepare(
+            [(m.name, m.form(1)) for m in table.layers]
         )
-    from enc_caffe.runtime.arrays import read_factors
-
-    for name, rank in every:
-        layer, scheme = loaded.network[name], scheme_for(schemes[name])
+    for name, form in every:
+        layer, scheme = loaded.network[name], scheme_for(form.scheme)
         weight = model.weights(layer)[0]
         moments = read_arrays(moment_file(other.parent / "moments", name))
-        flat = group_weights(scheme, layer, weight)
+        flat = group_weights(layer, weight)
         power = [float(np.sum((w @ moments[f"group{g}"]) * w)) for g, w in enumerate(flat)]
         lost = []
         for product in (
-            scheme.product(layer, read_factors(factors, name, scheme.name, rank), rank),
-            scheme.truncated(layer, weight, rank),
+            scheme.effective(layer, form, read_factors(factors, name, form)),
+            scheme.truncated(layer, weight, form),
         ):
-            parts = group_weights(scheme, layer, product.reshape(weight.shape))
+            parts = group_weights(layer, product.reshape(weight.shape))
             each = [output_error(moments[f"group{g}"], w, p) * power[g] for g, (w, p) in enumerate(zip(flat, parts))]
             lost.append(sum(each) / sum(power))
-        rows.append((name, rank, lost[0], lost[1]))
+        rows.append((name, form, lost[0], lost[1]))
     return rows
 
 
@@ -139,24 +137,44 @@ def test_damaged_moments_and_factors_are_made_again(tmp_path: Path) -> None:
     model, weights = nets.write_net(tmp_path, nets.grouped())
     lmdb = nets.write_images(tmp_path / "lmdb", 15)
     loaded = pipeline.load(model, lmdb)
-    schemes = {m.name: m.scheme for m in pipeline.pca_metrics(loaded, weights).layers}
     with ResultStore(tmp_path / "s.sqlite") as store, Workers().executor() as executor:
         images = images_of(loaded, weights, lmdb, executor, store)
         stages: list[str] = []
         decomposer = Decomposer(
-            images, schemes, WEIGHTED, progress=lambda what, done, all_: stages.append(f"{what} {all_}")
+            images, WEIGHTED, progress=lambda what, done, all_: stages.append(f"{what} {all_}")
         )
-        folder = Path(decomposer.prepare([("g1", 3)]))
+        folder = Path(decomposer.prepare([("g1", Form("spatial", (3,)))]))
         (path,) = folder.glob("g1-*-3.npz")
         good = path.read_bytes()
         path.write_bytes(good[:100])
         moment_file(folder.parent / "moments", "g1").write_bytes(b"no array")
-        assert decomposer.prepare([("g1", 3)]) == str(folder) and path.read_bytes() == good
+        assert decomposer.prepare([("g1", Form("spatial", (3,)))]) == str(folder) and path.read_bytes() == good
         # What is there is not made again.
         stages.clear()
         before = path.stat().st_mtime_ns
-        decomposer.prepare([("g1", 3)])
+        decomposer.prepare([("g1", Form("spatial", (3,)))])
         assert path.stat().st_mtime_ns == before and "factors 0" in stages
+
+
+def test_errors_are_those_of_the_output_on_the_images(tmp_path: Path) -> None:
+    model, weights = nets.write_net(tmp_path, nets.grouped())
+    lmdb = nets.write_images(tmp_path / "lmdb", 15)
+    loaded = pipeline.load(model, lmdb)
+    stored = CaffeModel(weights)
+    pairs = [("g0", Form("channel", (3,))), ("g0", Form("tucker2", (2, 3))), ("g1", Form("spatial_t", (3,)))]
+    with ResultStore(tmp_path / "s.sqlite") as store, Workers().executor() as executor:
+        decomposer = Decomposer(images_of(loaded, weights, lmdb, executor, store), WEIGHTED)
+        found, folder = decomposer.errors(pairs), Path(decomposer.prepare(pairs))
+    assert list(found) == pairs
+    for (name, form), error in found.items():
+        layer, scheme = loaded.network[name], scheme_for(form.scheme)
+        arrays, weight = read_arrays(moment_file(folder.parent / "moments", name)), stored.weights(layer)[0]
+        made = scheme.effective(layer, form, read_factors(folder, name, form)).reshape(weight.shape)
+        lost = power = 0.0
+        for g, (w, p) in enumerate(zip(group_weights(layer, weight), group_weights(layer, made))):
+            own = float(np.sum((w @ arrays[f"group{g}"]) * w))
+            power, lost = power + own, lost + output_error(arrays[f"group{g}"], w, p) * own
+        assert error == pytest.approx(lost / power, rel=1e-5) and 0 < error < 1
 
 
 def test_pruning_the_store_removes_the_arrays(tmp_path: Path) -> None:
@@ -165,8 +183,8 @@ def test_pruning_the_store_removes_the_arrays(tmp_path: Path) -> None:
     loaded = pipeline.load(model, lmdb)
     with ResultStore(tmp_path / "s.sqlite") as store, Workers().executor() as executor:
         folder = Path(
-            Decomposer(images_of(loaded, weights, lmdb, executor, store), {"g1": "spatial"}, WEIGHTED).prepare(
-                [("g1", 2)]
+            Decomposer(images_of(loaded, weights, lmdb, executor, store), WEIGHTED).prepare(
+                [("g1", Form("spatial", (2,)))]
             )
         )
         assert folder.is_dir()

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
+from enc_caffe.decomposition import group_spectra, schemes
 from enc_caffe.metrics.table import LayerMetrics, MetricsTable
 from enc_caffe.network import Convolution, Layer
 from enc_caffe.search.options import SearchOptions
@@ -33,6 +34,40 @@ def entry(name: str, channels: int, side: int, seed: int) -> LayerMetrics:
     return LayerMetrics(
         layer, "spatial", rank, (values,), tuple(samples), tuple(accuracy), None, (("sampled_divergence", divergence),)
     )
+
+
+def curves(name: str, inputs: int, outputs: int, side: int, kernel: int, seed: int) -> tuple[LayerMetrics, ...]:
+    """A layer with random weights in every scheme that takes it, each with a random falling divergence."""
+    geometry = Convolution(outputs, (kernel, kernel), pad=(kernel // 2,) * 2)
+    shapes = ((1, inputs, side, side),), ((1, outputs, side, side),)
+    layer = Layer(name, "Convolution", bottom_shapes=shapes[0], top_shapes=shapes[1], convolution=geometry)
+    rng = np.random.default_rng(seed)
+    weights, found = rng.standard_normal((outputs, inputs, kernel, kernel)), []
+    for scheme in schemes().values():
+        if scheme.refuses(layer):
+            continue
+        spectra = tuple(group_spectra(scheme.matrices(layer, weights)))
+        one = scheme.matrix_shape(layer) is not None
+        forms = scheme.forms(layer, spectra)
+        if not forms:
+            continue
+        places = tuple(sorted({1, (len(forms) + 1) // 2, len(forms)}))
+        divergence = np.sort(rng.random(len(places)))[::-1] * rng.choice((0.1, 1.0))
+        found.append(LayerMetrics(
+            layer, scheme.name, len(forms), spectra, places, (None,) * len(places), None, (("sampled_divergence", divergence.tolist()),),
+            () if one else forms, scheme.name == "spatial",
+        ))  # fmt: skip
+    return tuple(found)
+
+
+@st.composite
+def mixtures(draw: st.DrawFn) -> MetricsTable:
+    """One to three small layers in every scheme that takes them."""
+    made: list[LayerMetrics] = []
+    for i in range(draw(st.integers(1, 3))):
+        inputs, outputs = draw(st.integers(2, 4)), draw(st.integers(2, 4))
+        made += curves(f"l{i}", inputs, outputs, draw(st.sampled_from((3, 6))), draw(st.sampled_from((1, 3, 3))), draw(st.integers(0, 1000)))
+    return MetricsTable("net", "", tuple(made), 1.0)
 
 
 @st.composite

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 
 from enc_caffe.errors import InfeasibleError, MetricsError, UsageError
+from enc_caffe.form import Form
+from enc_caffe.metrics.latency import LatencyTable, LayerLatency
 from enc_caffe.metrics.table import MetricsTable
 from enc_caffe.search import exact
 from enc_caffe.search.build import build_problem
 from enc_caffe.search.options import SearchOptions
+from enc_caffe.search.problem import SearchResult
 from tests.search.tables import entry, options
 
 TABLE = MetricsTable("net", "", (entry("a", 8, 8, 0), entry("b", 16, 4, 1)), 1.0)
@@ -22,7 +24,7 @@ def test_costs_by_hand() -> None:
     assert problem.macs([2, 3]) == 2 * 64 * 48 + 3 * 16 * 96
     assert problem.cost("parameters", [2, 3]) == 2 * 48 + 3 * 96
     half = build_problem(TABLE, options(first_layer="half"))
-    assert half.fixed == {"a": 6} and half.fixed_costs == {"macs": 6 * 64 * 48, "parameters": 6 * 48}
+    assert half.fixed == {"a": Form("spatial", (6,))} and half.fixed_costs == {"macs": 6 * 64 * 48, "parameters": 6 * 48}
     keep = build_problem(TABLE, options(first_layer="keep"))
     assert keep.fixed == {} and keep.fixed_costs == {"macs": 64 * 9 * 64, "parameters": 9 * 64}
 
@@ -42,27 +44,37 @@ def test_allowed_ranks() -> None:
     # No multiple of 16 up to r_max 12: the layer stays whole.
     larger = MetricsTable("net", "", (*TABLE.layers, entry("c", 32, 4, 2)), 1.0)
     whole = build_problem(larger, options(first_layer="search", multiple_of=16, target_flops=0.9))
-    assert [x.name for x in whole.layers] == ["c"] and whole.fixed == {"b": 16}
+    assert [x.name for x in whole.layers] == ["c"] and whole.fixed == {"b": Form("spatial", (16,))}
     assert whole.fixed_costs["macs"] == 64 * 9 * 64 + 16 * 3 * 32 * 16
     # A bound of one rank fixes it; bounds on the first layer overrule what is said of first layers.
     fixed = build_problem(TABLE, options(bounds={"a": (5, 5)}))
-    assert fixed.fixed == {"a": 5}
+    assert fixed.fixed == {"a": Form("spatial", (5,))}
     assert len(build_problem(TABLE, options(bounds={"a": (2, 5)})).layers) == 2
     assert [x.name for x in build_problem(TABLE, options(first_layer="search", whole=frozenset({"b"}))).layers] == ["a"]
 
 
+def times(*names: str, highest: int = 0) -> LatencyTable:
+    """A table of layers that take 150 ns at rank 1 and 50 more for each further rank, and 1000 whole."""
+    entries = [m for m in TABLE.layers if m.name in names]
+    ends = [highest or m.max_rank for m in entries]
+    return LatencyTable(
+        "net", tuple(LayerLatency(m.name, n, 1000, (1, n), (150, 100 + 50 * n)) for m, n in zip(entries, ends)), {}
+    )
+
+
 def test_latency_is_a_cost_like_any_other() -> None:
-    curves = {m.name: (1000, 100 + 50 * np.arange(m.max_rank + 1, dtype=np.int64)) for m in TABLE.layers}
     wanted = options(target_flops=None, target_latency=0.4, first_layer="search")
-    problem = build_problem(TABLE, wanted, curves)
-    plan = exact.plans(problem)[0][0][0]
-    assert problem.cost("latency", plan) == 200 + 50 * sum(plan) <= 0.4 * 2000
+    problem = build_problem(TABLE, wanted, times("a", "b").time_of)
+    result = SearchResult(exact.plans(problem)[0][0][0], 0.0)
+    ranks = [f.ranks[0] for f in result.plan_forms(problem).values()]
+    assert len(ranks) == 2
+    assert problem.cost("latency", result.ranks) == 200 + 50 * sum(ranks) <= 0.4 * 2000
     with pytest.raises(UsageError, match="--target_latency needs --latency"):
         build_problem(TABLE, wanted)
     with pytest.raises(MetricsError, match="layer 'b': the latency table has no such layer"):
-        build_problem(TABLE, wanted, {"a": curves["a"]})
-    with pytest.raises(MetricsError, match="ends at rank 3, but r_max is 12"):
-        build_problem(TABLE, wanted, {**curves, "a": (5, np.arange(4))})
+        build_problem(TABLE, wanted, times("a").time_of)
+    with pytest.raises(MetricsError, match="layer 'a': the latency table ends at rank 3, but r_max is at least 4"):
+        build_problem(TABLE, wanted, times("a", "b", highest=3).time_of)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enc_caffe.errors import InfeasibleError
-from enc_caffe.metrics.table import read_metrics
+from enc_caffe.metrics.files import read_metrics
 from enc_caffe.search import exact
 from enc_caffe.search.build import build_problem
 from enc_caffe.search.methods import METHODS

@@ -64,11 +64,16 @@ def test_the_gap_of_cut_tables_holds(instance: tuple[list[Stage], np.ndarray], s
 
 
 def test_ties_and_many_layers() -> None:
-    # 60 equal layers: every plan of the same total is equally good, which is what slows branch and bound down.
+    # 60 equal layers: plans that differ in the order of layers alone are equally good, which is what slows branch and bound down.
     stage = Stage(np.arange(1, 33, dtype=np.int64)[:, None] * 7, np.log(np.arange(1, 33) / 32))
     found = solve([stage] * 60, np.array([60 * 16 * 7 + 3]), 5)
-    assert [s.value for s in found] == pytest.approx([60 * np.log(0.5)] * 1 + [s.value for s in found[1:]])
-    assert found[0].gap == 0 and sorted(set(found[0].picks)) == [15]
+    # The logarithm is concave: all at 16 of 32 is best, then one at 17 and another at 15 (60 x 59 such plans), before one at 15.
+    even = 60 * np.log(0.5)
+    assert [s.value for s in found] == pytest.approx([even, *[even + np.log(17 * 15 / 16**2)] * 4], abs=1e-9)
+    assert [s.gap for s in found] == [0] * 5 and sorted(set(found[0].picks)) == [15]
+    for s in found[1:]:
+        assert sorted(s.picks) == [14, *[15] * 58, 16]
+    assert len({s.picks for s in found}) == 5
 
 
 def test_multipliers_bound_from_above() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, Sequence
 
 import numpy as np
 import pytest
@@ -12,11 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enc_caffe.errors import InfeasibleError, UsageError
-from enc_caffe.metrics.table import MetricsTable, read_metrics
+from enc_caffe.form import WHOLE
+from enc_caffe.metrics.files import read_metrics
+from enc_caffe.metrics.table import MetricsTable
 from enc_caffe.search import enc_map, exact, random_search, uniform
 from enc_caffe.search.build import build_problem
 from enc_caffe.search.methods import METHODS, method_for, run
 from enc_caffe.search.options import SearchOptions
+from enc_caffe.search.problem import SearchLayer, SearchProblem
 from tests.search.tables import entry, options, tables
 
 
@@ -50,7 +54,7 @@ def test_contract(table, method, metric, target, parameters, first, multiple) ->
     assert result.log_objective == pytest.approx(problem.score(result.ranks))
     if result.log_objective > -np.inf:
         assert result.log_objective <= exact.plans(problem)[0][0][1] + 1e-9
-    ranks = result.plan_ranks(problem)
+    ranks = result.plan_forms(problem)
     names = {m.name for m in table.layers}
     assert set(ranks) == (names - {"l0"} if first == "keep" else names)
 
@@ -91,8 +95,8 @@ def test_published_enc_map(shared_data: Path, network, run_, metric, target, fir
     problem = build_problem(
         table, SearchOptions("map", metric, target, first_layer=first, preset="published")
     )  # fmt: skip
-    ranks = enc_map.search(problem).plan_ranks(problem)
-    off = [abs(r - wanted[n]) for n, r in ranks.items()]
+    forms = enc_map.search(problem).plan_forms(problem)
+    off = [abs(f.ranks[0] - wanted[n]) for n, f in forms.items()]
     assert max(off) <= 1 and off.count(0) >= exact_layers
 
 
@@ -156,6 +160,55 @@ def test_energy_takes_the_least_loss_per_cost_first() -> None:
             assert problem.score(other) <= problem.score(ranks) + 1e-12
 
 
+def by_hand(units: Sequence[int], metrics: Sequence[np.ndarray], target: float, **changes: Any) -> SearchProblem:
+    """Layers whose ranks 1 to r_max cost so many MACs each; y is y_p too."""
+    layers = tuple(
+        SearchLayer(f"l{i}", np.arange(1, len(y)), len(y) - 1, {"macs": unit * np.arange(len(y))}, y, lambda v: v, y)
+        for i, (unit, y) in enumerate(zip(units, metrics))
+    )
+    whole = sum(u * (len(y) - 1) for u, y in zip(units, metrics))
+    return SearchProblem(layers, {"macs": whole}, {"macs": target * whole}, options(target_flops=target, **changes))
+
+
+def test_energy_divides_by_what_a_rank_saves() -> None:
+    # A rank of the first layer loses twice the energy of one of the second, and saves ten times the MACs.
+    first, second = np.array([0, 0.92, 0.94, 0.96, 0.98, 1.0]), np.array([0, 0.96, 0.97, 0.98, 0.99, 1.0])
+    problem = by_hand((10, 1), (first, second), 35 / 55)
+    assert METHODS["energy"](problem, None).ranks == (3, 5)
+    # Where both save the same, the second goes first.
+    assert METHODS["energy"](by_hand((1, 1), (first, second), 0.8), None).ranks == (5, 3)
+
+
+def falling_loss() -> tuple[np.ndarray, np.ndarray]:
+    """Of 40 ranks each: a layer that hardly loses anything, and one that does."""
+    ranks = np.arange(41.0)
+    return np.exp(-1e-6 * (40 - ranks)), np.exp(-0.01 * (40 - ranks))
+
+
+def test_iterative_lets_a_layer_lose_15_percent_of_its_ranks_a_step() -> None:
+    # Of 40 ranks that is 6. A step of 5% of 120 MACs is 6 too, and the first layer, which hardly loses anything, pays for it.
+    def iterative(units: tuple[int, int], target: float) -> tuple[int, ...]:
+        return METHODS["iterative"](by_hand(units, falling_loss(), target, method="iterative"), None).ranks
+
+    assert iterative((1, 2), 0.95) == (34, 40)
+    # Of 280 MACs it is 14, 7 ranks of the first layer. Without a boundary it would pay alone.
+    assert exact.plans(by_hand((2, 5), falling_loss(), 0.95))[0][0][0] == (33, 40)
+    assert iterative((2, 5), 0.95) == (35, 39)
+    # From there another step.
+    assert iterative((1, 3), 0.95) == (35, 39) and iterative((1, 3), 0.9) == (30, 38)
+
+
+def test_iterative_goes_down_by_a_twentieth_of_the_whole_a_step() -> None:
+    problem = by_hand((1, 3), falling_loss(), 0.5, method="iterative")
+    result = METHODS["iterative"](problem, by_score(problem))
+    # Three plans a step are evaluated, and the first, which has the best prediction, is taken.
+    costs = [problem.macs(ranks) for ranks, _ in result.evaluated[::3]]
+    drops = [160 - costs[0], *(a - b for a, b in zip(costs, costs[1:]))]
+    # One rank of the second layer is 3 MACs: no step overshoots by more.
+    assert all(8 <= drop < 8 + 3 for drop in drops[:-1]) and costs[-1] <= 80 < costs[-2]
+    assert len(result.evaluated) == 3 * len(costs) and 8 <= len(costs) <= 10
+
+
 def test_random_plans_are_seeded_and_full() -> None:
     table = MetricsTable("net", "", tuple(entry(f"l{i}", 8, 8, i) for i in range(3)), 1.0)
     problem = build_problem(table, options(method="random", first_layer="search"))
@@ -215,11 +268,17 @@ def test_fixed_ranks_count_for_the_predicted_accuracy() -> None:
 
 def test_an_accuracy_within_a_latency_that_falls_with_the_rank() -> None:
     table = MetricsTable("net", "", tuple(entry(f"l{i}", 8, 8, i) for i in range(2)), 1.0)
-    curves = {m.name: (1000, np.linspace(900, 500, m.max_rank + 1).astype(np.int64)) for m in table.layers}
+    falling = np.linspace(900, 500, table.layers[0].max_rank + 1).astype(np.int64)
+
+    def time_of(layer, form):
+        return 1000 if form == WHOLE else int(falling[form.ranks[0]])
+
     wanted = SearchOptions("model", "measured", target_latency=0.65, target_accuracy=0.5, first_layer="search")
-    problem = build_problem(table, wanted, curves)
+    problem = build_problem(table, wanted, time_of)
     found = run(problem)
     assert found.accuracy >= 0.5 and problem.cost("latency", found.ranks) <= 0.65 * 2000
+    forms = found.plan_forms(problem)
+    assert sum(time_of(m.layer, forms.get(m.name, WHOLE)) for m in table.layers) == problem.cost("latency", found.ranks)
 
 
 def test_the_space_above_what_the_highest_ranks_cost_is_their_plan() -> None:

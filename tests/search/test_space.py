@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enc_caffe.errors import InfeasibleError
-from enc_caffe.metrics.table import MetricsTable, read_metrics
+from enc_caffe.metrics.files import read_metrics
+from enc_caffe.metrics.table import MetricsTable
 from enc_caffe.search import exact, space
 from enc_caffe.search.build import build_problem
 from enc_caffe.search.options import SearchOptions, space_settings

@@ -1,4 +1,4 @@
-"""PCA energy of a layer over its rank (Eq. 1 and 2)."""
+"""PCA energy of a matrix over its rank (Eq. 1 and 2)."""
 
 from __future__ import annotations
 

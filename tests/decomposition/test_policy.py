@@ -10,9 +10,10 @@ from enc_caffe import pipeline
 from enc_caffe.caffe_io.describe import describe
 from enc_caffe.caffe_io.prototxt import read_net, to_text
 from enc_caffe.caffe_io.variants import deploy_net, train_val_net
-from enc_caffe.policy import default_policy
+from enc_caffe.decomposition.policy import ALL, PAPER, parse_schemes, policy_for
+from enc_caffe.errors import UsageError
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 pytestmark = pytest.mark.caffe
 
 
@@ -24,11 +25,11 @@ def conv(name: str, bottom: str, outputs: int, kernel: int = 3, extra: str = "",
     )
 
 
-def policy_of(tmp_path: Path, body: str):
+def policy_of(tmp_path: Path, body: str, asked=PAPER, fully_connected: bool = False):
     """Policy of a network that reads 3 x 16 x 16 images."""
     head = 'name: "n"\nlayer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 3 dim: 16 dim: 16 } } }\n'
     (tmp_path / "n.prototxt").write_text(head + body)
-    return default_policy(describe(read_net(tmp_path / "n.prototxt")))
+    return policy_for(describe(read_net(tmp_path / "n.prototxt")), asked, fully_connected)
 
 
 def test_reasons(tmp_path: Path) -> None:
@@ -43,7 +44,8 @@ def test_reasons(tmp_path: Path) -> None:
         'layer { name: "fc" type: "InnerProduct" bottom: "plain" top: "fc" inner_product_param { num_output: 5 } }\n'
     )
     policy = policy_of(tmp_path, body)
-    assert policy.schemes == {"first": "channel", "plain": "spatial", "half": "spatial", "thin": "spatial"}
+    assert policy.paper == {"first": "channel", "plain": "spatial", "half": "spatial", "thin": "spatial"}
+    assert policy.schemes == {name: (scheme,) for name, scheme in policy.paper.items()}
     assert policy.whole["point"] == "1x1 convolution"
     assert policy.whole["deep"] == "depthwise convolution"
     assert "shared" in policy.whole["shared1"] and "shared" in policy.whole["shared2"]
@@ -66,7 +68,7 @@ def test_projections_are_shortcuts_and_identity_blocks_have_none(tmp_path: Path)
 def test_a_single_channel_is_not_depthwise(tmp_path: Path) -> None:
     loaded = pipeline.load(ROOT / "prototxt" / "digits" / "train_val.prototxt", None, (1, 8, 8))
     assert list(loaded.policy.schemes) == ["conv1", "conv2", "conv3", "conv4"]
-    assert loaded.policy.schemes["conv1"] == "channel"
+    assert loaded.policy.schemes["conv1"] == ("channel",)
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("prototxt/*/*.prototxt")), ids=lambda p: "/".join(p.parts[-2:]))
@@ -111,3 +113,63 @@ def test_old_formats_are_upgraded_as_caffe_does(tmp_path: Path) -> None:
     network = describe(read_net(tmp_path / "v1.prototxt"))
     assert [x.type for x in network.layers] == ["Input", "Convolution", "ReLU"]
     assert network["conv"].top_shapes == ((1, 4, 7, 7),)
+
+
+MIXED = (
+    conv("first", "data", 16) + conv("plain", "first", 16) + conv("point", "plain", 16, 1)
+    + conv("deep", "plain", 16, 3, "group: 16") + conv("half", "plain", 16, 3, "group: 2")
+    + conv("shared1", "plain", 16, more='param { name: "w" }') + conv("shared2", "shared1", 16, more='param { name: "w" }')
+    + conv("thin", "first", 1)
+    + 'layer { name: "up" type: "Deconvolution" bottom: "plain" top: "up" convolution_param { num_output: 4 kernel_size: 2 stride: 2 } }\n'
+    + 'layer { name: "fc" type: "InnerProduct" bottom: "plain" top: "fc" inner_product_param { num_output: 5 } }\n'
+)  # fmt: skip
+
+
+def test_all_lets_every_layer_have_whatever_takes_it(tmp_path: Path) -> None:
+    policy = policy_of(tmp_path, MIXED, ALL)
+    every = ("spatial", "spatial_t", "channel", "tucker2")
+    assert policy.schemes == {
+        "first": every, "plain": every, "point": ("channel",), "half": ("spatial", "spatial_t", "channel"),
+        # One output channel: the channel scheme has one rank, and nothing to choose.
+        "thin": ("spatial", "spatial_t", "tucker2"), "fc": ("inner_product",),
+    }  # fmt: skip
+    assert policy.whole["deep"] == "depthwise convolution"
+    assert "shared" in policy.whole["shared1"] and "deconvolution" in policy.whole["up"]
+    assert not set(policy.schemes) & set(policy.whole)
+    # What the paper gives is known beside it.
+    assert policy.paper == {"first": "channel", "plain": "spatial", "half": "spatial", "thin": "spatial"}
+
+
+def test_projections_are_decomposed_where_any_scheme_may_be(tmp_path: Path) -> None:
+    body = conv("stem", "data", 8) + conv("b0", "stem", 8) + conv("b1", "b0", 8) + conv("proj", "stem", 8, 1)
+    body += 'layer { name: "s" type: "Eltwise" bottom: "proj" bottom: "b1" top: "s" }\n'
+    assert policy_of(tmp_path, body).whole == {"proj": "1x1 convolution"}
+    assert policy_of(tmp_path, body, ALL).schemes["proj"] == ("channel",)
+
+
+def test_a_list_lets_layers_have_those_alone(tmp_path: Path) -> None:
+    policy = policy_of(tmp_path, MIXED, ("channel", "tucker2"))
+    assert policy.schemes["plain"] == ("channel", "tucker2") and policy.schemes["half"] == ("channel",)
+    assert policy.whole["fc"] == "fully connected, and none of the schemes asked for takes one"
+    only = policy_of(tmp_path, MIXED, ("spatial",))
+    assert only.whole["point"] == "1x1 convolution" and only.whole["deep"] == "depthwise convolution"
+    dense = policy_of(tmp_path, MIXED, ("inner_product",))
+    assert list(dense.schemes) == ["fc"]
+    assert dense.whole["plain"] == "a convolution, and none of the schemes asked for takes one"
+    two = policy_of(tmp_path, MIXED, ("tucker2",))
+    assert two.whole["half"] == "2 groups; it takes convolutions of one group"
+
+
+def test_fully_connected_layers_by_the_papers_policy(tmp_path: Path) -> None:
+    assert policy_of(tmp_path, MIXED, PAPER, True).schemes["fc"] == ("inner_product",)
+    assert policy_of(tmp_path, MIXED).whole["fc"] == "fully connected (--fully_connected decomposes it)"
+
+
+def test_words_of_schemes() -> None:
+    assert parse_schemes("paper") == PAPER and parse_schemes("all") == ALL
+    assert parse_schemes("spatial,channel,spatial") == ("spatial", "channel")
+    known = "is unknown%s; known are paper, all, spatial, spatial_t, channel, inner_product, tucker2"
+    for wrong, meant in (("spatail,channel", "spatial"), ("papers", "paper"), ("al", "all"), ("", None), (",", None), ("x,all", None)):
+        with pytest.raises(UsageError, match=f"--schemes {wrong}: ") as caught:
+            parse_schemes(wrong)
+        assert known % (f" (did you mean {meant}?)" if meant else "") in str(caught.value)

@@ -1,0 +1,173 @@
+"""enc-caffe from Python: the functions that the commands call, with the objects that they pass on.
+
+``import enc_caffe`` gives them as ``enc_caffe.load``, ``metrics``, ``search``, ``emit``, ``evaluate`` and ``compress``; nothing
+of this is imported before it is used. Source: the paper's Figure 1, whose steps these are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Callable, Optional, Union
+
+from enc_caffe.decomposition.policy import parse_schemes
+from enc_caffe.extensions import load_extensions
+from enc_caffe.planning import Found, search_plan
+from enc_caffe.search.options import SearchOptions
+
+# What opens images and starts Caffe is imported by the functions that need it: a search from a file needs neither.
+if TYPE_CHECKING:
+    from enc_caffe.measurement import Workers
+    from enc_caffe.metrics.table import MetricsTable
+    from enc_caffe.pipeline import Emitted, LoadedNetwork
+    from enc_caffe.plan import Plan
+    from enc_caffe.search.build import TimeOf
+    from enc_caffe.shapes import Shape
+
+Progress = Callable[[int, int], None]
+
+
+def load(
+    model: Union[str, Path], lmdb: Union[str, Path, None] = None, input_shape: Optional[Shape] = None, schemes: str = "paper",
+    **more: Any,
+) -> LoadedNetwork:  # fmt: skip
+    """Read a prototxt.
+
+    Parameters
+    ----------
+    model : path
+        Of a train_val or deploy prototxt.
+    lmdb : path, optional
+        Images that say how large the network's input is, where the prototxt does not.
+    input_shape : (C, H, W), optional
+        The same, stated.
+    schemes : str
+        What each layer may become: ``paper``, ``all``, or names such as ``spatial,channel``.
+    **more
+        As of :func:`enc_caffe.pipeline.load`.
+
+    Returns
+    -------
+    LoadedNetwork
+        ``.network`` has the layers with their shapes, ``.policy`` what may become of each.
+
+    Raises
+    ------
+    PrototxtError, NetworkError
+        If the file cannot be read, or describes no legal network.
+    UsageError
+        For a scheme that is not known.
+    """
+    from enc_caffe import pipeline
+
+    load_extensions()
+    path = None if lmdb is None else Path(lmdb)
+    return pipeline.load(Path(model), path, input_shape, schemes=parse_schemes(schemes), **more)
+
+
+def metrics(
+    network: LoadedNetwork,
+    weights: Union[str, Path],
+    lmdb: Union[str, Path, None] = None,
+    workers: Optional[Workers] = None,
+    store: Union[str, Path, None] = None,
+    decomposition: str = "svd",
+    top_k: int = 1,
+    progress: Progress = lambda done, all_: None,
+) -> MetricsTable:
+    """Layer metrics: singular values of every form's matrix (Eq. 1 and 2), and with images what each form costs in accuracy.
+
+    Parameters
+    ----------
+    weights : path
+        Caffemodel.
+    lmdb : path, optional
+        Images to measure on, a part of the training set; labels are used where there are some.
+    workers : Workers, optional
+        Where Caffe runs; one process on the CPU without it.
+    store : path, optional
+        SQLite file that keeps what was measured.
+    decomposition : {'svd', 'weighted'}
+        Factors of least error of the weights, or of the layers' outputs on the images.
+    top_k : {1, 5}
+        Which accuracy is the metric.
+
+    Raises
+    ------
+    WeightsError, DatasetError
+        If the caffemodel or the images do not fit the network.
+    """
+    from enc_caffe import measurement, pipeline
+    from enc_caffe.runtime.decomposer import Decomposer, Decomposition
+    from enc_caffe.runtime.store import ResultStore
+
+    weights = Path(weights)
+    table = pipeline.pca_metrics(network, weights)
+    if lmdb is None:
+        return table
+    with contextlib.ExitStack() as stack:
+        kept = stack.enter_context(ResultStore(Path(store))) if store is not None else None
+        executor = stack.enter_context((workers or measurement.Workers()).executor())
+        images = measurement.images_of(network, weights, Path(lmdb), executor, kept)
+        how = Decomposition(decomposition)
+        decomposer = None if how.plain else Decomposer(images, how)
+        return measurement.measured_metrics(images, table, top_k, True, progress, decomposer)
+
+
+def search(table: MetricsTable, time_of: Optional[TimeOf] = None, schemes: str = "paper", **options: Any) -> Found:
+    """A plan for a budget, from layer metrics alone.
+
+    Parameters
+    ----------
+    table : MetricsTable
+    time_of : callable of layer and form, optional
+        Nanoseconds, where ``target_latency`` is given (:meth:`enc_caffe.metrics.latency.LatencyTable.time_of`).
+    schemes : str
+        As of :func:`load`.
+    **options
+        Fields of :class:`enc_caffe.search.options.SearchOptions`: ``target_flops=0.5, method="model", metric="divergence"``.
+
+    Returns
+    -------
+    Found
+        ``.plan`` is the plan with its provenance, ``.result`` and ``.problem`` say how it was found.
+
+    Raises
+    ------
+    UsageError, InfeasibleError
+        For options that contradict each other, and budgets that cannot be met.
+    """
+    return search_plan(table, SearchOptions(schemes=parse_schemes(schemes), **options), None, time_of)
+
+
+def emit(
+    network: LoadedNetwork,
+    weights: Union[str, Path],
+    plan: Plan,
+    out: Union[str, Path],
+    force: bool = False,
+    **more: Any,
+) -> Emitted:
+    """Write the compressed network: prototxts, caffemodel, solver and plan; the folder appears whole or not at all.
+
+    Parameters
+    ----------
+    plan : Plan
+        ``search(...).plan``, or :func:`enc_caffe.plan.read_plan`.
+    out : path
+        Folder to make.
+    force : bool
+        Replace one that exists.
+    **more
+        As of :func:`enc_caffe.pipeline.emit`.
+
+    Raises
+    ------
+    PlanError
+        If the plan does not fit the network.
+    OutputError
+        If the folder exists or cannot be written.
+    """
+    from enc_caffe import pipeline
+
+    return pipeline.emit(network.with_fully_connected(plan), Path(weights), plan, Path(out), force=force, **more)

@@ -1,0 +1,194 @@
+"""Which schemes each layer may have, and why others stay whole.
+
+``paper`` is the paper's policy (its section VI), one scheme a layer: channel where the data enters, spatial elsewhere, 1x1
+convolutions, shortcuts and (unless asked for) fully connected layers whole. ``all`` lets every layer have every scheme that
+takes it; so does a list of schemes, with those alone.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from typing import Mapping, Union
+
+from enc_caffe.decomposition.channel import Channel
+from enc_caffe.decomposition.inner_product import FullyConnected
+from enc_caffe.decomposition.matrix import MatrixScheme
+from enc_caffe.decomposition.spatial import Spatial
+from enc_caffe.decomposition.table import named, scheme_for, schemes
+from enc_caffe.errors import UsageError
+from enc_caffe.network import Layer, Made, Network
+
+#: What ``--schemes`` takes: a word, or names of schemes.
+Schemes = Union[str, tuple[str, ...]]
+PAPER, ALL = "paper", "all"
+
+_PASS_THROUGH = frozenset({"BatchNorm", "Scale", "Bias", "ReLU", "PReLU", "ELU", "Dropout", "Split", "Power"})
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Schemes of every layer to decompose, and the reason for each weighted layer that stays whole.
+
+    Attributes
+    ----------
+    schemes : mapping of layer to names of schemes
+    whole : mapping of layer to why it stays whole
+    paper : mapping of layer to the scheme that the paper's policy gives it
+    """
+
+    schemes: Mapping[str, tuple[str, ...]]
+    whole: Mapping[str, str]
+    paper: Mapping[str, str]
+
+    def max_rank(self, network: Network, name: str) -> Union[int, None]:
+        """r_max of a layer that has one scheme of one rank."""
+        own = [scheme_for(s) for s in self.schemes.get(name, ())]
+        return own[0].max_rank(network[name]) if len(own) == 1 and own[0].ranks == 1 else None
+
+
+def parse_schemes(text: str) -> Schemes:
+    """``paper``, ``all``, or names from ``spatial,channel``.
+
+    Raises
+    ------
+    UsageError
+        For a name that is unknown, with the nearest known one.
+    """
+    if text in (PAPER, ALL):
+        return text
+    names = tuple(dict.fromkeys(part for part in text.split(",") if part)) or (text,)
+    known = schemes()
+    for name in names:
+        if name not in known:
+            words = [PAPER, ALL, *known]
+            near = difflib.get_close_matches(name, words, 1)
+            meant = f" (did you mean {near[0]}?)" if near else ""
+            raise UsageError(f"--schemes {text}: '{name}' is unknown{meant}; known are {', '.join(words)}")
+    return names
+
+
+def policy_for(network: Network, asked: Schemes = PAPER, fully_connected: bool = False) -> Policy:
+    """What may become of every layer.
+
+    Parameters
+    ----------
+    fully_connected : bool
+        Decompose fully connected layers by the paper's policy as well (the paper does where parameters are constrained).
+    """
+    paper, kept = _paper(network, fully_connected)
+    if asked == PAPER:
+        return Policy({n: (s,) for n, s in paper.items()}, kept, paper)
+    names = tuple(schemes()) if asked == ALL else tuple(asked)
+    table, able, whole = named(names), {}, {}
+    for layer in network.layers:
+        if not layer.has_weights and not layer.keep_reason:
+            continue
+        reasons = {s.name: layer.keep_reason or s.refuses(layer) or _too_small(s, layer) for s in table}
+        found = tuple(n for n, why in reasons.items() if not why)
+        if found:
+            able[layer.name] = found
+        else:
+            whole[layer.name] = _shared_reason(layer, reasons)
+    return Policy(able, whole, paper)
+
+
+def _too_small(scheme: object, layer: Layer) -> str:
+    if isinstance(scheme, MatrixScheme):
+        rank = scheme.max_rank(layer)
+        return f"r_max is {rank}: nothing to choose" if rank < 2 else ""
+    return ""
+
+
+def _shared_reason(layer: Layer, reasons: Mapping[str, str]) -> str:
+    """Why no scheme takes a layer, in few words."""
+    if layer.keep_reason:
+        return layer.keep_reason
+    own = [n for n in reasons if (n == FullyConnected.name) == (layer.inner_product is not None)]
+    if not own:
+        kind = "fully connected" if layer.inner_product is not None else "a convolution"
+        return f"{kind}, and none of the schemes asked for takes one"
+    different = list(dict.fromkeys(reasons[n] for n in own))
+    return "; ".join(different)
+
+
+def _paper(network: Network, fully_connected: bool) -> tuple[dict[str, str], dict[str, str]]:
+    """Scheme by layer, and why others stay whole."""
+    found: dict[str, str] = {}
+    whole: dict[str, str] = {}
+    shortcuts = _projection_shortcuts(network)
+    first = next((layer.name for layer in network.layers if layer.convolution is not None), None)
+    for layer in network.layers:
+        if not layer.has_weights and not layer.keep_reason:
+            continue
+        reason = _reason(layer, fully_connected, layer.name in shortcuts)
+        if reason:
+            whole[layer.name] = reason
+        elif layer.inner_product is not None:
+            found[layer.name] = FullyConnected.name
+        else:
+            found[layer.name] = Channel.name if layer.name == first else Spatial.name
+    for name in list(found):
+        rank = scheme_for(found[name]).max_rank(network[name])
+        if rank < 2:
+            whole[name] = f"r_max is {rank}: nothing to choose"
+            del found[name]
+    return found, whole
+
+
+def _reason(layer: Layer, fully_connected: bool, shortcut: bool) -> str:
+    if layer.keep_reason:
+        return layer.keep_reason
+    if layer.inner_product is not None:
+        return "" if fully_connected else "fully connected (--fully_connected decomposes it)"
+    if layer.kernel == (1, 1):
+        return "1x1 convolution"
+    if shortcut:
+        return "projection shortcut"
+    if layer.groups == layer.in_channels > 1:
+        return "depthwise convolution"
+    return ""
+
+
+def _projection_shortcuts(network: Network) -> set[str]:
+    """Convolutions that alone make up one branch of a sum whose other branch starts at the same blob."""
+    walk = network.walk
+
+    def upward(blob: Made) -> tuple[Layer, Made] | None:
+        # The weighted layer that makes this blob, seen through element-wise layers, and that layer's own bottom.
+        while blob in walk.producers:
+            layer = walk.producers[blob]
+            bottoms = walk.bottoms[layer.name]
+            if layer.convolution is not None:
+                return layer, bottoms[0]
+            if layer.type not in _PASS_THROUGH or not bottoms:
+                return None
+            blob = bottoms[0]
+        return None
+
+    def reaches(blob: Made, source: Made, without: Layer) -> bool:
+        todo, seen = [blob], set()
+        while todo:
+            current = todo.pop()
+            if current == source:
+                return True
+            if current in seen or current not in walk.producers or walk.producers[current] is without:
+                continue
+            seen.add(current)
+            todo.extend(walk.bottoms[walk.producers[current].name])
+        return False
+
+    found = set()
+    for bottoms in (walk.bottoms[x.name] for x in network.layers if x.type == "Eltwise"):
+        for blob in bottoms:
+            above = upward(blob)
+            if above is None:
+                continue
+            layer, source = above
+            for other in (b for b in bottoms if b != blob):
+                over = upward(other)
+                # The other branch must be longer (its last convolution does not read the shared blob itself), and reach
+                # the shared blob past this layer: the layer before an identity shortcut is no projection.
+                if over is not None and over[1] != source and reaches(over[1], source, layer):
+                    found.add(layer.name)
+    return found

@@ -1,0 +1,111 @@
+"""Factors that change a layer's OUTPUT least on real inputs, instead of its weights.
+
+With x the inputs that one output position sees (a column of :mod:`patches`) and y what the original layer makes of them,
+the stages are chosen to minimise E |y - W' x|^2 over all W' of the form. Only second moments are needed:
+C = E[x x'] and G = E[x y'], primes on vectors and moments being transposes. When x are the original's own inputs, G is C
+times the original's weights; when they come from an already compressed network while y stays the original's, the error
+of the layers before is made up for (the asymmetric reconstruction of [16], Zhang et al., "Accelerating very deep
+convolutional networks", section 3.4).
+
+* channel and inner product: reduced-rank regression, in closed form. With M = C^-1 G the best W' is V V' M', V the
+  leading eigenvectors of M' C M, which is the principal component analysis of the outputs.
+* kernels that are split: no closed form (:mod:`separable`, :mod:`tucker2`).
+
+A small multiple of the identity is added to C, and of the original weights to G: directions that the inputs never take
+(dead channels, fewer images than dimensions) are then decomposed as plain SVD would, and full rank stays exact.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Optional, Sequence
+
+import numpy as np
+import scipy.linalg
+
+from enc_caffe.network import Layer
+
+#: Added to the second moments, as a part of their mean diagonal.
+RIDGE = 1e-4
+#: Rounds of an alternation, and steps of conjugate gradients in each; more rounds change the error by a few percent.
+ROUNDS, STEPS = 4, 10
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Second moments of one group's inputs x (d,) and wanted outputs y (O/g,), float64, and their means.
+
+    Attributes
+    ----------
+    inputs : ndarray, shape (d, d), E[x x']
+    targets : ndarray, shape (d, O/g), E[x y']
+    """
+
+    inputs: np.ndarray
+    targets: np.ndarray
+
+    @classmethod
+    def of_original(cls, inputs: np.ndarray, weights: np.ndarray) -> Moments:
+        """Where the outputs wanted are those of ``weights`` (O/g, d) on these very inputs."""
+        return cls(inputs, inputs @ weights.T)
+
+    @cached_property
+    def best(self) -> np.ndarray:
+        """The weights (d, O/g) that least squares without a limit of rank would take."""
+        return solve(self.inputs, self.targets)
+
+
+def output_error(inputs: np.ndarray, weights: np.ndarray, other: np.ndarray) -> float:
+    """E |(W - W') x|^2 over E |W x|^2 for W, W' of shape (O/g, d) and E[x x'] of shape (d, d); 0 for dead inputs."""
+    lost, power = output_powers(inputs, weights, other)
+    return lost / power if power > 0 else 0.0
+
+
+def output_powers(inputs: Optional[np.ndarray], weights: np.ndarray, other: np.ndarray) -> tuple[float, float]:
+    """E |(W - W') x|^2 and E |W x|^2; of the weights themselves where nothing is known of the inputs."""
+    change = weights - other
+    if inputs is None:
+        return float(np.sum(change**2)), float(np.sum(weights**2))
+    return float(np.sum((change @ inputs) * change)), float(np.sum((weights @ inputs) * weights))
+
+
+def group_weights(layer: Layer, weights: np.ndarray) -> list[np.ndarray]:
+    """Every group's weights as (O/g, d), float64, d in the order of :func:`enc_caffe.decomposition.patches.patches`."""
+    flat = np.asarray(weights, np.float64)
+    if layer.inner_product is not None:
+        transposed = layer.inner_product.transposed
+        return [flat.reshape(layer.in_channels, -1).T if transposed else flat.reshape(layer.out_channels, -1)]
+    return list(flat.reshape(layer.groups, layer.out_channels // layer.groups, -1))
+
+
+def regular(layer: Layer, weights: np.ndarray, moments: Sequence[Moments]) -> list[Moments]:
+    """Every group's moments with a small multiple of the identity added to the inputs, and of its weights to the targets.
+
+    What solving for several forms of a layer has in common is kept in these.
+    """
+    return [_regular(m, w) for m, w in zip(moments, group_weights(layer, weights))]
+
+
+def _regular(moments: Moments, weights: np.ndarray) -> Moments:
+    d = len(moments.inputs)
+    # No input ever differed from zero: any weight is as large as nothing, and plain SVD is left.
+    ridge = RIDGE * float(np.trace(moments.inputs)) / d or 1.0
+    return Moments(moments.inputs + ridge * np.eye(d), moments.targets + ridge * weights.T)
+
+
+def reduced_rank(moments: Moments, rank: int) -> tuple[np.ndarray, np.ndarray]:
+    """Factors (O, rank) and (rank, d) of the W' of this rank with the least E |y - W' x|^2, in closed form."""
+    best = moments.best
+    _, vectors = scipy.linalg.eigh(moments.targets.T @ best)
+    left = vectors[:, ::-1][:, :rank]
+    return left, left.T @ best.T
+
+
+def solve(matrix: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """X of ``matrix X = right`` for a symmetric matrix that should be positive definite."""
+    try:
+        return np.asarray(scipy.linalg.cho_solve(scipy.linalg.cho_factor(matrix), right))
+    except scipy.linalg.LinAlgError:
+        # Rounding made it indefinite: the least-norm solution.
+        return np.asarray(scipy.linalg.lstsq(matrix, right)[0])

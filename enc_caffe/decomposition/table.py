@@ -1,0 +1,103 @@
+"""The table of schemes, and what a form means for a layer.
+
+A further scheme is one file: a module with a subclass of :class:`Scheme` that ends in ``register(MyScheme())``
+(:mod:`enc_caffe.extensions` says how it is found).
+"""
+
+from __future__ import annotations
+
+import difflib
+from functools import lru_cache
+from typing import Optional, Sequence
+
+from enc_caffe.decomposition.channel import Channel
+from enc_caffe.decomposition.inner_product import FullyConnected
+from enc_caffe.decomposition.scheme import Scheme
+from enc_caffe.decomposition.spatial import Spatial
+from enc_caffe.decomposition.spatial_t import SpatialTransposed
+from enc_caffe.decomposition.tucker2 import Tucker2
+from enc_caffe.errors import PlanError, UsageError
+from enc_caffe.form import WHOLE, Chain, Form, whole_chain
+from enc_caffe.network import Layer
+
+_SCHEMES: dict[str, Scheme] = {}
+
+
+def register(scheme: Scheme) -> Scheme:
+    """Add a scheme to the table, in the place of one of the same name."""
+    _SCHEMES[scheme.name] = scheme
+    return scheme
+
+
+for _scheme in (Spatial(), SpatialTransposed(), Channel(), FullyConnected(), Tucker2()):
+    register(_scheme)
+
+
+def schemes() -> dict[str, Scheme]:
+    """All schemes by name."""
+    return _SCHEMES
+
+
+def scheme_for(name: str) -> Scheme:
+    """Scheme by name; :class:`PlanError` naming the nearest and all known ones otherwise."""
+    known = schemes()
+    if name in known:
+        return known[name]
+    near = difflib.get_close_matches(name, known, 1)
+    meant = f" (did you mean {near[0]}?)" if near else ""
+    raise PlanError(f"unknown scheme '{name}'{meant}; known: {', '.join(known)}")
+
+
+def chain_of(layer: Layer, form: Form, placement: str = "exact") -> Chain:
+    """The layers that stand for a layer in a form."""
+    return whole_chain(layer) if form == WHOLE else scheme_for(form.scheme).chain(layer, form, placement)
+
+
+def check_form(layer: Layer, form: Form) -> None:
+    """Raise :class:`PlanError` where a layer cannot take a form, saying which schemes it can have."""
+    if form == WHOLE:
+        return
+    try:
+        scheme_for(form.scheme).check(layer, form)
+    except PlanError as exc:
+        able = [name for name, scheme in schemes().items() if not scheme.refuses(layer)]
+        raise PlanError(f"{exc}; it can have: {', '.join([WHOLE.scheme, *able])}") from None
+
+
+def check_worth(layer: Layer, form: Form) -> None:
+    """Raise :class:`PlanError` where a form costs more than the layer whole, r_max aside."""
+    if form == WHOLE:
+        return
+    scheme = scheme_for(form.scheme)
+    if scheme.matrix_shape(layer) is not None:
+        highest = scheme.max_rank(layer)
+        if form.ranks[0] > highest:
+            raise PlanError(
+                f"layer '{layer.name}' has rank {form.ranks[0]} in scheme '{form.scheme}'; 1 to r_max = {highest} is allowed"
+            )
+        return
+    cost, whole = form_cost(layer, form)[0], form_cost(layer, WHOLE)[0]
+    if cost > whole:
+        raise PlanError(
+            f"layer '{layer.name}' in form '{form}' has {cost} MACs, more than the {whole} that it has whole"
+        )
+
+
+@lru_cache(maxsize=2**16)
+def form_cost(layer: Layer, form: Form, convention: str = "exact", placement: str = "exact") -> tuple[int, int]:
+    """MACs of one image and parameters of a layer in a form, counted from its chain."""
+    chain = chain_of(layer, form, placement)
+    return chain.macs(layer, convention), chain.parameters(layer)
+
+
+def rank_of(form: Form) -> Optional[int]:
+    """The rank of a form that has just one."""
+    return form.ranks[0] if len(form.ranks) == 1 else None
+
+
+def named(names: Sequence[str]) -> list[Scheme]:
+    """Schemes by name; :class:`UsageError` naming the nearest known one otherwise."""
+    try:
+        return [scheme_for(name) for name in names]
+    except PlanError as exc:
+        raise UsageError(f"--schemes {','.join(names)}: {exc}") from None

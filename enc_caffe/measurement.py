@@ -43,7 +43,7 @@ class Workers:
     Attributes
     ----------
     number : int
-        Processes on the CPU; several have one BLAS thread each, a single one as many as the library takes.
+        Processes on the CPU, with one BLAS thread each: sums by several threads differ in the last digits with their number.
     gpus : str
         ``0,1`` or ``all``: one process for each device.
     scheduler : str
@@ -68,12 +68,12 @@ class Workers:
             If the scheduler does not answer.
         """
         if self.scheduler:
-            return ClusterExecutor(self.scheduler)
+            return ClusterExecutor(self.scheduler, self.limit)
         if self.gpus:
             return CaffeExecutor(gpus=devices(self.gpus), limit=self.limit)
         if self.number < 1:
             raise UsageError(f"--workers {self.number}: 1 or more are needed")
-        return CaffeExecutor(self.number, 1 if self.number > 1 else None, limit=self.limit)
+        return CaffeExecutor(self.number, limit=self.limit)
 
 
 def devices(text: str) -> tuple[int, ...]:

@@ -184,7 +184,7 @@ def evaluate(
     top_k: tuple[int, ...] = (1,),
     batch: int = 50,
     workers: int = 1,
-    threads: Optional[int] = None,
+    threads: int = 1,
     gpu: Optional[int] = None,
     progress: Callable[[int, int], None] = lambda done, all_: None,
     transform: Optional[Transform] = None,

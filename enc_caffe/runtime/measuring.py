@@ -75,6 +75,7 @@ class Subject:
             "images": self.store.file_digest(self.lmdb / "data.mdb"),
             "mean": None if rule.mean is None else digest_of(np.asarray(rule.mean).tolist()),
             "transformation": [rule.scale, rule.crop, rule.force_color],
+            "arithmetic": self.executor.arithmetic.key(),
         }
 
     def context(self, key: Mapping[str, Any]) -> str:
@@ -84,6 +85,7 @@ class Subject:
         about = {
             "network": self.look.network.name, "model": str(Path(self.source).absolute()),
             "weights": str(self.weights.absolute()), "lmdb": str(self.lmdb.absolute()), "images": self.look.images,
+            "computed by": self.executor.arithmetic.words(),
             **{f"digest of {k}": v for k, v in key.items() if k in ("weights", "images")},
         }  # fmt: skip
         return self.store.context(about, dict(key))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Callable, Mapping, Optional, Sequence
 
 from enc_caffe.caffe_io.datum import ImageLmdb
+from enc_caffe.caffe_io.feed import AS_WRITTEN, Feed
 from enc_caffe.caffe_io.variants import check_one_input
 from enc_caffe.errors import UsageError
 from enc_caffe.jsonfile import write_json
@@ -103,6 +104,7 @@ def compress(
     level: Optional[int] = None,
     stages: Sequence[str] = (),
     input_shapes: Optional[Mapping[str, Shape]] = None,
+    feed: Feed = AS_WRITTEN,
 ) -> Compressed:
     """Metrics, search, emission, and the accuracy of both networks on the test images.
 
@@ -113,13 +115,14 @@ def compress(
     ----------
     progress : callable of what is done, how much of it, and in all
     notice : callable of a line that a person should read
-    level, stages, input_shapes : optional
+    level, stages, input_shapes, feed : optional
         As of :func:`enc_caffe.pipeline.load`.
     """
     check_new(Path(out), force)
     if making.refine < 0:
         raise UsageError(f"--refine {making.refine}: 0 or more evaluations are needed")
-    loaded = load(model, lmdb, input_shape, fully_connected, python_layers, input_shapes, level, stages)
+    loaded = load(model, lmdb, input_shape, fully_connected, python_layers, input_shapes, level, stages, feed)
+    loaded = loaded.measurable()
     check_one_input(loaded.net, loaded.network, str(model))
     for line in loaded.unknown_types():
         notice(line)
@@ -156,7 +159,7 @@ def compress(
             blobs = chooser.decomposer.blobs(found.plan.ranks)
         return _finished(
             loaded, weights, table, found.plan, out, placement, solver, train_lmdb, Path(test_lmdb or lmdb), top_k, executor,
-            force, progress, blobs, chooser,
+            force, progress, blobs, chooser, notice,
         )  # fmt: skip
 
 
@@ -222,6 +225,7 @@ def _finished(
     loaded: LoadedNetwork, weights: Path, table: MetricsTable, plan: RankPlan, out: Path, placement: str,
     solver: Optional[Path], train_lmdb: Optional[Path], images: Path, top_k: tuple[int, ...], executor: Executor,
     force: bool, progress: Steps, blobs: Blobs, chooser: Optional[Chooser],
+    notice: Callable[[str], None],
 ) -> Compressed:  # fmt: skip
     with atomic_folder(Path(out), force) as work:
         emitted = emit(
@@ -233,7 +237,7 @@ def _finished(
         (work / "network").rmdir()
         write_metrics(work / "metrics.json", table)
         results: list[Optional[Evaluation]] = [None, None]
-        look = look_at(loaded.net, str(loaded.path), weights, images, any_output=True)
+        look = look_at(loaded.runnable.net, str(loaded.path), weights, images, loaded.transform, any_output=True)
         if look.labelled:
             networks = ((loaded.path, weights), (work / "train_val.prototxt", work / "compressed.caffemodel"))
             for i, (prototxt, caffemodel) in enumerate(networks):
@@ -248,6 +252,9 @@ def _finished(
                     python_layers=loaded.python_layers,
                     level=loaded.level,
                     stages=loaded.stages,
+                    feed=loaded.feed,
+                    # Where images chose the ranks it was said before.
+                    notice=notice if i == 0 and chooser is None else lambda line: None,
                 )
         before, after = results
         data: dict[str, Any] = {

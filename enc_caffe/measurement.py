@@ -19,6 +19,7 @@ from enc_caffe.pipeline import LoadedNetwork
 from enc_caffe.runtime.cluster import ClusterExecutor
 from enc_caffe.runtime.decomposer import Decomposer
 from enc_caffe.runtime.executor import LIMIT, CaffeExecutor, Executor
+from enc_caffe.runtime.feeding import fed_lines
 from enc_caffe.runtime.measure import ORIGINAL, Counts, Pair
 from enc_caffe.runtime.measuring import MEMORY, Subject, first_counts, layer_counts, subject
 from enc_caffe.runtime.store import ResultStore
@@ -108,7 +109,9 @@ def images_of(
 ) -> Subject:
     """The network with these images, ready to be measured."""
     macs = network_complexity(loaded.network, {}, loaded.policy.schemes, "exact", "all").macs
-    return subject(loaded.net, str(loaded.path), weights, lmdb, macs, executor, store, memory)
+    part = loaded.runnable
+    made = subject(part.net, str(loaded.path), weights, lmdb, macs, executor, store, memory, loaded.transform)
+    return replace(made, remark=part.words)
 
 
 def measured_metrics(
@@ -218,7 +221,9 @@ def falling_curves(table: MetricsTable) -> list[str]:
 def concerns(images: Subject, lmdb: Path) -> list[str]:
     """What a person should know of the images before anything is measured."""
     look = images.look
-    lines = [
+    lines = [images.remark] if images.remark else []
+    lines += fed_lines(images.net, images.source, images.weights, lmdb, look, images.executor)
+    lines += [
         f"layer '{p.name}' takes the batch's own statistics (use_global_stats: false): numbers depend on how many images a pass has"
         for p in images.net.layer
         if p.type == "BatchNorm" and in_phase(p, "TEST") and p.batch_norm_param.HasField("use_global_stats")

@@ -25,6 +25,8 @@ from rich.table import Table
 from rich.text import Text
 
 from enc_caffe import pipeline
+from enc_caffe.caffe_io.feed import AS_WRITTEN
+from enc_caffe.cli.feed import feed_of
 from enc_caffe.errors import UsageError
 from enc_caffe.measurement import Workers, default_store
 from enc_caffe.metrics.latency import read_latency
@@ -118,7 +120,7 @@ def load_network(args: argparse.Namespace, lmdb: Optional[Path], fully_connected
     """The network that the arguments of :func:`add_model` name; layers of unknown type are told on standard error."""
     loaded = pipeline.load(
         args.model, lmdb, args.input_shape, fully_connected, args.allow_python_layers, dict(args.top_shape), args.level,
-        args.stage,
+        args.stage, feed_of(args) if hasattr(args, "mean_value") else AS_WRITTEN,
     )  # fmt: skip
     for line in loaded.unknown_types():
         print(line, file=sys.stderr)

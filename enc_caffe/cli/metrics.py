@@ -19,6 +19,8 @@ from enc_caffe.cli.common import (
     stage_bars,
     workers,
 )
+from enc_caffe.cli.feed import add_feed
+from enc_caffe.cli.images import add_images, take_images
 from enc_caffe.measurement import concerns, falling_curves, images_of, measured_metrics
 from enc_caffe.metrics.sampling import sampler_from
 from enc_caffe.metrics.table import MetricsTable, write_metrics
@@ -32,7 +34,7 @@ def register(commands: Any) -> None:
         "metrics", help="singular values of every layer, and with --lmdb its measured accuracy by rank"
     )
     add_model(p)
-    p.add_argument("--lmdb", type=Path, help="a part of the training images to measure on (enc-caffe data partial)")
+    add_images(p, "a part of the training images to measure on (enc-caffe data partial)")
     p.add_argument("--samples", default="vbmf", help="vbmf (default), even:N, or fractions of r_max such as 0.1,0.5")
     p.add_argument("--accuracy", type=int, default=1, metavar="K", help="top-1 (default) or top-5 is the metric")
     p.add_argument("--fully_connected", action="store_true", help="decompose fully connected layers too")
@@ -42,6 +44,7 @@ def register(commands: Any) -> None:
         help="factors that are measured: of plain SVD (default), or of least error of the layer's output",
     )  # fmt: skip
     add_dense(p)
+    add_feed(p)
     add_workers(p)
     p.set_defaults(run=run)
 
@@ -49,6 +52,7 @@ def register(commands: Any) -> None:
 def run(args: argparse.Namespace) -> None:
     """Compute and write the metrics."""
     check_parent(args.out)
+    take_images(args)
     with claimed(args.out):
         _metrics(args)
 
@@ -56,6 +60,7 @@ def run(args: argparse.Namespace) -> None:
 def _metrics(args: argparse.Namespace) -> None:
     sampler = sampler_from(args.samples)
     loaded = load_network(args, args.lmdb, args.fully_connected)
+    loaded = loaded.measurable() if args.lmdb is not None else loaded
     number, done = len(loaded.policy.schemes), 0
     with progress_bar("singular values", number) as bar:
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,7 @@ from enc_caffe.runtime.decomposer import Decomposer, Decomposition
 from enc_caffe.runtime.evaluate import Evaluation, evaluate, look_at
 from enc_caffe.runtime.executor import Executor
 from enc_caffe.runtime.measuring import MEMORY, PlanEvaluator, Subject
+from enc_caffe.runtime.remaining import remaining
 from enc_caffe.runtime.store import ResultStore
 from enc_caffe.search.build import LatencyCurve
 from enc_caffe.search.methods import EVALUATING
@@ -46,6 +48,8 @@ class Compressed:
         Mean divergence of the compressed network from the original on the images that it was chosen by.
     making : str
         How its layers got their weights.
+    seen : bool
+        Whether the accuracies are those on the very images that the ranks or weights were chosen by.
     """
 
     emitted: Emitted
@@ -54,6 +58,7 @@ class Compressed:
     after: Optional[Evaluation]
     divergence: Optional[float] = None
     making: str = "svd"
+    seen: bool = False
 
 
 @dataclass(frozen=True)
@@ -141,11 +146,17 @@ def compress(
             for line in concerns(images, lmdb):
                 notice(line)
             sampled = measured_ranks(loaded, table, weights)
+            left = remaining(chooser.decomposer, sampled)
             seconds = estimate.stages(
                 images, [m.layer for m in table.layers], sampled, how.kind, options.metric != "pca",
-                making.refine + len(how.alternatives()), making.dense,
+                making.refine + len(how.alternatives()), making.dense, left,
             )  # fmt: skip
-            notice(f"measuring on {images.look.images} images: {estimate.words(seconds, executor.workers)}")
+            known = (
+                f"; {left.measured:.0%} of the metrics are known already"
+                if left.measured and options.metric != "pca"
+                else ""
+            )
+            notice(f"measuring on {images.look.images} images: {estimate.words(seconds, executor.workers)}{known}")
             if options.metric != "pca":
                 table = measured_metrics(
                     images, table, ranks=sampled, progress=chooser.step("metrics"), decomposer=chooser.decomposer,
@@ -161,6 +172,11 @@ def compress(
             loaded, weights, table, found.plan, out, placement, solver, train_lmdb, Path(test_lmdb or lmdb), top_k, executor,
             force, progress, blobs, chooser, notice,
         )  # fmt: skip
+
+
+def same_images(first: Path, second: Path) -> bool:
+    """Whether two names are of one LMDB."""
+    return os.path.samefile(Path(first) / "data.mdb", Path(second) / "data.mdb")
 
 
 class Chooser:
@@ -266,8 +282,10 @@ def _finished(
         for name, e in (("original", before), ("compressed", after)):
             if e is not None:
                 data[name] = {"correct": e.correct, "cross_entropy": e.cross_entropy}
+        seen = chooser is not None and same_images(images, chooser.decomposer.made.lmdb)
+        data["chosen_by_these_images"] = seen
         divergence = chooser.evaluator.divergence(plan.ranks) if chooser else None
         if chooser:
             data["divergence"] = {"mean": divergence, "images": chooser.decomposer.made.look.images}
         write_json(work / "evaluation.json", data)
-    return Compressed(emitted, plan, before, after, divergence, data["decomposition"])
+    return Compressed(emitted, plan, before, after, divergence, data["decomposition"], seen)

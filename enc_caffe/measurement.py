@@ -218,11 +218,11 @@ def falling_curves(table: MetricsTable) -> list[str]:
     return names
 
 
-def concerns(images: Subject, lmdb: Path) -> list[str]:
-    """What a person should know of the images before anything is measured."""
-    look = images.look
+def concerns(images: Subject, lmdb: Optional[Path] = None) -> list[str]:
+    """What a person should know of the images, which they call ``lmdb``, before anything is measured."""
+    look, lmdb = images.look, lmdb or images.lmdb
     lines = [images.remark] if images.remark else []
-    lines += fed_lines(images.net, images.source, images.weights, lmdb, look, images.executor)
+    lines += fed_lines(images.net, images.source, images.weights, images.lmdb, look, images.executor)
     lines += [
         f"layer '{p.name}' takes the batch's own statistics (use_global_stats: false): numbers depend on how many images a pass has"
         for p in images.net.layer

@@ -26,7 +26,7 @@ from enc_caffe.cli.common import (
     workers,
 )
 from enc_caffe.cli.feed import add_feed, feed_of
-from enc_caffe.cli.images import add_images, take_images
+from enc_caffe.cli.images import add_images, shown, take_images
 from enc_caffe.compression import Making, compress
 from enc_caffe.output import check_new, claimed
 
@@ -96,8 +96,10 @@ def run(args: argparse.Namespace) -> None:
         if evaluation is not None:
             row += [*(f"{evaluation.accuracy(k):.4f}" for k in top_k), f"{evaluation.cross_entropy:.4f}"]
         rows.append(row)
-    images = args.test_lmdb or args.lmdb
-    title = f"accuracy on {result.before.images} images of {images}, without fine-tuning" if result.before else ""
+    images = shown(args, "test_") or shown(args)
+    # A network is better on images that it was fitted to than on others.
+    seen = ", the very ones it was fitted to (others may lose more: give --test_lmdb)" if result.seen else ""
+    title = f"accuracy on {result.before.images} images of {images}{seen}, without fine-tuning" if result.before else ""
     headers = ["network", "MACs", "weights"] + (
         [*(f"top-{k}" for k in top_k), "cross-entropy"] if result.before else []
     )
@@ -105,7 +107,7 @@ def run(args: argparse.Namespace) -> None:
     if result.before is None:
         print(f"{images}: no labels, or a network without class scores: no accuracy")
     if result.divergence is not None:
-        print(f"divergence from the original on the images of {args.lmdb}: {result.divergence:.4f}; {result.making}")
+        print(f"divergence from the original on the images of {shown(args)}: {result.divergence:.4f}; {result.making}")
     refined = result.plan.about.get("refined")
     if refined:
         print(

@@ -22,7 +22,7 @@ from enc_caffe.cli.common import (
     workers,
 )
 from enc_caffe.cli.feed import add_feed
-from enc_caffe.cli.images import add_images, take_images
+from enc_caffe.cli.images import add_images, shown, take_images
 from enc_caffe.compression import Chooser
 from enc_caffe.errors import UsageError
 from enc_caffe.measurement import concerns, images_of
@@ -86,12 +86,12 @@ def _calibrated(args: argparse.Namespace, loaded: pipeline.LoadedNetwork, plan: 
     if how.plain:
         return {}, ""
     if args.lmdb is None:
-        raise UsageError(f"--decomposition and --recalibrate ({how.words()}) look at images: give --lmdb")
+        raise UsageError(f"--decomposition and --recalibrate ({how.words()}) look at images: give --lmdb or --images")
     schemes = pipeline.plan_schemes(loaded, plan, str(args.ranks))
     loaded.check_measurable(plan.ranks, str(args.ranks))
     with open_store(args) as store, workers(args).executor() as executor, stage_bars() as bars:
         images = images_of(loaded, args.weights, args.lmdb, executor, store, int(args.memory * 2**30))
-        for line in concerns(images, args.lmdb):
+        for line in concerns(images, shown(args)):
             print(line, file=sys.stderr)
         chooser = Chooser(images, schemes, how, args.stride_placement, bars)
         chooser.settle(plan.ranks)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 from enc_caffe.caffe_io.collection import collection, wanted_of
 from enc_caffe.caffe_io.describe import set_state
@@ -26,6 +26,12 @@ def add_images(command: Any, words: str, required: bool = False, prefix: str = "
         f"--{prefix}images", type=Path, metavar=FORMS,
         help="the same as a folder of images (or of a folder for each class), a list as of convert_imageset, or arrays",
     )  # fmt: skip
+
+
+def shown(args: argparse.Namespace, prefix: str = "") -> Optional[Path]:
+    """What the user calls the images: a folder that was made into an LMDB keeps its name."""
+    given: Optional[Path] = getattr(args, f"{prefix}images", None) or getattr(args, f"{prefix}lmdb")
+    return given
 
 
 def take_images(args: argparse.Namespace) -> None:

@@ -20,7 +20,7 @@ from enc_caffe.cli.common import (
     workers,
 )
 from enc_caffe.cli.feed import add_feed
-from enc_caffe.cli.images import add_images, take_images
+from enc_caffe.cli.images import add_images, shown, take_images
 from enc_caffe.measurement import concerns, falling_curves, images_of, measured_metrics
 from enc_caffe.metrics.sampling import sampler_from
 from enc_caffe.metrics.table import MetricsTable, write_metrics
@@ -86,14 +86,16 @@ def _measured(
         images = images_of(loaded, args.weights, args.lmdb, executor, store, int(args.memory * 2**30))
         look, start = images.look, time.perf_counter()
         if not look.labelled:
-            print(f"{args.lmdb}: no labels; the divergence from the original is measured, no accuracy", file=sys.stderr)
+            print(
+                f"{shown(args)}: no labels; the divergence from the original is measured, no accuracy", file=sys.stderr
+            )
         elif look.classes_seen < look.scores.classes:
             print(
-                f"{args.lmdb}: {look.images} images of {look.classes_seen} classes, but the network has {look.scores.classes}; "
+                f"{shown(args)}: {look.images} images of {look.classes_seen} classes, but the network has {look.scores.classes}; "
                 "the measured accuracies say little of the others",
                 file=sys.stderr,
             )
-        for line in concerns(images, args.lmdb):
+        for line in concerns(images, shown(args)):
             print(line, file=sys.stderr)
         with stage_bars() as stages:
             first: list[int] = []
@@ -116,9 +118,9 @@ def _measured(
         print(f"top-{args.accuracy} accuracy of the original: {measured.baseline_accuracy:.4f}")
     falling = falling_curves(measured)
     if falling:
-        shown = ", ".join(falling[:5]) + (f" and {len(falling) - 5} more" if len(falling) > 5 else "")
+        names = ", ".join(falling[:5]) + (f" and {len(falling) - 5} more" if len(falling) > 5 else "")
         print(
-            f"accuracy falls somewhere as the rank rises in {len(falling)} layers ({shown}): the samples are kept as they are; "
+            f"accuracy falls somewhere as the rank rises in {len(falling)} layers ({names}): the samples are kept as they are; "
             "PCHIP goes through all of them, and ENC-Map's inverse leaves out those that fall"
         )
     return measured

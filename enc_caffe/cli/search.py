@@ -25,7 +25,7 @@ from enc_caffe.cli.common import (
     workers,
 )
 from enc_caffe.cli.feed import add_feed
-from enc_caffe.cli.images import add_images, take_images
+from enc_caffe.cli.images import add_images, shown, take_images
 from enc_caffe.errors import MetricsError, UsageError
 from enc_caffe.jsonfile import write_json
 from enc_caffe.measurement import concerns, images_of
@@ -106,7 +106,7 @@ def _accuracy(args: argparse.Namespace, table: MetricsTable) -> Iterator[PlanAcc
         store, executor = stack.enter_context(open_store(args)), stack.enter_context(workers(args).executor())
         bar = stack.enter_context(progress_bar("images", None))
         images = images_of(loaded, args.weights, args.lmdb, executor, store, int(args.memory * 2**30))
-        for line in concerns(images, args.lmdb):
+        for line in concerns(images, shown(args)):
             print(line, file=sys.stderr)
         yield PlanEvaluator(
             images, schemes, args.stride_placement, args.accuracy,

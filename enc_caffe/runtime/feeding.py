@@ -96,7 +96,9 @@ def responses(net: Any, weights: Path, lmdb: Path, look: Images, executor: Execu
         f"means {off:.2g} standard deviations from its own (medians over channels, first {images} images)"
     )
     near = off <= NEAR and 1 / ALIKE <= ratio <= ALIKE
-    verdict = "which fits." if near else "which does not fit: the network was trained on other values."
+    verdict = (
+        "which fits." if near else "which does not fit: was it trained on other values, or on images of another kind?"
+    )
     return f"{what}, {verdict}", near or 1 / FAR <= ratio <= FAR
 
 

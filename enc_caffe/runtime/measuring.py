@@ -160,6 +160,11 @@ def batch_for(network: Network, memory: int, workers: int, factors: int = 0) -> 
     return int(max(1, min(LARGEST_BATCH, room // max(1, image))))
 
 
+def counts_key(made: Subject, schemes: Mapping[str, str], key: Optional[Mapping[str, Any]] = None) -> dict[str, Any]:
+    """What counts of single layers depend on."""
+    return {**made.key(), "schemes": dict(sorted(schemes.items())), **(key or {})}
+
+
 def layer_counts(
     made: Subject,
     schemes: Mapping[str, str],
@@ -184,7 +189,7 @@ def layer_counts(
     batch = min(batch_for(network, made.memory, made.executor.workers, room), made.chunk)
     task = net_task(made, layers, {x.name: schemes[x.name] for x in layers}, batch)
     task = replace(task, factors=factors)
-    whole = {**made.key(), "schemes": dict(sorted(task.schemes.items())), **(key or {})} if made.store else {}
+    whole = counts_key(made, task.schemes, key) if made.store else {}
     return measure(
         task, pairs, made.look.images, made.chunk, made.executor, made.store, made.context(whole), progress=progress
     )

@@ -135,6 +135,13 @@ def test_images_that_cannot_be_had(kit: Path, capsys, make: str, words: str) -> 
     assert not (kit / "o.json").exists()
 
 
+def test_sizes_are_known_by_the_images(kit: Path, capsys) -> None:
+    given = ["--model", str(kit / "train_val.prototxt"), "--images", str(kit / "pictures")]
+    assert main(["inspect", *given]) == 0
+    assert "12x12" in capsys.readouterr().out
+    assert main(["latency", *given, "--ranks", "2", "--out", str(kit / "l.json")]) == 0
+
+
 def test_images_and_lmdb_exclude_each_other(kit: Path, capsys) -> None:
     with pytest.raises(SystemExit) as caught:
         metrics(kit, "o.json", "--images", "a", "--lmdb", "b")

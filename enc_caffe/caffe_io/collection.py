@@ -14,7 +14,7 @@ from typing import Any, Callable, Optional
 from enc_caffe.caffe_io.datum import write_lmdb
 from enc_caffe.caffe_io.describe import data_layers, selected
 from enc_caffe.caffe_io.feed import Feed
-from enc_caffe.caffe_io.sources import Pictures, from_npz, in_folder, in_list, read_picture, records_of
+from enc_caffe.caffe_io.sources import Pictures, from_npz, in_folder, in_list, records_of
 from enc_caffe.errors import DatasetError
 
 #: Raised when the same files would become other records.
@@ -84,7 +84,7 @@ def collection(
         pictures = in_folder(source) if source.is_dir() else in_list(source)
         wanted = _decided(pictures, wanted, notice)
     files = (source,) if pictures is None else pictures.files
-    path = cache / _digest(source, files, pictures, wanted) / source.name
+    path = cache / _digest(source, files, pictures, wanted) / (source.resolve().name or "images")
     if (path / "data.mdb").is_file():
         return path
     number, records = (
@@ -113,11 +113,9 @@ def _decided(pictures: Pictures, wanted: Wanted, notice: Callable[[str], None]) 
     """What is wanted, with the size that images are brought to where the network takes one only."""
     if wanted.fixed is None or wanted.resize is not None:
         return wanted
-    first = read_picture(pictures.files[0], wanted.gray).shape[1:]
     height, width = wanted.fixed
     notice(
-        f"{pictures.source}: images are resized to {height}x{width} (height x width), the network's input; the first has "
-        f"{first[0]}x{first[1]}"
+        f"{pictures.source}: images of another size are resized to {height}x{width} (height x width), the network's input"
     )
     return Wanted(wanted.gray, wanted.fixed)
 

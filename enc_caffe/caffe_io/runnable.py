@@ -19,6 +19,8 @@ from enc_caffe.shapes import KNOWN_TYPES, UNKNOWN, count
 OUTPUT = "enc_caffe_outputs"
 #: Values of all outputs of an image at most; of larger ones means over 2x2, 3x3 ... places are compared.
 VALUES = 100_000
+#: Layers of forks that ask a bottom for its size alone: its values are no output.
+SIZES_ONLY = frozenset({"PriorBox", "DensePriorBox", "PriorVBox"})
 #: Outputs that are named in a line at most.
 NAMED = 4
 
@@ -102,7 +104,7 @@ def _outputs(kept: list[Any], gone: list[Any]) -> list[str]:
     """Blobs that the layers left out would read, or that nothing reads."""
     made = {t: None for p in kept if not reads_data(p) and p.type != "Input" for t in p.top}
     read = {b for p in kept for b in p.bottom if b not in p.top}
-    wanted = {b for p in gone for b in p.bottom}
+    wanted = {b for p in gone if p.type not in SIZES_ONLY for b in p.bottom}
     return [blob for blob in made if blob in wanted or blob not in read]
 
 

@@ -28,6 +28,11 @@ def add_images(command: Any, words: str, required: bool = False, prefix: str = "
     )  # fmt: skip
 
 
+def kept_images() -> Path:
+    """Where LMDBs that were made of images are kept."""
+    return cache_folder() / "images"
+
+
 def shown(args: argparse.Namespace, prefix: str = "") -> Optional[Path]:
     """What the user calls the images: a folder that was made into an LMDB keeps its name."""
     given: Optional[Path] = getattr(args, f"{prefix}images", None) or getattr(args, f"{prefix}lmdb")
@@ -45,6 +50,6 @@ def take_images(args: argparse.Namespace) -> None:
         source = getattr(args, f"{prefix}images")
         with progress_bar(f"reading {source}", None) as bar:
             lmdb = collection(
-                source, cache_folder() / "images", wanted, bar, lambda line: print(line, file=sys.stderr)
+                source, kept_images(), wanted, bar, lambda line: print(line, file=sys.stderr)
             )  # fmt: skip
         setattr(args, f"{prefix}lmdb", lmdb)

@@ -51,7 +51,7 @@ def fed_lines(
             "--scale, --channel_order (--scale 1 says that 0 to 255 is right)"
         )
     elif not fits:
-        lines.append(f"WARNING: {word}")
+        lines.append(f"WARNING: {word} Was it trained on other values, or on images of another kind?")
     return lines
 
 
@@ -96,9 +96,7 @@ def responses(net: Any, weights: Path, lmdb: Path, look: Images, executor: Execu
         f"means {off:.2g} standard deviations from its own (medians over channels, first {images} images)"
     )
     near = off <= NEAR and 1 / ALIKE <= ratio <= ALIKE
-    verdict = (
-        "which fits." if near else "which does not fit: was it trained on other values, or on images of another kind?"
-    )
+    verdict = "which fits." if near else "which does not fit."
     return f"{what}, {verdict}", near or 1 / FAR <= ratio <= FAR
 
 

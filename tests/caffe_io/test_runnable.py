@@ -33,10 +33,10 @@ def permuted(name: str) -> str:
     )  # fmt: skip
 
 
-#: A detector as SSD has it: two heads, boxes, a layer that reads the image too, and layers of a fork at the end.
+#: A detector as SSD has it: two heads, a layer that reads an early blob, boxes that ask for sizes, and layers of a fork at the end.
 HEADS = (
     permuted("loc") + permuted("conf")
-    + 'layer { name: "boxes" type: "PriorBox" bottom: "c2" bottom: "data" top: "boxes" prior_box_param { min_size: 3 } }\n'
+    + nets.simple("norm", "Normalize", "c1", "norm") + 'layer { name: "boxes" type: "PriorBox" bottom: "c2" bottom: "data" top: "boxes" prior_box_param { min_size: 3 } }\n'
     + 'layer { name: "out" type: "DetectionOutput" bottom: "loc_flat" bottom: "conf_flat" bottom: "boxes" top: "out" '
     "detection_output_param { num_classes: 2 } }\n"
 )  # fmt: skip
@@ -66,15 +66,15 @@ def test_the_outputs_are_what_the_missing_layers_would_read(tmp_path: Path) -> N
     _, weights = nets.write_net(tmp_path, INPUT + BODY)
     net, network = described(tmp_path / "whole", INPUT + BODY + HEADS)
     part = runnable(net, network, "n.prototxt")
-    assert part.missing == {"loc_perm", "loc_flat", "conf_perm", "conf_flat", "boxes", "out"}
+    assert part.missing == {"loc_perm", "loc_flat", "conf_perm", "conf_flat", "norm", "boxes", "out"}
     assert part.words == (
-        "n.prototxt: Caffe has no type 'Permute' (layer 'loc_perm'): the network is run up to there, and its outputs c2, loc, "
-        "conf compared; the 6 layers left out are carried through"
+        "n.prototxt: Caffe has no type 'Permute' (layer 'loc_perm'): the network is run up to there, and its outputs c1, loc, "
+        "conf compared; the 7 layers left out are carried through"
     )
     data = np.random.default_rng(0).normal(0, 1, (2, 3, 12, 12)).astype(np.float32)
     with CaffeExecutor() as executor:
         (found,) = executor.result(executor.submit(outputs, to_text(part.net), str(weights), data, [OUTPUT]))
-        wanted = executor.result(executor.submit(outputs, INPUT + BODY, str(weights), data, ["c2", "loc", "conf"]))
+        wanted = executor.result(executor.submit(outputs, INPUT + BODY, str(weights), data, ["c1", "loc", "conf"]))
     np.testing.assert_array_equal(found, np.concatenate([w.reshape(2, -1) for w in wanted], axis=1))
 
 
@@ -85,9 +85,12 @@ def test_of_large_outputs_means_are_compared(tmp_path: Path, monkeypatch: pytest
     data = np.random.default_rng(0).normal(0, 1, (1, 3, 12, 12)).astype(np.float32)
     with CaffeExecutor() as executor:
         (found,) = executor.result(executor.submit(outputs, to_text(part.net), str(weights), data, [OUTPUT]))
-        wanted = executor.result(executor.submit(outputs, INPUT + BODY, str(weights), data, ["c2", "loc", "conf"]))
-    # 936 values: means over 2x2 places.
-    means = [w.reshape(1, w.shape[1], 3, 2, 3, 2).mean(axis=(3, 5)).reshape(1, -1) for w in wanted]
+        wanted = executor.result(executor.submit(outputs, INPUT + BODY, str(weights), data, ["c1", "loc", "conf"]))
+    # 1,656 values: means over 3x3 places. The first output is read after the ReLU that stands in its place.
+    means = [
+        w.reshape(1, w.shape[1], w.shape[2] // 3, 3, w.shape[3] // 3, 3).mean(axis=(3, 5)).reshape(1, -1)
+        for w in wanted
+    ]
     np.testing.assert_allclose(found, np.concatenate(means, axis=1), rtol=1e-5, atol=1e-6)
 
 

@@ -87,7 +87,7 @@ def test_pictures_of_several_sizes_are_brought_to_the_networks_input(kit: Path, 
                  str(kit / "pictures"), "--target_flops", "0.6", "--quality", "best", "--refine", "0", "--store", str(kit / "s"),
                  "--out", str(out), *FLAGS]) == 0  # fmt: skip
     said = capsys.readouterr()
-    assert "images are resized to 12x12 (height x width), the network's input; the first has 12x12" in said.err
+    assert "images of another size are resized to 12x12 (height x width), the network's input" in said.err
     assert json.loads((out / "evaluation.json").read_text())["images"] == 30
     lmdb = ImageLmdb(next((kit / "cache" / "images").iterdir()) / "pictures")
     assert {i.pixels.shape for i in lmdb.images()} == {(3, 12, 12)}
@@ -140,6 +140,15 @@ def test_sizes_are_known_by_the_images(kit: Path, capsys) -> None:
     assert main(["inspect", *given]) == 0
     assert "12x12" in capsys.readouterr().out
     assert main(["latency", *given, "--ranks", "2", "--out", str(kit / "l.json")]) == 0
+
+
+def test_what_was_made_of_images_can_be_removed(kit: Path, capsys) -> None:
+    assert metrics(kit, "a.json", "--images", str(kit / "pictures")) == 0
+    results = (kit / "s").read_bytes()
+    assert main(["store", "prune", "--images", "--store", str(kit / "s")]) == 0
+    assert not (kit / "cache" / "images").exists() and (kit / "s").read_bytes() == results
+    assert "LMDBs made of --images were removed" in capsys.readouterr().out
+    assert main(["store", "prune", "--images", "--store", str(kit / "s")]) == 0
 
 
 def test_images_and_lmdb_exclude_each_other(kit: Path, capsys) -> None:

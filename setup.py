@@ -46,6 +46,6 @@ setup(
         'tomli>=2.0; python_version < "3.11"',
     ],
     extras_require=EXTRAS,
-    entry_points={"console_scripts": ["enc-caffe = enc_caffe.cli:main"]},
+    entry_points={"console_scripts": ["enc-caffe = enc_caffe.__main__:main"]},
     classifiers=["Programming Language :: Python :: 3"],
 )

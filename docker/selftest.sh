@@ -41,7 +41,7 @@ rm -rf "$out/stopped"
 set -- enc-caffe finetune --solver "$out/demo/compressed-50/solver.prototxt" --weights "$out/demo/compressed-50/compressed.caffemodel" --out "$out/stopped"
 tini -s -- docker/entrypoint.sh "$@" --max_iter 1000000 --snapshot 1000000 &
 first=$!
-wait_for 60 begun "$out/stopped/caffe_train.log"
+wait_for 600 begun "$out/stopped/caffe_train.log"
 kill -TERM $first
 status=0
 wait $first || status=$?
@@ -58,7 +58,7 @@ sed -e 's/^max_iter:.*/max_iter: 1000000/' -e 's/^snapshot:.*/snapshot: 1000000/
     -e "s#^snapshot_prefix:.*#snapshot_prefix: \"$out/stopped-caffe/snapshot\"#" "$out/solver-100.prototxt" >"$out/stopped-caffe/solver.prototxt"
 tini -s -- docker/entrypoint.sh caffe train -solver "$out/stopped-caffe/solver.prototxt" >"$out/stopped-caffe/log" 2>&1 &
 first=$!
-wait_for 60 begun "$out/stopped-caffe/log"
+wait_for 600 begun "$out/stopped-caffe/log"
 kill -TERM $first
 wait $first || fail "caffe train ended with status $?"
 [ -n "$(snapshots stopped-caffe)" ] || fail "no snapshot"
@@ -68,11 +68,11 @@ say "a Dask scheduler and two workers"
 dask scheduler --host 127.0.0.1 --port 18786 --no-dashboard >"$out/scheduler.log" 2>&1 &
 scheduler=$!
 for worker in 1 2; do
-    OPENBLAS_NUM_THREADS=1 dask worker tcp://127.0.0.1:18786 --nthreads 1 --no-dashboard --local-directory /tmp >"$out/worker-$worker.log" 2>&1 &
+    dask worker tcp://127.0.0.1:18786 --nthreads 1 --no-dashboard --local-directory /tmp >"$out/worker-$worker.log" 2>&1 &
     workers="${workers:-} $!"
 done
-wait_for 60 grep -qs 'Registered to' "$out/worker-1.log"
-wait_for 60 grep -qs 'Registered to' "$out/worker-2.log"
+wait_for 600 grep -qs 'Registered to' "$out/worker-1.log"
+wait_for 600 grep -qs 'Registered to' "$out/worker-2.log"
 rm -f "$out/cluster.json" "$out/cluster.sqlite"
 enc-caffe metrics --model "$out/demo/original/train_val.prototxt" --weights "$out/demo/original/finetuned.caffemodel" --lmdb "$out/demo/digits_test_lmdb" \
     --scheduler tcp://127.0.0.1:18786 --store "$out/cluster.sqlite" --out "$out/cluster.json"

@@ -1,8 +1,26 @@
-"""``python -m enc_caffe``."""
+"""``python -m enc_caffe``, and the command ``enc-caffe``."""
 
 import sys
 
-from enc_caffe.cli import main
+from enc_caffe.errors import EncError
+from enc_caffe.runtime.blas import blas_environment, environment
+
+
+def main() -> int:
+    """Run the command line in a process whose own BLAS computes as that of its workers: ranks and factors are found here.
+
+    OpenBLAS reads the environment when NumPy is loaded, so nothing above may load it. Programs that are started later,
+    such as ``caffe train``, get the environment as it was.
+    """
+    try:
+        values = blas_environment(1)
+    except EncError:
+        # No Caffe: what needs none still works.
+        values = {}
+    with environment(values):
+        from enc_caffe.cli import main as run
+    return run()
+
 
 if __name__ == "__main__":
     sys.exit(main())

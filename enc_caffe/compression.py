@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Mapping, Optional, Sequence
 
 from enc_caffe.caffe_io.datum import ImageLmdb
+from enc_caffe.caffe_io.feed import AS_WRITTEN, Feed
 from enc_caffe.caffe_io.variants import check_one_input
 from enc_caffe.errors import UsageError
 from enc_caffe.form import CONVENTIONS, Form
@@ -25,6 +27,7 @@ from enc_caffe.runtime.decomposer import Decomposer, Decomposition
 from enc_caffe.runtime.evaluate import Evaluation, evaluate, look_at
 from enc_caffe.runtime.executor import Executor
 from enc_caffe.runtime.measuring import MEMORY, PlanEvaluator, Subject
+from enc_caffe.runtime.remaining import remaining
 from enc_caffe.runtime.store import ResultStore
 from enc_caffe.search.build import TimeOf
 from enc_caffe.search.methods import EVALUATING
@@ -47,6 +50,8 @@ class Compressed:
         Mean divergence of the compressed network from the original on the images that it was chosen by.
     making : str
         How its layers got their weights.
+    seen : bool
+        Whether the accuracies are those on the very images that the ranks or weights were chosen by.
     """
 
     emitted: Emitted
@@ -55,6 +60,7 @@ class Compressed:
     after: Optional[Evaluation]
     divergence: Optional[float] = None
     making: str = "svd"
+    seen: bool = False
 
 
 @dataclass(frozen=True)
@@ -105,6 +111,7 @@ def compress(
     level: Optional[int] = None,
     stages: Sequence[str] = (),
     input_shapes: Optional[Mapping[str, Shape]] = None,
+    feed: Feed = AS_WRITTEN,
 ) -> Compressed:
     """Metrics, search, emission, and the accuracy of both networks on the test images.
 
@@ -115,15 +122,15 @@ def compress(
     ----------
     progress : callable of what is done, how much of it, and in all
     notice : callable of a line that a person should read
-    level, stages, input_shapes : optional
+    level, stages, input_shapes, feed : optional
         As of :func:`enc_caffe.pipeline.load`.
     """
     check_new(Path(out), force)
     if making.refine < 0:
         raise UsageError(f"--refine {making.refine}: 0 or more evaluations are needed")
     loaded = load(
-        model, lmdb, input_shape, fully_connected, python_layers, input_shapes, level, stages, options.schemes
-    )
+        model, lmdb, input_shape, fully_connected, python_layers, input_shapes, level, stages, feed, options.schemes
+    ).measurable()
     check_one_input(loaded.net, loaded.network, str(model))
     for line in loaded.unknown_types():
         notice(line)
@@ -144,11 +151,13 @@ def compress(
             sampled: dict[str, list[Form]] = {}
             for m in table.layers:
                 sampled.setdefault(m.name, []).extend(m.form(r) for r in m.measure_at)
+            left, passes = remaining(chooser.decomposer, sampled), options.metric not in ("pca", "output")
             seconds = estimate.stages(
-                images, [layer for layer, _ in table.by_layer()], sampled, how.kind, options.metric not in ("pca", "output"),
-                making.refine + len(how.alternatives()), making.dense,
+                images, [layer for layer, _ in table.by_layer()], sampled, how.kind, passes,
+                making.refine + len(how.alternatives()), making.dense, left,
             )  # fmt: skip
-            notice(f"measuring on {images.look.images} images: {estimate.words(seconds, executor.workers)}")
+            known = f"; {left.measured:.0%} of the metrics are known already" if left.measured and passes else ""
+            notice(f"measuring on {images.look.images} images: {estimate.words(seconds, executor.workers)}{known}")
             if options.metric == "output":
                 table = output_errors(table, chooser.decomposer, default_only=True)
             elif options.metric != "pca":
@@ -164,8 +173,13 @@ def compress(
             blobs = chooser.decomposer.blobs(found.plan.forms)
         return _finished(
             loaded, weights, table, found.plan, out, placement, solver, train_lmdb, Path(test_lmdb or lmdb), top_k, executor,
-            force, progress, blobs, chooser,
+            force, progress, blobs, chooser, notice,
         )  # fmt: skip
+
+
+def same_images(first: Path, second: Path) -> bool:
+    """Whether two names are of one LMDB."""
+    return os.path.samefile(Path(first) / "data.mdb", Path(second) / "data.mdb")
 
 
 class Chooser:
@@ -228,6 +242,7 @@ def _finished(
     loaded: LoadedNetwork, weights: Path, table: MetricsTable, plan: Plan, out: Path, placement: str,
     solver: Optional[Path], train_lmdb: Optional[Path], images: Path, top_k: tuple[int, ...], executor: Executor,
     force: bool, progress: Steps, blobs: Blobs, chooser: Optional[Chooser],
+    notice: Callable[[str], None],
 ) -> Compressed:  # fmt: skip
     with atomic_folder(Path(out), force) as work:
         emitted = emit(
@@ -239,7 +254,7 @@ def _finished(
         (work / "network").rmdir()
         write_metrics(work / "metrics.json", table)
         results: list[Optional[Evaluation]] = [None, None]
-        look = look_at(loaded.net, str(loaded.path), weights, images, any_output=True)
+        look = look_at(loaded.runnable.net, str(loaded.path), weights, images, loaded.transform, any_output=True)
         if look.labelled:
             networks = ((loaded.path, weights), (work / "train_val.prototxt", work / "compressed.caffemodel"))
             for i, (prototxt, caffemodel) in enumerate(networks):
@@ -254,6 +269,9 @@ def _finished(
                     python_layers=loaded.python_layers,
                     level=loaded.level,
                     stages=loaded.stages,
+                    feed=loaded.feed,
+                    # Where images chose the ranks it was said before.
+                    notice=notice if i == 0 and chooser is None else lambda line: None,
                 )
         before, after = results
         data: dict[str, Any] = {
@@ -265,8 +283,10 @@ def _finished(
         for name, e in (("original", before), ("compressed", after)):
             if e is not None:
                 data[name] = {"correct": e.correct, "cross_entropy": e.cross_entropy}
+        seen = chooser is not None and same_images(images, chooser.decomposer.made.lmdb)
+        data["chosen_by_these_images"] = seen
         divergence = chooser.evaluator.divergence(plan.forms) if chooser else None
         if chooser:
             data["divergence"] = {"mean": divergence, "images": chooser.decomposer.made.look.images}
         write_json(work / "evaluation.json", data)
-    return Compressed(emitted, plan, before, after, divergence, data["decomposition"])
+    return Compressed(emitted, plan, before, after, divergence, data["decomposition"], seen)

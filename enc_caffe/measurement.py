@@ -20,6 +20,7 @@ from enc_caffe.pipeline import LoadedNetwork
 from enc_caffe.runtime.cluster import ClusterExecutor
 from enc_caffe.runtime.decomposer import Decomposer
 from enc_caffe.runtime.executor import LIMIT, CaffeExecutor, Executor
+from enc_caffe.runtime.feeding import fed_lines
 from enc_caffe.runtime.measure import ORIGINAL, Counts, Pair
 from enc_caffe.runtime.measuring import MEMORY, Subject, first_counts, layer_counts, subject
 from enc_caffe.runtime.store import ResultStore
@@ -48,7 +49,7 @@ class Workers:
     Attributes
     ----------
     number : int
-        Processes on the CPU; several have one BLAS thread each, a single one as many as the library takes.
+        Processes on the CPU, with one BLAS thread each: sums by several threads differ in the last digits with their number.
     gpus : str
         ``0,1`` or ``all``: one process for each device.
     scheduler : str
@@ -73,12 +74,12 @@ class Workers:
             If the scheduler does not answer.
         """
         if self.scheduler:
-            return ClusterExecutor(self.scheduler)
+            return ClusterExecutor(self.scheduler, self.limit)
         if self.gpus:
             return CaffeExecutor(gpus=devices(self.gpus), limit=self.limit)
         if self.number < 1:
             raise UsageError(f"--workers {self.number}: 1 or more are needed")
-        return CaffeExecutor(self.number, 1 if self.number > 1 else None, limit=self.limit)
+        return CaffeExecutor(self.number, limit=self.limit)
 
 
 def devices(text: str) -> tuple[int, ...]:
@@ -113,7 +114,9 @@ def images_of(
 ) -> Subject:
     """The network with these images, ready to be measured."""
     macs = network_complexity(loaded.network, {}).macs
-    return subject(loaded.net, str(loaded.path), weights, lmdb, macs, executor, store, memory)
+    part = loaded.runnable
+    made = subject(part.net, str(loaded.path), weights, lmdb, macs, executor, store, memory, loaded.transform)
+    return replace(made, remark=part.words)
 
 
 def measured_metrics(
@@ -280,10 +283,12 @@ def falling_curves(table: MetricsTable) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def concerns(images: Subject, lmdb: Path) -> list[str]:
-    """What a person should know of the images before anything is measured."""
-    look = images.look
-    lines = [
+def concerns(images: Subject, lmdb: Optional[Path] = None) -> list[str]:
+    """What a person should know of the images, which they call ``lmdb``, before anything is measured."""
+    look, lmdb = images.look, lmdb or images.lmdb
+    lines = [images.remark] if images.remark else []
+    lines += fed_lines(images.net, images.source, images.weights, images.lmdb, look, images.executor)
+    lines += [
         f"layer '{p.name}' takes the batch's own statistics (use_global_stats: false): numbers depend on how many images a pass has"
         for p in images.net.layer
         if p.type == "BatchNorm" and in_phase(p, "TEST") and p.batch_norm_param.HasField("use_global_stats")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Callable, Mapping, Optional, Sequence
+from typing import Any, Callable, Iterable, Mapping, Optional, Sequence
 
 import numpy as np
 
@@ -15,12 +16,15 @@ from enc_caffe.caffe_io.caffemodel import CaffeModel
 from enc_caffe.caffe_io.datum import ImageLmdb
 from enc_caffe.caffe_io.describe import batch_size, data_layers, describe, set_state
 from enc_caffe.caffe_io.emit import NONE, Blobs, replace_layers, write_compressed
+from enc_caffe.caffe_io.feed import AS_WRITTEN, Feed
 from enc_caffe.caffe_io.prototxt import leading_comments, read_net, read_solver, to_text, verbatim_text
+from enc_caffe.caffe_io.runnable import Runnable, runnable
+from enc_caffe.caffe_io.transform import Transform, blame, first_size
 from enc_caffe.caffe_io.variants import deploy_net, sized_network, solver_param, train_val_or_same
 from enc_caffe.complexity import Complexity, network_complexity
 from enc_caffe.decomposition import Scheme, check_form, check_worth, form_cost, group_spectra, scheme_for
 from enc_caffe.decomposition.policy import PAPER, Policy, Schemes, policy_for
-from enc_caffe.errors import DatasetError, MetricsError, PlanError
+from enc_caffe.errors import DatasetError, MetricsError, PlanError, UsageError, WeightsError
 from enc_caffe.form import CONVENTIONS, WHOLE, Form
 from enc_caffe.metrics.sampling import Sampler, energy_samples, ladder_samples, vbmf_samples
 from enc_caffe.metrics.table import LayerMetrics, MetricsTable
@@ -48,6 +52,8 @@ class LoadedNetwork:
     python_layers: bool = False
     level: Optional[int] = None
     stages: tuple[str, ...] = ()
+    feed: Feed = AS_WRITTEN
+    sized_by: str = ""
     _models: dict[Path, CaffeModel] = dataclasses.field(default_factory=dict, compare=False, repr=False)
 
     def model(self, weights: Path) -> CaffeModel:
@@ -56,12 +62,15 @@ class LoadedNetwork:
         Raises
         ------
         WeightsError
-            If it cannot be read, or does not fit.
+            If it cannot be read, or does not fit; where images gave the sizes, it may be they that do not.
         """
         weights = Path(weights)
         if weights not in self._models:
             model = CaffeModel(weights)
-            model.check(self.network)
+            try:
+                model.check(self.network)
+            except WeightsError as exc:
+                raise WeightsError(f"{exc}{self.sized_by}") from None
             self._models[weights] = model
         return self._models[weights]
 
@@ -69,7 +78,35 @@ class LoadedNetwork:
         """The same with fully connected layers among those that are decomposed, where a plan has one of them."""
         if not any(n in self.network and self.network[n].inner_product is not None for n in plan.forms):
             return self
-        return dataclasses.replace(self, policy=policy_for(self.network, PAPER, True))
+        return replace(self, policy=policy_for(self.network, PAPER, True))
+
+    @functools.cached_property
+    def runnable(self) -> Runnable:
+        """What stock Caffe can run of it."""
+        return runnable(self.net, self.network, str(self.path))
+
+    def measurable(self) -> LoadedNetwork:
+        """The same network, layers that stock Caffe cannot reach left whole: nothing can be measured there."""
+        missing = self.runnable.missing & set(self.policy.schemes)
+        if not missing:
+            return self
+        schemes = {n: v for n, v in self.policy.schemes.items() if n not in missing}
+        why = dict.fromkeys(sorted(missing), "it lies behind a layer that stock Caffe cannot run")
+        return replace(self, policy=replace(self.policy, schemes=schemes, whole={**self.policy.whole, **why}))
+
+    def check_measurable(self, layers: Iterable[str], source: str) -> None:
+        """Raise UsageError where layers of a plan, or of metrics, cannot be measured."""
+        missing = sorted(self.runnable.missing & set(layers))
+        if missing:
+            raise UsageError(
+                f"{source}: layer '{missing[0]}' lies behind one that stock Caffe cannot run, so images say nothing of it; make "
+                "metrics with images, or leave it whole (--whole)"
+            )
+
+    @property
+    def transform(self) -> Transform:
+        """What becomes of an image before the network sees it."""
+        return self.feed.transform(self.net, str(self.path))
 
     def without_flags(self, net: Any) -> Any:
         """A network of the same file without the level and the stages that the file itself does not have."""
@@ -109,6 +146,7 @@ def load(
     input_shapes: Optional[Mapping[str, Shape]] = None,
     level: Optional[int] = None,
     stages: Sequence[str] = (),
+    feed: Feed = AS_WRITTEN,
     schemes: Schemes = PAPER,
 ) -> LoadedNetwork:
     """Read a prototxt; image sizes come from ``input_shape``, the LMDB, or the source that the prototxt names.
@@ -119,18 +157,19 @@ def load(
         Of data layers whose tops no image size describes.
     level, stages : int and sequence of str, optional
         Which layers there are, as by ``caffe -level -stage``.
+    feed : Feed
+        What the user says of the images; the network's data layers say it then too.
     schemes : str or tuple of str
         What each layer may become (:mod:`enc_caffe.decomposition.policy`).
     """
-    net = set_state(read_net(Path(model), python_layers), level, stages)
-    shape = None
+    net = feed.written(set_state(read_net(Path(model), python_layers), level, stages))
+    shape, sized_by = None, ""
     if lmdb is not None:
-        images = ImageLmdb(Path(lmdb))
-        shape = images.first_shape()
-        images.close()
+        shape = first_size(Path(lmdb), feed.transform(net, str(model), pixels=False))
+        sized_by = blame(net, shape, lmdb)
     network = sized_network(net, str(model), shape, input_shape, input_shapes)
     policy = policy_for(network, schemes, fully_connected)
-    return LoadedNetwork(Path(model), net, network, policy, python_layers, level, tuple(stages))
+    return LoadedNetwork(Path(model), net, network, policy, python_layers, level, tuple(stages), feed, sized_by)
 
 
 def pca_metrics(
@@ -278,7 +317,8 @@ def emit(
     with atomic_folder(Path(out), force) as folder:
         write_compressed(folder / "compressed.caffemodel", model, network, forms, progress, blobs)
         train_val, untrained = train_val_or_same(compressed, described, train_lmdb, test_lmdb)
-        header = plan_header(plan) + leading_comments(loaded.path)
+        train_val = loaded.feed.written(train_val)
+        header = plan_header(plan) + loaded.feed.remark() + leading_comments(loaded.path)
         train_val_text = verbatim_text(loaded.without_flags(train_val), header)
         (folder / "train_val.prototxt").write_text(train_val_text, encoding="utf-8")
         deploy = deploy_net(compressed, described)

@@ -256,6 +256,7 @@ def _compression(folder: Path) -> Run:
         ),
     ]  # fmt: skip
     words = f"Accuracy on {images:,} images of {Path(str(evaluation.get('lmdb', ''))).name}" if images else ""
+    words += ", the very ones it was fitted to" if images and evaluation.get("chosen_by_these_images") else ""
     files = {n: sha256(folder / n) for n in ("ranks.json", "metrics.json", "compressed.caffemodel", "train_val.prototxt") if (folder / n).is_file()}  # fmt: skip
     return Run(
         _name(folder), f"{plan.network}: {label_of(method, None)}", plan.network, words, networks, _curves(table),

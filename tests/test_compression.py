@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from enc_caffe.cli import main, parse
-from enc_caffe.metrics.files import read_metrics
 from enc_caffe.form import Form
+from enc_caffe.metrics.files import read_metrics
 from enc_caffe.plan import Plan, read_plan, write_plan
 from enc_caffe.runtime.tool import caffe_test
 from tests.runtime import nets
@@ -201,3 +201,28 @@ def test_dense_metrics_measure_more_where_the_divergence_bends(tmp_path: Path) -
         assert all(dense[r] is not None and dense[r] >= 0 for r in new)
         more_ranks += len(new)
     assert more_ranks > 0
+
+
+def test_accuracy_on_images_that_it_was_fitted_to_is_called_so(tmp_path: Path, capsys) -> None:
+    other = nets.write_images(tmp_path / "other", 20, seed=1)
+    told = ", the very ones it was fitted to (others may lose more: give --test_lmdb)"
+    title = f"accuracy on 40 images of {tmp_path / 'lmdb'}"
+    # Images choose the ranks, or the weights; by PCA energy and plain SVD they choose nothing.
+    for flags, number, words in (
+        (("--method", "model", "--metric", "divergence"), 40, f"{title}{told}, without fine-tuning"),
+        (("--decomposition", "weighted"), 40, f"{title}{told}, without fine-tuning"),
+        (("--decomposition", "weighted", "--test_lmdb", str(tmp_path / "lmdb")), 40, f"{title}{told}, without fine-tuning"),
+        ((), 40, f"{title}, without fine-tuning"),
+        (("--decomposition", "weighted", "--test_lmdb", str(other)), 20, f"accuracy on 20 images of {other}, without fine-tuning"),
+    ):  # fmt: skip
+        status, out = compress(tmp_path, nets.residual(), *flags)
+        assert status == 0 and words in capsys.readouterr().out
+        result = json.loads((out / "evaluation.json").read_text())
+        assert result["images"] == number and result["chosen_by_these_images"] == (told in words)
+
+
+def test_the_time_of_a_second_target_is_what_is_left(tmp_path: Path, capsys) -> None:
+    assert compress(tmp_path, nets.residual(), "--quality", "best", "--refine", "0")[0] == 0
+    assert "known already" not in capsys.readouterr().err
+    assert compress(tmp_path, nets.residual(), "--quality", "best", "--refine", "0", "--target_flops", "0.7")[0] == 0
+    assert "; 100% of the metrics are known already" in capsys.readouterr().err

@@ -41,7 +41,13 @@ def test_layers_that_stay_whole_are_absent(tmp_path: Path) -> None:
 
 
 def test_version_1_is_read_and_written(tmp_path: Path) -> None:
-    old = {"format": "enc-caffe-ranks/1", "network": "n", "ranks": {"a": 3, "b": 4}, "schemes": {"b": "channel"}, "method": "map"}
+    old = {
+        "format": "enc-caffe-ranks/1",
+        "network": "n",
+        "ranks": {"a": 3, "b": 4},
+        "schemes": {"b": "channel"},
+        "method": "map",
+    }
     plan = read_plan(saved(tmp_path, old))
     # Where no scheme is said the network's policy decides.
     assert plan.forms == {"a": Form("", (3,)), "b": Form("channel", (4,))} and plan.ranks == {"a": 3, "b": 4}
@@ -56,7 +62,8 @@ def test_version_1_is_read_and_written(tmp_path: Path) -> None:
 
 def test_version_1_says_what_it_cannot_say(tmp_path: Path) -> None:
     with pytest.raises(
-        PlanError, match="enc-caffe-ranks/1 cannot say it: layer 'b' has form 'tucker2:3x4', which is not one rank; write enc-caffe-ranks/2"
+        PlanError,
+        match="enc-caffe-ranks/1 cannot say it: layer 'b' has form 'tucker2:3x4', which is not one rank; write enc-caffe-ranks/2",
     ):
         write_plan(tmp_path / "r.json", Plan("net", FORMS), 1)
     assert not (tmp_path / "r.json").exists()

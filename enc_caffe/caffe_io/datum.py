@@ -150,9 +150,9 @@ class ImageLmdb:
                 raise DatasetError(f"{self.path}: key {key!r}: {exc}") from None
             yield Image(key, pixels, label)
 
-    def first_shape(self) -> tuple[int, int, int]:
+    def first_shape(self, force_color: Optional[bool] = None) -> tuple[int, int, int]:
         """(C, H, W) of the first image."""
-        shape = next(self.images(0, 1)).pixels.shape
+        shape = next(self.images(0, 1, force_color)).pixels.shape
         return int(shape[0]), int(shape[1]), int(shape[2])
 
     def labels(self) -> np.ndarray:
@@ -196,11 +196,16 @@ class ImageLmdb:
         self._env.close()
 
 
-def datum_bytes(pixels: np.ndarray, label: int) -> bytes:
-    """Serialised raw Datum of a uint8 image (C, H, W)."""
+def datum_bytes(pixels: np.ndarray, label: Optional[int]) -> bytes:
+    """Serialised raw Datum of an image (C, H, W): its bytes where it is uint8, else float_data; without a label for None."""
     channels, height, width = pixels.shape
-    datum = caffe_pb2().Datum(channels=channels, height=height, width=width, label=int(label))
-    datum.data = np.ascontiguousarray(pixels, np.uint8).tobytes()
+    datum = caffe_pb2().Datum(channels=channels, height=height, width=width)
+    if label is not None:
+        datum.label = int(label)
+    if np.issubdtype(pixels.dtype, np.floating):
+        datum.float_data.extend(np.ascontiguousarray(pixels, np.float32).ravel())
+    else:
+        datum.data = np.ascontiguousarray(pixels, np.uint8).tobytes()
     return bytes(datum.SerializeToString())
 
 
@@ -242,11 +247,11 @@ def _put(env: Any, batch: list[tuple[bytes, bytes]], path: Path) -> None:
 
 
 def array_records(
-    images: np.ndarray, labels: np.ndarray, order: Optional[np.ndarray] = None
+    images: np.ndarray, labels: Optional[np.ndarray], order: Optional[np.ndarray] = None
 ) -> Iterator[tuple[bytes, bytes]]:
-    """Records of images (N, C, H, W) uint8 and labels (N,), keys numbered as ``convert_imageset`` does."""
+    """Records of images (N, C, H, W) uint8 or float and labels (N,), if they have any; keys numbered as ``convert_imageset`` does."""
     for i, index in enumerate(range(len(images)) if order is None else order):
-        yield f"{i:08d}".encode(), datum_bytes(images[index], int(labels[index]))
+        yield f"{i:08d}".encode(), datum_bytes(images[index], None if labels is None else int(labels[index]))
 
 
 def stratified(labels: np.ndarray, number: int, seed: int = 0) -> np.ndarray:

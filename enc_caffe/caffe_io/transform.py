@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Generator, Optional
 
 import numpy as np
 
+from enc_caffe.caffe_io.datum import Image, ImageLmdb
 from enc_caffe.caffe_io.describe import data_layers
 from enc_caffe.caffe_io.proto import caffe_pb2
 from enc_caffe.errors import DatasetError, PrototxtError
@@ -30,12 +31,21 @@ class Transform:
         Side of the centre crop; 0 for none.
     force_color : bool or None
         How encoded datums are decoded; None as they are stored.
+    resize : (H, W) or None
+        Size that images are brought to first, as ``convert_imageset`` does.
+    rgb : bool
+        Whether three channels are turned round first: Caffe's tools store blue, green, red.
+    origin : str
+        What says all this, in words; empty: nothing does.
     """
 
     mean: Optional[np.ndarray] = None
     scale: float = 1.0
     crop: int = 0
     force_color: Optional[bool] = None
+    resize: Optional[tuple[int, int]] = None
+    rgb: bool = False
+    origin: str = ""
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
         """Transformed image, float32 (C, H, W).
@@ -45,6 +55,12 @@ class Transform:
         DatasetError
             If the image is smaller than the crop or differs in size from the mean.
         """
+        if self.resize and pixels.shape[1:] != self.resize:
+            pixels = resized(pixels, self.resize)
+        if self.rgb:
+            if len(pixels) != 3:
+                raise DatasetError(f"--channel_order rgb: the image has {len(pixels)} channels, and 3 are needed")
+            pixels = pixels[::-1]
         values = pixels.astype(np.float32)
         mean = self.mean
         if mean is not None:
@@ -58,6 +74,43 @@ class Transform:
             top, left = (height - self.crop) // 2, (width - self.crop) // 2
             values = values[:, top : top + self.crop, left : left + self.crop]
         return values if self.scale == 1.0 else values * np.float32(self.scale)
+
+    def sized(self, shape: tuple[int, int, int]) -> tuple[int, int, int]:
+        """(C, H, W) of an image once it has been resized, before the crop."""
+        return (shape[0], *self.resize) if self.resize else shape
+
+    def key(self) -> dict[str, Any]:
+        """What results depend on."""
+        return {
+            "mean": None if self.mean is None else np.asarray(self.mean).tolist(),
+            "transformation": [self.scale, self.crop, self.force_color, self.resize, self.rgb],
+        }
+
+    def words(self) -> str:
+        """What becomes of a value, for a person."""
+        value = "value"
+        if self.mean is not None and self.mean.shape[1:] != (1, 1):
+            value = f"(value - a mean image of {'x'.join(map(str, self.mean.shape))})"
+        elif self.mean is not None:
+            shown = ", ".join(f"{v:g}" for v in self.mean.reshape(-1))
+            value = f"(value - {shown})" if self.mean.size == 1 else f"(value - [{shown}])"
+        if self.scale != 1.0:
+            value += f" * {self.scale:g}"
+        steps = [
+            *([f"resized to {self.resize[0]}x{self.resize[1]}"] if self.resize else []),
+            *(["decoded in colour" if self.force_color else "decoded in gray"] if self.force_color is not None else []),
+            *(["channels turned round to RGB"] if self.rgb else []),
+            *([f"the middle {self.crop}x{self.crop}"] if self.crop else []),
+        ]
+        return ", ".join([value if value != "value" else "values as they are", *steps])
+
+
+def resized(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """An image (C, H, W) of another height and width, interpolated as ``convert_imageset`` does."""
+    import cv2
+
+    made = cv2.resize(np.ascontiguousarray(pixels.transpose(1, 2, 0)), (size[1], size[0]))
+    return made[None] if made.ndim == 2 else made.transpose(2, 0, 1)
 
 
 def read_mean(path: Path) -> np.ndarray:
@@ -87,8 +140,38 @@ def read_mean(path: Path) -> np.ndarray:
     return data.reshape(shape[-3:])
 
 
-def transform_of(net: Any, source: str) -> Transform:
-    """The transformation of the TEST phase's first data layer; the identity for a network without one."""
+def color_of(layer: Any, source: str) -> Optional[bool]:
+    """How a data layer decodes encoded images: in colour, in gray, or as they are stored (None).
+
+    Raises
+    ------
+    PrototxtError
+        If it asks for both, which Caffe refuses.
+    """
+    p = layer.transform_param
+    if p.force_color and p.force_gray:
+        raise PrototxtError(
+            f"{source}: layer '{layer.name}' has both force_color and force_gray; Caffe takes one of them"
+        )
+    if layer.type == "ImageData" and not p.force_color and not p.force_gray:
+        return bool(layer.image_data_param.is_color)
+    return True if p.force_color else (False if p.force_gray else None)
+
+
+def resize_of(layer: Any) -> Optional[tuple[int, int]]:
+    """(H, W) that a data layer brings images to before it crops them, where it does."""
+    p = layer.image_data_param
+    return (int(p.new_height), int(p.new_width)) if layer.type == "ImageData" and p.new_height and p.new_width else None
+
+
+def transform_of(net: Any, source: str, pixels: bool = True) -> Transform:
+    """The transformation of the TEST phase's first data layer; the identity for a network without one.
+
+    Parameters
+    ----------
+    pixels : bool
+        Whether the values are wanted too, for which a mean image is read; else only what gives images their size.
+    """
     layers = data_layers(net, "TEST")
     if not layers:
         return Transform()
@@ -100,7 +183,65 @@ def transform_of(net: Any, source: str) -> Transform:
         )
     if p.mean_value:
         mean = np.array(p.mean_value, np.float32).reshape(-1, 1, 1)
-    elif p.mean_file:
+    elif p.mean_file and pixels:
         mean = read_mean(Path(p.mean_file))
-    color = True if p.force_color else (False if p.force_gray else None)
-    return Transform(mean, float(p.scale), int(p.crop_size), color)
+    return Transform(
+        mean, float(p.scale), int(p.crop_size), color_of(layers[0], source), resize_of(layers[0]),
+        origin=f"layer '{layers[0].name}' of {source}",
+    )  # fmt: skip
+
+
+def first_size(lmdb: Path, rule: Transform) -> tuple[int, int, int]:
+    """(C, H, W) of an LMDB's first image, decoded and resized, before the crop."""
+    images = ImageLmdb(Path(lmdb))
+    try:
+        return rule.sized(images.first_shape(rule.force_color))
+    finally:
+        # LMDB opens a folder once in a process, and the network may name it too.
+        images.close()
+
+
+def fed_images(lmdb: Path, rule: Transform, shape: tuple[int, ...], start: int = 0, stop: Optional[int] = None) -> Generator[Image, None, None]:  # fmt: skip
+    """Images as the network is fed them, in key order; each must have ``shape`` (C, H, W) then.
+
+    Raises
+    ------
+    DatasetError
+        With the record's key and both shapes, where one has another.
+    """
+    images = ImageLmdb(Path(lmdb))
+    try:
+        for image in images.images(start, stop, rule.force_color):
+            try:
+                made = rule(image.pixels)
+            except DatasetError as exc:
+                raise DatasetError(f"{lmdb}: key {image.key!r}: {exc}") from None
+            if made.shape != shape:
+                raise DatasetError(
+                    f"{lmdb}: key {image.key!r}: the image becomes {made.shape} (C, H, W), but the network needs {shape}; "
+                    f"{remedy(made.shape, shape)}"
+                )
+            yield Image(image.key, made, image.label)
+    finally:
+        images.close()
+
+
+def remedy(shape: tuple[int, ...], needed: tuple[int, ...]) -> str:
+    """What brings images of one shape (C, H, W) to another."""
+    if shape[0] != needed[0]:
+        way = {
+            3: "--force_color decodes encoded gray images in colour",
+            1: "--force_gray decodes encoded images in gray",
+        }
+        return way.get(needed[0], "the channels must be as many as the network has")
+    return "--resize H,W (or --crop_size N) brings all to one size"
+
+
+def blame(net: Any, shape: tuple[int, ...], lmdb: Path) -> str:
+    """What to add where a caffemodel does not fit a network whose data layer takes the size (C, H, W) of an LMDB's images."""
+    if not data_layers(net, "TEST"):
+        return ""
+    return (
+        f"; with images of {shape} (C, H, W), the size of those in {lmdb}; --force_color and --force_gray say how encoded images "
+        "are decoded, --resize H,W and --crop_size N how large they are"
+    )

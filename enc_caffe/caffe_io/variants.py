@@ -10,6 +10,7 @@ import numpy as np
 
 from enc_caffe.caffe_io.describe import data_layers, data_tops, describe, reads_data, selected
 from enc_caffe.caffe_io.proto import caffe_pb2
+from enc_caffe.caffe_io.transform import color_of, resize_of
 from enc_caffe.errors import NetworkError
 from enc_caffe.network import Network
 from enc_caffe.shapes import KNOWN_TYPES, WEIGHTLESS, Shape, brings_data, count
@@ -334,7 +335,9 @@ def _source_shape(layer: Any) -> Optional[Shape]:
         return None
     lmdb = ImageLmdb(source)
     try:
-        return lmdb.first_shape()
+        size = resize_of(layer)
+        shape = lmdb.first_shape(color_of(layer, f"layer '{layer.name}'"))
+        return (shape[0], *size) if size else shape
     finally:
         lmdb.close()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import sys
 from pathlib import Path
 from typing import Any, Callable, Iterator, Optional
@@ -24,6 +25,8 @@ from rich.table import Table
 from rich.text import Text
 
 from enc_caffe import pipeline
+from enc_caffe.caffe_io.feed import AS_WRITTEN
+from enc_caffe.cli.feed import feed_of
 from enc_caffe.decomposition import schemes
 from enc_caffe.decomposition.policy import PAPER, Schemes, parse_schemes
 from enc_caffe.errors import UsageError
@@ -122,7 +125,7 @@ def load_network(
     """The network that the arguments of :func:`add_model` name; layers of unknown type are told on standard error."""
     loaded = pipeline.load(
         args.model, lmdb, args.input_shape, fully_connected, args.allow_python_layers, dict(args.top_shape), args.level,
-        args.stage, schemes,
+        args.stage, feed_of(args) if hasattr(args, "mean_value") else AS_WRITTEN, schemes,
     )  # fmt: skip
     for line in loaded.unknown_types():
         print(line, file=sys.stderr)
@@ -257,7 +260,7 @@ def times_of(args: argparse.Namespace) -> Optional[TimeOf]:
 def add_workers(command: argparse.ArgumentParser) -> None:
     """Where Caffe runs, and where results are kept."""
     group = command.add_argument_group("where Caffe runs, and what it remembers")
-    group.add_argument("--workers", type=int, default=1, help="processes, with one BLAS thread each (default: 1)")
+    add_number_of_workers(group)
     group.add_argument("--gpu", default="", metavar="0,1|all", help="one process for each of these GPUs")
     group.add_argument("--scheduler", default="", metavar="tcp://HOST:8786", help="workers of this Dask scheduler")
     group.add_argument("--task_limit", type=float, default=LIMIT / 60, metavar="MINUTES", help="stop where workers give no sign of life for so long (default: 60; 0: never)")  # fmt: skip
@@ -265,6 +268,14 @@ def add_workers(command: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--store", type=Path, metavar="FILE", help="SQLite file of results (default: in the user's cache)"
     )
+
+
+def add_number_of_workers(group: Any) -> None:
+    """``--workers``: a process has one BLAS thread, so that sums are the same on every machine, and one core."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    group.add_argument(
+        "--workers", type=int, default=min(2, cores), help="processes, with one BLAS thread each (default: 2, on one core 1)"
+    )  # fmt: skip
 
 
 def workers(args: argparse.Namespace) -> Workers:

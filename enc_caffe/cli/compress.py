@@ -25,6 +25,8 @@ from enc_caffe.cli.common import (
     times_of,
     workers,
 )
+from enc_caffe.cli.feed import add_feed, feed_of
+from enc_caffe.cli.images import add_images, shown, take_images
 from enc_caffe.compression import Making, compress
 from enc_caffe.output import check_new, claimed
 
@@ -47,8 +49,8 @@ def register(commands: Any) -> None:
         "compress", help="all of it: a smaller network at the MACs you ask for"
     )
     add_model(p)
-    p.add_argument("--lmdb", type=Path, required=True, help="images to evaluate by (a part of the training set)")
-    p.add_argument("--test_lmdb", type=Path, help="images to report accuracy on (default: those of --lmdb)")
+    add_images(p, "images to evaluate by (a part of the training set)", required=True)
+    add_images(p, "images to report accuracy on (default: those of --lmdb)", prefix="test_")
     p.add_argument(
         "--train_lmdb", type=Path, help="source of the emitted TRAIN data layer (default: the prototxt's own)"
     )
@@ -64,6 +66,7 @@ def register(commands: Any) -> None:
     add_dense(p)
     add_search(p, solver="--search_solver")
     add_making(p)
+    add_feed(p)
     add_workers(p)
     add_emission(p)
     p.set_defaults(run=run, presets=(p, QUALITY))
@@ -72,6 +75,7 @@ def register(commands: Any) -> None:
 def run(args: argparse.Namespace) -> None:
     """Compress and print."""
     check_new(args.out, args.force)
+    take_images(args)
     making = Making(decomposition(args), args.refine, int(args.memory * 2**30), args.dense)
     with claimed(args.out), open_store(args) as store, stage_bars() as bar:
         result = compress(
@@ -80,6 +84,7 @@ def run(args: argparse.Namespace) -> None:
             input_shape=args.input_shape, fully_connected=args.fully_connected, top_k=args.top_k, workers=workers(args), store=store,
             force=args.force, progress=bar, making=making, notice=lambda line: print(line, file=sys.stderr),
             python_layers=args.allow_python_layers, level=args.level, stages=args.stage, input_shapes=dict(args.top_shape),
+            feed=feed_of(args),
         )  # fmt: skip
     rows, top_k = [], args.top_k if result.before else ()
     for name, evaluation, costs in (
@@ -91,8 +96,10 @@ def run(args: argparse.Namespace) -> None:
         if evaluation is not None:
             row += [*(f"{evaluation.accuracy(k):.4f}" for k in top_k), f"{evaluation.cross_entropy:.4f}"]
         rows.append(row)
-    images = args.test_lmdb or args.lmdb
-    title = f"accuracy on {result.before.images} images of {images}, without fine-tuning" if result.before else ""
+    images = shown(args, "test_") or shown(args)
+    # A network is better on images that it was fitted to than on others.
+    seen = ", the very ones it was fitted to (others may lose more: give --test_lmdb)" if result.seen else ""
+    title = f"accuracy on {result.before.images} images of {images}{seen}, without fine-tuning" if result.before else ""
     headers = ["network", "MACs", "weights"] + (
         [*(f"top-{k}" for k in top_k), "cross-entropy"] if result.before else []
     )
@@ -100,7 +107,7 @@ def run(args: argparse.Namespace) -> None:
     if result.before is None:
         print(f"{images}: no labels, or a network without class scores: no accuracy")
     if result.divergence is not None:
-        print(f"divergence from the original on the images of {args.lmdb}: {result.divergence:.4f}; {result.making}")
+        print(f"divergence from the original on the images of {shown(args)}: {result.divergence:.4f}; {result.making}")
     refined = result.plan.about.refined
     if refined:
         print(

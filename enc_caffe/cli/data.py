@@ -1,4 +1,4 @@
-"""``enc-caffe data``: LMDBs from arrays, image folders or CIFAR-10 files, and a stratified part of an LMDB."""
+"""``enc-caffe data``: LMDBs from arrays, image folders, lists or CIFAR-10 files, and a stratified part of an LMDB."""
 
 from __future__ import annotations
 
@@ -13,16 +13,29 @@ from enc_caffe.cli.common import progress_bar
 
 def register(commands: Any) -> None:
     """Add the command and its kinds."""
-    p: argparse.ArgumentParser = commands.add_parser("data", help="make LMDBs of labelled images")
+    p: argparse.ArgumentParser = commands.add_parser("data", help="make LMDBs of images")
     kinds = p.add_subparsers(dest="kind", metavar="KIND", required=True)
-    a = kinds.add_parser("arrays", help="from a .npz file of images (N, C, H, W) or (N, H, W) and labels (N,), uint8")
+    a = kinds.add_parser(
+        "arrays",
+        help="from a .npz file of images (N, C, H, W) or (N, H, W), uint8 or float, and labels (N,) if there are any",
+    )
     a.add_argument("source", type=Path, metavar="FILE.npz")
-    a.add_argument("--images", default="images", help="name of the images' array (default: images)")
-    a.add_argument("--labels", default="labels", help="name of the labels' array (default: labels)")
-    f = kinds.add_parser("folder", help="from a folder with one sub-folder of images for each class")
+    a.add_argument("--images", help="name of the images' array (default: images, or the only array of images)")
+    a.add_argument("--labels", help="name of the labels' array (default: labels, if it is there)")
+    f = kinds.add_parser(
+        "folder", help="from a folder with one sub-folder of images for each class, or of images without labels"
+    )
     f.add_argument("source", type=Path, metavar="DIR")
-    f.add_argument("--resize", type=int, nargs=2, metavar=("H", "W"), help="size to resize to")
-    f.add_argument("--gray", action="store_true", help="one channel")
+    x = kinds.add_parser(
+        "list", help="from a list of files as convert_imageset takes it: a name and a label on each line"
+    )
+    x.add_argument("source", type=Path, metavar="LIST.txt")
+    x.add_argument(
+        "--root", type=Path, metavar="DIR", help="folder that the names begin in (default: that of the list)"
+    )
+    for kind in (f, x):
+        kind.add_argument("--resize", type=int, nargs=2, metavar=("H", "W"), help="size to resize to")
+        kind.add_argument("--gray", action="store_true", help="one channel")
     c = kinds.add_parser("cifar10", help="from CIFAR-10's binary version (data_batch_1.bin ..., test_batch.bin)")
     c.add_argument("source", type=Path, metavar="DIR")
     c.add_argument("--split", choices=("train", "test"), default="train")
@@ -35,6 +48,8 @@ def register(commands: Any) -> None:
     size.add_argument("--images", type=int, help="number of images")
     for kind in (a, f, c, q):
         kind.add_argument("--seed", type=int, default=0, help="seed of the shuffling or the choice (default: 0)")
+    x.add_argument("--seed", type=int, help="shuffle with this seed (default: the list's own order)")
+    for kind in (a, f, x, c, q):
         kind.add_argument("--out", type=Path, required=True, metavar="LMDB")
         kind.add_argument("--force", action="store_true", help="replace an LMDB that exists")
     p.set_defaults(run=run)
@@ -46,6 +61,8 @@ def run(args: argparse.Namespace) -> None:
         total, records = sources.from_npz(args.source, args.images, args.labels, args.pad, args.seed)
     elif args.kind == "folder":
         total, records = sources.from_folder(args.source, args.resize, args.gray, args.seed)
+    elif args.kind == "list":
+        total, records = sources.from_list(args.source, args.resize, args.gray, args.seed, args.root)
     elif args.kind == "cifar10":
         total, records = sources.from_cifar10(args.source, args.split, args.pad, args.seed)
     else:

@@ -22,6 +22,8 @@ from enc_caffe.cli.common import (
     stage_bars,
     workers,
 )
+from enc_caffe.cli.feed import add_feed
+from enc_caffe.cli.images import add_images, shown, take_images
 from enc_caffe.compression import Chooser
 from enc_caffe.errors import UsageError
 from enc_caffe.measurement import concerns, images_of
@@ -37,9 +39,10 @@ def register(commands: Any) -> None:
     p.add_argument("--ranks", type=Path, required=True, metavar="RANKS.json")
     p.add_argument("--train_lmdb", type=Path, help="source of the emitted TRAIN data layer")
     p.add_argument("--test_lmdb", type=Path, help="source of the emitted TEST data layer")
-    p.add_argument("--lmdb", type=Path, help="LMDB that says how large images are, and that --decomposition looks at")
+    add_images(p, "LMDB that says how large images are, and that --decomposition looks at")
     add_format(p)
     add_making(p)
+    add_feed(p)
     add_workers(p)
     add_emission(p)
     p.set_defaults(run=run)
@@ -48,6 +51,7 @@ def register(commands: Any) -> None:
 def run(args: argparse.Namespace) -> None:
     """Emit."""
     check_new(args.out, args.force)
+    take_images(args)
     with claimed(args.out):
         _emit(args)
 
@@ -80,11 +84,12 @@ def _calibrated(args: argparse.Namespace, loaded: pipeline.LoadedNetwork, plan: 
     if how.plain:
         return {}, ""
     if args.lmdb is None:
-        raise UsageError(f"--decomposition and --recalibrate ({how.words()}) look at images: give --lmdb")
+        raise UsageError(f"--decomposition and --recalibrate ({how.words()}) look at images: give --lmdb or --images")
     forms = pipeline.plan_forms(loaded, plan, str(args.ranks))
+    loaded.check_measurable(forms, str(args.ranks))
     with open_store(args) as store, workers(args).executor() as executor, stage_bars() as bars:
         images = images_of(loaded, args.weights, args.lmdb, executor, store, int(args.memory * 2**30))
-        for line in concerns(images, args.lmdb):
+        for line in concerns(images, shown(args)):
             print(line, file=sys.stderr)
         chooser = Chooser(images, how, args.stride_placement, bars)
         chooser.settle(forms)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
-from enc_caffe.cli.common import add_python_layers, add_shapes, list_argument, progress_bar
+from enc_caffe.cli.common import add_number_of_workers, add_python_layers, add_shapes, list_argument, progress_bar
+from enc_caffe.cli.feed import add_feed, feed_of
+from enc_caffe.cli.images import add_images, take_images
 from enc_caffe.jsonfile import write_json
 from enc_caffe.output import check_parent
 from enc_caffe.runtime.evaluate import evaluate
@@ -19,12 +22,13 @@ def register(commands: Any) -> None:
     )
     p.add_argument("--model", type=Path, required=True, help="prototxt of the network (train_val or deploy)")
     p.add_argument("--weights", type=Path, required=True, help="caffemodel")
-    p.add_argument("--lmdb", type=Path, required=True, help="labelled images")
+    add_images(p, "labelled images", required=True)
     p.add_argument("--top_k", type=list_argument, default=(1,), help="for example 1,5 (default: 1)")
     p.add_argument("--batch_size", type=int, default=50, help="images of one forward pass (default: 50)")
-    p.add_argument("--workers", type=int, default=1, help="processes (default: 1)")
+    add_number_of_workers(p)
     p.add_argument("--gpu", type=int, help="device (default: the CPU)")
     p.add_argument("--json", type=Path, metavar="OUT", help="write the counts as JSON as well")
+    add_feed(p)
     add_shapes(p)
     add_python_layers(p)
     p.set_defaults(run=run)
@@ -34,12 +38,12 @@ def run(args: argparse.Namespace) -> None:
     """Evaluate and print."""
     if args.json:
         check_parent(args.json)
+    take_images(args)
     with progress_bar("images", None) as bar:
         result = evaluate(
-            args.model, args.weights, args.lmdb, args.top_k, args.batch_size, args.workers,
-            1 if args.workers > 1 else None, args.gpu, bar,
+            args.model, args.weights, args.lmdb, args.top_k, args.batch_size, args.workers, gpu=args.gpu, progress=bar,
             python_layers=args.allow_python_layers, level=args.level, stages=args.stage,
-            input_shapes=dict(args.top_shape),
+            input_shapes=dict(args.top_shape), feed=feed_of(args), notice=lambda line: print(line, file=sys.stderr),
         )  # fmt: skip
     for k, correct in result.correct.items():
         print(f"top-{k} accuracy {result.accuracy(k):.4f} ({correct} of {result.images} images)")

@@ -10,6 +10,7 @@ from typing import Any
 from enc_caffe import pipeline
 from enc_caffe.caffe_io.prototxt import read_solver
 from enc_caffe.cli.common import add_model, add_schemes, load_network, print_table
+from enc_caffe.cli.images import add_images, take_images
 from enc_caffe.complexity import layer_macs, layer_parameters
 
 
@@ -18,7 +19,7 @@ def register(commands: Any) -> None:
     p: argparse.ArgumentParser = commands.add_parser("inspect", help="layers, MACs, parameters, schemes and r_max")
     add_model(p, weights=False)
     p.add_argument("--weights", type=Path, help="caffemodel to hold against the prototxt")
-    p.add_argument("--lmdb", type=Path, help="LMDB that says how large images are")
+    add_images(p, "LMDB that says how large images are")
     p.add_argument("--fully_connected", action="store_true", help="decompose fully connected layers too")
     add_schemes(p)
     p.add_argument("--solver", type=Path, help="solver prototxt whose paths to show as well")
@@ -28,6 +29,7 @@ def register(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Print the table."""
+    take_images(args)
     loaded = load_network(args, args.lmdb, args.fully_connected, args.schemes)
     network, policy = loaded.network, loaded.policy
     if args.weights:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from enc_caffe.cli.common import add_model, add_schemes, load_network, print_table, progress_bar
+from enc_caffe.cli.images import add_images, take_images
 from enc_caffe.errors import UsageError
 from enc_caffe.metrics.latency import write_latency
 from enc_caffe.output import check_parent, claimed
@@ -17,7 +18,7 @@ def register(commands: Any) -> None:
     """Add the command."""
     p: argparse.ArgumentParser = commands.add_parser("latency", help="time of every layer by rank, measured in Caffe")
     add_model(p, weights=False)
-    p.add_argument("--lmdb", type=Path, help="LMDB that says how large images are")
+    add_images(p, "LMDB that says how large images are")
     p.add_argument("--fully_connected", action="store_true", help="time fully connected layers too")
     add_schemes(p)
     p.add_argument("--threads", type=int, default=1, help="BLAS threads (default: 1)")
@@ -33,6 +34,7 @@ def run(args: argparse.Namespace) -> None:
     for flag, value, least in (("threads", args.threads, 1), ("batch", args.batch, 1), ("ranks", args.ranks, 2)):
         if value < least:
             raise UsageError(f"--{flag} {value}: {least} or more are needed")
+    take_images(args)
     with claimed(args.out):
         _latency(args)
 

@@ -21,6 +21,8 @@ from enc_caffe.cli.common import (
     stage_bars,
     workers,
 )
+from enc_caffe.cli.feed import add_feed
+from enc_caffe.cli.images import add_images, shown, take_images
 from enc_caffe.measurement import concerns, falling_curves, images_of, measured_metrics, output_errors
 from enc_caffe.metrics.files import write_metrics
 from enc_caffe.metrics.sampling import sampler_from
@@ -35,7 +37,7 @@ def register(commands: Any) -> None:
         "metrics", help="singular values of every layer, and with --lmdb its measured accuracy by rank"
     )
     add_model(p)
-    p.add_argument("--lmdb", type=Path, help="a part of the training images to measure on (enc-caffe data partial)")
+    add_images(p, "a part of the training images to measure on (enc-caffe data partial)")
     p.add_argument("--samples", default="vbmf", help="vbmf (default), even:N, or fractions of r_max such as 0.1,0.5")
     p.add_argument("--accuracy", type=int, default=1, metavar="K", help="top-1 (default) or top-5 is the metric")
     p.add_argument("--fully_connected", action="store_true", help="decompose fully connected layers too")
@@ -52,6 +54,7 @@ def register(commands: Any) -> None:
     add_dense(p)
     add_schemes(p)
     add_format(p)
+    add_feed(p)
     add_workers(p)
     p.set_defaults(run=run)
 
@@ -59,6 +62,7 @@ def register(commands: Any) -> None:
 def run(args: argparse.Namespace) -> None:
     """Compute and write the metrics."""
     check_parent(args.out)
+    take_images(args)
     with claimed(args.out):
         _metrics(args)
 
@@ -66,6 +70,7 @@ def run(args: argparse.Namespace) -> None:
 def _metrics(args: argparse.Namespace) -> None:
     sampler = sampler_from(args.samples)
     loaded = load_network(args, args.lmdb, args.fully_connected, args.schemes)
+    loaded = loaded.measurable() if args.lmdb is not None else loaded
     number, done = len(loaded.policy.schemes), 0
     with progress_bar("singular values", number) as bar:
 
@@ -87,14 +92,16 @@ def _measured(args: argparse.Namespace, loaded: pipeline.LoadedNetwork, table: M
         images = images_of(loaded, args.weights, args.lmdb, executor, store, int(args.memory * 2**30))
         look, start = images.look, time.perf_counter()
         if not look.labelled:
-            print(f"{args.lmdb}: no labels; the divergence from the original is measured, no accuracy", file=sys.stderr)
+            print(
+                f"{shown(args)}: no labels; the divergence from the original is measured, no accuracy", file=sys.stderr
+            )
         elif look.classes_seen < look.scores.classes:
             print(
-                f"{args.lmdb}: {look.images} images of {look.classes_seen} classes, but the network has {look.scores.classes}; "
+                f"{shown(args)}: {look.images} images of {look.classes_seen} classes, but the network has {look.scores.classes}; "
                 "the measured accuracies say little of the others",
                 file=sys.stderr,
             )
-        for line in concerns(images, args.lmdb):
+        for line in concerns(images, shown(args)):
             print(line, file=sys.stderr)
         with stage_bars() as stages:
             first: list[int] = []
@@ -121,9 +128,9 @@ def _measured(args: argparse.Namespace, loaded: pipeline.LoadedNetwork, table: M
         print(f"top-{args.accuracy} accuracy of the original: {measured.baseline_accuracy:.4f}")
     falling = falling_curves(measured)
     if falling:
-        shown = ", ".join(falling[:5]) + (f" and {len(falling) - 5} more" if len(falling) > 5 else "")
+        names = ", ".join(falling[:5]) + (f" and {len(falling) - 5} more" if len(falling) > 5 else "")
         print(
-            f"accuracy falls somewhere as the rank rises in {len(falling)} layers ({shown}): the samples are kept as they are; "
+            f"accuracy falls somewhere as the rank rises in {len(falling)} layers ({names}): the samples are kept as they are; "
             "PCHIP goes through all of them, and ENC-Map's inverse leaves out those that fall"
         )
     return measured

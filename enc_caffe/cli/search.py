@@ -25,11 +25,13 @@ from enc_caffe.cli.common import (
     times_of,
     workers,
 )
+from enc_caffe.cli.feed import add_feed
+from enc_caffe.cli.images import add_images, shown, take_images
 from enc_caffe.decomposition import form_cost
 from enc_caffe.errors import MetricsError, UsageError
 from enc_caffe.form import WHOLE
 from enc_caffe.jsonfile import write_json
-from enc_caffe.measurement import images_of
+from enc_caffe.measurement import concerns, images_of
 from enc_caffe.metrics.files import read_metrics
 from enc_caffe.metrics.table import MetricsTable
 from enc_caffe.output import check_parent, claimed
@@ -46,7 +48,7 @@ def register(commands: Any) -> None:
     images = p.add_argument_group("images to evaluate plans on (inf needs them)")
     images.add_argument("--model", type=Path, help="prototxt of the network")
     images.add_argument("--weights", type=Path, help="caffemodel")
-    images.add_argument("--lmdb", type=Path, help="a part of the training images")
+    add_images(images, "a part of the training images")
     images.add_argument(
         "--input_shape", type=shape_argument, metavar="C,H,W", help="size of the images, else the LMDB's"
     )
@@ -54,6 +56,7 @@ def register(commands: Any) -> None:
     add_python_layers(images)
     images.add_argument("--accuracy", type=int, default=1, metavar="K", help="top-K accuracy counts (default: 1)")
     images.add_argument("--stride_placement", choices=("exact", "published"), default="exact")
+    add_feed(p)
     add_workers(p)
     add_format(p)
     p.add_argument("--out", type=Path, required=True, metavar="RANKS.json", help="the plan; of a sweep the table")
@@ -63,6 +66,7 @@ def register(commands: Any) -> None:
 def run(args: argparse.Namespace) -> None:
     """Search, print and write."""
     check_parent(args.out)
+    take_images(args)
     with claimed(args.out):
         _search(args)
 
@@ -91,6 +95,8 @@ def _search(args: argparse.Namespace) -> None:
 
 def _images(args: argparse.Namespace) -> bool:
     given = [n for n in ("model", "weights", "lmdb") if getattr(args, n) is not None]
+    if args.images is not None and "lmdb" not in given:
+        given.append("lmdb")
     if given and len(given) < 3:
         missing = " and ".join(f"--{n}" for n in ("model", "weights", "lmdb") if n not in given)
         raise UsageError(f"plans are evaluated with --model, --weights and --lmdb; {missing} is missing")
@@ -104,6 +110,8 @@ def _accuracy(args: argparse.Namespace, table: MetricsTable) -> Iterator[PlanAcc
         store, executor = stack.enter_context(open_store(args)), stack.enter_context(workers(args).executor())
         bar = stack.enter_context(progress_bar("images", None))
         images = images_of(loaded, args.weights, args.lmdb, executor, store, int(args.memory * 2**30))
+        for line in concerns(images, shown(args)):
+            print(line, file=sys.stderr)
         yield PlanEvaluator(
             images, args.stride_placement, args.accuracy,
             lambda plans, done, all_: bar(plans * all_ + done, (plans + 1) * all_),
@@ -112,6 +120,7 @@ def _accuracy(args: argparse.Namespace, table: MetricsTable) -> Iterator[PlanAcc
 
 def _check_layers(args: argparse.Namespace, loaded: pipeline.LoadedNetwork, table: MetricsTable) -> None:
     known = {m.name for m in table.layers}
+    loaded.check_measurable(known, str(args.metrics))
     for m in table.layers:
         if m.name not in loaded.network:
             raise MetricsError(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import time
 from pathlib import Path
 from typing import Any
 
 from enc_caffe.cli.common import open_store, print_table
+from enc_caffe.cli.images import kept_images
 from enc_caffe.errors import EncError, UsageError
 from enc_caffe.runtime.store import ResultStore
 
@@ -22,7 +24,8 @@ def register(commands: Any) -> None:
     prune = actions.add_parser("prune", help="remove results")
     prune.add_argument("digest", nargs="*", help="the beginning of a digest")
     prune.add_argument("--older", type=float, metavar="DAYS", help="all that were begun more than so many days ago")
-    prune.add_argument("--all", action="store_true", help="everything")
+    prune.add_argument("--all", action="store_true", help="all results")
+    prune.add_argument("--images", action="store_true", help="the LMDBs in the cache that were made of --images")
     for action in (*every, explain, prune):
         action.add_argument("--store", type=Path, metavar="FILE", help="SQLite file (default: in the user's cache)")
     p.set_defaults(run=run)
@@ -61,8 +64,13 @@ def _explain(args: argparse.Namespace, store: ResultStore) -> None:
 
 
 def _prune(args: argparse.Namespace, store: ResultStore) -> None:
-    if not (args.digest or args.all or args.older is not None):
-        raise UsageError("store prune: say what: digests, --older DAYS or --all")
+    if not (args.digest or args.all or args.images or args.older is not None):
+        raise UsageError("store prune: say what: digests, --older DAYS, --all or --images")
+    if args.images:
+        shutil.rmtree(kept_images(), ignore_errors=True)
+        print(f"{kept_images()}: LMDBs made of --images were removed")
+        if not (args.digest or args.all or args.older is not None):
+            return
     contexts = store.contexts()
     chosen = {store.find(d).digest for d in args.digest}
     if args.older is not None:

@@ -1,15 +1,49 @@
-"""The environment that makes Caffe's BLAS use the CPU's best kernels and the wanted number of threads."""
+"""How Caffe's BLAS computes: with which kernel and how many threads; sums of floating-point numbers differ by both.
+
+OpenBLAS reads the environment when it is loaded, so both are set before a process that loads Caffe is started.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import functools
 import os
 import subprocess
-from typing import Optional
+from dataclasses import asdict, dataclass
+from typing import Any, Iterator, Mapping, Optional
 
-from enc_caffe.installation import find_caffe
+from enc_caffe.installation import CaffeInstallation, find_caffe
 
+KERNEL = "OPENBLAS_CORETYPE"
 _THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """What the last digits of a result depend on beside the network and its images.
+
+    Attributes
+    ----------
+    kernel : str
+        OpenBLAS's name of the kernels that compute, or the name of another BLAS.
+    threads : int
+        BLAS threads of one process.
+    device : {'cpu', 'gpu'}
+    """
+
+    kernel: str
+    threads: int
+    device: str = "cpu"
+
+    def key(self) -> dict[str, Any]:
+        """For the store."""
+        return asdict(self)
+
+    def words(self) -> str:
+        """For a person."""
+        number = f"{self.threads} BLAS thread{'s' if self.threads != 1 else ''}"
+        return f"{self.device.upper()}, BLAS kernel {self.kernel}, {number} a process"
 
 
 @functools.cache
@@ -22,17 +56,78 @@ def best_kernel() -> str:
     return done.stdout.decode().strip()
 
 
-def blas_environment(threads: Optional[int] = None) -> dict[str, str]:
+def wanted_kernel() -> str:
+    """The kernel that processes are started with: the user's, else the best one; empty: the library chooses."""
+    return os.environ.get(KERNEL) or best_kernel()
+
+
+def blas_environment(threads: Optional[int] = None, kernel: str = "") -> dict[str, str]:
     """Variables to add when a process that loads Caffe is started; what the user has set stays.
 
     Parameters
     ----------
     threads : int, optional
         BLAS threads of that process; without it the library decides.
+    kernel : str
+        Its kernel, whatever the user has set; without it the user's, else :func:`best_kernel`.
     """
     env = {}
-    if "OPENBLAS_CORETYPE" not in os.environ and best_kernel():
-        env["OPENBLAS_CORETYPE"] = best_kernel()
+    if kernel:
+        env[KERNEL] = kernel
+    elif KERNEL not in os.environ and best_kernel():
+        env[KERNEL] = best_kernel()
     if threads is not None:
         env.update({name: str(threads) for name in _THREADS})
     return env
+
+
+@contextlib.contextmanager
+def environment(values: Mapping[str, Optional[str]]) -> Iterator[None]:
+    """These variables (None: without them), and afterwards those of before."""
+    before = {name: os.environ.get(name) for name in values}
+    _set(values)
+    try:
+        yield
+    finally:
+        _set(before)
+
+
+def _set(values: Mapping[str, Optional[str]]) -> None:
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+def blas_library(caffe: CaffeInstallation) -> Optional[str]:
+    """Path of the BLAS that Caffe is linked with."""
+    modules = sorted((caffe.python_dir / "caffe").glob("_caffe*.so"))
+    if not modules:
+        return None
+    listing = subprocess.run(["ldd", str(modules[0])], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False)
+    return blas_in(listing.stdout.decode())
+
+
+def blas_in(listing: str) -> Optional[str]:
+    """The BLAS of the CPU in what ``ldd`` prints; a Caffe for GPUs is linked with cuBLAS too."""
+    for line in listing.splitlines():
+        name, _, rest = line.strip().partition(" => ")
+        if ("blas" in name or "mkl_rt" in name) and not name.startswith("libcublas") and rest.startswith("/"):
+            return rest.split(" ")[0]
+    return None
+
+
+def arithmetic(device: str = "cpu") -> Arithmetic:
+    """What Caffe's BLAS really computes with in this process, asked of the library itself (in a worker)."""
+    threads = int(os.environ.get(_THREADS[0]) or 0)
+    path = blas_library(find_caffe())
+    if path is None:
+        return Arithmetic("unknown", threads, device)
+    try:
+        library = ctypes.CDLL(path)
+        library.openblas_get_corename.restype = ctypes.c_char_p
+        kernel, threads = library.openblas_get_corename().decode(), int(library.openblas_get_num_threads())
+    except (OSError, AttributeError):
+        kernel = "mkl" if "mkl" in path else "unknown"
+    return Arithmetic(kernel, threads, device)

@@ -160,7 +160,8 @@ class Decomposer:
         """What factors depend on beside the images and the network."""
         return {} if self.how.kind == "svd" else {"decomposition": ["weighted", RIDGE, ROUNDS, STEPS, POSITIONS]}
 
-    def _folder(self, kind: str) -> Path:
+    def folder(self, kind: str) -> Path:
+        """Where arrays of a kind are kept, whoever makes them."""
         if self._temporary is not None:
             return Path(self._temporary.name) / kind
         made = self.made
@@ -176,7 +177,7 @@ class Decomposer:
             return ""
         wanted = list(dict.fromkeys(pairs))
         layers, made = self._layers(dict.fromkeys(n for n, _ in wanted)), self.made
-        moments, factors = self._folder("moments"), self._folder("factors")
+        moments, factors = self.folder("moments"), self.folder("factors")
         task = net_task(made, tuple(layers.values()), block_of(made.look.network))
         collect_all(
             task,
@@ -212,7 +213,7 @@ class Decomposer:
 
     def reference(self) -> Path:
         """File of the original's scores on the images."""
-        return reference_scores(self.made, self._folder("scores"))
+        return reference_scores(self.made, self.folder("scores"))
 
     def _make(self, forms: dict[str, Form], key: str) -> Blobs:
         if self.how.plain or not forms:
@@ -223,8 +224,8 @@ class Decomposer:
         steps = steps_for(network, forms, self.how, fixed_norms(self.made.net))
         if not steps:
             return initial
-        kept = self._folder("calibrated") / f"{key}.npz"
-        work = self._folder("calibration") / key[:32]
+        kept = self.folder("calibrated") / f"{key}.npz"
+        work = self.folder("calibration") / key[:32]
         # Two commands that make the same plan: the second waits, and takes what the first found.
         with locked(work.with_suffix(".lock")):
             found = grouped(read_arrays(kept) or {})

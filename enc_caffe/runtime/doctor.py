@@ -14,7 +14,7 @@ from pathlib import Path
 from enc_caffe import __version__
 from enc_caffe.errors import EncError
 from enc_caffe.installation import CaffeInstallation, find_caffe
-from enc_caffe.runtime.blas import best_kernel, blas_environment
+from enc_caffe.runtime.blas import best_kernel, blas_environment, blas_library
 
 # A core with AVX2 does more than this with good kernels; SSE3 kernels stay below.
 SLOW_GFLOPS = 40.0
@@ -108,7 +108,7 @@ def _caffe(caffe: CaffeInstallation) -> list[Finding]:
 
 
 def _blas(caffe: CaffeInstallation) -> list[Finding]:
-    library = _blas_library(caffe)
+    library = blas_library(caffe)
     if library is None:
         return [Finding("missing", "BLAS", "the library that Caffe is linked with was not found")]
     ours, own = (
@@ -124,23 +124,6 @@ def _blas(caffe: CaffeInstallation) -> list[Finding]:
     chosen = best_kernel()
     text += f"; the library's own choice {own[0]}: {own[1]} and {own[2]}" if chosen else ", the library's own choice"
     return [Finding("slow" if slow else "ok", "BLAS", text, advice)]
-
-
-def _blas_library(caffe: CaffeInstallation) -> str | None:
-    modules = sorted((caffe.python_dir / "caffe").glob("_caffe*.so"))
-    if not modules:
-        return None
-    listing = subprocess.run(["ldd", str(modules[0])], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False)
-    return blas_in(listing.stdout.decode())
-
-
-def blas_in(listing: str) -> str | None:
-    """The BLAS of the CPU in what ``ldd`` prints; a Caffe for GPUs is linked with cuBLAS too."""
-    for line in listing.splitlines():
-        name, _, rest = line.strip().partition(" => ")
-        if ("blas" in name or "mkl_rt" in name) and not name.startswith("libcublas") and rest.startswith("/"):
-            return rest.split(" ")[0]
-    return None
 
 
 def _speed(library: str, extra: dict[str, str]) -> tuple[str, float, float] | None:

@@ -1,13 +1,13 @@
 """How long a compression with images will take on this machine, said before it starts.
 
-One pass of a few images and one matrix product are timed in a worker; all else follows from MACs and matrix sizes. What the
-store knows already is not taken off.
+One pass of a few images and one matrix product are timed in a worker; all else follows from MACs and matrix sizes. Moments,
+factors and metrics that are kept already are taken off; which whole networks a search will meet is not known.
 """
 
 from __future__ import annotations
 
 import time
-from typing import Mapping, Sequence
+from typing import Mapping, Optional, Sequence
 
 import numpy as np
 from scipy.linalg import blas
@@ -19,6 +19,7 @@ from enc_caffe.network import Layer, Network
 from enc_caffe.runtime.measuring import Subject, batch_for, net_task
 from enc_caffe.runtime.moments import PARTS, POSITIONS, with_moments
 from enc_caffe.runtime.passes import NetTask, batches, engine_of
+from enc_caffe.runtime.remaining import Remaining, everything
 
 #: Ranks in all over the first ones, where more are measured at bends (339 over 272 on ResNet-56).
 DENSE = 1.25
@@ -51,6 +52,7 @@ def stages(
     measured: bool,
     networks: int,
     dense: bool = False,
+    left: Optional[Remaining] = None,
 ) -> dict[str, float]:
     """Seconds by stage.
 
@@ -66,7 +68,10 @@ def stages(
         Whole networks that are made and measured.
     dense : bool
         Whether metrics are measured at more ranks where they bend.
+    left : Remaining, optional
+        What is not known yet; without it nothing is.
     """
+    left = left or everything(forms)
     batch = min(TIMED, made.look.images, batch_for(made.look.network, made.memory, made.executor.workers))
     once, rate = made.executor.result(made.executor.submit(speed, net_task(made, (), batch), batch))
     images, workers = made.look.images, made.executor.workers
@@ -74,11 +79,15 @@ def stages(
     known = [x for x in layers if with_moments(x)]
     found: dict[str, float] = {}
     if kind != "svd":
-        sums = sum(patch_size(x) ** 2 * x.groups * _positions(x) for x in known)
-        found["second moments"] = images * (sums / rate + once * PARTS / 2) / workers
-        found["factors"] = sum(_alternation(x, f) for x in known for f in forms[x.name]) / rate / workers
+        fresh = [x for x in known if x.name in left.moments]
+        sums = sum(patch_size(x) ** 2 * x.groups * _positions(x) for x in fresh)
+        passes = once * PARTS / 2 * len(fresh) / max(1, len(known))
+        found["second moments"] = images * (sums / rate + passes) / workers
+        factors = [_alternation(x, f) for x in known for f in forms[x.name] if (x.name, f) in left.factors]
+        found["factors"] = sum(factors) / rate / workers
     if measured:
-        passes = sum(remaining[x.name] * len(forms[x.name]) for x in layers) * (DENSE if dense else 1)
+        passes = sum(remaining[x.name] * left.metrics[x.name, f] for x in layers for f in forms[x.name])
+        passes *= DENSE if dense else 1
         found["metrics"] = images * once * passes / workers
     if networks:
         each = images * once / workers

@@ -17,8 +17,9 @@ import numpy as np
 from enc_caffe.caffe_io.caffemodel import CaffeModel
 from enc_caffe.caffe_io.datum import ImageLmdb
 from enc_caffe.caffe_io.describe import set_state
+from enc_caffe.caffe_io.feed import AS_WRITTEN, Feed
 from enc_caffe.caffe_io.prototxt import read_net, to_text
-from enc_caffe.caffe_io.transform import Transform, transform_of
+from enc_caffe.caffe_io.transform import Transform, blame, fed_images, remedy, transform_of
 from enc_caffe.caffe_io.variants import Scores, check_one_input, deploy_net, find_scores, sized_network
 from enc_caffe.errors import CaffeError, DatasetError, NetworkError, UsageError, WeightsError
 from enc_caffe.network import Network
@@ -48,6 +49,7 @@ class _Task:
     transform: Transform
     data: str
     scores: str
+    shape: tuple[int, ...]
     top_k: tuple[int, ...]
     batch: int
     gpu: Optional[int]
@@ -71,7 +73,6 @@ def count_chunk(task: _Task, start: int, stop: int) -> tuple[list[int], float]:
         _NETS.clear()
         _NETS[key] = load_net(task.prototxt, task.weights, task.gpu)
     net = _NETS[key]
-    lmdb = ImageLmdb(Path(task.lmdb))
     correct, entropy = [0] * len(task.top_k), 0.0
     images: list[np.ndarray] = []
     labels: list[int] = []
@@ -91,14 +92,13 @@ def count_chunk(task: _Task, start: int, stop: int) -> tuple[list[int], float]:
         images.clear()
         labels.clear()
 
-    for image in lmdb.images(start, stop, task.transform.force_color):
-        images.append(task.transform(image.pixels))
+    for image in fed_images(Path(task.lmdb), task.transform, task.shape, start, stop):
+        images.append(image.pixels)
         labels.append(image.label)
         if len(images) == task.batch:
             flush()
     if images:
         flush()
-    lmdb.close()
     return correct, entropy
 
 
@@ -129,6 +129,11 @@ class Images:
     labelled: bool
     classes_seen: int
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(C, H, W) of what the network is fed."""
+        return tuple(self.network.shape_of(self.data)[1:])
+
 
 def look_at(
     net: Any, source: str, weights: Path, lmdb: Path, transform: Optional[Transform] = None, any_output: bool = False,
@@ -146,11 +151,12 @@ def look_at(
         If the images do not fit the network, or a label is beyond its classes.
     """
     stored = CaffeModel(Path(weights))
+    rule = transform if transform is not None else transform_of(net, source)
     images = ImageLmdb(Path(lmdb))
-    first, labels, total = images.first_shape(), images.labels(), len(images)
+    first, labels, total = images.first_shape(rule.force_color), images.labels(), len(images)
     # LMDB opens a folder once in a process, and the network may name it too.
     images.close()
-    network = sized_network(net, source, first, None, input_shapes)
+    network = sized_network(net, source, rule.sized(first), None, input_shapes)
     check_runs(network, source)
     check_one_input(net, network, source)
     scores = find_scores(network, any_output)
@@ -158,17 +164,16 @@ def look_at(
         raise NetworkError(
             f"{source}: how many classes '{scores.scores}' has is not known, because of layers before it"
         )
-    rule = transform if transform is not None else transform_of(net, source)
     data_blob, needed = _data_blob(network)
     try:
         stored.check(network)
     except WeightsError as exc:
-        if not _sized_by_images(network, data_blob):
-            raise
-        raise WeightsError(f"{exc}; with images of {first} (C, H, W), the size of those in {lmdb}") from None
+        raise WeightsError(f"{exc}{blame(net, rule.sized(first), lmdb)}") from None
     got = rule(np.zeros(first, np.uint8)).shape
     if got != needed:
-        raise DatasetError(f"{lmdb}: images become {got} (C, H, W), but the network's '{data_blob}' needs {needed}")
+        raise DatasetError(
+            f"{lmdb}: images become {got} (C, H, W), but the network's '{data_blob}' needs {needed}; {remedy(got, needed)}"
+        )
     labelled = scores.softmax and bool(labels.max() >= 0) and not _labels_elsewhere(network, data_blob, scores.labels)
     if labelled and (labels.min() < 0 or labels.max() >= scores.classes):
         raise DatasetError(
@@ -184,15 +189,16 @@ def evaluate(
     top_k: tuple[int, ...] = (1,),
     batch: int = 50,
     workers: int = 1,
-    threads: Optional[int] = None,
+    threads: int = 1,
     gpu: Optional[int] = None,
     progress: Callable[[int, int], None] = lambda done, all_: None,
-    transform: Optional[Transform] = None,
+    feed: Feed = AS_WRITTEN,
     executor: Optional[Executor] = None,
     python_layers: bool = False,
     level: Optional[int] = None,
     stages: Sequence[str] = (),
     input_shapes: Optional[Mapping[str, Shape]] = None,
+    notice: Callable[[str], None] = lambda line: None,
 ) -> Evaluation:
     """Top-k accuracy and cross-entropy of a network over all images of an LMDB.
 
@@ -207,14 +213,16 @@ def evaluate(
     gpu : int, optional
         Device; without it the CPU.
     progress : callable of images done and images in all
-    transform : Transform, optional
-        Instead of the data layer's own.
+    feed : Feed
+        What the user says of the images, instead of the data layer.
     python_layers : bool
         Whether the prototxt may have them (:func:`enc_caffe.caffe_io.prototxt.read_net`).
     level, stages : int and sequence of str, optional
         Which layers there are, as by ``caffe test -level -stage``.
     input_shapes : mapping of top to full shape, optional
         Of data layers whose tops no image size describes.
+    notice : callable of a line that a person should read
+        Gets what the network is fed.
 
     Raises
     ------
@@ -223,7 +231,8 @@ def evaluate(
     CaffeError
         With Caffe's own last line where it stopped.
     """
-    net = set_state(read_net(Path(model), python_layers), level, stages)
+    net = feed.written(set_state(read_net(Path(model), python_layers), level, stages))
+    transform = feed.transform(net, str(model))
     images = look_at(net, str(model), weights, lmdb, transform, input_shapes=input_shapes)
     network, scores, rule, data_blob, total = (
         images.network,
@@ -245,14 +254,20 @@ def evaluate(
         rule,
         data_blob,
         scores.scores,
+        images.shape,
         top_k,
         batch,
         gpu,
     )
+    # It runs a net as the engine does, which counts as this module does.
+    from enc_caffe.runtime.feeding import fed_lines
+
     own = CaffeExecutor(workers, threads, advice="; start the command again") if executor is None else None
     executor = executor or own
     assert executor is not None
     try:
+        for line in fed_lines(net, str(model), Path(weights), Path(lmdb), images, executor):
+            notice(line)
         starts = range(0, total, batch * 2)
         futures = [executor.submit(count_chunk, task, s, min(s + batch * 2, total)) for s in starts]
         correct, entropy, done = [0] * len(top_k), 0.0, 0
@@ -270,11 +285,6 @@ def evaluate(
             f"{model}: the network's scores are not finite on the images of {lmdb}; do the images have the scale that it expects?"
         )
     return Evaluation(total, dict(zip(top_k, correct)), entropy / total)
-
-
-def _sized_by_images(network: Network, blob: str) -> bool:
-    # An Input layer says its own size; a data layer takes the size of what it reads.
-    return any(layer.type in DATA_TYPES and blob in layer.tops for layer in network.layers)
 
 
 def _labels_elsewhere(network: Network, data: str, labels: Optional[str]) -> bool:

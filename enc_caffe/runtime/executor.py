@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -19,7 +20,7 @@ from typing import Any, Callable, Iterator, Optional, Protocol, Sequence
 from enc_caffe.errors import CaffeError
 from enc_caffe.extensions import load_extensions
 from enc_caffe.installation import find_caffe
-from enc_caffe.runtime.blas import blas_environment
+from enc_caffe.runtime.blas import Arithmetic, arithmetic, blas_environment, environment
 
 #: Seconds without any sign of life after which workers are taken to hang; one is given for every batch (:func:`beat`).
 LIMIT = 3600.0
@@ -30,6 +31,8 @@ ADVICE = "; the same command goes on where it was (commands that measure wait lo
 DEVICE = "ENC_CAFFE_DEVICE"
 #: In a worker: where it tells the time of its last sign of life, which all workers of a pool share.
 _BEAT: Any = None
+#: In a worker: where the workers of a pool wait for each other when they start.
+_START: Any = None
 _GLOG = re.compile(r"^[FE]\d{4,8} [\d:.]+\s+\d+ (\S+?:\d+)\] (.*)$")
 
 
@@ -54,9 +57,14 @@ def beat() -> None:
         _BEAT.value = time.monotonic()
 
 
-def _start(log: str, python_dir: str, quiet: bool, devices: Any, heart: Any) -> None:
-    global _BEAT
-    _BEAT = heart
+def _meet() -> int:
+    _START.wait()
+    return os.getpid()
+
+
+def _start(log: str, python_dir: str, quiet: bool, devices: Any, heart: Any, start: Any) -> None:
+    global _BEAT, _START
+    _BEAT, _START = heart, start
     # Caffe writes to descriptor 2 itself, so the descriptor is redirected, not sys.stderr.
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(descriptor, 2)
@@ -88,6 +96,10 @@ class Executor(Protocol):
     """Runs functions in processes that may load Caffe."""
 
     workers: int
+
+    @property
+    def arithmetic(self) -> Arithmetic:
+        """What its processes compute with: part of what results depend on."""
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
         """Start a function."""
@@ -144,36 +156,46 @@ class CaffeExecutor:
     Parameters
     ----------
     workers : int
-    threads : int, optional
-        BLAS threads of each worker.
+    threads : int
+        BLAS threads of each worker. More than one makes sums that differ in the last digits with their number.
     gpus : sequence of int
         One worker for each of these devices, instead of ``workers`` on the CPU.
     limit : float
         Seconds without any result or other sign of life after which the workers are stopped; 0 for none.
     advice : str
         What to do then.
+    kernel : str
+        BLAS kernel of the workers; without it the user's choice, else the CPU's best.
     """
 
     def __init__(
-        self, workers: int = 1, threads: Optional[int] = None, gpus: Sequence[int] = (), limit: float = LIMIT, advice: str = ADVICE
+        self, workers: int = 1, threads: int = 1, gpus: Sequence[int] = (), limit: float = LIMIT, advice: str = ADVICE,
+        kernel: str = "",
     ) -> None:  # fmt: skip
-        self.workers = len(gpus) or workers
-        self._limit, self._advice, self._waiting, self._counting = limit, advice, 0, threading.Lock()
+        self.workers, self._device = len(gpus) or workers, "gpu" if gpus else "cpu"
+        self._limit, self._advice, self._waiting, self._counting = LIMIT, advice, 0, threading.Lock()
         self._heard = self._looked = time.monotonic()
         self._folder = tempfile.TemporaryDirectory(prefix="enc-caffe-")
         self._log = Path(self._folder.name) / "caffe.log"
-        with _environment({**blas_environment(threads), "GLOG_logtostderr": "1"}):
+        with environment({**blas_environment(threads, kernel), "GLOG_logtostderr": "1"}), _allowed_children():
             context = multiprocessing.get_context("spawn")
             devices = context.Queue() if gpus else None
             self._beat = context.Value("d", 0.0, lock=False)
             for gpu in gpus:
                 devices.put(gpu)  # type: ignore[union-attr]
             self._pool = ProcessPoolExecutor(
-                self.workers, context, _start, (str(self._log), str(find_caffe().python_dir), True, devices, self._beat)
+                self.workers, context, _start, (str(self._log), str(find_caffe().python_dir), True, devices, self._beat, context.Barrier(self.workers)),
             )  # fmt: skip
-            # Workers are started at the first submit; they must inherit this environment.
-            for future in [self._pool.submit(os.getpid) for _ in range(self.workers)]:
+            # A pool starts a worker when a task finds none idle; all must inherit this environment, so each waits for the others.
+            for future in [self._pool.submit(_meet) for _ in range(self.workers)]:
                 self.result(future)
+        # Starting may take longer than a task that gets on.
+        self._limit = limit
+
+    @functools.cached_property
+    def arithmetic(self) -> Arithmetic:
+        """What the workers compute with, by what one of them finds."""
+        return self.result(self.submit(arithmetic, self._device))  # type: ignore[no-any-return]
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
         """Run a module-level function in a worker."""
@@ -228,14 +250,13 @@ class CaffeExecutor:
 
 
 @contextlib.contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
+def _allowed_children() -> Iterator[None]:
+    # Dask's nanny makes its workers daemonic, and such a process may have no children, since nobody would end them. Ours
+    # end with their parent by themselves.
+    config = multiprocessing.current_process()._config  # type: ignore[attr-defined]
+    daemon = config.pop("daemon", None)
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        if daemon is not None:
+            config["daemon"] = daemon

@@ -30,7 +30,7 @@ def check_runs(network: Network, source: str, training: bool = False) -> None:
         if layer.type not in KNOWN_TYPES:
             raise NetworkError(
                 f"{source}: layer '{layer.name}': Caffe has no type '{layer.type}' and cannot run the network; "
-                "searching by PCA energy and emitting need no run"
+                "compress and metrics measure the part before it, searching by PCA energy and emitting need no run"
             )
     need, have = bytes_needed(network, training), memory()
     if need > have:

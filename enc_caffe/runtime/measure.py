@@ -76,7 +76,7 @@ def measure(
     wanted = [ORIGINAL, *dict.fromkeys(pairs)]
 
     def what(pair: Pair) -> str:
-        return f"{pair[0]} {pair[1]}" if pair != ORIGINAL else name
+        return named(pair) if pair != ORIGINAL else name
 
     known = store.known(context) if store else {}
     found: dict[tuple[int, Pair], Counts] = {}
@@ -121,6 +121,11 @@ def measure(
         for pair in wanted:
             result[pair] = result[pair] + found[start, pair]
     return result
+
+
+def named(pair: Pair) -> str:
+    """How the store calls a layer at a rank."""
+    return f"{pair[0]} {pair[1]}"
 
 
 def stored(store: ResultStore, context: str, name: str, images: int, chunk: int) -> Optional[Counts]:

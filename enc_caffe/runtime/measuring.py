@@ -14,6 +14,7 @@ from enc_caffe.caffe_io.describe import describe
 from enc_caffe.caffe_io.emit import replace_layers, write_compressed
 from enc_caffe.caffe_io.fold import can_fold, fold
 from enc_caffe.caffe_io.prototxt import to_text
+from enc_caffe.caffe_io.transform import Transform
 from enc_caffe.caffe_io.variants import deploy_net
 from enc_caffe.decomposition import form_cost
 from enc_caffe.form import WHOLE, Form
@@ -48,7 +49,7 @@ PROBE = 4
 
 @dataclass(frozen=True)
 class Subject:
-    """A network with images: all that evaluations of it share."""
+    """A network with images: all that evaluations of it share; ``remark`` is what a person should know of the network."""
 
     net: Any
     source: str
@@ -60,6 +61,7 @@ class Subject:
     store: Optional[ResultStore] = None
     memory: int = MEMORY
     fold: bool = True
+    remark: str = ""
 
     @property
     def chunk(self) -> int:
@@ -69,14 +71,13 @@ class Subject:
     def key(self) -> dict[str, Any]:
         """What results depend on, by content."""
         assert self.store is not None
-        rule = self.look.transform
         return {
             "version": VERSION,
             "network": digest_of(to_text(deploy_net(self.net, self.look.network, 1))),
             "weights": self.store.file_digest(self.weights),
             "images": self.store.file_digest(self.lmdb / "data.mdb"),
-            "mean": None if rule.mean is None else digest_of(np.asarray(rule.mean).tolist()),
-            "transformation": [rule.scale, rule.crop, rule.force_color],
+            "fed": digest_of(self.look.transform.key()),
+            "arithmetic": self.executor.arithmetic.key(),
         }
 
     def context(self, key: Mapping[str, Any]) -> str:
@@ -86,6 +87,7 @@ class Subject:
         about = {
             "network": self.look.network.name, "model": str(Path(self.source).absolute()),
             "weights": str(self.weights.absolute()), "lmdb": str(self.lmdb.absolute()), "images": self.look.images,
+            "fed": self.look.transform.words(), "computed by": self.executor.arithmetic.words(),
             **{f"digest of {k}": v for k, v in key.items() if k in ("weights", "images")},
         }  # fmt: skip
         return self.store.context(about, dict(key))
@@ -100,6 +102,7 @@ def subject(
     executor: Executor,
     store: Optional[ResultStore] = None,
     memory: int = MEMORY,
+    transform: Optional[Transform] = None,
 ) -> Subject:
     """Hold network, weights and images against each other, and see once whether the folded net may stand for the plain one.
 
@@ -111,9 +114,8 @@ def subject(
         If the network cannot be run from a layer on.
     """
     weights, lmdb = Path(weights).absolute(), Path(lmdb).absolute()
-    made = Subject(
-        net, source, weights, lmdb, look_at(net, source, weights, lmdb, any_output=True), macs, executor, store, memory
-    )
+    look = look_at(net, source, weights, lmdb, transform, any_output=True)
+    made = Subject(net, source, weights, lmdb, look, macs, executor, store, memory)
     # Every layer that some pass may begin at.
     layers = made.look.network.weighted
     plain, simple = (net_task(replace(made, fold=f), layers, PROBE) for f in (False, True))
@@ -137,6 +139,7 @@ def net_task(
     return NetTask(
         to_text(deploy), str(weights), str(made.lmdb), look.transform, look.data, look.scores.scores, batch,
         look.labelled, tuple(layers), followers, look.scores.softmax,
+        shape=look.shape,
     )  # fmt: skip
 
 
@@ -157,6 +160,11 @@ def batch_for(network: Network, memory: int, workers: int, factors: int = 0) -> 
     # The interpreter, Caffe and its libraries take about 150 MB in every worker.
     room = memory / workers - 4 * columns - factors - 150 * 2**20
     return int(max(1, min(LARGEST_BATCH, room // max(1, image))))
+
+
+def counts_key(made: Subject, key: Optional[Mapping[str, Any]] = None) -> dict[str, Any]:
+    """What counts of single layers depend on."""
+    return {**made.key(), **(key or {})}
 
 
 def layer_counts(
@@ -181,7 +189,7 @@ def layer_counts(
     kept = 0 if factors else sum(8 * form_cost(network[n], WHOLE)[1] for n, _ in {(n, f.scheme) for n, f in pairs})
     batch = min(batch_for(network, made.memory, made.executor.workers, kept), made.chunk)
     task = replace(net_task(made, layers, batch), factors=factors)
-    context = made.context({**made.key(), **(key or {})}) if made.store else ""
+    context = made.context(counts_key(made, key)) if made.store else ""
     return measure(task, pairs, made.look.images, made.chunk, made.executor, made.store, context, progress=progress)
 
 

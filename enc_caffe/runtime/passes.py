@@ -12,9 +12,8 @@ from typing import Iterator, Mapping, Optional, Sequence
 import numpy as np
 
 from enc_caffe.caffe_io.caffemodel import CaffeModel
-from enc_caffe.caffe_io.datum import ImageLmdb
 from enc_caffe.caffe_io.fold import Follower, folded, gain_and_shift
-from enc_caffe.caffe_io.transform import Transform
+from enc_caffe.caffe_io.transform import Transform, fed_images
 from enc_caffe.decomposition import Factoriser, scheme_for
 from enc_caffe.form import Form
 from enc_caffe.network import Layer
@@ -36,6 +35,8 @@ class NetTask:
     reference : str
         ``.npy`` file of the scores, one row for each image, that a pass of the untruncated net is held against; where it
         is empty, its own.
+    shape : (C, H, W)
+        Of what the net is fed.
     """
 
     prototxt: str
@@ -51,6 +52,7 @@ class NetTask:
     softmax: bool = True
     factors: str = ""
     reference: str = ""
+    shape: tuple[int, ...] = ()
 
 
 class Engine:
@@ -190,15 +192,13 @@ def engine_of(task: NetTask) -> Iterator[Engine]:
 
 def batches(task: NetTask, start: int, stop: int) -> Iterator[tuple[np.ndarray, Optional[np.ndarray]]]:
     """Transformed images (n, C, H, W) and their labels, at most ``task.batch`` at a time."""
-    lmdb = ImageLmdb(Path(task.lmdb))
     images: list[np.ndarray] = []
     labels: list[int] = []
-    try:
-        for at, image in enumerate(lmdb.images(start, stop, task.transform.force_color), start + 1):
-            images.append(task.transform(image.pixels))
+    # Closed before the next reader opens the LMDB, which a process may do once at a time.
+    with contextlib.closing(fed_images(Path(task.lmdb), task.transform, task.shape, start, stop)) as source:
+        for at, image in enumerate(source, start + 1):
+            images.append(image.pixels)
             labels.append(image.label)
             if len(images) == task.batch or at == stop:
                 yield np.stack(images), np.array(labels) if task.labels else None
                 images, labels = [], []
-    finally:
-        lmdb.close()

@@ -82,9 +82,7 @@ class Setting:
     def divergence(self, how: Decomposition, forms: dict[str, Form]) -> float:
         """Mean divergence of a plan's network from the original."""
         made = self.decomposer(how)
-        found = PlanEvaluator(
-            self.images, blobs_of=made.blobs, name=made.name(), reference=made.reference()
-        )
+        found = PlanEvaluator(self.images, blobs_of=made.blobs, name=made.name(), reference=made.reference())
         return found.divergence(forms)
 
 

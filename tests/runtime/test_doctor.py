@@ -8,7 +8,7 @@ import pytest
 
 from enc_caffe.cli import main
 from enc_caffe.errors import CaffeNotFoundError
-from enc_caffe.runtime import doctor
+from enc_caffe.runtime import blas, doctor
 from tests.conftest import script
 
 
@@ -29,7 +29,7 @@ def test_the_blas_of_a_caffe_for_gpus_is_that_of_its_cpu_part() -> None:
 \tlibcublasLt.so.11 => /lib/x86_64-linux-gnu/libcublasLt.so.11 (0x00007f52)
 \tlibopenblas.so.0 => /lib/x86_64-linux-gnu/libopenblas.so.0 (0x00007f53)
 """
-    for blas_in in (doctor.blas_in, script("measure_blas").blas_in):
+    for blas_in in (blas.blas_in, script("measure_blas").blas_in):
         assert blas_in(listing) == "/lib/x86_64-linux-gnu/libopenblas.so.0"
         assert not blas_in("\tlibcublas.so.11 => /lib/libcublas.so.11 (0x0)\n\tlibopenblas.so.0 => not found\n")
 

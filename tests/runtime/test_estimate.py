@@ -9,7 +9,10 @@ import pytest
 from enc_caffe import pipeline
 from enc_caffe.form import Form
 from enc_caffe.measurement import Workers, images_of
+from enc_caffe.runtime.decomposer import Decomposer, Decomposition
 from enc_caffe.runtime.estimate import stages, words
+from enc_caffe.runtime.measuring import counts_key, layer_counts
+from enc_caffe.runtime.remaining import Remaining, everything, remaining
 from enc_caffe.runtime.store import ResultStore
 from tests.runtime import nets
 
@@ -34,7 +37,14 @@ def test_stages_follow_from_what_is_asked_for(tmp_path: Path) -> None:
         assert set(stages(images, layers, forms, "svd", True, 2)) == {"metrics", "whole networks"}
         # A pass from a layer on takes the part of the MACs that is left there; a whole network all of them. By hand, at 12 x 12
         # (c3 and what follows at 6 x 6): inputs that an output sees, outputs, places.
-        macs = {"c0": 27 * 8 * 144, "c1": 72 * 8 * 144, "c2": 72 * 8 * 144, "c3": 72 * 12 * 36, "c4": 12 * 12 * 36, "fc": 12 * 5}
+        macs = {
+            "c0": 27 * 8 * 144,
+            "c1": 72 * 8 * 144,
+            "c2": 72 * 8 * 144,
+            "c3": 72 * 12 * 36,
+            "c4": 12 * 12 * 36,
+            "fc": 12 * 5,
+        }
         left = {name: sum(list(macs.values())[i:]) / sum(macs.values()) for i, name in enumerate(macs)}
         for own in ([layers[0]], [layers[-1]], layers):
             found = stages(images, own, forms, "svd", True, 2)
@@ -46,3 +56,51 @@ def test_stages_follow_from_what_is_asked_for(tmp_path: Path) -> None:
         found = stages(images, layers, forms, "asymmetric", True, 3)
         assert set(found) == {"second moments", "factors", "metrics", "whole networks"}
         assert all(0 < v < 60 for v in found.values())
+
+
+@pytest.mark.caffe
+def test_what_is_known_is_taken_off(tmp_path: Path) -> None:
+    model, weights = nets.write_net(tmp_path, nets.residual())
+    lmdb = nets.write_images(tmp_path / "lmdb", 30)
+    loaded = pipeline.load(model, lmdb)
+    schemes = loaded.policy.schemes
+    layers = [loaded.network[n] for n in schemes]
+    ranks = {x.name: [1, 2, 4] for x in layers}
+    pairs = [(n, r) for n, own in ranks.items() for r in own]
+    how = Decomposition("asymmetric")
+    with ResultStore(tmp_path / "s.sqlite") as store, Workers().executor() as executor:
+        images = images_of(loaded, weights, lmdb, executor, store)
+        decomposer = Decomposer(images, schemes, how)
+        assert remaining(decomposer, ranks) == everything(ranks) and everything(ranks).measured == 0
+        # Half of the layers: their moments, factors and metrics.
+        half = [p for p in pairs if p[0] in list(ranks)[:2]]
+        layer_counts(
+            images, {n: schemes[n] for n, _ in half}, half, factors=decomposer.prepare(half), key=decomposer.key()
+        )
+        left = remaining(decomposer, ranks)
+        assert left.moments == set(list(ranks)[2:]) and left.factors == set(pairs) - set(half)
+        # These counts belong to plans of two layers; those of all layers are another context.
+        layer_counts(images, schemes, pairs, factors=decomposer.prepare(pairs), key=decomposer.key())
+        left = remaining(decomposer, ranks)
+        assert left == Remaining(frozenset(), frozenset(), dict.fromkeys(pairs, 0.0)) and left.measured == 1
+        found = stages(images, layers, ranks, "asymmetric", True, 3, True, left)
+        assert found["second moments"] == found["factors"] == found["metrics"] == 0 < found["whole networks"]
+        # A rank that was not measured, and images of which some were not.
+        more = {**ranks, layers[0].name: [1, 2, 3, 4]}
+        left = remaining(decomposer, more)
+        assert {p for p, part in left.metrics.items() if part} == {(layers[0].name, 3)}
+        assert stages(images, layers, more, "asymmetric", True, 3, False, left)["metrics"] > 0
+
+
+@pytest.mark.caffe
+def test_half_of_the_images_is_half_of_the_work(tmp_path: Path) -> None:
+    model, weights = nets.write_net(tmp_path, nets.residual())
+    lmdb = nets.write_images(tmp_path / "lmdb", 40)
+    loaded, ranks = pipeline.load(model, lmdb), {"c1": [2]}
+    with ResultStore(tmp_path / "s.sqlite") as store, Workers().executor() as executor:
+        images = images_of(loaded, weights, lmdb, executor, store)
+        decomposer = Decomposer(images, loaded.policy.schemes, Decomposition())
+        context = images.context(counts_key(images, {"c1": loaded.policy.schemes["c1"]}))
+        for start in range(0, 20, images.chunk):
+            store.put(context, start, start + images.chunk, {"c1 2": [0, 0, 0, 0.0, 0.0]})
+        assert remaining(decomposer, ranks).metrics == {("c1", 2): 0.5}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import time
 
 import pytest
 
@@ -16,7 +15,7 @@ def test_sigterm_is_an_interruption_only_inside() -> None:
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(Terminated), sigterm_interrupts():
         os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(5)
+        threading.Event().wait(600)
     assert signal.getsignal(signal.SIGTERM) == before
 
 
@@ -24,7 +23,7 @@ def test_status_and_line_say_what_stopped_it(capsys: pytest.CaptureFixture[str])
     def ends_by(number: signal.Signals) -> int:
         def run() -> int:
             signal.raise_signal(number)
-            time.sleep(5)
+            threading.Event().wait(600)
             return 0
 
         return stoppable("demo", run)

@@ -77,10 +77,12 @@ def test_a_writer_that_is_killed_leaves_whole_results(tmp_path: Path, seed: int)
     path = tmp_path / "s.sqlite"
     code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_store as t; t._write({str(path)!r}, 0, 10**6)"
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 30
-    while not path.exists() and time.monotonic() < deadline and process.poll() is None:
+    wanted, there = random.Random(seed).randint(1, 100), 0
+    while there < wanted and process.poll() is None:
         time.sleep(0.01)
-    time.sleep(0.2 + random.Random(seed).random() * 0.3)
+        if path.exists():
+            with ResultStore(path) as store:
+                there = len(store.known(digest_of("shared")))
     process.send_signal(signal.SIGKILL)
     process.wait()
     warnings: list[str] = []

@@ -24,7 +24,10 @@ def test_costs_by_hand() -> None:
     assert problem.macs([2, 3]) == 2 * 64 * 48 + 3 * 16 * 96
     assert problem.cost("parameters", [2, 3]) == 2 * 48 + 3 * 96
     half = build_problem(TABLE, options(first_layer="half"))
-    assert half.fixed == {"a": Form("spatial", (6,))} and half.fixed_costs == {"macs": 6 * 64 * 48, "parameters": 6 * 48}
+    assert half.fixed == {"a": Form("spatial", (6,))} and half.fixed_costs == {
+        "macs": 6 * 64 * 48,
+        "parameters": 6 * 48,
+    }
     keep = build_problem(TABLE, options(first_layer="keep"))
     assert keep.fixed == {} and keep.fixed_costs == {"macs": 64 * 9 * 64, "parameters": 9 * 64}
 

@@ -1,0 +1,127 @@
+"""Images as people have them, a folder, a list or arrays, made into an LMDB once and kept."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Callable, Optional
+
+from enc_caffe.caffe_io.datum import write_lmdb
+from enc_caffe.caffe_io.describe import data_layers, selected
+from enc_caffe.caffe_io.feed import Feed
+from enc_caffe.caffe_io.sources import Pictures, from_npz, in_folder, in_list, records_of
+from enc_caffe.errors import DatasetError
+
+#: Raised when the same files would become other records.
+VERSION = 1
+ARRAYS = (".npz", ".npy")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """How image files become records.
+
+    Attributes
+    ----------
+    gray : bool
+        One channel, else three.
+    resize : (H, W), optional
+        Size that the user, or a data layer, brings them to.
+    fixed : (H, W), optional
+        The only size that the network takes: images of several sizes, or of another one, are brought to it.
+    any_size : bool
+        Whether a crop brings them to one size.
+    """
+
+    gray: bool = False
+    resize: Optional[tuple[int, int]] = None
+    fixed: Optional[tuple[int, int]] = None
+    any_size: bool = False
+
+
+def wanted_of(net: Any, source: str, feed: Feed) -> Wanted:
+    """What a network and the user's flags say of how image files are to be read."""
+    rule = feed.transform(net, source, pixels=False)
+    inputs = [] if data_layers(net, "TEST") else [list(x.dim) for p in selected(net) for x in p.input_param.shape]
+    shape = inputs[0][1:] if len(inputs) == 1 and len(inputs[0]) == 4 else []
+    gray = rule.force_color is False or (rule.force_color is None and shape[:1] == [1])
+    fixed = (int(shape[1]), int(shape[2])) if shape and not rule.crop and not rule.resize else None
+    return Wanted(gray, rule.resize, fixed, rule.crop > 0)
+
+
+def collection(
+    source: Path,
+    cache: Path,
+    wanted: Wanted,
+    progress: Callable[[int, int], None] = lambda done, all_: None,
+    notice: Callable[[str], None] = lambda line: None,
+) -> Path:
+    """An LMDB of a folder of images, a list of them, or a .npz file; the same files are not read twice.
+
+    Parameters
+    ----------
+    cache : Path
+        Folder in which LMDBs are kept, each by the names, sizes and times of its files.
+    notice : callable of a line that a person should read
+
+    Raises
+    ------
+    DatasetError
+        If there is no image, or one cannot be read.
+    """
+    source = Path(source)
+    if not source.exists():
+        raise DatasetError(f"--images {source}: does not exist")
+    if (source / "data.mdb").is_file():
+        raise DatasetError(f"--images {source}: is an LMDB already; give it as --lmdb")
+    pictures: Optional[Pictures] = None
+    if source.suffix.lower() not in ARRAYS:
+        pictures = in_folder(source) if source.is_dir() else in_list(source)
+        wanted = _decided(pictures, wanted, notice)
+    files = (source,) if pictures is None else pictures.files
+    path = cache / _digest(source, files, pictures, wanted) / (source.resolve().name or "images")
+    if (path / "data.mdb").is_file():
+        return path
+    number, records = (
+        from_npz(source) if pictures is None else records_of(pictures, wanted.resize, wanted.gray, 0, wanted.any_size)
+    )
+
+    def counted() -> Any:
+        for i, record in enumerate(records):
+            progress(i + 1, number)
+            yield record
+
+    # Two commands may make the same one: the first that is whole stays.
+    own = path.with_name(f"{path.name}.{os.getpid()}")
+    write_lmdb(own, counted(), force=True)
+    try:
+        os.rename(own, path)
+    except OSError:
+        if not (path / "data.mdb").is_file():
+            raise
+        with contextlib.suppress(OSError):
+            shutil.rmtree(own)
+    return path
+
+
+def _decided(pictures: Pictures, wanted: Wanted, notice: Callable[[str], None]) -> Wanted:
+    """What is wanted, with the size that images are brought to where the network takes one only."""
+    if wanted.fixed is None or wanted.resize is not None:
+        return wanted
+    height, width = wanted.fixed
+    notice(
+        f"{pictures.source}: images of another size are resized to {height}x{width} (height x width), the network's input"
+    )
+    return Wanted(wanted.gray, wanted.fixed)
+
+
+def _digest(source: Path, files: tuple[Path, ...], pictures: Optional[Pictures], wanted: Wanted) -> str:
+    stats = [(str(f.absolute()), s.st_size, s.st_mtime_ns) for f in files for s in [f.stat()]]
+    labels = None if pictures is None else pictures.labels
+    key = [VERSION, str(source.absolute()), stats, labels, asdict(wanted) if pictures else None]
+    return hashlib.sha256(json.dumps(key).encode(errors="surrogateescape")).hexdigest()[:24]

@@ -1,0 +1,55 @@
+"""``--images`` in place of ``--lmdb``: a folder, a list or arrays, made into an LMDB that is kept in the user's cache."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any, Optional
+
+from enc_caffe.caffe_io.collection import collection, wanted_of
+from enc_caffe.caffe_io.describe import set_state
+from enc_caffe.caffe_io.feed import AS_WRITTEN
+from enc_caffe.caffe_io.prototxt import read_net
+from enc_caffe.cli.common import progress_bar
+from enc_caffe.cli.feed import feed_of
+from enc_caffe.fetch import cache_folder
+
+FORMS = "FOLDER|LIST.txt|FILE.npz"
+
+
+def add_images(command: Any, words: str, required: bool = False, prefix: str = "") -> None:
+    """``--lmdb`` (or ``--test_lmdb``), and ``--images`` in its place."""
+    group = command.add_mutually_exclusive_group(required=required)
+    group.add_argument(f"--{prefix}lmdb", type=Path, help=words)
+    group.add_argument(
+        f"--{prefix}images", type=Path, metavar=FORMS,
+        help="the same as a folder of images (or of a folder for each class), a list as of convert_imageset, or arrays",
+    )  # fmt: skip
+
+
+def kept_images() -> Path:
+    """Where LMDBs that were made of images are kept."""
+    return cache_folder() / "images"
+
+
+def shown(args: argparse.Namespace, prefix: str = "") -> Optional[Path]:
+    """What the user calls the images: a folder that was made into an LMDB keeps its name."""
+    given: Optional[Path] = getattr(args, f"{prefix}images", None) or getattr(args, f"{prefix}lmdb")
+    return given
+
+
+def take_images(args: argparse.Namespace) -> None:
+    """Put the LMDBs of ``--images`` and ``--test_images`` in the place of ``--lmdb`` and ``--test_lmdb``."""
+    given = [p for p in ("", "test_") if getattr(args, f"{p}images", None) is not None]
+    if not given or args.model is None:
+        return
+    net = set_state(read_net(args.model, args.allow_python_layers), args.level, args.stage)
+    wanted = wanted_of(net, str(args.model), feed_of(args) if hasattr(args, "mean_value") else AS_WRITTEN)
+    for prefix in given:
+        source = getattr(args, f"{prefix}images")
+        with progress_bar(f"reading {source}", None) as bar:
+            lmdb = collection(
+                source, kept_images(), wanted, bar, lambda line: print(line, file=sys.stderr)
+            )  # fmt: skip
+        setattr(args, f"{prefix}lmdb", lmdb)

@@ -1,0 +1,157 @@
+"""``--images`` in place of ``--lmdb``: people's own pictures, with real Caffe."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from enc_caffe.caffe_io.datum import ImageLmdb
+from enc_caffe.cli import main
+from tests.runtime import nets
+from tests.runtime.test_feeding import FLAGS, deploy_of
+
+pytestmark = pytest.mark.caffe
+
+
+@pytest.fixture
+def kit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A deploy pair and 24 pictures in one folder; the cache is the test's own."""
+    monkeypatch.setenv("ENC_CAFFE_CACHE", str(tmp_path / "cache"))
+    nets.write_net(tmp_path, nets.residual())
+    (tmp_path / "deploy.prototxt").write_text(deploy_of(nets.residual()))
+    rng = np.random.default_rng(0)
+    (tmp_path / "pictures").mkdir()
+    for i in range(24):
+        small = rng.integers(0, 256, (4, 4, 3)).astype(np.uint8)
+        assert cv2.imwrite(str(tmp_path / "pictures" / f"{i}.png"), cv2.resize(small, (12, 12)))
+    return tmp_path
+
+
+def metrics(kit: Path, out: str, *more: str, model: str = "deploy.prototxt") -> int:
+    return main(["metrics", "--model", str(kit / model), "--weights", str(kit / "net.caffemodel"), "--samples", "0.5",
+                 "--store", str(kit / "s"), "--out", str(kit / out), *more])  # fmt: skip
+
+
+def values(path: Path) -> str:
+    """Metrics without the name of the images."""
+    data = json.loads(path.read_text())
+    data.pop("lmdb", None)
+    data.pop("source", None)
+    return json.dumps(data)
+
+
+def test_a_folder_a_list_and_arrays_are_the_same_images(kit: Path, capsys) -> None:
+    paths = [kit / "pictures" / f"{i}.png" for i in range(24)]
+    (kit / "list.txt").write_text("".join(f"pictures/{p.name}\n" for p in paths))
+    np.savez(kit / "arrays.npz", images=np.stack([cv2.imread(str(p)).transpose(2, 0, 1) for p in paths]))
+    assert main(["data", "folder", str(kit / "pictures"), "--out", str(kit / "lmdb")]) == 0
+    assert metrics(kit, "lmdb.json", "--lmdb", str(kit / "lmdb"), *FLAGS) == 0
+    for source in ("pictures", "list.txt", "arrays.npz"):
+        assert metrics(kit, f"{source}.json", "--images", str(kit / source), *FLAGS) == 0
+    assert "(value - 128) * 0.0078125, by the flags" in capsys.readouterr().err
+    # In a folder by name, in a list and arrays by position, shuffled alike; sums over images in another order are near.
+    wanted = json.loads((kit / "lmdb.json").read_text())["layers"]
+    for source in ("pictures", "list.txt", "arrays.npz"):
+        for ours, theirs in zip(json.loads((kit / f"{source}.json").read_text())["layers"], wanted):
+            assert ours["sampled_divergence"] == pytest.approx(theirs["sampled_divergence"], rel=1e-4)
+    assert values(kit / "pictures.json") == values(kit / "lmdb.json")
+
+
+def test_the_same_files_are_read_once(kit: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert metrics(kit, "a.json", "--images", str(kit / "pictures")) == 0
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("read again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("enc_caffe.caffe_io.sources.read_picture", refuse)
+        assert metrics(kit, "b.json", "--images", str(kit / "pictures")) == 0
+    assert (kit / "a.json").read_text() == (kit / "b.json").read_text()
+    assert len(list((kit / "cache" / "images").iterdir())) == 1
+    # A picture that changed makes another LMDB.
+    cv2.imwrite(str(kit / "pictures" / "3.png"), np.zeros((12, 12, 3), np.uint8))
+    assert metrics(kit, "c.json", "--images", str(kit / "pictures")) == 0
+    assert len(list((kit / "cache" / "images").iterdir())) == 2
+    assert (kit / "c.json").read_text() != (kit / "a.json").read_text()
+
+
+def test_pictures_of_several_sizes_are_brought_to_the_networks_input(kit: Path, capsys) -> None:
+    for i in range(6):
+        assert cv2.imwrite(str(kit / "pictures" / f"big{i}.jpg"), np.full((20 + i, 31, 3), 10 * i, np.uint8))
+    out = kit / "out"
+    assert main(["compress", "--model", str(kit / "deploy.prototxt"), "--weights", str(kit / "net.caffemodel"), "--images",
+                 str(kit / "pictures"), "--target_flops", "0.6", "--quality", "best", "--refine", "0", "--store", str(kit / "s"),
+                 "--out", str(out), *FLAGS]) == 0  # fmt: skip
+    said = capsys.readouterr()
+    assert "images of another size are resized to 12x12 (height x width), the network's input" in said.err
+    assert json.loads((out / "evaluation.json").read_text())["images"] == 30
+    lmdb = ImageLmdb(next((kit / "cache" / "images").iterdir()) / "pictures")
+    assert {i.pixels.shape for i in lmdb.images()} == {(3, 12, 12)}
+    lmdb.close()
+    # A train_val does not say one size: the user must.
+    assert metrics(kit, "t.json", "--images", str(kit / "pictures"), model="train_val.prototxt") == 1
+    assert "give --resize" in capsys.readouterr().err
+    assert (
+        metrics(kit, "t.json", "--images", str(kit / "pictures"), "--resize", "12,12", model="train_val.prototxt") == 0
+    )
+
+
+def test_labelled_folders_give_accuracies(kit: Path, capsys) -> None:
+    for i in range(10):
+        place = kit / "classes" / f"class{i % 5}"
+        place.mkdir(parents=True, exist_ok=True)
+        assert cv2.imwrite(str(place / f"{i}.png"), np.full((12, 12, 3), 20 * i, np.uint8))
+    assert main(["evaluate", "--model", str(kit / "train_val.prototxt"), "--weights", str(kit / "net.caffemodel"), "--images",
+                 str(kit / "classes")]) == 0  # fmt: skip
+    assert "of 10 images)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        ("nothing", "does not exist"),
+        ("lmdb", "is an LMDB already; give it as --lmdb"),
+        ("empty", "holds no images"),
+        ("broken", "broken.png: holds no image that OpenCV can read"),
+    ],
+)
+def test_images_that_cannot_be_had(kit: Path, capsys, make: str, words: str) -> None:
+    source = kit / make
+    if make == "lmdb":
+        nets.write_images(source, 3)
+    elif make != "nothing":
+        source.mkdir()
+    if make == "broken":
+        (source / "broken.png").write_bytes(b"no png")
+    assert metrics(kit, "o.json", "--images", str(source)) == 1
+    said = capsys.readouterr().err
+    assert words in said and "Traceback" not in said
+    cached = kit / "cache" / "images"
+    assert not cached.exists() or not list(cached.rglob("data.mdb"))
+    assert not (kit / "o.json").exists()
+
+
+def test_sizes_are_known_by_the_images(kit: Path, capsys) -> None:
+    given = ["--model", str(kit / "train_val.prototxt"), "--images", str(kit / "pictures")]
+    assert main(["inspect", *given]) == 0
+    assert "12x12" in capsys.readouterr().out
+    assert main(["latency", *given, "--ranks", "2", "--out", str(kit / "l.json")]) == 0
+
+
+def test_what_was_made_of_images_can_be_removed(kit: Path, capsys) -> None:
+    assert metrics(kit, "a.json", "--images", str(kit / "pictures")) == 0
+    results = (kit / "s").read_bytes()
+    assert main(["store", "prune", "--images", "--store", str(kit / "s")]) == 0
+    assert not (kit / "cache" / "images").exists() and (kit / "s").read_bytes() == results
+    assert "LMDBs made of --images were removed" in capsys.readouterr().out
+    assert main(["store", "prune", "--images", "--store", str(kit / "s")]) == 0
+
+
+def test_images_and_lmdb_exclude_each_other(kit: Path, capsys) -> None:
+    with pytest.raises(SystemExit) as caught:
+        metrics(kit, "o.json", "--images", "a", "--lmdb", "b")
+    assert caught.value.code == 2 and "not allowed with argument" in capsys.readouterr().err

@@ -10,10 +10,12 @@ from typing import Any, Callable, Mapping, Optional, Sequence
 
 import numpy as np
 
+from enc_caffe.caffe_io.blobs import needed_blobs
 from enc_caffe.caffe_io.caffemodel import CaffeModel
 from enc_caffe.caffe_io.datum import ImageLmdb
 from enc_caffe.caffe_io.describe import batch_size, data_layers, describe, set_state
 from enc_caffe.caffe_io.emit import NONE, Blobs, replace_layers, write_compressed
+from enc_caffe.caffe_io.partial import deploy_shapes
 from enc_caffe.caffe_io.prototxt import leading_comments, read_net, read_solver, to_text, verbatim_text
 from enc_caffe.caffe_io.variants import deploy_net, sized_network, solver_param, train_val_or_same
 from enc_caffe.complexity import Complexity, network_complexity
@@ -26,6 +28,7 @@ from enc_caffe.network import Network
 from enc_caffe.output import atomic_folder
 from enc_caffe.plan import RankPlan, write_plan
 from enc_caffe.policy import Policy, default_policy
+from enc_caffe.runtime.loading import Original, check_loads
 from enc_caffe.shapes import KNOWN_TYPES, Shape
 
 Progress = Callable[[str], None]
@@ -46,6 +49,7 @@ class LoadedNetwork:
     python_layers: bool = False
     level: Optional[int] = None
     stages: tuple[str, ...] = ()
+    top_shapes: Optional[Mapping[str, Shape]] = None
 
     def without_flags(self, net: Any) -> Any:
         """A network of the same file without the level and the stages that the file itself does not have."""
@@ -103,7 +107,7 @@ def load(
         images.close()
     network = sized_network(net, str(model), shape, input_shape, input_shapes)
     policy = default_policy(network, fully_connected)
-    return LoadedNetwork(Path(model), net, network, policy, python_layers, level, tuple(stages))
+    return LoadedNetwork(Path(model), net, network, policy, python_layers, level, tuple(stages), input_shapes)
 
 
 def pca_metrics(
@@ -155,13 +159,15 @@ def _reads_data(network: Network) -> Optional[str]:
 class Emitted:
     """What an emission wrote, and what it costs in both conventions, over all weighted layers and the decomposable ones.
 
-    ``untrained`` says why ``train_val.prototxt`` has no data and no loss, where it has none.
+    ``untrained`` says why ``train_val.prototxt`` has no data and no loss, where it has none, and ``unchecked`` what was not loaded
+    in stock Caffe, where that could not be.
     """
 
     folder: Path
     before: Mapping[tuple[str, str], Complexity]
     after: Mapping[tuple[str, str], Complexity]
     untrained: str = ""
+    unchecked: str = ""
 
     def ratio(self, convention: str, counted: str) -> float:
         """MACs after over MACs before."""
@@ -219,7 +225,8 @@ def emit(
 ) -> Emitted:
     """Write ``train_val.prototxt``, ``deploy.prototxt``, ``solver.prototxt``, ``compressed.caffemodel``, ``ranks.json``.
 
-    The folder appears whole or not at all. ``final`` is the name that it will have in the end, where that is not ``out``:
+    The folder appears whole or not at all, and not before stock Caffe has loaded its files
+    (:func:`enc_caffe.runtime.loading.check_loads`). ``final`` is the name that it will have in the end, where that is not ``out``:
     the solver names the train_val by it. ``blobs`` are weights by layer of the compressed network that are not what plain
     SVD gives.
     """
@@ -230,10 +237,12 @@ def emit(
     original_solver = read_solver(solver) if solver is not None else None
     compressed = replace_layers(loaded.net, network, plan.ranks, schemes, placement)
     # The two stages of a pair are described like any other layer: wrong shapes show here, not in Caffe.
-    described = describe(compressed, None, "the emitted prototxt", network.data_shapes)
+    given = loaded.top_shapes or {}
+    described = describe(compressed, None, "the emitted prototxt", {**network.data_shapes, **given})
+    needed = needed_blobs(compressed, described)
     final = Path(final or out).absolute()
     with atomic_folder(Path(out), force) as folder:
-        write_compressed(folder / "compressed.caffemodel", model, network, plan.ranks, schemes, progress, blobs)
+        write_compressed(folder / "compressed.caffemodel", model, network, plan.ranks, schemes, progress, blobs, needed)
         train_val, untrained = train_val_or_same(compressed, described, train_lmdb, test_lmdb)
         header = plan_header(plan) + leading_comments(loaded.path)
         train_val_text = verbatim_text(loaded.without_flags(train_val), header)
@@ -248,11 +257,14 @@ def emit(
             parameters.test_state.add(level=loaded.level or 0, stage=loaded.stages)
         (folder / "solver.prototxt").write_text(to_text(parameters), encoding="utf-8")
         write_plan(folder / "ranks.json", RankPlan(plan.network, plan.ranks, schemes, plan.about))
+        first = Original(deploy_net(loaded.net, network), Path(weights))
+        unchecked = check_loads(folder, deploy, deploy_shapes(given, described, deploy), first, final)
     return Emitted(
         Path(out),
         costs(network, loaded.policy, {}, schemes),
         costs(network, loaded.policy, plan.ranks, schemes, placement),
         untrained,
+        unchecked,
     )
 
 

@@ -15,6 +15,7 @@ import fuzz_mutators as mutators
 import numpy as np
 
 from enc_caffe import pipeline
+from enc_caffe.caffe_io.blobs import misfits, needed_blobs
 from enc_caffe.caffe_io.caffemodel import CaffeModel, expected_shapes, layer_record, write_caffemodel
 from enc_caffe.caffe_io.datum import datum_bytes, decode
 from enc_caffe.caffe_io.describe import describe
@@ -124,7 +125,7 @@ def caffemodel_seed(network: Any, seed: int = 0) -> bytes:
 
 
 def _other_caffemodels(network: Any) -> list[bytes]:
-    """The same in protobuf's other forms: unpacked legacy blobs, doubles, Caffe's V1."""
+    """The same in protobuf's other forms: unpacked legacy blobs, doubles, Caffe's V1 and V0."""
     pb = caffe_pb2()
     net = pb.NetParameter.FromString(caffemodel_seed(network, 1))
     old = pb.NetParameter(name="old")
@@ -133,11 +134,16 @@ def _other_caffemodels(network: Any) -> list[bytes]:
         for blob in layer.blobs:
             dims = [1] * (4 - len(blob.shape.dim)) + list(blob.shape.dim)
             entry.blobs.add(num=dims[0], channels=dims[1], height=dims[2], width=dims[3], data=blob.data)
+    oldest = pb.NetParameter(name="oldest")
+    for layer in old.layers:
+        inner = oldest.layers.add().layer
+        inner.name = layer.name
+        inner.blobs.extend(layer.blobs)
     for layer in net.layer:
         for blob in layer.blobs:
             blob.double_data.extend(blob.data)
             del blob.data[:]
-    return [net.SerializeToString(), old.SerializeToString()]
+    return [net.SerializeToString(), old.SerializeToString(), oldest.SerializeToString()]
 
 
 def words() -> list[str]:
@@ -170,6 +176,7 @@ def _read_prototxt(kit: Kit, data: bytes) -> None:
     ranks = dict.fromkeys(policy.schemes, 1)
     compressed = replace_layers(net, network, ranks, policy.schemes)
     described = describe(compressed, None, "the emitted prototxt", network.data_shapes)
+    needed_blobs(compressed, described)
     pipeline.costs(network, policy, ranks, {})
     for make in (
         lambda: to_text(deploy_net(compressed, described)), lambda: verbatim_text(train_val_net(compressed, described, None, None)),
@@ -195,8 +202,10 @@ def _read_caffemodel(kit: Kit, data: bytes) -> None:
             gain_and_shift(model, follower)
     model.check(network)
     schemes = kit.loaded.policy.schemes
-    for record in compressed_records(model, network, dict.fromkeys(schemes, 1), schemes, lambda name: None):
-        bytes(record)
+    needed = needed_blobs(kit.loaded.net, network)
+    misfits(model, needed)
+    records = compressed_records(model, network, dict.fromkeys(schemes, 1), schemes, lambda name: None, {}, needed)
+    write_caffemodel(io.BytesIO(), network.name, records)
 
 
 def _options(data: bytes) -> SearchOptions:
@@ -231,8 +240,8 @@ def _read_ranks(kit: Kit, data: bytes) -> None:
     names = [layer.name for layer in read_net(kit.folder / "again.prototxt").layer]
     assert names == [layer.name for layer in compressed.layer], "a header that is more than a comment"
     model = CaffeModel(kit.weights)
-    for record in compressed_records(model, loaded.network, plan.ranks, schemes, lambda name: None):
-        bytes(record)
+    records = compressed_records(model, loaded.network, plan.ranks, schemes, lambda name: None)
+    write_caffemodel(io.BytesIO(), "again", records)
     write_plan(kit.folder / "again.json", plan)
 
 

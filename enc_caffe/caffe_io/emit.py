@@ -7,16 +7,18 @@ from typing import Any, Callable, Iterator, Mapping, Optional, Sequence, Union
 
 import numpy as np
 
-from enc_caffe.caffe_io.caffemodel import CaffeModel, layer_record, write_caffemodel
+from enc_caffe.caffe_io.caffemodel import CaffeModel, Record, kept_record, layer_record, write_caffemodel
 from enc_caffe.caffe_io.proto import caffe_pb2
 from enc_caffe.decomposition import Stage, scheme_for
 from enc_caffe.errors import PlanError
 from enc_caffe.network import Network
 from enc_caffe.output import atomic_file
+from enc_caffe.shapes import Shape
 
 Progress = Callable[[str], None]
 Blobs = Mapping[str, Sequence[np.ndarray]]
 NONE: Blobs = {}
+NO_SHAPES: Mapping[str, Sequence[Shape]] = {}
 
 
 def replace_layers(
@@ -108,8 +110,12 @@ def compressed_records(
     schemes: Mapping[str, str],
     progress: Progress,
     blobs: Blobs = NONE,
-) -> Iterator[Union[bytes, memoryview]]:
-    """LayerParameter records of the compressed network, one at a time; untouched layers byte for byte."""
+    needed: Mapping[str, Sequence[Shape]] = NO_SHAPES,
+) -> Iterator[Union[bytes, Record]]:
+    """LayerParameter records of the compressed network, one at a time; untouched layers byte for byte.
+
+    ``needed`` are the shapes that Caffe gives a kept layer's blobs, where they are known.
+    """
     for stored in model:
         if stored.name in ranks:
             layer = network[stored.name]
@@ -124,10 +130,10 @@ def compressed_records(
             yield layer_record(first, layer.type, pair[0])
             yield layer_record(second, layer.type, pair[1])
         elif stored.name in blobs:
-            shaped = [np.reshape(b, s.shape) for b, s in zip(blobs[stored.name], stored.blobs)]
-            yield layer_record(stored.name, network[stored.name].type, shaped)
+            yield kept_record(model, stored, network[stored.name].type, needed.get(stored.name), blobs[stored.name])
         else:
-            yield model.record(stored)
+            kind = network[stored.name].type if stored.name in network else ""
+            yield kept_record(model, stored, kind, needed.get(stored.name))
 
 
 def write_compressed(
@@ -138,6 +144,7 @@ def write_compressed(
     schemes: Mapping[str, str],
     progress: Progress = lambda name: None,
     blobs: Blobs = NONE,
+    needed: Mapping[str, Sequence[Shape]] = NO_SHAPES,
 ) -> None:
     """Write the compressed caffemodel, whole or not at all.
 
@@ -145,9 +152,13 @@ def write_compressed(
     ----------
     blobs : mapping of layer to arrays
         Weights by layer of the compressed network, where they are not what SVD of the original's or the original has.
+    needed : mapping of layer to shapes
+        What Caffe gives the blobs of layers that are kept (:func:`enc_caffe.caffe_io.blobs.needed_blobs`).
     """
     for name in ranks:
         if name not in model.layers:
             model.weights(network[name])  # raises, naming the layer
     with atomic_file(Path(path)) as handle:
-        write_caffemodel(handle, network.name, compressed_records(model, network, ranks, schemes, progress, blobs))
+        write_caffemodel(
+            handle, network.name, compressed_records(model, network, ranks, schemes, progress, blobs, needed)
+        )

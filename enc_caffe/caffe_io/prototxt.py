@@ -188,3 +188,12 @@ def verbatim_text(net: Any, header: str = "") -> str:
             text = f"layer {{\n{inner}}}"
         parts.append(text + "\n")
     return (header + "\n" if header else "") + "".join(parts)
+
+
+def is_stock_text(path: Path) -> bool:
+    """Whether a prototxt has only fields that this Caffe knows."""
+    try:
+        _parse(_read_text(Path(path)), caffe_pb2().NetParameter(), Path(path))
+    except PrototxtError:
+        return False
+    return True

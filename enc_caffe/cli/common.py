@@ -336,9 +336,11 @@ def progress_bar(what: str, total: Optional[int], rate: bool = False) -> Iterato
 
 
 def print_untrained(emitted: pipeline.Emitted) -> None:
-    """Why the emitted ``train_val.prototxt`` reads no data and has no loss, where it has none."""
+    """Why the emitted ``train_val.prototxt`` has no data and no loss, where it has none, and what stock Caffe could not load."""
     if emitted.untrained:
         print(f"train_val.prototxt is the network as it stands, without data and loss: {emitted.untrained}")
+    if emitted.unchecked:
+        print(f"not all of it is checked: {emitted.unchecked}")
 
 
 def print_table(title: str, headers: list[str], rows: list[list[str]], left: int = 1, wrap: bool = False) -> None:

@@ -121,7 +121,7 @@ def compress(
         raise UsageError(f"--refine {making.refine}: 0 or more evaluations are needed")
     loaded = load(model, lmdb, input_shape, fully_connected, python_layers, input_shapes, level, stages)
     check_one_input(loaded.net, loaded.network, str(model))
-    for line in loaded.unknown_types():
+    for line in loaded.notices():
         notice(line)
     ImageLmdb(Path(test_lmdb or lmdb)).close()
     table, how = pca_metrics(loaded, weights), making.decomposition

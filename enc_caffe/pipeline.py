@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Callable, Mapping, Optional, Sequence
 
@@ -15,8 +14,10 @@ from enc_caffe.caffe_io.caffemodel import CaffeModel
 from enc_caffe.caffe_io.datum import ImageLmdb
 from enc_caffe.caffe_io.describe import batch_size, data_layers, describe, set_state
 from enc_caffe.caffe_io.emit import NONE, Blobs, replace_layers, write_compressed
+from enc_caffe.caffe_io.inputs import lacks_size, set_input_shape
+from enc_caffe.caffe_io.notices import notices
 from enc_caffe.caffe_io.partial import deploy_shapes
-from enc_caffe.caffe_io.prototxt import leading_comments, read_net, read_solver, to_text, verbatim_text
+from enc_caffe.caffe_io.prototxt import leading_comments, read_net, read_solver, to_text, verbatim_text, write_prototxt
 from enc_caffe.caffe_io.variants import deploy_net, sized_network, solver_param, train_val_or_same
 from enc_caffe.complexity import Complexity, network_complexity
 from enc_caffe.decomposition import group_spectra, scheme_for
@@ -29,7 +30,7 @@ from enc_caffe.output import atomic_folder
 from enc_caffe.plan import RankPlan, write_plan
 from enc_caffe.policy import Policy, default_policy
 from enc_caffe.runtime.loading import Original, check_loads
-from enc_caffe.shapes import KNOWN_TYPES, Shape
+from enc_caffe.shapes import Shape
 
 Progress = Callable[[str], None]
 
@@ -58,26 +59,14 @@ class LoadedNetwork:
         out = type(net)()
         out.CopyFrom(net)
         out.ClearField("state")
-        own = read_net(self.path, self.python_layers)
+        own = read_net(self.path, python_layers=True)
         if own.HasField("state"):
             out.state.CopyFrom(own.state)
         return out
 
-    def unknown_types(self) -> list[str]:
-        """A line for each layer of a type that Caffe does not have: what it may be meant to be, and what stays whole."""
-        lines = []
-        for layer in self.network.layers:
-            if layer.type in KNOWN_TYPES:
-                continue
-            known = {kind.lower(): kind for kind in KNOWN_TYPES}
-            near = difflib.get_close_matches(layer.type.lower(), sorted(known), 1)
-            meant = f" (did you mean {known[near[0]]}?)" if near else ""
-            after = sum("input is not known" in why for why in self.policy.whole.values())
-            lines.append(
-                f"{self.path}: layer '{layer.name}': Caffe has no type '{layer.type}'{meant}; it is carried through as it stands, "
-                f"and {after} layers after it stay whole"
-            )
-        return lines
+    def notices(self) -> list[str]:
+        """What a person should know of a network that stock Caffe does not wholly have."""
+        return notices(self.net, self.network, str(self.path))
 
 
 def load(
@@ -89,6 +78,7 @@ def load(
     input_shapes: Optional[Mapping[str, Shape]] = None,
     level: Optional[int] = None,
     stages: Sequence[str] = (),
+    describe_only: bool = False,
 ) -> LoadedNetwork:
     """Read a prototxt; image sizes come from ``input_shape``, the LMDB, or the source that the prototxt names.
 
@@ -98,13 +88,18 @@ def load(
         Of data layers whose tops no image size describes.
     level, stages : int and sequence of str, optional
         Which layers there are, as by ``caffe -level -stage``.
+    describe_only : bool
+        Nothing of the network will be run: its Python layers are layers like any others.
     """
-    net = set_state(read_net(Path(model), python_layers), level, stages)
+    net = set_state(read_net(Path(model), python_layers or describe_only), level, stages)
     shape = None
     if lmdb is not None:
         images = ImageLmdb(Path(lmdb))
         shape = images.first_shape()
         images.close()
+    image = input_shape or (shape if lacks_size(net) else None)
+    if image is not None:
+        set_input_shape(net, image, str(model), input_shapes or {})
     network = sized_network(net, str(model), shape, input_shape, input_shapes)
     policy = default_policy(network, fully_connected)
     return LoadedNetwork(Path(model), net, network, policy, python_layers, level, tuple(stages), input_shapes)
@@ -239,6 +234,7 @@ def emit(
     # The two stages of a pair are described like any other layer: wrong shapes show here, not in Caffe.
     given = loaded.top_shapes or {}
     described = describe(compressed, None, "the emitted prototxt", {**network.data_shapes, **given})
+    described = replace(described, name=network.name)
     needed = needed_blobs(compressed, described)
     final = Path(final or out).absolute()
     with atomic_folder(Path(out), force) as folder:
@@ -246,9 +242,9 @@ def emit(
         train_val, untrained = train_val_or_same(compressed, described, train_lmdb, test_lmdb)
         header = plan_header(plan) + leading_comments(loaded.path)
         train_val_text = verbatim_text(loaded.without_flags(train_val), header)
-        (folder / "train_val.prototxt").write_text(train_val_text, encoding="utf-8")
+        write_prototxt(folder / "train_val.prototxt", train_val_text)
         deploy = deploy_net(compressed, described)
-        (folder / "deploy.prototxt").write_text(verbatim_text(deploy, header), encoding="utf-8")
+        write_prototxt(folder / "deploy.prototxt", verbatim_text(deploy, header))
         test_iter = _test_iterations(train_val, test_lmdb)
         parameters = solver_param(
             original_solver, str(final / "train_val.prototxt"), str(final / "snapshot"), test_iter, solver_overrides

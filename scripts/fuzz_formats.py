@@ -170,7 +170,7 @@ def _read_prototxt(kit: Kit, data: bytes) -> None:
     for fully_connected in (False, True):
         policy = default_policy(network, fully_connected)
         loaded = pipeline.LoadedNetwork(path, net, network, policy)
-    loaded.unknown_types()
+    loaded.notices()
     pipeline.costs(network, policy, {}, {})
     pipeline.named_paths(net)
     ranks = dict.fromkeys(policy.schemes, 1)

@@ -63,6 +63,8 @@ def replace_layers(
 
 def _stage_param(into: Any, original: Any, stage: Stage) -> Any:
     into.CopyFrom(original)
+    # The original's text says what the pair is not.
+    into.DiscardUnknownFields()
     into.name = original.name + stage.suffix
     del into.blobs[:]
     for spec in into.param:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Mapping, Optional
 
@@ -313,10 +313,12 @@ def sized_network(
     input_shapes : mapping of top to full shape, optional
         What the user says of single tops.
     """
-    return describe(
+    network = describe(
         net, image_shape(net, lmdb_shape, input_shape), source,
         {**_other_shapes(net, source, input_shapes or {}), **(input_shapes or {})},
     )  # fmt: skip
+    # Caffe gives a network without a name none; people know it by its file.
+    return network if network.name else replace(network, name=Path(source).stem)
 
 
 def image_shape(net: Any, lmdb_shape: Optional[Shape], input_shape: Optional[Shape]) -> Optional[Shape]:

@@ -90,7 +90,8 @@ def add_top_shape(command: Any) -> None:
     """``--top_shape``."""
     command.add_argument(
         "--top_shape", type=top_shape_argument, action="append", default=[], metavar="TOP=N,...",
-        help="full shape of a data layer's top, such as cont=20,4, where no size of images says it; again for each top",
+        help="full shape of a blob, such as cont=20,4, where nothing else says it (a data layer's top, or that of a type which "
+        "Caffe does not have); again for each",
     )  # fmt: skip
 
 
@@ -113,13 +114,18 @@ def add_python_layers(command: Any) -> None:
     )  # fmt: skip
 
 
-def load_network(args: argparse.Namespace, lmdb: Optional[Path], fully_connected: bool) -> pipeline.LoadedNetwork:
-    """The network that the arguments of :func:`add_model` name; layers of unknown type are told on standard error."""
+def load_network(
+    args: argparse.Namespace, lmdb: Optional[Path], fully_connected: bool, describe_only: bool = False
+) -> pipeline.LoadedNetwork:
+    """The network that the arguments of :func:`add_model` name; what Caffe does not have of it is told on standard error.
+
+    ``describe_only``: nothing of it will be run, so Python layers need no permission.
+    """
     loaded = pipeline.load(
         args.model, lmdb, args.input_shape, fully_connected, args.allow_python_layers, dict(args.top_shape), args.level,
-        args.stage,
+        args.stage, describe_only,
     )  # fmt: skip
-    for line in loaded.unknown_types():
+    for line in loaded.notices():
         print(line, file=sys.stderr)
     return loaded
 

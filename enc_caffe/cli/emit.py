@@ -56,6 +56,7 @@ def _emit(args: argparse.Namespace) -> None:
         args,
         args.lmdb or args.test_lmdb,
         any(s == "inner_product" for s in plan.schemes.values()),
+        describe_only=decomposition(args).plain,
     )
     blobs, words = _calibrated(args, loaded, plan)
     done = 0

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 from enc_caffe import pipeline
+from enc_caffe.caffe_io.blobs import misfits, needed_blobs
 from enc_caffe.caffe_io.caffemodel import CaffeModel
 from enc_caffe.caffe_io.prototxt import read_solver
 from enc_caffe.cli.common import add_model, load_network, print_table
@@ -28,10 +30,13 @@ def register(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Print the table."""
-    loaded = load_network(args, args.lmdb, args.fully_connected)
+    loaded = load_network(args, args.lmdb, args.fully_connected, describe_only=True)
     network, policy = loaded.network, loaded.policy
     if args.weights:
-        CaffeModel(args.weights).check(network)
+        model = CaffeModel(args.weights)
+        model.check(network)
+        for name, words in misfits(model, needed_blobs(loaded.net, network)).items():
+            print(f"{args.weights}: layer '{name}' {words}", file=sys.stderr)
     rows: list[dict[str, Any]] = []
     for layer in network.layers:
         if not layer.has_weights and layer.name not in policy.whole:

@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _metrics(args: argparse.Namespace) -> None:
     sampler = sampler_from(args.samples)
-    loaded = load_network(args, args.lmdb, args.fully_connected)
+    loaded = load_network(args, args.lmdb, args.fully_connected, describe_only=args.lmdb is None)
     number, done = len(loaded.policy.schemes), 0
     with progress_bar("singular values", number) as bar:
 

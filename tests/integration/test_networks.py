@@ -130,7 +130,8 @@ def test_emit_takes_stages_and_levels(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_emit_says_why_a_network_cannot_be_trained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["emit", *emission(tmp_path, "input and input_dim", {"c1": 2})]) == 0
     assert (
-        "without data and loss: network '' has no SoftmaxWithLoss, Accuracy or Softmax layer" in capsys.readouterr().out
+        "without data and loss: network 'n' has no SoftmaxWithLoss, Accuracy or Softmax layer"
+        in capsys.readouterr().out
     )
     layers = read_net(tmp_path / "out" / "train_val.prototxt").layer
     assert [x.name for x in layers] == ["input", "c1_v", "c1_h", "c2"]

@@ -37,6 +37,7 @@ TOP = {"pipeline", "measurement", "compression", "reporting", "experiments", "cl
 GATES = {
     "caffe": {"runtime/engine.py"},
     "lmdb": {"caffe_io/datum.py"},
+    "h5py": {"caffe_io/hdf5.py"},
     "pooch": {"fetch.py"},
     "google": {"caffe_io/prototxt.py"},
     "sqlite3": {"runtime/store.py"},

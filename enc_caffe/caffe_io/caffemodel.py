@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import math
 import mmap
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Iterable, Iterator, Optional, Sequence, Union
 
 import numpy as np
 
+from enc_caffe.caffe_io.hdf5 import MAGIC, hdf5_layers
 from enc_caffe.caffe_io.wire import Buffer, encode, fields, message, tag, varint
 from enc_caffe.errors import WeightsError
 from enc_caffe.network import Layer, Network
@@ -148,7 +150,11 @@ class CaffeModel:
             with open(self.path, "rb") as handle:
                 if self.path.stat().st_size == 0:
                     raise WeightsError(f"{path}: is empty")
-                self._data = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
+                hdf5 = handle.read(len(MAGIC)) == MAGIC
+                if not hdf5:
+                    self._data = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
+            if hdf5:
+                self._data = _converted(self.path)
         except (OSError, ValueError) as exc:
             raise WeightsError(f"{path}: cannot be read ({getattr(exc, 'strerror', None) or exc})") from None
         self.name = ""
@@ -246,6 +252,14 @@ class CaffeModel:
         for layer in network.weighted:
             if layer.name in self.layers or not missing_ok:
                 self.weights(layer)
+
+
+def _converted(path: Path) -> mmap.mmap:
+    """A caffemodel in HDF5 as one in protobuf, in a file without a name."""
+    with tempfile.TemporaryFile() as handle:
+        write_caffemodel(handle, "", (layer_record(name, "", blobs) for name, blobs in hdf5_layers(path)))
+        handle.flush()
+        return mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 def _finite(array: np.ndarray) -> bool:

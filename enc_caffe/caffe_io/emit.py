@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Callable, Iterator, Mapping, Optional, Sequence, Union
+from typing import Any, Callable, Iterator, Mapping, Sequence, Union
 
 import numpy as np
 
 from enc_caffe.caffe_io.caffemodel import CaffeModel, Record, kept_record, layer_record, write_caffemodel
+from enc_caffe.caffe_io.geometry import write_geometry
 from enc_caffe.caffe_io.proto import caffe_pb2
 from enc_caffe.decomposition import Stage, scheme_for
 from enc_caffe.errors import PlanError
@@ -71,23 +72,7 @@ def _stage_param(into: Any, original: Any, stage: Stage) -> Any:
         # A name that no other layer has would make the two halves share one weight.
         spec.ClearField("name")
     if stage.convolution is not None:
-        conv, param = stage.convolution, into.convolution_param
-        for field in (
-            "kernel_size", "kernel_h", "kernel_w", "pad", "pad_h", "pad_w", "stride", "stride_h", "stride_w", "dilation",
-            "group", "bias_term",
-        ):  # fmt: skip
-            param.ClearField(field)
-        param.num_output = conv.num_output
-        _set_pair(param, "kernel", conv.kernel, None)
-        _set_pair(param, "pad", conv.pad, 0)
-        _set_pair(param, "stride", conv.stride, 1)
-        if conv.dilation != (1, 1):
-            param.dilation[:] = conv.dilation[:1] if conv.dilation[0] == conv.dilation[1] else conv.dilation
-        if conv.groups != 1:
-            param.group = conv.groups
-        if not conv.bias:
-            param.bias_term = False
-            param.ClearField("bias_filler")
+        write_geometry(into.convolution_param, stage.convolution)
     elif stage.inner_product is not None:
         param = into.inner_product_param
         param.num_output = stage.inner_product.num_output
@@ -96,13 +81,6 @@ def _stage_param(into: Any, original: Any, stage: Stage) -> Any:
             param.bias_term = False
             param.ClearField("bias_filler")
     return into
-
-
-def _set_pair(param: Any, name: str, pair: tuple[int, int], default: Optional[int]) -> None:
-    if pair == (default, default):
-        return
-    setattr(param, f"{name}_h", pair[0])
-    setattr(param, f"{name}_w", pair[1])
 
 
 def compressed_records(

@@ -14,14 +14,16 @@ from enc_caffe.caffe_io.caffemodel import CaffeModel
 from enc_caffe.caffe_io.datum import ImageLmdb
 from enc_caffe.caffe_io.describe import batch_size, data_layers, describe, set_state
 from enc_caffe.caffe_io.emit import NONE, Blobs, replace_layers, write_compressed
+from enc_caffe.caffe_io.inference import for_inference
 from enc_caffe.caffe_io.inputs import lacks_size, set_input_shape
 from enc_caffe.caffe_io.notices import notices
 from enc_caffe.caffe_io.partial import deploy_shapes
 from enc_caffe.caffe_io.prototxt import leading_comments, read_net, read_solver, to_text, verbatim_text, write_prototxt
+from enc_caffe.caffe_io.unsized import sized_by_weights
 from enc_caffe.caffe_io.variants import deploy_net, sized_network, solver_param, train_val_or_same
 from enc_caffe.complexity import Complexity, network_complexity
 from enc_caffe.decomposition import group_spectra, scheme_for
-from enc_caffe.errors import DatasetError, MetricsError
+from enc_caffe.errors import DatasetError, MetricsError, UnknownSizeError
 from enc_caffe.metrics.sampling import Sampler, energy_samples, vbmf_samples
 from enc_caffe.metrics.table import LayerMetrics, MetricsTable
 from enc_caffe.metrics.vbmf import estimate
@@ -41,7 +43,10 @@ def _silent(name: str) -> None:
 
 @dataclass(frozen=True)
 class LoadedNetwork:
-    """A network read from its files: NetParameter, description, which layers are decomposed, whether Python ones are allowed."""
+    """A network read from its files: NetParameter, description, which layers are decomposed, whether Python ones are allowed.
+
+    Where it is not ``sized``, the heights and widths of its description only stand in for those of images, which nothing says.
+    """
 
     path: Path
     net: Any
@@ -51,6 +56,7 @@ class LoadedNetwork:
     level: Optional[int] = None
     stages: tuple[str, ...] = ()
     top_shapes: Optional[Mapping[str, Shape]] = None
+    sized: bool = True
 
     def without_flags(self, net: Any) -> Any:
         """A network of the same file without the level and the stages that the file itself does not have."""
@@ -79,6 +85,7 @@ def load(
     level: Optional[int] = None,
     stages: Sequence[str] = (),
     describe_only: bool = False,
+    weights: Optional[Path] = None,
 ) -> LoadedNetwork:
     """Read a prototxt; image sizes come from ``input_shape``, the LMDB, or the source that the prototxt names.
 
@@ -90,6 +97,8 @@ def load(
         Which layers there are, as by ``caffe -level -stage``.
     describe_only : bool
         Nothing of the network will be run: its Python layers are layers like any others.
+    weights : Path, optional
+        Caffemodel by which to find a size of images where nothing else says it.
     """
     net = set_state(read_net(Path(model), python_layers or describe_only), level, stages)
     shape = None
@@ -100,9 +109,17 @@ def load(
     image = input_shape or (shape if lacks_size(net) else None)
     if image is not None:
         set_input_shape(net, image, str(model), input_shapes or {})
-    network = sized_network(net, str(model), shape, input_shape, input_shapes)
+    sized = True
+    try:
+        network = sized_network(net, str(model), shape, input_shape, input_shapes)
+    except UnknownSizeError as exc:
+        if weights is None:
+            raise
+        network, sized = sized_by_weights(
+            net, CaffeModel(Path(weights)), lambda image: sized_network(net, str(model), None, image, input_shapes), exc
+        )
     policy = default_policy(network, fully_connected)
-    return LoadedNetwork(Path(model), net, network, policy, python_layers, level, tuple(stages), input_shapes)
+    return LoadedNetwork(Path(model), net, network, policy, python_layers, level, tuple(stages), input_shapes, sized)
 
 
 def pca_metrics(
@@ -155,7 +172,8 @@ class Emitted:
     """What an emission wrote, and what it costs in both conventions, over all weighted layers and the decomposable ones.
 
     ``untrained`` says why ``train_val.prototxt`` has no data and no loss, where it has none, and ``unchecked`` what was not loaded
-    in stock Caffe, where that could not be.
+    in stock Caffe, where that could not be. Where it is not ``sized`` nothing says how large images are: MACs mean nothing, and
+    there is no ``deploy.prototxt``.
     """
 
     folder: Path
@@ -163,6 +181,7 @@ class Emitted:
     after: Mapping[tuple[str, str], Complexity]
     untrained: str = ""
     unchecked: str = ""
+    sized: bool = True
 
     def ratio(self, convention: str, counted: str) -> float:
         """MACs after over MACs before."""
@@ -243,7 +262,8 @@ def emit(
         header = plan_header(plan) + leading_comments(loaded.path)
         train_val_text = verbatim_text(loaded.without_flags(train_val), header)
         write_prototxt(folder / "train_val.prototxt", train_val_text)
-        deploy = deploy_net(compressed, described)
+        lacking = {layer.name for layer in compressed.layer if layer.name in network and layer.name not in model.layers}
+        deploy = for_inference(deploy_net(compressed, described), lacking)
         write_prototxt(folder / "deploy.prototxt", verbatim_text(deploy, header))
         test_iter = _test_iterations(train_val, test_lmdb)
         parameters = solver_param(
@@ -254,13 +274,17 @@ def emit(
         (folder / "solver.prototxt").write_text(to_text(parameters), encoding="utf-8")
         write_plan(folder / "ranks.json", RankPlan(plan.network, plan.ranks, schemes, plan.about))
         first = Original(deploy_net(loaded.net, network), Path(weights))
+        # Where its inputs' sizes only stand in, a deploy file would say what nobody knows.
         unchecked = check_loads(folder, deploy, deploy_shapes(given, described, deploy), first, final)
+        if not loaded.sized:
+            (folder / "deploy.prototxt").unlink()
     return Emitted(
         Path(out),
         costs(network, loaded.policy, {}, schemes),
         costs(network, loaded.policy, plan.ranks, schemes, placement),
         untrained,
         unchecked,
+        loaded.sized,
     )
 
 
@@ -294,6 +318,11 @@ def _test_iterations(train_val: Any, test_lmdb: Optional[Path]) -> int:
 
 def cost_line(emitted: Emitted) -> str:
     """MACs and parameters in words: both conventions, and what they count."""
+    if not emitted.sized:
+        return (
+            f"parameters {emitted.parameter_ratio('all'):.4f} of all convolutions and fully connected layers; no MACs and no "
+            "deploy.prototxt, since nothing says how large images are (--input_shape C,H,W or --lmdb)"
+        )
     return (
         f"MACs {emitted.ratio('paper', 'decomposable'):.4f} (paper convention) and {emitted.ratio('exact', 'decomposable'):.4f} "
         f"(exact) of the decomposable layers, {emitted.ratio('exact', 'all'):.4f} (exact) of all convolutions and fully "

@@ -7,7 +7,7 @@ from typing import Any, Mapping, Optional, Sequence
 from enc_caffe.caffe_io.fieldtext import values_of
 from enc_caffe.caffe_io.proto import caffe_pb2
 from enc_caffe.caffe_io.verbatim import source_of
-from enc_caffe.errors import NetworkError, PrototxtError
+from enc_caffe.errors import NetworkError, PrototxtError, UnknownSizeError
 from enc_caffe.network import Convolution, InnerProduct, Layer, Network
 from enc_caffe.shapes import (
     DATA_TYPES,
@@ -81,7 +81,7 @@ def data_tops(layer: Any, image: Optional[Shape], source: str) -> list[Shape]:
     crop = int(layer.transform_param.crop_size) or int(layer.window_data_param.crop_size)
     image = image or _made_size(layer, crop)
     if image is None:
-        raise NetworkError(
+        raise UnknownSizeError(
             f"{source}: layer '{layer.name}' ({layer.type}) does not say how large its images are, and its source "
             "cannot be read; give --lmdb, --input_shape C,H,W, or --top_shape TOP=N,... for each of its tops"
         )
@@ -95,6 +95,11 @@ def _made_size(layer: Any, crop: int) -> Optional[Shape]:
     """Size to which a layer brings images of any size, where it does."""
     if layer.type == "WindowData" and crop:
         return 3, crop, crop
+    if layer.type == "Data" and crop:
+        # One mean for each channel; one alone is for all of them, however many.
+        p = layer.transform_param
+        channels = 3 if p.force_color else 1 if p.force_gray else len(p.mean_value) if len(p.mean_value) > 1 else 0
+        return (channels, crop, crop) if channels else None
     if layer.type != "ImageData":
         return None
     p = layer.image_data_param

@@ -13,6 +13,8 @@ _SCALAR = re.compile(
     r"""(?:"(?:\\.|[^"\\\n])*"?|'(?:\\.|[^'\\\n])*'?)(?:\s*(?:"(?:\\.|[^"\\\n])*"?|'(?:\\.|[^'\\\n])*'?))*|-?\s*[\w.+-]+"""
 )
 _NAME = re.compile(r"[A-Za-z_]\w*\Z")
+#: A character that no prototxt has.
+_GONE = "\0"
 #: Values of a message's fields by name: numbers and words as text, strings, messages.
 Values = dict[str, list[Union[str, "Values"]]]  # type: ignore[misc]
 #: Messages nested deeper than this are not looked into.
@@ -103,19 +105,14 @@ def without(text: str, gone: Callable[[Field], bool]) -> str:
     """A text without some of its fields, and without the lines that only they were on."""
     parts, done = [], 0
     for field in fields_of(text):
-        if field.start < done or not gone(field):
-            continue
-        start, end = field.start, field.end
-        before = text.rfind("\n", 0, start) + 1
-        after = text.find("\n", end)
-        if not text[before:start].strip() and after >= 0 and not text[end:after].strip() and before >= done:
-            start, end = before, after + 1
-        else:
-            while start > done and text[start - 1] in " \t":
-                start -= 1
-        parts.append(text[done:start])
-        done = end
-    return "".join([*parts, text[done:]])
+        if field.start >= done and gone(field):
+            parts += [text[done : field.start], _GONE]
+            done = field.end
+    if not parts:
+        return text
+    marked = "".join([*parts, text[done:]])
+    marked = re.sub(rf"(?m)^[ \t]*(?:{_GONE}[ \t]*)+\n", "", marked)
+    return re.sub(rf"[ \t]*{_GONE}", "", re.sub(rf"(?m)^([ \t]*)(?:{_GONE}[ \t]*)+", r"\1", marked))
 
 
 def blanked(text: str, field: Field, instead: str = "") -> str:

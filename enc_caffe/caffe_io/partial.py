@@ -33,7 +33,7 @@ def known_part(net: Any, network: Network, left: Container[str]) -> tuple[Any, i
     In place of a layer that goes its tops become Input layers, where their shapes are known; a layer in place just goes. A layer
     that reads a blob which nothing makes any more goes too.
     """
-    out = caffe_pb2().NetParameter(name=net.name)
+    out = caffe_pb2().NetParameter(name=net.name or None)
     made: set[str] = set()
     behind = 0
     for param in net.layer:

@@ -15,6 +15,7 @@ from google.protobuf import text_format
 from enc_caffe.caffe_io.fieldtext import TOKEN
 from enc_caffe.caffe_io.foreign import Mistake, parse_foreign, with_foreign
 from enc_caffe.caffe_io.proto import caffe_pb2
+from enc_caffe.caffe_io.style import style_of, written
 from enc_caffe.caffe_io.verbatim import Block, attach, foreign_of, source_of, split_layers, text_of
 from enc_caffe.errors import PrototxtError
 from enc_caffe.installation import find_caffe
@@ -212,6 +213,10 @@ def to_text(message: Any) -> str:
     return text_format.MessageToString(message, as_utf8=True)
 
 
+def _show(message: Any, one_line: bool) -> str:
+    return str(text_format.MessageToString(message, as_utf8=True, as_one_line=one_line))
+
+
 def verbatim_text(net: Any, header: str = "") -> str:
     """Prototxt of a NetParameter, layers that were not changed as the user wrote them, the others in that style."""
     rest = type(net)()
@@ -220,21 +225,9 @@ def verbatim_text(net: Any, header: str = "") -> str:
     # Fields of old-format layers have no place in new ones.
     own = [f for f in foreign_of(net) if not f.path or f.path[0] != "layers"]
     parts = [with_foreign(text_format.MessageToString(rest, as_utf8=True), own, "\n")]
-    texts = [text_of(layer) for layer in net.layer]
-    short = _on_one_line([source for layer in net.layer if (source := source_of(layer)) is not None])
-    for layer, text in zip(net.layer, texts):
-        if text is None:
-            inner = text_format.MessageToString(layer, as_utf8=True, as_one_line=short, indent=0 if short else 2)
-            inner = with_foreign(inner, foreign_of(layer), " " if short else "\n")
-            text = f"layer {{ {inner.strip()} }}" if short else f"layer {{\n{inner.rstrip()}\n}}"
-        parts.append(text + "\n")
+    style = style_of([source for layer in net.layer if (source := source_of(layer)) is not None])
+    parts += [(text_of(layer) or written(layer, style, _show)) + "\n" for layer in net.layer]
     return (header + "\n" if header else "") + "".join(parts)
-
-
-def _on_one_line(texts: list[str]) -> bool:
-    """Whether most layers of a prototxt stand on one line each, comments apart."""
-    lines = [sum(bool(line.split("#")[0].strip()) for line in text.splitlines()) for text in texts]
-    return 2 * sum(number == 1 for number in lines) > len(lines)
 
 
 def write_prototxt(path: Path, text: str) -> None:

@@ -134,6 +134,13 @@ def foreign_of(message_: Any) -> list[Foreign]:
     return [] if note is None or note[0] != _FOREIGN else unpacked(note[1 + _DIGEST + 4 : _foreign_end(note)])
 
 
+def keep_foreign(net: Any, out: Any) -> None:
+    """Let a new NetParameter take along the foreign fields that another has outside of its layers."""
+    foreign = foreign_of(net)
+    if foreign:
+        attach(out, "", foreign=foreign)
+
+
 def rewrite(layer: Any, text: str) -> None:
     """Give a layer that took its text along another one, which says what the layer is now."""
     always, foreign = (_note(layer) or b"\0")[0] == _ALWAYS, foreign_of(layer)

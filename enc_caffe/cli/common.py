@@ -115,15 +115,20 @@ def add_python_layers(command: Any) -> None:
 
 
 def load_network(
-    args: argparse.Namespace, lmdb: Optional[Path], fully_connected: bool, describe_only: bool = False
+    args: argparse.Namespace,
+    lmdb: Optional[Path],
+    fully_connected: bool,
+    describe_only: bool = False,
+    weights: Optional[Path] = None,
 ) -> pipeline.LoadedNetwork:
     """The network that the arguments of :func:`add_model` name; what Caffe does not have of it is told on standard error.
 
-    ``describe_only``: nothing of it will be run, so Python layers need no permission.
+    ``describe_only``: nothing of it will be run, so Python layers need no permission. ``weights``: a caffemodel that may say a
+    size of images where nothing else does.
     """
     loaded = pipeline.load(
         args.model, lmdb, args.input_shape, fully_connected, args.allow_python_layers, dict(args.top_shape), args.level,
-        args.stage, describe_only,
+        args.stage, describe_only, weights,
     )  # fmt: skip
     for line in loaded.notices():
         print(line, file=sys.stderr)

@@ -57,6 +57,7 @@ def _emit(args: argparse.Namespace) -> None:
         args.lmdb or args.test_lmdb,
         any(s == "inner_product" for s in plan.schemes.values()),
         describe_only=decomposition(args).plain,
+        weights=args.weights,
     )
     blobs, words = _calibrated(args, loaded, plan)
     done = 0
@@ -73,9 +74,8 @@ def _emit(args: argparse.Namespace) -> None:
         )  # fmt: skip
     print(pipeline.cost_line(emitted) + words)
     print_untrained(emitted)
-    print(
-        f"written to {args.out}: train_val.prototxt, deploy.prototxt, solver.prototxt, compressed.caffemodel, ranks.json"
-    )
+    names = ("train_val.prototxt", "deploy.prototxt", "solver.prototxt", "compressed.caffemodel", "ranks.json")
+    print(f"written to {args.out}: {', '.join(name for name in names if (args.out / name).exists())}")
 
 
 def _calibrated(args: argparse.Namespace, loaded: pipeline.LoadedNetwork, plan: RankPlan) -> tuple[Blobs, str]:

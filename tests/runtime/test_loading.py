@@ -143,6 +143,8 @@ def test_blobs_that_a_fork_added_are_told(tmp_path: Path, capsys) -> None:
     write_legacy(tmp_path / "w.caffemodel", FORMS[2], layers)
     assert main(emission(tmp_path, NORMALISED, {"c2": 2})) == 0
     said = capsys.readouterr().out
+    assert main(["inspect", "--model", str(tmp_path / "n.prototxt"), "--weights", str(tmp_path / "w.caffemodel")]) == 0
+    assert "layer 'bn' has 5 blobs, stock Caffe needs 3" in capsys.readouterr().err
     assert "stock Caffe loaded 7 of 8 layers; layer 'bn' has 5 blobs, stock Caffe needs 3" in said
 
 

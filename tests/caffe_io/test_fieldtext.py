@@ -31,7 +31,7 @@ def test_fields_are_found_where_they_are() -> None:
 def test_fields_go_with_the_lines_that_they_are_on() -> None:
     text = without(TEXT, lambda f: f.name in ("weight_filler", "g", "c"))
     assert text == TEXT.replace(" c: 1", "").replace(" g: true;", "").replace(
-        'weight_filler {\n  type: "xavier"\n}  # why', "  # why"
+        'weight_filler {\n  type: "xavier"\n}  # why', "# why"
     )
     assert without("a: 1\n  b: 2\nc: 3\n", lambda f: f.name == "b") == "a: 1\nc: 3\n"
     assert without("x { a: 1 }", lambda f: f.name == "a") == "x { }"

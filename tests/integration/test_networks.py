@@ -68,6 +68,15 @@ def test_full_rank_is_the_original(caffe: CaffeExecutor, tmp_path: Path, case) -
     assert (row.opencv == "yes") == (case.name not in OPENCV_CANNOT), row.opencv
 
 
+@pytest.mark.parametrize("case", networks.FORKS, ids=lambda c: c.name)
+def test_what_stock_caffe_has_of_a_fork_is_the_original(caffe: CaffeExecutor, tmp_path: Path, case) -> None:
+    row = networks.check_fork(case, tmp_path / "net", caffe)
+    assert row.error <= 1e-4, row.worst
+    assert row.decomposed >= 1 and 0 < row.reach <= 1
+    # Whatever stock Caffe has was loaded, and what it has not was said.
+    assert row.opens == "both files whole" or row.opens.startswith("stock Caffe loaded")
+
+
 def test_the_names_here_are_names_of_cases() -> None:
     names = {case.name for case in networks.FAMILIES}
     assert len(names) == len(networks.FAMILIES) >= 30

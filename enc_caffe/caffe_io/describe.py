@@ -212,7 +212,7 @@ def describe(
         if param.name in names and not {param.type, names[param.name]} <= WEIGHTLESS:
             raise PrototxtError(f"{where} stands twice in the TEST phase; names must be unique to find weights by")
         names[param.name] = param.type
-        if not param.top and (reads_data(param) or param.type in ("Input", "Convolution", "InnerProduct")):
+        if not param.top and (reads_data(param) or _needs_top(param.type)):
             raise NetworkError(f"{where} ({param.type}): has no top; name the blob that it makes")
         for bottom in param.bottom:
             if bottom not in shapes:
@@ -236,6 +236,15 @@ def describe(
         unread.update(dict.fromkeys(param.top))
     inputs = tuple(t for p in params if p.type == "Input" or reads_data(p) for t in p.top)
     return Network(net.name, tuple(layers), inputs, tuple(unread))
+
+
+def _needs_top(kind: str) -> bool:
+    """Whether Caffe refuses a layer of this type that has no top; losses get one, and these need none."""
+    return (
+        kind in KNOWN_TYPES
+        and not kind.endswith("Loss")
+        and kind not in ("Silence", "HDF5Output", "Python", "Accuracy")
+    )
 
 
 def _elsewhere(bottom: str, net: Any) -> str:

@@ -80,7 +80,7 @@ def check_loads(folder: Path, deploy: Any, shapes: Mapping[str, Shape], original
     model, wrong = CaffeModel(weights), misfits(CaffeModel(weights), needed_blobs(deploy, network))
     _check_same(wrong, original, shapes, name)
     left = {**foreign(deploy), **{layer: words for layer, words in wrong.items() if layer in model.layers}}
-    remarks = [f"layer '{layer}' {words}" for layer, words in {**wrong, **left}.items()]
+    remarks = _remarks({**wrong, **left})
     if left or not is_stock_text(prototxt):
         return _partly(deploy, network, left, weights, remarks)
     failure = load(prototxt, weights)
@@ -116,6 +116,17 @@ def _partly(deploy: Any, network: Network, left: Mapping[str, str], weights: Pat
     told = f"stock Caffe loaded {loaded} of {all_} layers"
     told += f" ({behind} read what those make that it does not have)" if behind else ""
     return _listed([told], remarks or ["the prototxt has fields that it does not have"])
+
+
+def _remarks(found: Mapping[str, str]) -> list[str]:
+    """One for each thing that is said, of the first layer that it is said of."""
+    layers: dict[str, list[str]] = {}
+    for layer, words in found.items():
+        layers.setdefault(words, []).append(layer)
+    return [
+        f"layer '{names[0]}' {words}" + (f" (and so in {len(names) - 1} more)" if len(names) > 1 else "")
+        for words, names in layers.items()
+    ]
 
 
 def _listed(first: list[str], remarks: list[str], most: int = 3) -> str:

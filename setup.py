@@ -14,6 +14,7 @@ EXTRAS = {
     "demo": ["scikit-learn>=1.2"],
     "plot": ["matplotlib>=3.6"],
     "report": ["matplotlib>=3.6", "jinja2>=3.0"],
+    "hdf5": ["h5py>=3.8"],
     "cluster": ["distributed>=2023.1", "dask>=2023.1"],
     "test": ["pytest>=7.2", "pytest-timeout>=2.1", "hypothesis>=6.60"],
     "dev": [

@@ -43,7 +43,7 @@ class Compressed:
     Attributes
     ----------
     emitted : Emitted
-    plan : RankPlan
+    plan : Plan
     before, after : Evaluation, optional
         Accuracies of both networks on the test images; None where these have no labels or the network no class scores.
     divergence : float, optional
@@ -132,7 +132,7 @@ def compress(
         model, lmdb, input_shape, fully_connected, python_layers, input_shapes, level, stages, feed, options.schemes
     ).measurable()
     check_one_input(loaded.net, loaded.network, str(model))
-    for line in loaded.unknown_types():
+    for line in loaded.notices():
         notice(line)
     ImageLmdb(Path(test_lmdb or lmdb)).close()
     table, how = pca_metrics(loaded, weights), making.decomposition

@@ -58,6 +58,10 @@ class NetworkError(EncError):
     """A network breaks one of Caffe's rules (shapes, bottoms, tops, cycles)."""
 
 
+class UnknownSizeError(NetworkError):
+    """Nothing says how large a network's images are."""
+
+
 class PlanError(EncError):
     """A rank plan does not fit the network it is meant for."""
 

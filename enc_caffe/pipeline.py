@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import math
 from dataclasses import dataclass, replace
@@ -12,19 +11,25 @@ from typing import Any, Callable, Iterable, Mapping, Optional, Sequence
 
 import numpy as np
 
+from enc_caffe.caffe_io.blobs import needed_blobs
 from enc_caffe.caffe_io.caffemodel import CaffeModel
 from enc_caffe.caffe_io.datum import ImageLmdb
 from enc_caffe.caffe_io.describe import batch_size, data_layers, describe, set_state
 from enc_caffe.caffe_io.emit import NONE, Blobs, replace_layers, write_compressed
 from enc_caffe.caffe_io.feed import AS_WRITTEN, Feed
-from enc_caffe.caffe_io.prototxt import leading_comments, read_net, read_solver, to_text, verbatim_text
+from enc_caffe.caffe_io.inference import for_inference
+from enc_caffe.caffe_io.inputs import lacks_size, set_input_shape
+from enc_caffe.caffe_io.notices import notices
+from enc_caffe.caffe_io.partial import deploy_shapes
+from enc_caffe.caffe_io.prototxt import leading_comments, read_net, read_solver, to_text, verbatim_text, write_prototxt
 from enc_caffe.caffe_io.runnable import Runnable, runnable
 from enc_caffe.caffe_io.transform import Transform, blame, first_size
+from enc_caffe.caffe_io.unsized import sized_by_weights
 from enc_caffe.caffe_io.variants import deploy_net, sized_network, solver_param, train_val_or_same
 from enc_caffe.complexity import Complexity, network_complexity
 from enc_caffe.decomposition import Scheme, check_form, check_worth, form_cost, group_spectra, scheme_for
 from enc_caffe.decomposition.policy import PAPER, Policy, Schemes, policy_for
-from enc_caffe.errors import DatasetError, MetricsError, PlanError, UsageError, WeightsError
+from enc_caffe.errors import DatasetError, MetricsError, PlanError, UnknownSizeError, UsageError, WeightsError
 from enc_caffe.form import CONVENTIONS, WHOLE, Form
 from enc_caffe.metrics.sampling import Sampler, energy_samples, ladder_samples, vbmf_samples
 from enc_caffe.metrics.table import LayerMetrics, MetricsTable
@@ -32,7 +37,8 @@ from enc_caffe.metrics.vbmf import estimate
 from enc_caffe.network import Network
 from enc_caffe.output import atomic_folder
 from enc_caffe.plan import Plan, write_plan
-from enc_caffe.shapes import KNOWN_TYPES, Shape
+from enc_caffe.runtime.loading import Original, check_loads
+from enc_caffe.shapes import Shape
 
 Progress = Callable[[str], None]
 
@@ -43,7 +49,10 @@ def _silent(name: str) -> None:
 
 @dataclass(frozen=True)
 class LoadedNetwork:
-    """A network read from its files: NetParameter, description, which layers are decomposed, whether Python ones are allowed."""
+    """A network read from its files: NetParameter, description, which layers are decomposed, whether Python ones are allowed.
+
+    Where it is not ``sized``, the heights and widths of its description only stand in for those of images, which nothing says.
+    """
 
     path: Path
     net: Any
@@ -54,6 +63,8 @@ class LoadedNetwork:
     stages: tuple[str, ...] = ()
     feed: Feed = AS_WRITTEN
     sized_by: str = ""
+    top_shapes: Optional[Mapping[str, Shape]] = None
+    sized: bool = True
     _models: dict[Path, CaffeModel] = dataclasses.field(default_factory=dict, compare=False, repr=False)
 
     def model(self, weights: Path) -> CaffeModel:
@@ -115,26 +126,14 @@ class LoadedNetwork:
         out = type(net)()
         out.CopyFrom(net)
         out.ClearField("state")
-        own = read_net(self.path, self.python_layers)
+        own = read_net(self.path, python_layers=True)
         if own.HasField("state"):
             out.state.CopyFrom(own.state)
         return out
 
-    def unknown_types(self) -> list[str]:
-        """A line for each layer of a type that Caffe does not have: what it may be meant to be, and what stays whole."""
-        lines = []
-        for layer in self.network.layers:
-            if layer.type in KNOWN_TYPES:
-                continue
-            known = {kind.lower(): kind for kind in KNOWN_TYPES}
-            near = difflib.get_close_matches(layer.type.lower(), sorted(known), 1)
-            meant = f" (did you mean {known[near[0]]}?)" if near else ""
-            after = sum("input is not known" in why for why in self.policy.whole.values())
-            lines.append(
-                f"{self.path}: layer '{layer.name}': Caffe has no type '{layer.type}'{meant}; it is carried through as it stands, "
-                f"and {after} layers after it stay whole"
-            )
-        return lines
+    def notices(self) -> list[str]:
+        """What a person should know of a network that stock Caffe does not wholly have."""
+        return notices(self.net, self.network, str(self.path))
 
 
 def load(
@@ -148,6 +147,8 @@ def load(
     stages: Sequence[str] = (),
     feed: Feed = AS_WRITTEN,
     schemes: Schemes = PAPER,
+    describe_only: bool = False,
+    weights: Optional[Path] = None,
 ) -> LoadedNetwork:
     """Read a prototxt; image sizes come from ``input_shape``, the LMDB, or the source that the prototxt names.
 
@@ -161,15 +162,32 @@ def load(
         What the user says of the images; the network's data layers say it then too.
     schemes : str or tuple of str
         What each layer may become (:mod:`enc_caffe.decomposition.policy`).
+    describe_only : bool
+        Nothing of the network will be run: its Python layers are layers like any others.
+    weights : Path, optional
+        Caffemodel by which to find a size of images where nothing else says it.
     """
-    net = feed.written(set_state(read_net(Path(model), python_layers), level, stages))
+    net = feed.written(set_state(read_net(Path(model), python_layers or describe_only), level, stages))
     shape, sized_by = None, ""
     if lmdb is not None:
         shape = first_size(Path(lmdb), feed.transform(net, str(model), pixels=False))
         sized_by = blame(net, shape, lmdb)
-    network = sized_network(net, str(model), shape, input_shape, input_shapes)
-    policy = policy_for(network, schemes, fully_connected)
-    return LoadedNetwork(Path(model), net, network, policy, python_layers, level, tuple(stages), feed, sized_by)
+    image = input_shape or (shape if lacks_size(net) else None)
+    if image is not None:
+        set_input_shape(net, image, str(model), input_shapes or {})
+    sized = True
+    try:
+        network = sized_network(net, str(model), shape, input_shape, input_shapes)
+    except UnknownSizeError as exc:
+        if weights is None:
+            raise
+        network, sized = sized_by_weights(
+            net, CaffeModel(Path(weights)), lambda image: sized_network(net, str(model), None, image, input_shapes), exc
+        )
+    return LoadedNetwork(
+        Path(model), net, network, policy_for(network, schemes, fully_connected), python_layers, level, tuple(stages), feed,
+        sized_by, input_shapes, sized,
+    )  # fmt: skip
 
 
 def pca_metrics(
@@ -224,13 +242,17 @@ def _reads_data(network: Network) -> Optional[str]:
 class Emitted:
     """What an emission wrote, and what it costs in both conventions, over all weighted layers and the decomposable ones.
 
-    ``untrained`` says why ``train_val.prototxt`` has no data and no loss, where it has none.
+    ``untrained`` says why ``train_val.prototxt`` has no data and no loss, where it has none, and ``unchecked`` what was not loaded
+    in stock Caffe, where that could not be. Where it is not ``sized`` nothing says how large images are: MACs mean nothing, and
+    there is no ``deploy.prototxt``.
     """
 
     folder: Path
     before: Mapping[tuple[str, str], Complexity]
     after: Mapping[tuple[str, str], Complexity]
     untrained: str = ""
+    unchecked: str = ""
+    sized: bool = True
 
     def ratio(self, convention: str, counted: str) -> float:
         """MACs after over MACs before."""
@@ -302,7 +324,8 @@ def emit(
 ) -> Emitted:
     """Write ``train_val.prototxt``, ``deploy.prototxt``, ``solver.prototxt``, ``compressed.caffemodel``, ``ranks.json``.
 
-    The folder appears whole or not at all. ``final`` is the name that it will have in the end, where that is not ``out``:
+    The folder appears whole or not at all, and not before stock Caffe has loaded its files
+    (:func:`enc_caffe.runtime.loading.check_loads`). ``final`` is the name that it will have in the end, where that is not ``out``:
     the solver names the train_val by it. ``blobs`` are weights by layer of the compressed network that are not what plain
     SVD gives. ``version`` is that of the format of ``ranks.json``.
     """
@@ -312,17 +335,21 @@ def emit(
     original_solver = read_solver(solver) if solver is not None else None
     compressed = replace_layers(loaded.net, network, forms, placement)
     # The stages of a chain are described like any other layer: wrong shapes show here, not in Caffe.
-    described = describe(compressed, None, "the emitted prototxt", network.data_shapes)
+    given = loaded.top_shapes or {}
+    described = describe(compressed, None, "the emitted prototxt", {**network.data_shapes, **given})
+    described = replace(described, name=network.name)
+    needed = needed_blobs(compressed, described)
     final = Path(final or out).absolute()
     with atomic_folder(Path(out), force) as folder:
-        write_compressed(folder / "compressed.caffemodel", model, network, forms, progress, blobs)
+        write_compressed(folder / "compressed.caffemodel", model, network, forms, progress, blobs, needed)
         train_val, untrained = train_val_or_same(compressed, described, train_lmdb, test_lmdb)
         train_val = loaded.feed.written(train_val)
         header = plan_header(plan) + loaded.feed.remark() + leading_comments(loaded.path)
         train_val_text = verbatim_text(loaded.without_flags(train_val), header)
-        (folder / "train_val.prototxt").write_text(train_val_text, encoding="utf-8")
-        deploy = deploy_net(compressed, described)
-        (folder / "deploy.prototxt").write_text(verbatim_text(deploy, header), encoding="utf-8")
+        write_prototxt(folder / "train_val.prototxt", train_val_text)
+        lacking = {layer.name for layer in compressed.layer if layer.name in network and layer.name not in model.layers}
+        deploy = for_inference(deploy_net(compressed, described), lacking)
+        write_prototxt(folder / "deploy.prototxt", verbatim_text(deploy, header))
         test_iter = _test_iterations(train_val, test_lmdb)
         parameters = solver_param(
             original_solver, str(final / "train_val.prototxt"), str(final / "snapshot"), test_iter, solver_overrides
@@ -331,11 +358,18 @@ def emit(
             parameters.test_state.add(level=loaded.level or 0, stage=loaded.stages)
         (folder / "solver.prototxt").write_text(to_text(parameters), encoding="utf-8")
         write_plan(folder / "ranks.json", Plan(plan.network, forms, plan.about), version)
+        first = Original(deploy_net(loaded.net, network), Path(weights))
+        # Where its inputs' sizes only stand in, a deploy file would say what nobody knows.
+        unchecked = check_loads(folder, deploy, deploy_shapes(given, described, deploy), first, final)
+        if not loaded.sized:
+            (folder / "deploy.prototxt").unlink()
     return Emitted(
         Path(out),
         costs(loaded, {}),
         costs(loaded, forms, placement),
         untrained,
+        unchecked,
+        loaded.sized,
     )
 
 
@@ -368,6 +402,11 @@ def _test_iterations(train_val: Any, test_lmdb: Optional[Path]) -> int:
 
 def cost_line(emitted: Emitted) -> str:
     """MACs and parameters in words: both conventions, and what they count."""
+    if not emitted.sized:
+        return (
+            f"parameters {emitted.parameter_ratio('all'):.4f} of all convolutions and fully connected layers; no MACs and no "
+            "deploy.prototxt, since nothing says how large images are (--input_shape C,H,W or --lmdb)"
+        )
     return (
         f"MACs {emitted.ratio('paper', 'decomposable'):.4f} (paper convention) and {emitted.ratio('exact', 'decomposable'):.4f} "
         f"(exact) of the decomposable layers, {emitted.ratio('exact', 'all'):.4f} (exact) of all convolutions and fully "

@@ -15,6 +15,7 @@ import fuzz_mutators as mutators
 import numpy as np
 
 from enc_caffe import pipeline
+from enc_caffe.caffe_io.blobs import misfits, needed_blobs
 from enc_caffe.caffe_io.caffemodel import CaffeModel, expected_shapes, layer_record, write_caffemodel
 from enc_caffe.caffe_io.datum import datum_bytes, decode
 from enc_caffe.caffe_io.describe import describe
@@ -125,7 +126,7 @@ def caffemodel_seed(network: Any, seed: int = 0) -> bytes:
 
 
 def _other_caffemodels(network: Any) -> list[bytes]:
-    """The same in protobuf's other forms: unpacked legacy blobs, doubles, Caffe's V1."""
+    """The same in protobuf's other forms: unpacked legacy blobs, doubles, Caffe's V1 and V0."""
     pb = caffe_pb2()
     net = pb.NetParameter.FromString(caffemodel_seed(network, 1))
     old = pb.NetParameter(name="old")
@@ -134,11 +135,16 @@ def _other_caffemodels(network: Any) -> list[bytes]:
         for blob in layer.blobs:
             dims = [1] * (4 - len(blob.shape.dim)) + list(blob.shape.dim)
             entry.blobs.add(num=dims[0], channels=dims[1], height=dims[2], width=dims[3], data=blob.data)
+    oldest = pb.NetParameter(name="oldest")
+    for layer in old.layers:
+        inner = oldest.layers.add().layer
+        inner.name = layer.name
+        inner.blobs.extend(layer.blobs)
     for layer in net.layer:
         for blob in layer.blobs:
             blob.double_data.extend(blob.data)
             del blob.data[:]
-    return [net.SerializeToString(), old.SerializeToString()]
+    return [net.SerializeToString(), old.SerializeToString(), oldest.SerializeToString()]
 
 
 def words() -> list[str]:
@@ -165,12 +171,13 @@ def _read_prototxt(kit: Kit, data: bytes) -> None:
     for fully_connected in (False, True):
         policy = policy_for(network, PAPER, fully_connected)
         loaded = pipeline.LoadedNetwork(path, net, network, policy)
-    loaded.unknown_types()
+    loaded.notices()
     pipeline.costs(loaded, {})
     pipeline.named_paths(net)
     forms = {n: Form(s, (1,)) for n, (s,) in policy.schemes.items()}
     compressed = replace_layers(net, network, forms)
     described = describe(compressed, None, "the emitted prototxt", network.data_shapes)
+    needed_blobs(compressed, described)
     pipeline.costs(loaded, forms)
     for make in (
         lambda: to_text(deploy_net(compressed, described)), lambda: verbatim_text(train_val_net(compressed, described, None, None)),
@@ -196,8 +203,11 @@ def _read_caffemodel(kit: Kit, data: bytes) -> None:
             gain_and_shift(model, follower)
     model.check(network)
     forms = {n: Form(s, (1,)) for n, (s,) in kit.loaded.policy.schemes.items()}
-    for record in compressed_records(model, network, forms, lambda name: None):
-        bytes(record)
+    needed = needed_blobs(kit.loaded.net, network)
+    misfits(model, needed)
+    write_caffemodel(
+        io.BytesIO(), network.name, compressed_records(model, network, forms, lambda name: None, {}, needed)
+    )
 
 
 def _options(data: bytes) -> SearchOptions:
@@ -232,8 +242,8 @@ def _read_ranks(kit: Kit, data: bytes) -> None:
     names = [layer.name for layer in read_net(kit.folder / "again.prototxt").layer]
     assert names == [layer.name for layer in compressed.layer], "a header that is more than a comment"
     model = CaffeModel(kit.weights)
-    for record in compressed_records(model, loaded.network, forms, lambda name: None):
-        bytes(record)
+    records = compressed_records(model, loaded.network, forms, lambda name: None)
+    write_caffemodel(io.BytesIO(), "again", records)
     write_plan(kit.folder / "again.json", plan)
 
 

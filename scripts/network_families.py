@@ -22,6 +22,8 @@ class Case:
     level : int
     foreign : bool
         A type of it is in no stock Caffe: it cannot be run, only carried through.
+    legacy : str
+        Format of its caffemodel: V0, V1, or four dimensions for blobs with num, channels, height and width; empty: today's.
     """
 
     name: str
@@ -31,6 +33,7 @@ class Case:
     stages: tuple[str, ...] = ()
     level: int = 0
     foreign: bool = False
+    legacy: str = ""
 
 
 def layer(name: str, kind: str, bottoms: str = "", param: str = "", tops: str = "") -> str:
@@ -189,8 +192,8 @@ FAMILIES: tuple[Case, ...] = (
         'input: "data" input: "side"\ninput_shape { dim: 2 dim: 3 dim: 20 dim: 18 } input_shape { dim: 2 dim: 4 }\n'
         + conv("c1", "data", 8) + fc("f1", "c1", 6) + layer("cat", "Concat", "f1 side") + fc("f2", "cat", 5),
     ),
-    Case("V0 file", V0),
-    Case("V1 file", V1),
+    Case("V0 file", V0, legacy="V0"),
+    Case("V1 file", V1, legacy="V1"),
     Case("stage and level", STAGED, SHAPES, {"label": 10}, ("serve",), 1),
     Case("all in place", IMAGE + "".join(conv(f"c{i}", f"c{i - 1}" if i else "data", 8) + bn(f"c{i}") + inplace(f"d{i}", "Dropout", f"c{i}") for i in range(3))),
     Case("shared parameters (siamese)", SHARED),
@@ -217,7 +220,7 @@ FAMILIES: tuple[Case, ...] = (
     Case("Slice", IMAGE + conv("c1", "data", 12) + layer("cut", "Slice", "c1", "slice_param { axis: 1 slice_point: 4 slice_point: 6 }", "x y z") + conv("cx", "x", 8) + conv("cy", "y", 8) + conv("cz", "z", 8) + total("s", "cx cy cz", "operation: MAX")),
     Case("Crop", IMAGE + conv("c1", "data", 8, more="pad: 4") + layer("crop", "Crop", "c1 data", "crop_param { axis: 2 offset: 3 offset: 2 }") + conv("c2", "crop", 8)),
     Case("Eltwise", IMAGE + conv("c1", "data", 8) + conv("c2", "data", 8) + total("p", "c1 c2", "operation: PROD") + total("m", "c1 p", "operation: MAX") + total("d", "m c2", "coeff: 0.5 coeff: -2") + conv("c3", "d", 8)),
-    Case("residual", RESIDUAL),
+    Case("residual", RESIDUAL, legacy="four dimensions"),
     Case("squeeze and excitation", SQUEEZE),
     Case("SPP", IMAGE + conv("c1", "data", 8) + layer("spp", "SPP", "c1", "spp_param { pyramid_height: 3 pool: MAX }") + fc("fc", "spp", 9)),
     Case("Embed", data(4, 6, top="words") + layer("e", "Embed", "words", "embed_param { input_dim: 12 num_output: 8 }") + fc("fc", "e", 10), {}, {"words": 12}),

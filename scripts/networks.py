@@ -17,26 +17,33 @@ from pathlib import Path
 from typing import Any, Optional
 
 import numpy as np
+from google.protobuf import text_format
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from network_families import FAMILIES, Case  # noqa: E402
+from network_forks import FORKS  # noqa: E402
 
 from enc_caffe import pipeline  # noqa: E402
+from enc_caffe.caffe_io.blobs import needed_blobs  # noqa: E402
 from enc_caffe.caffe_io.caffemodel import CaffeModel, expected_shapes, layer_record, write_caffemodel  # noqa: E402
 from enc_caffe.caffe_io.describe import describe, in_phase, reads_data, set_state  # noqa: E402
 from enc_caffe.caffe_io.emit import replace_layers, write_compressed  # noqa: E402
+from enc_caffe.caffe_io.partial import foreign, known_part  # noqa: E402
+from enc_caffe.caffe_io.proto import caffe_pb2  # noqa: E402
 from enc_caffe.caffe_io.prototxt import read_net, to_text, verbatim_text  # noqa: E402
 from enc_caffe.caffe_io.variants import deploy_net, train_val_or_same  # noqa: E402
 from enc_caffe.decomposition import form_cost, scheme_for  # noqa: E402
 from enc_caffe.errors import EncError  # noqa: E402
 from enc_caffe.form import WHOLE, Form  # noqa: E402
 from enc_caffe.network import Network  # noqa: E402
+from enc_caffe.plan import Plan  # noqa: E402
 from enc_caffe.runtime.executor import CaffeExecutor  # noqa: E402
 from enc_caffe.shapes import UNKNOWN  # noqa: E402
 
 BOUND = 1e-4
 #: Between these lines of a Markdown file stands the table.
 MARKS = ("<!-- table -->", "<!-- end of table -->")
+FORK_MARKS = ("<!-- table of forks -->", "<!-- end of table of forks -->")
 #: A layer of more weights stays whole in the table: the SVD of AlexNet's fc6 alone takes minutes.
 LIMIT = 2**22
 #: Batch that every network runs with, at most.
@@ -257,10 +264,13 @@ def check(case: Case, folder: Path, executor: CaffeExecutor) -> Row:
             write_caffemodel(handle, network.name, _foreign_records(network))
     else:
         executor.result(executor.submit(save_random, original, str(weights), case.stages, case.level))
+        if case.legacy:
+            to_legacy(weights, case.legacy, case.text)
     forms, whole = full_plan(loaded)
     compressed = replace_layers(net, network, forms)
     described = describe(compressed, None, "the emitted prototxt", network.data_shapes)
-    write_compressed(folder / "compressed.caffemodel", CaffeModel(weights), network, forms)
+    needed = needed_blobs(compressed, described)
+    write_compressed(folder / "compressed.caffemodel", CaffeModel(weights), network, forms, needed=needed)
     train_val, _ = train_val_or_same(compressed, described, None, None)
     (folder / "train_val.prototxt").write_text(verbatim_text(loaded.without_flags(train_val)))
     (folder / "deploy.prototxt").write_text(verbatim_text(deploy_net(compressed, described)))
@@ -285,6 +295,93 @@ def check(case: Case, folder: Path, executor: CaffeExecutor) -> Row:
     errors = [misdescribed(network, wanted, inputs), *(largest_error(wanted, found, inputs) for found in (got, served))]
     agrees = opencv_agrees(folder, describe(deploy), served, inputs)
     return Row(case.name, len(forms), whole, *max(errors), agrees)
+
+
+@dataclass(frozen=True)
+class ForkRow:
+    """What was found of a network of a fork; ``error`` is that of the part which stock Caffe has, ``part`` its layers."""
+
+    name: str
+    decomposed: int
+    reach: float
+    whole: dict[str, str]
+    error: float
+    worst: str
+    part: str
+    opens: str
+
+
+def check_fork(case: Case, folder: Path, executor: CaffeExecutor) -> ForkRow:
+    """Emit a network that stock Caffe has only a part of, and hold this part at full rank against the original's."""
+    folder.mkdir(parents=True)
+    (folder / "net.prototxt").write_text(case.text)
+    loaded = pipeline.load(folder / "net.prototxt", fully_connected=True, input_shapes=case.shapes, describe_only=True)
+    net, network, weights = loaded.net, loaded.network, folder / "net.caffemodel"
+    left = foreign(net)
+    first, _ = known_part(net, network, left)
+    executor.result(executor.submit(save_random, to_text(first), str(weights), (), 0))
+    ranks, schemes, whole = full_plan(loaded)
+    compressed = replace_layers(net, network, ranks, schemes)
+    described = describe(compressed, None, "the emitted prototxt", {**network.data_shapes, **case.shapes})
+    write_compressed(folder / "compressed.caffemodel", CaffeModel(weights), network, ranks, schemes, needed=needed_blobs(compressed, described))  # fmt: skip
+    (folder / "deploy.prototxt").write_text(verbatim_text(deploy_net(compressed, described)))
+    again = read_net(folder / "deploy.prototxt", python_layers=True)
+    kept = all(layer.name in {x.name for x in again.layer} for layer in net.layer if layer.name in left)
+    second, _ = known_part(again, describe(again, None, "deploy.prototxt", case.shapes), left)
+    part = describe(first, None, "the part")
+    inputs = {
+        top: np.random.default_rng(len(top)).standard_normal(part.shape_of(top)).astype(np.float32)
+        for top in part.inputs
+    }
+    wanted, got = (
+        executor.result(executor.submit(blobs_of, to_text(x), str(w), inputs))
+        for x, w in ((first, weights), (second, folder / "compressed.caffemodel"))
+    )
+    error, worst = largest_error(wanted, got, inputs)
+    forms = {}
+    for name, (scheme,) in loaded.policy.schemes.items():
+        forms[name] = Form(scheme, (max(1, scheme_for(scheme).max_rank(loaded.network[name]) // 2),))
+    done = pipeline.emit(loaded, weights, Plan(network.name, forms), folder / "half")
+    costs = {k: done.before["exact", k].macs for k in ("decomposable", "all")}
+    layers = [sum(x.type != "Input" for x in n.layer) for n in (first, net)]
+    return ForkRow(
+        case.name, len(ranks), costs["decomposable"] / costs["all"], whole, error if kept else float("inf"), worst,
+        "all" if not left else f"{layers[0]} of {layers[1]}", done.unchecked.split(";")[0] or "both files whole",
+    )  # fmt: skip
+
+
+def fork_table(rows: list[ForkRow]) -> str:
+    """The rows of forks as a Markdown table."""
+    lines = ["| network | decomposed | MACs in them | left whole, and why | layers run | error | loaded at half rank |", "|---|---|---|---|---|---|---|"]  # fmt: skip
+    for r in rows:
+        lines.append(
+            f"| {r.name} | {r.decomposed} | {r.reach:.0%} | {whole_words(r.whole) or 'none'} | {r.part} | {r.error:.1e} | {r.opens} |"
+        )
+    return "\n".join(lines)
+
+
+def to_legacy(weights: Path, form: str, text: str) -> None:
+    """Write a caffemodel anew as Caffe did in 2013 to 2015: blobs have num, channels, height and width."""
+    pb = caffe_pb2()
+    net = pb.NetParameter.FromString(weights.read_bytes())
+    old = pb.NetParameter(name=net.name)
+    if form == "V0":
+        # Caffe looks at what connects the layers of such a file.
+        text_format.Parse(text, old)
+    for layer in net.layer:
+        if not layer.blobs:
+            continue
+        for blob in layer.blobs:
+            dims = [1] * (4 - len(blob.shape.dim)) + list(blob.shape.dim)
+            blob.ClearField("shape")
+            blob.num, blob.channels, blob.height, blob.width = dims
+        if form == "V0":
+            next(x.layer for x in old.layers if x.layer.name == layer.name).blobs.extend(layer.blobs)
+        elif form == "V1":
+            old.layers.add(name=layer.name).blobs.extend(layer.blobs)
+        else:
+            old.layer.add().CopyFrom(layer)
+    weights.write_bytes(old.SerializeToString())
 
 
 def _foreign_records(network: Network) -> Any:
@@ -328,12 +425,12 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
-def write_table(path: Path, text: str) -> None:
+def write_table(path: Path, text: str, marks: tuple[str, str] = MARKS) -> None:
     """Put the table into a file, in place of the one between the marks where it has such marks."""
     old = path.read_text(encoding="utf-8") if path.is_file() else ""
-    before, mark, rest = old.partition(MARKS[0])
-    _, end, after = rest.partition(MARKS[1])
-    whole = f"{before}{MARKS[0]}\n{text}\n{MARKS[1]}{after}" if mark and end else text + "\n"
+    before, mark, rest = old.partition(marks[0])
+    _, end, after = rest.partition(marks[1])
+    whole = f"{before}{marks[0]}\n{text}\n{marks[1]}{after}" if mark and end else text + "\n"
     path.write_text(whole, encoding="utf-8")
 
 
@@ -344,14 +441,18 @@ def main() -> int:
         "--caffe_src", type=Path, metavar="DIR", help="Caffe source tree, for the prototxts that it ships"
     )
     parser.add_argument("--only", default="", metavar="WORDS", help="networks whose name holds these words")
+    parser.add_argument("--forks", action="store_true", help="the table of networks of forks instead")
     parser.add_argument("--out", type=Path, metavar="FILE.md", help="put the table there (default: standard output)")
     args = parser.parse_args()
     cases = [c for c in (*(shipped(args.caffe_src) if args.caffe_src else ()), *FAMILIES) if args.only in c.name]
+    if args.forks:
+        cases = [c for c in FORKS if args.only in c.name]
+    checked = check_fork if args.forks else check
     rows, wrong, executor = [], 0, CaffeExecutor(1)
     for case in cases:
         with tempfile.TemporaryDirectory() as folder:
             try:
-                row = check(case, Path(folder) / "net", executor)
+                row: Any = checked(case, Path(folder) / "net", executor)
             except EncError as exc:
                 print(f"WRONG {case.name}: {exc}".replace(folder, ""), file=sys.stderr, flush=True)
                 wrong += 1
@@ -364,10 +465,11 @@ def main() -> int:
         wrong += bad
         print(f"{'WRONG ' if bad else ''}{row}", file=sys.stderr, flush=True)
     executor.close()
+    text = fork_table(rows) if args.forks else table(rows)
     if args.out:
-        write_table(args.out, table(rows))
+        write_table(args.out, text, FORK_MARKS if args.forks else MARKS)
     else:
-        print(table(rows))
+        print(text)
     return 1 if wrong else 0
 
 

@@ -40,6 +40,7 @@ TOP = {"api", "pipeline", "measurement", "compression", "reporting", "experiment
 GATES = {
     "caffe": {"runtime/engine.py"},
     "lmdb": {"caffe_io/datum.py"},
+    "h5py": {"caffe_io/hdf5.py"},
     "pooch": {"fetch.py"},
     "google": {"caffe_io/prototxt.py"},
     "sqlite3": {"runtime/store.py"},

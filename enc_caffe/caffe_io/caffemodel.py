@@ -2,18 +2,22 @@
 
 A caffemodel is a NetParameter whose size is almost wholly packed floats. The file is mapped into memory and only its
 structure is walked, so blobs are views of the file: nothing is copied until a layer is used, and layers that stay whole
-are written back byte for byte. Message numbers: ``caffe.proto`` of BVLC Caffe 99bd997.
+are written back byte for byte. Files of 2013 and 2014 (V0LayerParameter, V1LayerParameter; blobs with num, channels, height
+and width in place of a shape) are read as they are. Message numbers: ``caffe.proto`` of BVLC Caffe 99bd997.
 """
 
 from __future__ import annotations
 
+import math
 import mmap
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Iterable, Iterator, Optional, Union
+from typing import BinaryIO, Iterable, Iterator, Optional, Sequence, Union
 
 import numpy as np
 
+from enc_caffe.caffe_io.hdf5 import MAGIC, hdf5_layers
 from enc_caffe.caffe_io.wire import Buffer, encode, fields, message, tag, varint
 from enc_caffe.errors import WeightsError
 from enc_caffe.network import Layer, Network
@@ -21,7 +25,11 @@ from enc_caffe.network import Layer, Network
 _NET_NAME, _NET_LAYER, _NET_V1 = 1, 100, 2
 _LAYER_NAME, _LAYER_TYPE, _LAYER_BLOBS = 1, 2, 7
 _V1_NAME, _V1_BLOBS, _V1_V0 = 4, 6, 1
+_V0_NAME, _V0_BLOBS = 1, 50
 _BLOB_LEGACY, _BLOB_DATA, _BLOB_SHAPE, _BLOB_DOUBLE = (1, 2, 3, 4), 5, 7, 8
+
+#: A LayerParameter's bytes in pieces, views of the file among them.
+Record = list[Union[bytes, memoryview]]
 
 #: ``kMaxBlobAxes`` of Caffe.
 MAX_AXES = 32
@@ -29,11 +37,16 @@ MAX_AXES = 32
 
 @dataclass(frozen=True)
 class StoredBlob:
-    """One parameter blob: its shape as stored (legacy blobs have four axes), and where its floats are."""
+    """One parameter blob: its shape as stored, where its floats are, and the span of its whole message.
+
+    A ``legacy`` blob has num, channels, height and width, which are its shape whatever else it says (``Blob::ShapeEquals``).
+    """
 
     shape: tuple[int, ...]
     spans: tuple[tuple[int, int], ...]
     double: bool
+    legacy: bool = False
+    span: tuple[int, int] = (0, 0)
 
     @property
     def size(self) -> int:
@@ -66,10 +79,9 @@ def _blob(data: Buffer, start: int, end: int) -> StoredBlob:
             if (b - a) % size:
                 raise WeightsError(f"a blob has {b - a} bytes of values of {size} bytes each")
             (doubles if number == _BLOB_DOUBLE else singles).append((a, b))
-    if shape is None:
-        shape = tuple(legacy.get(n, 0) for n in _BLOB_LEGACY) if legacy else ()
-    # Of a blob with both, Caffe takes the doubles.
-    blob = StoredBlob(shape, tuple(doubles or singles), bool(doubles))
+    # Of a blob with both, Caffe takes the old sizes, and the doubles.
+    shape = tuple(legacy.get(n, 0) for n in _BLOB_LEGACY) if legacy else shape or ()
+    blob = StoredBlob(shape, tuple(doubles or singles), bool(doubles), bool(legacy), (start, end))
     if len(shape) > MAX_AXES:
         raise WeightsError(f"a blob has {len(shape)} axes; Caffe takes at most {MAX_AXES}")
     expected = int(np.prod(shape, dtype=object)) if shape else 1
@@ -97,24 +109,36 @@ def _text(data: Buffer, a: int, b: int) -> str:
 
 
 def _layer(data: Buffer, start: int, end: int, v1: bool) -> StoredLayer:
+    if v1:
+        # The oldest files have a whole V0LayerParameter in each V1LayerParameter.
+        inner = [(a, b) for n, wire, a, b in fields(data, start, end) if n == _V1_V0 and wire == 2]
+        if inner:
+            name, _, blobs = _named(data, *inner[-1], _V0_NAME, None, _V0_BLOBS)
+        else:
+            name, _, blobs = _named(data, start, end, _V1_NAME, None, _V1_BLOBS)
+        return StoredLayer(name, "", tuple(blobs), None)
+    name, kind, blobs = _named(data, start, end, _LAYER_NAME, _LAYER_TYPE, _LAYER_BLOBS)
+    return StoredLayer(name, kind, tuple(blobs), (start, end))
+
+
+def _named(
+    data: Buffer, start: int, end: int, name_field: int, type_field: Optional[int], blob_field: int
+) -> tuple[str, str, list[StoredBlob]]:
     name = kind = ""
-    blobs = []
-    name_field, blob_field = (_V1_NAME, _V1_BLOBS) if v1 else (_LAYER_NAME, _LAYER_BLOBS)
+    blobs: list[StoredBlob] = []
     for number, wire, a, b in fields(data, start, end):
         if wire != 2:
             continue
         if number == name_field:
             name = _text(data, a, b)
-        elif number == _LAYER_TYPE and not v1:
+        elif number == type_field:
             kind = _text(data, a, b)
-        elif v1 and number == _V1_V0:
-            raise WeightsError("is in Caffe's V0 format; upgrade it with upgrade_net_proto_binary OLD NEW")
         elif number == blob_field:
             try:
                 blobs.append(_blob(data, a, b))
             except WeightsError as exc:
                 raise WeightsError(f"layer '{name}', blob {len(blobs)}: {exc}") from None
-    return StoredLayer(name, kind, tuple(blobs), None if v1 else (start, end))
+    return name, kind, blobs
 
 
 class CaffeModel:
@@ -126,7 +150,11 @@ class CaffeModel:
             with open(self.path, "rb") as handle:
                 if self.path.stat().st_size == 0:
                     raise WeightsError(f"{path}: is empty")
-                self._data = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
+                hdf5 = handle.read(len(MAGIC)) == MAGIC
+                if not hdf5:
+                    self._data = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
+            if hdf5:
+                self._data = _converted(self.path)
         except (OSError, ValueError) as exc:
             raise WeightsError(f"{path}: cannot be read ({getattr(exc, 'strerror', None) or exc})") from None
         self.name = ""
@@ -166,11 +194,20 @@ class CaffeModel:
         # A blob that was never filled has neither values nor a shape.
         return flat.astype(np.float32, copy=False).reshape(blob.shape if blob.shape or flat.size else (0,))
 
+    def bytes_of(self, span: tuple[int, int]) -> memoryview:
+        """A part of the file, not copied."""
+        return memoryview(self._data)[span[0] : span[1]]
+
     def record(self, layer: StoredLayer) -> Union[bytes, memoryview]:
-        """A layer's LayerParameter bytes, unchanged and not copied; of an old format, written anew with name and blobs."""
+        """A layer's LayerParameter bytes, unchanged and not copied; of an old format, name and blobs, these byte for byte.
+
+        Stock Caffe compares a blob with num, channels, height and width otherwise than one with a shape: a bias of (1, 1, 1, N)
+        is right as the former and wrong as the latter, so that blobs keep their form.
+        """
         if layer.span is not None:
-            return memoryview(self._data)[layer.span[0] : layer.span[1]]
-        return layer_record(layer.name, layer.type, [self.array(b) for b in layer.blobs])
+            return self.bytes_of(layer.span)
+        out = message(_LAYER_NAME, layer.name.encode())
+        return out + b"".join(message(_LAYER_BLOBS, bytes(self.bytes_of(blob.span))) for blob in layer.blobs)
 
     def weights(self, layer: Layer) -> list[np.ndarray]:
         """Weight and bias of a convolution or fully connected layer, checked against the prototxt.
@@ -217,6 +254,14 @@ class CaffeModel:
                 self.weights(layer)
 
 
+def _converted(path: Path) -> mmap.mmap:
+    """A caffemodel in HDF5 as one in protobuf, in a file without a name."""
+    with tempfile.TemporaryFile() as handle:
+        write_caffemodel(handle, "", (layer_record(name, "", blobs) for name, blobs in hdf5_layers(path)))
+        handle.flush()
+        return mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
+
+
 def _finite(array: np.ndarray) -> bool:
     # In pieces: the mask of a whole fully connected layer would be a hundred megabytes.
     flat = array.reshape(-1)
@@ -240,21 +285,72 @@ def same_shape(stored: tuple[int, ...], needed: tuple[int, ...]) -> bool:
     return stored in (padded, needed)
 
 
+def fits(blob: StoredBlob, needed: tuple[int, ...]) -> bool:
+    """Whether stock Caffe takes a stored blob for one of its own (``Blob::ShapeEquals``)."""
+    if blob.legacy:
+        return len(needed) <= 4 and blob.shape == (1,) * (4 - len(needed)) + needed
+    return blob.shape == needed
+
+
 def layer_record(name: str, kind: str, arrays: Iterable[np.ndarray]) -> bytes:
     """LayerParameter bytes with name, type and float32 blobs."""
-    out = message(_LAYER_NAME, name.encode())
-    if kind:
-        out += message(_LAYER_TYPE, kind.encode())
-    for array in arrays:
-        dims = message(1, b"".join(encode(d) for d in array.shape))
-        body = message(_BLOB_DATA, np.ascontiguousarray(array, "<f4").tobytes()) + message(_BLOB_SHAPE, dims)
-        out += message(_LAYER_BLOBS, body)
+    return b"".join([*_head(name, kind), *(piece for array in arrays for piece in _blob_pieces(array))])
+
+
+def kept_record(
+    model: CaffeModel,
+    layer: StoredLayer,
+    kind: str = "",
+    needed: Optional[Sequence[tuple[int, ...]]] = None,
+    arrays: Optional[Sequence[np.ndarray]] = None,
+) -> Record:
+    """LayerParameter of a layer that stays whole, in a form that stock Caffe accepts; no blob that keeps its values is copied.
+
+    Parameters
+    ----------
+    kind : str
+        Layer type, for files of an old format, which have none in words.
+    needed : sequence of shapes, optional
+        What Caffe gives the layer's blobs, where that is known: blobs that it would not take for those get these shapes.
+    arrays : sequence of ndarray, optional
+        New values of the blobs.
+    """
+    shapes: list[Optional[tuple[int, ...]]] = [None] * len(layer.blobs)
+    if needed is not None and len(needed) == len(layer.blobs):
+        shapes = [None if fits(b, s) or b.size != math.prod(s) else s for b, s in zip(layer.blobs, needed)]
+    if layer.span is not None and arrays is None and not any(s is not None for s in shapes):
+        return [model.bytes_of(layer.span)]
+    out = _head(layer.name, kind or layer.type)
+    for i, (blob, shape) in enumerate(zip(layer.blobs, shapes)):
+        if arrays is None and shape is None:
+            size = blob.span[1] - blob.span[0]
+            out += [tag(_LAYER_BLOBS, 2) + encode(size), model.bytes_of(blob.span)]
+            continue
+        array = model.array(blob) if arrays is None else np.asarray(arrays[i])
+        out += _blob_pieces(array.reshape(blob.shape if shape is None else shape), blob.legacy and shape is None)
     return out
 
 
-def write_caffemodel(handle: BinaryIO, name: str, records: Iterable[Union[bytes, memoryview]]) -> None:
-    """Write a NetParameter from LayerParameter records, one at a time."""
+def _head(name: str, kind: str) -> list[Union[bytes, memoryview]]:
+    return [message(_LAYER_NAME, name.encode()), message(_LAYER_TYPE, kind.encode()) if kind else b""]
+
+
+def _blob_pieces(array: np.ndarray, legacy: bool = False) -> list[Union[bytes, memoryview]]:
+    values = np.ascontiguousarray(array, "<f4").reshape(-1)
+    before = tag(_BLOB_DATA, 2) + encode(values.nbytes)
+    if legacy:
+        after = b"".join(tag(field, 0) + encode(d) for field, d in zip(_BLOB_LEGACY, array.shape))
+    else:
+        after = message(_BLOB_SHAPE, message(1, b"".join(encode(d) for d in array.shape)))
+    size = len(before) + values.nbytes + len(after)
+    return [tag(_LAYER_BLOBS, 2) + encode(size) + before, values.view(np.uint8).data, after]
+
+
+def write_caffemodel(handle: BinaryIO, name: str, records: Iterable[Union[bytes, memoryview, Record]]) -> None:
+    """Write a NetParameter from LayerParameter records, one at a time; a record may come in pieces."""
     handle.write(message(_NET_NAME, name.encode()))
     for record in records:
-        handle.write(tag(_NET_LAYER, 2) + encode(len(record)))
-        handle.write(record)
+        pieces = record if isinstance(record, list) else [record]
+        handle.write(tag(_NET_LAYER, 2) + encode(sum(len(piece) for piece in pieces)))
+        for piece in pieces:
+            handle.write(piece)

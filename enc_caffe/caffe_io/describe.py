@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any, Mapping, Optional, Sequence
 
+from enc_caffe.caffe_io.fieldtext import values_of
 from enc_caffe.caffe_io.proto import caffe_pb2
-from enc_caffe.errors import NetworkError, PrototxtError
+from enc_caffe.caffe_io.verbatim import source_of
+from enc_caffe.errors import NetworkError, PrototxtError, UnknownSizeError
 from enc_caffe.network import Convolution, InnerProduct, Layer, Network
 from enc_caffe.shapes import (
     DATA_TYPES,
+    FORK_RULES,
     KNOWN_TYPES,
     MAX_COUNT,
     SHAPE_RULES,
@@ -78,7 +81,7 @@ def data_tops(layer: Any, image: Optional[Shape], source: str) -> list[Shape]:
     crop = int(layer.transform_param.crop_size) or int(layer.window_data_param.crop_size)
     image = image or _made_size(layer, crop)
     if image is None:
-        raise NetworkError(
+        raise UnknownSizeError(
             f"{source}: layer '{layer.name}' ({layer.type}) does not say how large its images are, and its source "
             "cannot be read; give --lmdb, --input_shape C,H,W, or --top_shape TOP=N,... for each of its tops"
         )
@@ -92,6 +95,11 @@ def _made_size(layer: Any, crop: int) -> Optional[Shape]:
     """Size to which a layer brings images of any size, where it does."""
     if layer.type == "WindowData" and crop:
         return 3, crop, crop
+    if layer.type == "Data" and crop:
+        # One mean for each channel; one alone is for all of them, however many.
+        p = layer.transform_param
+        channels = 3 if p.force_color else 1 if p.force_gray else len(p.mean_value) if len(p.mean_value) > 1 else 0
+        return (channels, crop, crop) if channels else None
     if layer.type != "ImageData":
         return None
     p = layer.image_data_param
@@ -204,7 +212,7 @@ def describe(
         if param.name in names and not {param.type, names[param.name]} <= WEIGHTLESS:
             raise PrototxtError(f"{where} stands twice in the TEST phase; names must be unique to find weights by")
         names[param.name] = param.type
-        if not param.top and (reads_data(param) or param.type in ("Input", "Convolution", "InnerProduct")):
+        if not param.top and (reads_data(param) or _needs_top(param.type)):
             raise NetworkError(f"{where} ({param.type}): has no top; name the blob that it makes")
         for bottom in param.bottom:
             if bottom not in shapes:
@@ -230,14 +238,36 @@ def describe(
     return Network(net.name, tuple(layers), inputs, tuple(unread))
 
 
+def _needs_top(kind: str) -> bool:
+    """Whether Caffe refuses a layer of this type that has no top; losses get one, and these need none."""
+    return (
+        kind in KNOWN_TYPES
+        and not kind.endswith("Loss")
+        and kind not in ("Silence", "HDF5Output", "Python", "Accuracy")
+    )
+
+
 def _elsewhere(bottom: str, net: Any) -> str:
-    """The flag that chooses a layer which makes a blob, where nothing that is chosen does."""
+    """What to do where no layer that is chosen makes a blob: the flag that chooses one, or a prototxt that has one for TEST."""
     for layer in net.layer:
         for rule in layer.include if bottom in layer.top else ():
             state = (max(rule.min_level, net.state.level), tuple(rule.stage))
             if in_phase(layer, "TEST", *state):
                 flag = f"--stage {','.join(rule.stage)}" if rule.stage else f"--level {state[0]}"
                 return f" without {flag}, which chooses layer '{layer.name}'"
+    maker = next(
+        (
+            layer
+            for layer in net.layer
+            if bottom in layer.top and in_phase(layer, "TRAIN", net.state.level, tuple(net.state.stage))
+        ),
+        None,
+    )
+    if maker is not None:
+        return (
+            f" of the TEST phase: only TRAIN has layer '{maker.name}', which makes it; give the deploy.prototxt, or a prototxt that has "
+            "such a layer for TEST too"
+        )
     return ""
 
 
@@ -248,11 +278,16 @@ def _tops(
         return [tuple(given[t]) for t in param.top]
     if reads_data(param):
         return [tuple(given.get(t, s)) for t, s in zip(param.top, data_tops(param, image, source))]
-    rule = SHAPE_RULES.get(param.type)
-    if rule is None or UNKNOWN in bottoms:
-        return [UNKNOWN] * len(param.top)
+    known = param.type in SHAPE_RULES or (param.type in FORK_RULES and source_of(param) is not None)
+    if UNKNOWN in bottoms or not known:
+        # Whatever it does: what is in place of a blob is as large.
+        own = dict(zip(param.bottom, bottoms)) if param.type not in KNOWN_TYPES else {}
+        return [own.get(top, UNKNOWN) for top in param.top]
     try:
-        tops = rule(param, bottoms)
+        if param.type in SHAPE_RULES:
+            tops = SHAPE_RULES[param.type](param, bottoms)
+        else:
+            tops = FORK_RULES[param.type](param, _values(param), bottoms)
     except NetworkError as exc:
         raise NetworkError(f"{where} ({param.type}): {exc}") from None
     except IndexError:
@@ -260,6 +295,12 @@ def _tops(
     if len(tops) < len(param.top):
         raise NetworkError(f"{where} ({param.type}): {len(param.top)} tops, but its type makes {len(tops)}")
     return tops
+
+
+def _values(param: Any) -> Mapping[str, Sequence[Any]]:
+    """Fields of a layer as text, for types whose parameters no message of this Caffe has."""
+    layers = values_of(source_of(param) or "").get("layer", [{}])
+    return layers[0] if isinstance(layers[0], Mapping) else {}
 
 
 def _check_sizes(param: Any, tops: list[Shape], where: str) -> None:

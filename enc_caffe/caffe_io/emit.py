@@ -7,17 +7,20 @@ from typing import Any, Callable, Iterator, Mapping, Optional, Sequence, Union
 
 import numpy as np
 
-from enc_caffe.caffe_io.caffemodel import CaffeModel, layer_record, write_caffemodel
+from enc_caffe.caffe_io.caffemodel import CaffeModel, Record, kept_record, layer_record, write_caffemodel
+from enc_caffe.caffe_io.geometry import write_geometry
 from enc_caffe.caffe_io.proto import caffe_pb2
 from enc_caffe.decomposition import chain_of, scheme_for
 from enc_caffe.errors import PlanError
 from enc_caffe.form import Form, Stage
 from enc_caffe.network import Layer, Network
 from enc_caffe.output import atomic_file
+from enc_caffe.shapes import Shape
 
 Progress = Callable[[str], None]
 Blobs = Mapping[str, Sequence[np.ndarray]]
 NONE: Blobs = {}
+NO_SHAPES: Mapping[str, Sequence[Shape]] = {}
 
 
 def replace_layers(net: Any, network: Network, forms: Mapping[str, Form], placement: str = "exact") -> Any:
@@ -61,29 +64,15 @@ def replace_layers(net: Any, network: Network, forms: Mapping[str, Form], placem
 
 def _stage_param(into: Any, original: Any, stage: Stage) -> Any:
     into.CopyFrom(original)
+    # The original's text says what the pair is not.
+    into.DiscardUnknownFields()
     into.name = original.name + stage.suffix
     del into.blobs[:]
     for spec in into.param:
         # A name that no other layer has would make the stages share one weight.
         spec.ClearField("name")
     if stage.convolution is not None:
-        conv, param = stage.convolution, into.convolution_param
-        for field in (
-            "kernel_size", "kernel_h", "kernel_w", "pad", "pad_h", "pad_w", "stride", "stride_h", "stride_w", "dilation",
-            "group", "bias_term",
-        ):  # fmt: skip
-            param.ClearField(field)
-        param.num_output = conv.num_output
-        _set_pair(param, "kernel", conv.kernel, None)
-        _set_pair(param, "pad", conv.pad, 0)
-        _set_pair(param, "stride", conv.stride, 1)
-        if conv.dilation != (1, 1):
-            param.dilation[:] = conv.dilation[:1] if conv.dilation[0] == conv.dilation[1] else conv.dilation
-        if conv.groups != 1:
-            param.group = conv.groups
-        if not conv.bias:
-            param.bias_term = False
-            param.ClearField("bias_filler")
+        write_geometry(into.convolution_param, stage.convolution)
     elif stage.inner_product is not None:
         param = into.inner_product_param
         param.num_output = stage.inner_product.num_output
@@ -92,13 +81,6 @@ def _stage_param(into: Any, original: Any, stage: Stage) -> Any:
             param.bias_term = False
             param.ClearField("bias_filler")
     return into
-
-
-def _set_pair(param: Any, name: str, pair: tuple[int, int], default: Optional[int]) -> None:
-    if pair == (default, default):
-        return
-    setattr(param, f"{name}_h", pair[0])
-    setattr(param, f"{name}_w", pair[1])
 
 
 def chain_blobs(
@@ -125,8 +107,12 @@ def compressed_records(
     forms: Mapping[str, Form],
     progress: Progress,
     blobs: Blobs = NONE,
-) -> Iterator[Union[bytes, memoryview]]:
-    """LayerParameter records of the compressed network, one at a time; untouched layers byte for byte."""
+    needed: Mapping[str, Sequence[Shape]] = NO_SHAPES,
+) -> Iterator[Union[bytes, Record]]:
+    """LayerParameter records of the compressed network, one at a time; untouched layers byte for byte.
+
+    ``needed`` are the shapes that Caffe gives a kept layer's blobs, where they are known.
+    """
     for stored in model:
         if stored.name in forms:
             layer, form = network[stored.name], forms[stored.name]
@@ -137,10 +123,10 @@ def compressed_records(
             for name in names:
                 yield layer_record(name, layer.type, own[name])
         elif stored.name in blobs:
-            shaped = [np.reshape(b, s.shape) for b, s in zip(blobs[stored.name], stored.blobs)]
-            yield layer_record(stored.name, network[stored.name].type, shaped)
+            yield kept_record(model, stored, network[stored.name].type, needed.get(stored.name), blobs[stored.name])
         else:
-            yield model.record(stored)
+            kind = network[stored.name].type if stored.name in network else ""
+            yield kept_record(model, stored, kind, needed.get(stored.name))
 
 
 def write_compressed(
@@ -150,6 +136,7 @@ def write_compressed(
     forms: Mapping[str, Form],
     progress: Progress = lambda name: None,
     blobs: Blobs = NONE,
+    needed: Mapping[str, Sequence[Shape]] = NO_SHAPES,
 ) -> None:
     """Write the compressed caffemodel, whole or not at all.
 
@@ -157,9 +144,11 @@ def write_compressed(
     ----------
     blobs : mapping of layer to arrays
         Weights by layer of the compressed network, where they are not what SVD of the original's or the original has.
+    needed : mapping of layer to shapes
+        What Caffe gives the blobs of layers that are kept (:func:`enc_caffe.caffe_io.blobs.needed_blobs`).
     """
     for name in forms:
         if name not in model.layers:
             model.weights(network[name])  # raises, naming the layer
     with atomic_file(Path(path)) as handle:
-        write_caffemodel(handle, network.name, compressed_records(model, network, forms, progress, blobs))
+        write_caffemodel(handle, network.name, compressed_records(model, network, forms, progress, blobs, needed))

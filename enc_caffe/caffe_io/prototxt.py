@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 from google.protobuf import text_format
 
+from enc_caffe.caffe_io.fieldtext import TOKEN
+from enc_caffe.caffe_io.foreign import Mistake, parse_foreign, with_foreign
 from enc_caffe.caffe_io.proto import caffe_pb2
-from enc_caffe.caffe_io.verbatim import Block, attach, split_layers, text_of
+from enc_caffe.caffe_io.style import style_of, written
+from enc_caffe.caffe_io.verbatim import Block, attach, foreign_of, source_of, split_layers, text_of
 from enc_caffe.errors import PrototxtError
 from enc_caffe.installation import find_caffe
 from enc_caffe.shapes import KNOWN_TYPES
@@ -21,6 +25,7 @@ from enc_caffe.shapes import KNOWN_TYPES
 MAX_BYTES = 4 * 2**20
 #: Seconds that the upgrade of an old prototxt may take; it takes a few hundredths.
 UPGRADE = 120
+_NO_UTF8 = "a string is not in UTF-8; names and files need it, comments may be in any encoding"
 
 
 def _read_text(path: Path) -> str:
@@ -29,33 +34,58 @@ def _read_text(path: Path) -> str:
             raise PrototxtError(
                 f"{path}: {path.stat().st_size} bytes, more than the {MAX_BYTES} allowed for a prototxt"
             )
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise PrototxtError(f"{path}: is binary; a prototxt is text (was a caffemodel given as --model?)") from None
+        data = path.read_bytes()
     except OSError as exc:
         raise PrototxtError(f"{path}: cannot be read ({exc.strerror})") from None
+    # As Caffe has it, comments may be in any encoding: their bytes stay what they are.
+    text = data.decode("utf-8", errors="surrogateescape").replace("\r\n", "\n")
+    if "\0" in text or _is_binary(text):
+        raise PrototxtError(f"{path}: is binary; a prototxt is text (was a caffemodel given as --model?)")
     if not text.strip():
         raise PrototxtError(f"{path}: is empty")
     return text
 
 
-def _parse(text: str, message: Any, path: Path) -> Any:
+def _is_binary(text: str) -> bool:
+    """Whether a text has characters that no editor writes, or bytes of no encoding outside of comments and strings."""
+    if text.isascii() and text.isprintable():
+        return False
+    if any(c < " " and c not in "\t\n\r\f\v" for c in text):
+        return True
+    return any("\udc80" <= c <= "\udcff" for t in TOKEN.finditer(text) if t.group()[0] not in "#\"'" for c in t.group())
+
+
+def _mistake(text: str, message: Any) -> Optional[Mistake]:
+    """What is wrong first with a message's text."""
     try:
-        return text_format.Parse(text, message)
+        text_format.Parse(text, message)
     except RecursionError:
-        raise PrototxtError(f"{path}: messages are nested too deeply") from None
+        return Mistake(0, 0, "messages are nested too deeply")
+    except UnicodeError:
+        return Mistake(0, 0, _NO_UTF8)
     except text_format.ParseError as exc:
-        line, column = exc.GetLine(), exc.GetColumn()
-        reason = re.sub(r"^\d+:\d+\s*:\s*", "", str(exc))
-        where = f"{path}:{line}:{column}" if line else str(path)
-        raise PrototxtError(f"{where}: {reason.strip().splitlines()[0]}") from None
+        reason = _NO_UTF8 if "surrogates not allowed" in str(exc) else re.sub(r"^\d+:\d+\s*:\s*", "", str(exc))
+        return Mistake(exc.GetLine() or 0, exc.GetColumn() or 0, reason.strip().splitlines()[0])
+    return None
+
+
+def _error(path: Path, mistake: Mistake) -> PrototxtError:
+    where = f"{path}:{mistake.line}:{mistake.column}" if mistake.line else str(path)
+    return PrototxtError(f"{where}: {mistake.words}")
+
+
+def _parse(text: str, message: Any, path: Path) -> Any:
+    mistake = _mistake(text, message)
+    if mistake is not None:
+        raise _error(path, mistake)
+    return message
 
 
 def read_net(path: Path, python_layers: bool = False) -> Any:
     """Read a network's prototxt into a NetParameter; V0 and V1 files are upgraded as Caffe does.
 
-    Layers take their text along (:mod:`enc_caffe.caffe_io.verbatim`). A layer whose type this Caffe does not have may hold
-    fields that it does not know.
+    Layers take their text along (:mod:`enc_caffe.caffe_io.verbatim`), with fields that this Caffe does not know
+    (:mod:`enc_caffe.caffe_io.foreign`).
 
     Parameters
     ----------
@@ -70,17 +100,15 @@ def read_net(path: Path, python_layers: bool = False) -> Any:
     path = Path(path)
     text = _read_text(path)
     _, blocks, rest = split_layers(text)
-    try:
-        net = _parse(text, caffe_pb2().NetParameter(), path)
-        if len(blocks) == len(net.layer):
-            for layer, block in zip(net.layer, blocks):
-                attach(layer, block.text)
-    except PrototxtError as exc:
-        net = _with_unknown_layers(blocks, rest, path)
-        if net is None:
-            raise exc from None
+    net = caffe_pb2().NetParameter()
+    mistake = _mistake(text, net)
+    if mistake is None and len(blocks) == len(net.layer):
+        for layer, block in zip(net.layer, blocks):
+            attach(layer, block.text)
+    elif mistake is not None:
+        net, text = _with_foreign(blocks, rest, path, mistake)
     if net.layers:
-        net = _upgrade(path, net)
+        net = _upgrade(path, net, text)
     if not net.layer:
         raise PrototxtError(f"{path}: has no layer; a network's prototxt is needed (a solver goes to --solver)")
     for layer in net.layer:
@@ -94,51 +122,61 @@ def read_net(path: Path, python_layers: bool = False) -> Any:
     return net
 
 
-def _with_unknown_layers(blocks: list[Block], rest: str, path: Path) -> Any:
-    """The network, if all that is wrong are fields in layers of types that this Caffe does not have; else None.
+def _with_foreign(blocks: list[Block], rest: str, path: Path, first: Mistake) -> tuple[Any, str]:
+    """The network, if all that is wrong are fields that this Caffe does not have; and what it can read outside of layers.
 
-    A mistake in a layer that Caffe has is raised.
+    What else is wrong is raised; of a layer that Caffe does not have, its fields are its own.
     """
     net = caffe_pb2().NetParameter()
-    try:
-        _parse(rest, net, path)
-    except PrototxtError:
-        return None
+    foreign, known, mistake = parse_foreign(rest, net, _mistake)
+    if mistake is not None:
+        # Where braces are missing, what is outside of layers is not known: the whole text's first mistake says it better.
+        raise _error(path, mistake if "has no field named" in mistake.words else first)
+    if foreign:
+        attach(net, "", foreign=foreign)
     for block in blocks:
         layer, lines = net.layer.add(), "\n" * block.line + block.body
-        try:
-            _parse(lines, layer, path)
+        if _mistake(lines, layer) is None:
             attach(layer, block.text)
-        except PrototxtError as exc:
-            layer.Clear()
-            try:
-                text_format.Parse(lines, layer, allow_unknown_field=True)
-            except (text_format.ParseError, RecursionError):
-                raise exc from None
-            if layer.type in KNOWN_TYPES or not layer.type:
-                raise exc from None
-            attach(layer, block.text, always=True)
-    return net
+            continue
+        layer.Clear()
+        with contextlib.suppress(text_format.ParseError, RecursionError, UnicodeError):
+            text_format.Parse(lines, layer, allow_unknown_field=True)
+            if layer.type and layer.type not in KNOWN_TYPES:
+                attach(layer, block.text, always=True)
+                continue
+        foreign, _, mistake = parse_foreign(lines, layer, _mistake)
+        if mistake is not None:
+            raise _error(path, mistake)
+        attach(layer, block.text, foreign=foreign)
+    return net, known
 
 
-def _upgrade(path: Path, net: Any) -> Any:
+def _upgrade(path: Path, net: Any, text: str) -> Any:
     if net.layer:
         raise PrototxtError(f"{path}: has both 'layer' and the older 'layers'; Caffe takes one of them")
     with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "upgraded.prototxt"
+        known, out = Path(folder) / "known.prototxt", Path(folder) / "upgraded.prototxt"
+        known.write_text(text, encoding="utf-8", errors="surrogateescape")
         tool = find_caffe().tool("upgrade_net_proto_text")
         try:
             # Without this the tool leaves three log files for every call where temporary files go.
             done = subprocess.run(
-                [str(tool), str(path), str(out)], env={**os.environ, "GLOG_logtostderr": "1"}, stdout=subprocess.DEVNULL,
+                [str(tool), str(known), str(out)], env={**os.environ, "GLOG_logtostderr": "1"}, stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE, check=False, timeout=UPGRADE,
             )  # fmt: skip
         except subprocess.TimeoutExpired:
             raise PrototxtError(f"{path}: Caffe does not end upgrading this old format within {UPGRADE} s") from None
         if not out.is_file():
             last = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["no message"]
-            raise PrototxtError(f"{path}: Caffe cannot upgrade this old format: {last[0]}")
-        return _parse(_read_text(out), caffe_pb2().NetParameter(), path)
+            raise PrototxtError(
+                f"{path}: Caffe cannot upgrade this old format: {last[0].replace(str(known), str(path))}"
+            )
+        upgraded = _parse(_read_text(out), caffe_pb2().NetParameter(), path)
+    foreign = foreign_of(net)
+    if foreign:
+        attach(upgraded, "", foreign=foreign)
+    return upgraded
 
 
 def _upgrade_inputs(net: Any) -> None:
@@ -175,16 +213,32 @@ def to_text(message: Any) -> str:
     return text_format.MessageToString(message, as_utf8=True)
 
 
+def _show(message: Any, one_line: bool) -> str:
+    return str(text_format.MessageToString(message, as_utf8=True, as_one_line=one_line))
+
+
 def verbatim_text(net: Any, header: str = "") -> str:
-    """Prototxt of a NetParameter, layers that were not changed as the user wrote them."""
+    """Prototxt of a NetParameter, layers that were not changed as the user wrote them, the others in that style."""
     rest = type(net)()
     rest.CopyFrom(net)
     del rest.layer[:]
-    parts = [text_format.MessageToString(rest, as_utf8=True)]
-    for layer in net.layer:
-        text = text_of(layer)
-        if text is None:
-            inner = text_format.MessageToString(layer, as_utf8=True, indent=2)
-            text = f"layer {{\n{inner}}}"
-        parts.append(text + "\n")
+    # Fields of old-format layers have no place in new ones.
+    own = [f for f in foreign_of(net) if not f.path or f.path[0] != "layers"]
+    parts = [with_foreign(text_format.MessageToString(rest, as_utf8=True), own, "\n")]
+    style = style_of([source for layer in net.layer if (source := source_of(layer)) is not None])
+    parts += [(text_of(layer) or written(layer, style, _show)) + "\n" for layer in net.layer]
     return (header + "\n" if header else "") + "".join(parts)
+
+
+def write_prototxt(path: Path, text: str) -> None:
+    """Write a prototxt, bytes of comments as they were read."""
+    Path(path).write_text(text, encoding="utf-8", errors="surrogateescape")
+
+
+def is_stock_text(path: Path) -> bool:
+    """Whether a prototxt has only fields that this Caffe knows."""
+    try:
+        _parse(_read_text(Path(path)), caffe_pb2().NetParameter(), Path(path))
+    except PrototxtError:
+        return False
+    return True

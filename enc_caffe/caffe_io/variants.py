@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Mapping, Optional
 
 import numpy as np
 
 from enc_caffe.caffe_io.describe import data_layers, data_tops, describe, reads_data, selected
+from enc_caffe.caffe_io.inference import without_phases
 from enc_caffe.caffe_io.proto import caffe_pb2
 from enc_caffe.caffe_io.transform import color_of, resize_of
+from enc_caffe.caffe_io.verbatim import keep_foreign
 from enc_caffe.errors import NetworkError
 from enc_caffe.network import Network
-from enc_caffe.shapes import KNOWN_TYPES, WEIGHTLESS, Shape, brings_data, count
+from enc_caffe.shapes import KNOWN_TYPES, UNKNOWN, WEIGHTLESS, Shape, brings_data, count
 
 _SCORERS = ("SoftmaxWithLoss", "Accuracy", "Softmax")
 _LOSS_TO_OUTPUT = {"SoftmaxWithLoss": "Softmax", "SigmoidCrossEntropyLoss": "Sigmoid"}
@@ -57,18 +59,35 @@ def find_scores(network: Network, any_output: bool = False) -> Scores:
             break
     if found is None and any_output:
         return _output(network)
-    if found is not None and count(shape[2:]) > 1:
+    if found is not None and not _of_images(network, shape):
         if any_output:
             return Scores(found.scores, None, count(shape[1:]), softmax=False)
         raise NetworkError(
-            f"network '{network.name}' has class scores of {shape} (N, C, ...) in '{found.scores}', one set for each place of an image; "
-            "training and accuracies are made for one label of an image"
+            f"network '{network.name}' has class scores {_words(shape, found.scores)}; training and accuracies are made for one "
+            "label of an image"
         )
     if found is None:
         raise NetworkError(
             f"network '{network.name}' has no SoftmaxWithLoss, Accuracy or Softmax layer; its class scores cannot be found"
         )
     return found
+
+
+def _of_images(network: Network, shape: Shape) -> bool:
+    """Whether class scores of a shape are one set (N, C, 1, ...) for each of the N images that a network takes at once."""
+    images = [network.shape_of(top)[0] for top in network.inputs if len(network.shape_of(top)) == 4]
+    return shape != UNKNOWN and len(shape) > 1 and count(shape[2:]) == 1 and (not images or shape[0] in images)
+
+
+def _words(shape: Shape, scores: str) -> str:
+    if shape == UNKNOWN:
+        return f"in '{scores}', whose shape is not known"
+    where = (
+        "one set for each place of an image"
+        if count(shape[2:]) > 1
+        else "and that many sets are not those of its images"
+    )
+    return f"of {shape} (N, C, ...) in '{scores}', {where}"
 
 
 def _output(network: Network) -> Scores:
@@ -95,7 +114,8 @@ def deploy_net(net: Any, network: Network, batch: int = 1) -> Any:
         Batch size of the new Input layers; an Input layer that is there keeps its own. The first axis of what recurrent
         layers read is time, which stays.
     """
-    out = caffe_pb2().NetParameter(name=net.name)
+    out = caffe_pb2().NetParameter(name=net.name or None)
+    keep_foreign(net, out)
     layers = [p for p in selected(net) if p.type != "HDF5Output"]  # it would write a file of its own choice
     gone = _labels(layers)
     steps = any(p.type in ("LSTM", "RNN") for p in layers)
@@ -118,8 +138,7 @@ def deploy_net(net: Any, network: Network, batch: int = 1) -> Any:
             continue
         layer = out.layer.add()
         layer.CopyFrom(param)
-        del layer.include[:]
-        del layer.exclude[:]
+        without_phases(layer)
     return out
 
 
@@ -247,7 +266,8 @@ def _with_data(net: Any, network: Network) -> Any:
             f"network '{network.name}' has {len(inputs)} Input layers; a train_val is made for one with one top only"
         )
     scores, read = find_scores(network), {b for p in net.layer for b in p.bottom if b not in p.top}
-    out = pb.NetParameter(name=net.name)
+    out = pb.NetParameter(name=net.name or None)
+    keep_foreign(net, out)
     for phase, source, batch in (("TRAIN", "train_lmdb", 64), ("TEST", "test_lmdb", 50)):
         data = out.layer.add(name="data", type="Data", top=[inputs[0].top[0], "label"])
         data.include.add(phase=pb.Phase.Value(phase))
@@ -314,10 +334,12 @@ def sized_network(
     input_shapes : mapping of top to full shape, optional
         What the user says of single tops.
     """
-    return describe(
+    network = describe(
         net, image_shape(net, lmdb_shape, input_shape), source,
         {**_other_shapes(net, source, input_shapes or {}), **(input_shapes or {})},
     )  # fmt: skip
+    # Caffe gives a network without a name none; people know it by its file.
+    return network if network.name else replace(network, name=Path(source).stem)
 
 
 def image_shape(net: Any, lmdb_shape: Optional[Shape], input_shape: Optional[Shape]) -> Optional[Shape]:

@@ -96,7 +96,8 @@ def add_top_shape(command: Any) -> None:
     """``--top_shape``."""
     command.add_argument(
         "--top_shape", type=top_shape_argument, action="append", default=[], metavar="TOP=N,...",
-        help="full shape of a data layer's top, such as cont=20,4, where no size of images says it; again for each top",
+        help="full shape of a blob, such as cont=20,4, where nothing else says it (a data layer's top, or that of a type which "
+        "Caffe does not have); again for each",
     )  # fmt: skip
 
 
@@ -120,14 +121,23 @@ def add_python_layers(command: Any) -> None:
 
 
 def load_network(
-    args: argparse.Namespace, lmdb: Optional[Path], fully_connected: bool, schemes: Schemes = PAPER
+    args: argparse.Namespace,
+    lmdb: Optional[Path],
+    fully_connected: bool,
+    schemes: Schemes = PAPER,
+    describe_only: bool = False,
+    weights: Optional[Path] = None,
 ) -> pipeline.LoadedNetwork:
-    """The network that the arguments of :func:`add_model` name; layers of unknown type are told on standard error."""
+    """The network that the arguments of :func:`add_model` name; what Caffe does not have of it is told on standard error.
+
+    ``describe_only``: nothing of it will be run, so Python layers need no permission. ``weights``: a caffemodel that may say a
+    size of images where nothing else does.
+    """
     loaded = pipeline.load(
         args.model, lmdb, args.input_shape, fully_connected, args.allow_python_layers, dict(args.top_shape), args.level,
-        args.stage, feed_of(args) if hasattr(args, "mean_value") else AS_WRITTEN, schemes,
+        args.stage, feed_of(args) if hasattr(args, "mean_value") else AS_WRITTEN, schemes, describe_only, weights,
     )  # fmt: skip
-    for line in loaded.unknown_types():
+    for line in loaded.notices():
         print(line, file=sys.stderr)
     return loaded
 
@@ -387,9 +397,11 @@ def progress_bar(what: str, total: Optional[int], rate: bool = False) -> Iterato
 
 
 def print_untrained(emitted: pipeline.Emitted) -> None:
-    """Why the emitted ``train_val.prototxt`` reads no data and has no loss, where it has none."""
+    """Why the emitted ``train_val.prototxt`` has no data and no loss, where it has none, and what stock Caffe could not load."""
     if emitted.untrained:
         print(f"train_val.prototxt is the network as it stands, without data and loss: {emitted.untrained}")
+    if emitted.unchecked:
+        print(f"not all of it is checked: {emitted.unchecked}")
 
 
 def print_table(title: str, headers: list[str], rows: list[list[str]], left: int = 1, wrap: bool = False) -> None:

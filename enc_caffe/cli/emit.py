@@ -58,7 +58,9 @@ def run(args: argparse.Namespace) -> None:
 
 def _emit(args: argparse.Namespace) -> None:
     plan = read_plan(args.ranks)
-    loaded = load_network(args, args.lmdb or args.test_lmdb, False).with_fully_connected(plan)
+    loaded = load_network(
+        args, args.lmdb or args.test_lmdb, False, describe_only=decomposition(args).plain, weights=args.weights
+    ).with_fully_connected(plan)
     blobs, words = _calibrated(args, loaded, plan)
     done = 0
     with progress_bar("decomposing", len(plan.forms)) as bar:
@@ -74,9 +76,8 @@ def _emit(args: argparse.Namespace) -> None:
         )  # fmt: skip
     print(pipeline.cost_line(emitted) + words)
     print_untrained(emitted)
-    print(
-        f"written to {args.out}: train_val.prototxt, deploy.prototxt, solver.prototxt, compressed.caffemodel, ranks.json"
-    )
+    names = ("train_val.prototxt", "deploy.prototxt", "solver.prototxt", "compressed.caffemodel", "ranks.json")
+    print(f"written to {args.out}: {', '.join(name for name in names if (args.out / name).exists())}")
 
 
 def _calibrated(args: argparse.Namespace, loaded: pipeline.LoadedNetwork, plan: Plan) -> tuple[Blobs, str]:

@@ -50,4 +50,4 @@ def run(args: argparse.Namespace) -> None:
         print(
             f"caffe test on {result.images} images{'' if result.exactly else ' (the first of them twice)'}: {outputs}"
         )
-    print(f"written to {result.weights}")
+    print(f"written to {result.weights}, with deploy.prototxt beside it")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 from enc_caffe import pipeline
+from enc_caffe.caffe_io.blobs import misfits, needed_blobs
 from enc_caffe.caffe_io.prototxt import read_solver
 from enc_caffe.cli.common import add_model, add_schemes, load_network, print_table
 from enc_caffe.cli.images import add_images, take_images
@@ -30,10 +32,11 @@ def register(commands: Any) -> None:
 def run(args: argparse.Namespace) -> None:
     """Print the table."""
     take_images(args)
-    loaded = load_network(args, args.lmdb, args.fully_connected, args.schemes)
+    loaded = load_network(args, args.lmdb, args.fully_connected, args.schemes, describe_only=True)
     network, policy = loaded.network, loaded.policy
     if args.weights:
-        loaded.model(args.weights)
+        for name, words in misfits(loaded.model(args.weights), needed_blobs(loaded.net, network)).items():
+            print(f"{args.weights}: layer '{name}' {words}", file=sys.stderr)
     rows: list[dict[str, Any]] = []
     for layer in network.layers:
         if not layer.has_weights and layer.name not in policy.whole:

@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _metrics(args: argparse.Namespace) -> None:
     sampler = sampler_from(args.samples)
-    loaded = load_network(args, args.lmdb, args.fully_connected, args.schemes)
+    loaded = load_network(args, args.lmdb, args.fully_connected, args.schemes, describe_only=args.lmdb is None)
     loaded = loaded.measurable() if args.lmdb is not None else loaded
     number, done = len(loaded.policy.schemes), 0
     with progress_bar("singular values", number) as bar:

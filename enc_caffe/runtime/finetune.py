@@ -13,8 +13,9 @@ from typing import Any, Callable, Mapping, Optional
 from enc_caffe.caffe_io.caffemodel import CaffeModel
 from enc_caffe.caffe_io.datum import ImageLmdb
 from enc_caffe.caffe_io.describe import batch_size, data_layers, set_state
-from enc_caffe.caffe_io.prototxt import read_net, read_solver, to_text
-from enc_caffe.caffe_io.variants import sized_network, solver_param, train_val_net
+from enc_caffe.caffe_io.inference import for_inference
+from enc_caffe.caffe_io.prototxt import leading_comments, read_net, read_solver, to_text, verbatim_text
+from enc_caffe.caffe_io.variants import deploy_net, sized_network, solver_param, train_val_net
 from enc_caffe.caffe_io.wire import fields
 from enc_caffe.errors import CaffeError, OutputError, PrototxtError, UsageError, WeightsError
 from enc_caffe.jsonfile import read_json, write_json
@@ -128,7 +129,7 @@ def finetune(
     solver : Path
         Its schedule is used; its ``net`` too, unless ``model`` names another.
     out : Path
-        Folder for the solver that ran, snapshots, log and ``finetuned.caffemodel``; a run that was interrupted there
+        Folder for the solver that ran, snapshots, log, ``finetuned.caffemodel`` and its ``deploy.prototxt``; a run that was interrupted there
         goes on from its newest snapshot.
     overrides : mapping of solver field to value, optional
     repeatable : bool
@@ -163,6 +164,8 @@ def finetune(
     if weights is not None:
         CaffeModel(Path(weights)).check(network, missing_ok=True)
     text = to_text(train_val_net(net, network, train_lmdb, test_lmdb))
+    # Trained weights are in the caffemodel, whatever filled them first.
+    deploy = verbatim_text(for_inference(deploy_net(staged, network)), leading_comments(path))
     with claimed(out):
         try:
             out.mkdir(parents=True, exist_ok=True)
@@ -170,16 +173,16 @@ def finetune(
             if force:
                 for old in [*out.glob("snapshot_iter_*"), result]:
                     old.unlink(missing_ok=True)
-            return _trained(out, original, text, weights, overrides, gpu, repeatable, progress)
+            return _trained(out, original, (text, deploy), weights, overrides, gpu, repeatable, progress)
         except OSError as exc:
             raise OutputError(f"{out}: cannot be written ({exc.strerror})") from None
 
 
 def _trained(
-    out: Path, original: Any, text: str, weights: Optional[Path], overrides: Optional[dict[str, Any]], gpu: str,
+    out: Path, original: Any, texts: tuple[str, str], weights: Optional[Path], overrides: Optional[dict[str, Any]], gpu: str,
     repeatable: bool, progress: Progress,
 ) -> Finetuned:  # fmt: skip
-    result = out / RESULT
+    result, (text, deploy) = out / RESULT, texts
     _check_same_run(out, text, weights)
     with atomic_file(out / "train_val.prototxt") as handle:
         handle.write(text.encode())
@@ -219,6 +222,8 @@ def _trained(
         raise CaffeError(f"caffe train ended without {last.name} (log: {log})")
     progress(replace(seen, iteration=parameters.max_iter))
     test, images, exactly = tested(out, last, gpu)
+    with atomic_file(out / "deploy.prototxt") as handle:
+        handle.write(deploy.encode(errors="surrogateescape"))
     partial = result.with_suffix(".part")
     shutil.copyfile(last, partial)
     partial.replace(result)

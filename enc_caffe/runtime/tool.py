@@ -31,7 +31,8 @@ _FORWARD = re.compile(r"Average Forward pass: ([\d.]+) ms")
 _LAYER_TIME = re.compile(r"\]\s+(\S+)\s+forward: ([\d.]+) ms")
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
+    """In a process that was just forked: end it with the one that started it."""
     # Otherwise a killed enc-caffe would leave caffe train running beside the one that a second start begins. At SIGTERM
     # it would still finish its iteration and write a snapshot.
     with contextlib.suppress(OSError, AttributeError):
@@ -66,7 +67,7 @@ def run_caffe(
             text=True,
             errors="replace",
             start_new_session=True,
-            preexec_fn=_die_with_parent,  # noqa: PLW1509
+            preexec_fn=die_with_parent,  # noqa: PLW1509
         )
         assert process.stdout is not None
         try:

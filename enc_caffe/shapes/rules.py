@@ -231,6 +231,8 @@ def _input(layer: Any, bottoms: list[Shape]) -> list[Shape]:
     shapes = [shape_dims(s) for s in layer.input_param.shape]
     if len(shapes) == 1:
         shapes = shapes * len(layer.top)
+    if not shapes:
+        raise NetworkError("does not say how large its tops are; give --input_shape C,H,W, or --top_shape TOP=N,...")
     if len(shapes) != len(layer.top):
         raise NetworkError(f"{len(layer.top)} tops, but {len(shapes)} shapes in input_param")
     return shapes

@@ -142,3 +142,13 @@ def test_a_layer_whose_images_have_no_size_says_what_to_give(tmp_path: Path) -> 
         NetworkError, match=r"--lmdb, --input_shape C,H,W, or --top_shape TOP=N,... for each of its tops"
     ):
         described(tmp_path, text)
+
+
+def test_a_blob_that_only_training_has_is_told_with_what_to_give(tmp_path: Path) -> None:
+    text = 'layer { name: "d" type: "Data" top: "data" include { phase: TRAIN } data_param { source: "x" batch_size: 8 } }\n'
+    text += 'layer { name: "c" type: "Convolution" bottom: "data" top: "c" convolution_param { num_output: 4 kernel_size: 3 } }\n'
+    (tmp_path / "n.prototxt").write_text(text)
+    with pytest.raises(
+        NetworkError, match="of the TEST phase: only TRAIN has layer 'd', which makes it; give the deploy.prototxt"
+    ):
+        describe(read_net(tmp_path / "n.prototxt"), (3, 8, 8))

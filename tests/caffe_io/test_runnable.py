@@ -14,7 +14,8 @@ from enc_caffe.caffe_io.prototxt import read_net, to_text
 from enc_caffe.caffe_io.runnable import OUTPUT, runnable
 from enc_caffe.cli import main
 from enc_caffe.errors import NetworkError
-from enc_caffe.plan import RankPlan, write_plan
+from enc_caffe.form import Form
+from enc_caffe.plan import Plan, write_plan
 from enc_caffe.runtime.executor import CaffeExecutor
 from tests.runtime import nets
 
@@ -138,7 +139,7 @@ def test_layers_behind_cannot_be_measured(tmp_path: Path, capsys) -> None:
         [x["name"] for x in json.loads((tmp_path / f"{n}.json").read_text())["layers"]] for n in ("pca", "measured")
     ]
     assert names == [["c1", "c2"], ["c1"]]
-    write_plan(tmp_path / "r.json", RankPlan("heads", {"c1": 3, "c2": 4}, {}))
+    write_plan(tmp_path / "r.json", Plan("heads", {"c1": Form("", (3,)), "c2": Form("", (4,))}), 1)
     capsys.readouterr()
     for command in (["search", str(tmp_path / "pca.json"), "--target_flops", "0.9"],
                     ["emit", "--ranks", str(tmp_path / "r.json"), "--decomposition", "weighted"]):  # fmt: skip

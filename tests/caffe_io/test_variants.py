@@ -118,6 +118,25 @@ def test_a_softmax_inside_the_network_gives_no_class_scores(tmp_path: Path) -> N
     [
         (fc("fc", "data"), "has no SoftmaxWithLoss, Accuracy or Softmax layer"),
         (conv("c", "data") + layer("prob", "Softmax", "c"), r"has class scores of \(2, 5, 8, 8\) \(N, C, ...\)"),
+        # Boxes of places, which a layer that Caffe does not have brings behind each other: (N, boxes, C), or none knows what.
+        (
+            conv("c", "data", 10) + layer("w", "MyPermute", "c") + layer("prob", "Softmax", "w"),
+            "in 'w', whose shape is not known",
+        ),
+        (
+            conv("c", "data", 10)
+            + layer("w", "Permute", "c", "permute_param { order: 0 order: 2 order: 3 order: 1 }")
+            + layer("b", "Reshape", "w", "reshape_param { shape { dim: 0 dim: -1 dim: 2 } }")
+            + layer("prob", "Softmax", "b", "softmax_param { axis: 2 }"),
+            r"has class scores of \(2, 320, 2\) \(N, C, ...\)",
+        ),
+        # As many sets of scores as there are boxes, for two images.
+        (
+            conv("c", "data", 10)
+            + layer("b", "Reshape", "c", "reshape_param { shape { dim: -1 dim: 2 } }")
+            + layer("prob", "Softmax", "b"),
+            r"of \(640, 2\) \(N, C, ...\) in 'b', and that many sets are not those of its images",
+        ),
         (INPUT.replace('"data"', '"more"') + fc("fc", "data") + layer("prob", "Softmax", "fc"), "has 2 Input layers"),
     ],
 )

@@ -29,7 +29,7 @@ RELU = """
 layer < bottom: 'c' top: 'c' name: 'r{"' type: 'ReLU' > # behind
 """
 FOREIGN = """layer {
-  name: "fold" type: "Interp" bottom: "c" top: "up"
+  name: "fold" type: "Resample" bottom: "c" top: "up"
   interp_param { zoom_factor: 2 nested { height: 1 } list: [1, 2] }
 }
 layer { name: "d" type: "Convolution" bottom: "up" top: "d" convolution_param { num_output: 4 kernel_size: 3 } }
@@ -74,7 +74,7 @@ def test_fields_of_a_foreign_layer_go_through(tmp_path: Path) -> None:
     network = describe(net)
     assert network["fold"].keep_reason == "unknown layer type"
     assert network["d"].keep_reason == (
-        "the shape of its input is not known: layer 'fold' (Interp) does not say what it makes"
+        "the shape of its input is not known: layer 'fold' (Resample) does not say what it makes"
     )
     assert network["c"].has_weights and not network["d"].has_weights
     out = verbatim_text(replace_layers(net, network, {"c": Form("spatial", (2,))}))

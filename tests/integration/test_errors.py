@@ -164,10 +164,15 @@ def test_an_unknown_type_is_carried_through_but_not_run(
     model, weights = str(kit / "type.prototxt"), str(kit / "good.caffemodel")
     arguments = ["--model", model, "--weights", weights, *SIZE]
     assert main(["metrics", *arguments, "--out", str(tmp_path / "m.json")]) == 0
-    # conv1 stands before the layer; conv2, conv3 and both fully connected layers behind it stay whole.
+    # The layer is in place of its blob, which keeps its size: what comes behind it can be decomposed too.
     told = "layer 'relu1': Caffe has no type 'Rellu' (did you mean ReLU?)"
     assert told in capsys.readouterr().err
-    assert [x["name"] for x in json.loads((tmp_path / "m.json").read_text())["layers"]] == ["conv1"]
+    assert [x["name"] for x in json.loads((tmp_path / "m.json").read_text())["layers"]] == [
+        "conv1",
+        "conv2",
+        "conv3",
+        "conv4",
+    ]
     (tmp_path / "r.json").write_text(json.dumps({"format": "enc-caffe-ranks/1", "ranks": {"conv1": 3}}))
     assert main(["emit", *arguments, "--ranks", str(tmp_path / "r.json"), "--out", str(tmp_path / "out")]) == 0
     assert 'name: "relu1" type: "Rellu"' in (tmp_path / "out" / "deploy.prototxt").read_text()
@@ -177,9 +182,7 @@ def test_an_unknown_type_is_carried_through_but_not_run(
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "command", ["inspect", "metrics", "emit", "evaluate", "compress", "latency", "search", "finetune"]
-)
+@pytest.mark.parametrize("command", ["metrics", "emit", "evaluate", "compress", "latency", "search", "finetune"])
 def test_a_python_layer_runs_nothing(
     kit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
@@ -195,8 +198,8 @@ def test_a_python_layer_runs_nothing(
     images, out = ["--lmdb", str(kit / "good_lmdb")], ["--out", str(tmp_path / "out")]
     before = sorted(tmp_path.iterdir())
     fails(capsys, {
-        "inspect": ["inspect", *given], "metrics": ["metrics", *given, *images, *out],
-        "emit": ["emit", *given, "--ranks", str(tmp_path / "r.json"), *images, *out],
+        "metrics": ["metrics", *given, *images, *out],
+        "emit": ["emit", *given, "--ranks", str(tmp_path / "r.json"), *images, *out, "--decomposition", "weighted"],
         "evaluate": ["evaluate", *given, *images], "compress": ["compress", *given, *images, "--target_flops", "0.5", *out],
         "latency": ["latency", *given[:2], *images, *out],
         "search": ["search", str(kit / "metrics.json"), "--target_flops", "0.5", "--method", "inf", *given, *images, *out],
@@ -204,6 +207,26 @@ def test_a_python_layer_runs_nothing(
     }[command], 1, "python.prototxt: layer 'p' is a Python layer: Caffe would import and run the module 'trap'",
         "--allow_python_layers")  # fmt: skip
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_what_only_reads_describes_a_python_layer(
+    kit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "trap.py").write_text(f"open({str(tmp_path / 'sprung')!r}, 'w')\nclass L: pass\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    layer = 'layer { name: "p" type: "Python" bottom: "data" top: "p" python_param { module: "trap" layer: "L" } }\n'
+    model = tmp_path / "python.prototxt"
+    model.write_text(DIGITS.read_text() + layer)
+    (tmp_path / "r.json").write_text(json.dumps({"format": "enc-caffe-ranks/1", "ranks": {"conv1": 3}}))
+    given = ["--model", str(model), "--weights", str(kit / "good.caffemodel"), *SIZE]
+    assert main(["inspect", *given]) == 0
+    assert "layer 'p' module: trap" in capsys.readouterr().out
+    assert main(["metrics", *given, "--out", str(tmp_path / "m.json")]) == 0
+    assert main(["emit", *given, "--ranks", str(tmp_path / "r.json"), "--out", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().out
+    assert "layer 'p' would run the Python module 'trap'" in said and "stock Caffe loaded" in said
+    assert layer.strip() in (tmp_path / "out" / "deploy.prototxt").read_text()
+    assert not (tmp_path / "sprung").exists()
 
 
 def test_a_training_writes_into_its_own_folder_alone(

@@ -58,6 +58,8 @@ def layer(kind: str, extra: str = "", bottom: str = 'bottom: "data"', top: str =
     [
         # An inner product's inputs were counted by its top: IndexError.
         (layer("InnerProduct", "inner_product_param { num_output: 3 }", top=""), "has no top"),
+        # The scores that a Softmax without a top makes, since "shift" was a field of some fork: IndexError.
+        (layer("Softmax", 'shift: "y"', top=""), "has no top"),
         # Making the deploy form of a data layer without a top: IndexError.
         ('layer { name: "d" type: "Data" data_param { source: "x" batch_size: 4 } }', "has no top"),
         # Its pair had no weights at all: ZeroDivisionError.

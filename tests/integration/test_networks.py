@@ -69,6 +69,15 @@ def test_full_rank_is_the_original(caffe: CaffeExecutor, tmp_path: Path, case) -
     assert (row.opencv == "yes") == (case.name not in OPENCV_CANNOT), row.opencv
 
 
+@pytest.mark.parametrize("case", networks.FORKS, ids=lambda c: c.name)
+def test_what_stock_caffe_has_of_a_fork_is_the_original(caffe: CaffeExecutor, tmp_path: Path, case) -> None:
+    row = networks.check_fork(case, tmp_path / "net", caffe)
+    assert row.error <= 1e-4, row.worst
+    assert row.decomposed >= 1 and 0 < row.reach <= 1
+    # Whatever stock Caffe has was loaded, and what it has not was said.
+    assert row.opens == "both files whole" or row.opens.startswith("stock Caffe loaded")
+
+
 def test_the_names_here_are_names_of_cases() -> None:
     names = {case.name for case in networks.FAMILIES}
     assert len(names) == len(networks.FAMILIES) >= 30
@@ -131,7 +140,8 @@ def test_emit_takes_stages_and_levels(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_emit_says_why_a_network_cannot_be_trained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["emit", *emission(tmp_path, "input and input_dim", {"c1": 2})]) == 0
     assert (
-        "without data and loss: network '' has no SoftmaxWithLoss, Accuracy or Softmax layer" in capsys.readouterr().out
+        "without data and loss: network 'n' has no SoftmaxWithLoss, Accuracy or Softmax layer"
+        in capsys.readouterr().out
     )
     layers = read_net(tmp_path / "out" / "train_val.prototxt").layer
     assert [x.name for x in layers] == ["input", "c1_v", "c1_h", "c2"]

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 
 from enc_caffe.caffe_io.datum import write_lmdb
-from enc_caffe.caffe_io.prototxt import read_solver, to_text
+from enc_caffe.caffe_io.prototxt import read_net, read_solver, to_text
 from enc_caffe.caffe_io.sources import from_arrays
 from enc_caffe.cli import main
 from enc_caffe.installation import find_caffe
 from enc_caffe.runtime.finetune import Step, covering, finetune, latest_snapshot
+from enc_caffe.runtime.loading import load
 from enc_caffe.runtime.tool import parse_training
 
 DIGITS = Path(__file__).resolve().parent.parent.parent / "prototxt" / "digits"
@@ -195,3 +196,19 @@ def test_sigterm_leaves_a_snapshot_of_caffe_train_itself(tmp_path: Path) -> None
     (tmp_path / "solver.prototxt").write_text(to_text(solver).replace("max_iter: 1000000", f"max_iter: {reached + 5}"))
     again = subprocess.run([*command, "-snapshot", str(state)], stderr=subprocess.PIPE, text=True, check=True)
     assert f"Iteration {reached + 1} " in again.stderr and f"Iteration {reached - 1} " not in again.stderr
+
+
+@pytest.mark.caffe
+def test_a_deploy_file_lies_beside_the_trained_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(0)
+    write_lmdb(
+        tmp_path / "lmdb", from_arrays(rng.integers(0, 17, (64, 1, 8, 8)).astype(np.uint8), rng.integers(0, 10, 64))[1]
+    )
+    out, lmdb = tmp_path / "out", str(tmp_path / "lmdb")
+    assert main(["finetune", "--solver", str(DIGITS / "solver.prototxt"), "--train_lmdb", lmdb, "--test_lmdb", lmdb,
+                 "--max_iter", "2", "--out", str(out)]) == 0  # fmt: skip
+    assert "finetuned.caffemodel, with deploy.prototxt beside it" in capsys.readouterr().out
+    deploy = read_net(out / "deploy.prototxt")
+    assert [list(x.input_param.shape[0].dim) for x in deploy.layer if x.type == "Input"] == [[1, 1, 8, 8]]
+    assert deploy.layer[-1].type == "Softmax" and "filler" not in (out / "deploy.prototxt").read_text()
+    assert load(out / "deploy.prototxt", out / "finetuned.caffemodel") is None

@@ -13,12 +13,11 @@ __version__ = "0.1.0"
 __all__ = ["compress", "emit", "evaluate", "load", "metrics", "search"]
 
 if TYPE_CHECKING:
-    from enc_caffe.api import emit, load, metrics, search
-    from enc_caffe.compression import compress
+    from enc_caffe.api import compress, emit, load, metrics, search
     from enc_caffe.runtime.evaluate import evaluate
 
 _PLACES = {
-    "load": "enc_caffe.api", "emit": "enc_caffe.api", "evaluate": "enc_caffe.runtime.evaluate", "compress": "enc_caffe.compression",
+    "load": "enc_caffe.api", "emit": "enc_caffe.api", "evaluate": "enc_caffe.runtime.evaluate", "compress": "enc_caffe.api",
 }  # fmt: skip
 
 

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Optional, Union
 
 from enc_caffe.decomposition.policy import parse_schemes
+from enc_caffe.errors import UsageError
 from enc_caffe.extensions import load_extensions
 from enc_caffe.planning import Found, search_plan
 from enc_caffe.search.options import SearchOptions
 
 # What opens images and starts Caffe is imported by the functions that need it: a search from a file needs neither.
 if TYPE_CHECKING:
+    from enc_caffe.compression import Compressed
     from enc_caffe.measurement import Workers
     from enc_caffe.metrics.table import MetricsTable
     from enc_caffe.pipeline import Emitted, LoadedNetwork
@@ -102,6 +104,7 @@ def metrics(
     from enc_caffe.runtime.store import ResultStore
 
     weights = Path(weights)
+    network = network.measurable() if lmdb is not None else network
     table = pipeline.pca_metrics(network, weights)
     if lmdb is None:
         return table
@@ -171,3 +174,68 @@ def emit(
     from enc_caffe import pipeline
 
     return pipeline.emit(network.with_fully_connected(plan), Path(weights), plan, Path(out), force=force, **more)
+
+
+def compress(
+    model: Union[str, Path],
+    weights: Union[str, Path],
+    lmdb: Union[str, Path],
+    out: Union[str, Path],
+    quality: str = "best",
+    test_lmdb: Union[str, Path, None] = None,
+    workers: Optional[Workers] = None,
+    store: Union[str, Path, None] = None,
+    force: bool = False,
+    notice: Callable[[str], None] = lambda line: None,
+    **options: Any,
+) -> Compressed:
+    """All of it: metrics, search, emission and the accuracy of both networks, as ``enc-caffe compress --quality`` does.
+
+    Parameters
+    ----------
+    model, weights : path
+        Prototxt and caffemodel.
+    lmdb : path
+        Images that choose; labels are not looked at.
+    out : path
+        Folder to make.
+    quality : {'best', 'paper'}
+    test_lmdb : path, optional
+        Labelled images that the accuracies are of.
+    workers, store
+        As of :func:`metrics`.
+    force : bool
+        Replace a folder that exists.
+    notice : callable of a line that a person should read
+    **options
+        Budgets and whatever differs from the quality's: fields of SearchOptions, and ``decomposition``, ``recalibrate``,
+        ``refine``, ``dense``, ``placement``, ``fully_connected``.
+
+    Raises
+    ------
+    EncError
+        As the stages do; the folder is then not there.
+    """
+    from enc_caffe.compression import QUALITY, Making, Output
+    from enc_caffe.compression import compress as run
+    from enc_caffe.measurement import Workers as Alone
+    from enc_caffe.runtime.decomposer import Decomposition
+    from enc_caffe.runtime.store import ResultStore
+    from enc_caffe.source import Resources, Source
+
+    load_extensions()
+    if quality not in QUALITY:
+        raise UsageError(f"quality {quality!r}: known are {', '.join(QUALITY)}")
+    asked = {**QUALITY[quality], **options}
+    asked["placement"] = asked.pop("stride_placement", asked.get("placement", "exact"))
+    how = Decomposition(asked.pop("decomposition"), frozenset(asked.pop("recalibrate")))
+    making = Making(how, **{k: asked.pop(k) for k in ("refine", "dense", "placement", "fully_connected") if k in asked})
+    if isinstance(asked.get("schemes"), str):
+        asked["schemes"] = parse_schemes(asked["schemes"])
+    with contextlib.ExitStack() as stack:
+        kept = stack.enter_context(ResultStore(Path(store))) if store is not None else None
+        return run(
+            Source(Path(model), Path(weights)), Path(lmdb), Path(out), SearchOptions(**asked), making,
+            Resources(workers or Alone(), kept), Output(None if test_lmdb is None else Path(test_lmdb), force=force),
+            notice=notice,
+        )  # fmt: skip

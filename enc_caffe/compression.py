@@ -9,31 +9,31 @@ from pathlib import Path
 from typing import Any, Callable, Mapping, Optional, Sequence
 
 from enc_caffe.caffe_io.datum import ImageLmdb
-from enc_caffe.caffe_io.feed import AS_WRITTEN, Feed
 from enc_caffe.caffe_io.variants import check_one_input
 from enc_caffe.errors import UsageError
 from enc_caffe.form import CONVENTIONS, Form
 from enc_caffe.jsonfile import write_json
-from enc_caffe.measurement import Progress, Steps, Workers, concerns, images_of, measured_metrics, output_errors, quiet
+from enc_caffe.measurement import Progress, Steps, concerns, images_of, measured_metrics, output_errors, quiet
 from enc_caffe.metrics.files import write_metrics
 from enc_caffe.metrics.table import MetricsTable
 from enc_caffe.output import atomic_folder, check_new
-from enc_caffe.pipeline import Emitted, LoadedNetwork, emit, load, pca_metrics
+from enc_caffe.pipeline import Emitted, LoadedNetwork, emit, pca_metrics
 from enc_caffe.plan import Plan
 from enc_caffe.planning import Found, check_search, refined_plan, search_plan
 from enc_caffe.runtime import estimate
 from enc_caffe.runtime.calibrate import Blobs
 from enc_caffe.runtime.decomposer import Decomposer, Decomposition
-from enc_caffe.runtime.evaluate import Evaluation, evaluate, look_at
+from enc_caffe.runtime.evaluate import Evaluation, evaluate
 from enc_caffe.runtime.executor import Executor
-from enc_caffe.runtime.measuring import MEMORY, PlanEvaluator, Subject
+from enc_caffe.runtime.images import look_at
+from enc_caffe.runtime.measuring import PlanEvaluator, Subject
 from enc_caffe.runtime.remaining import remaining
 from enc_caffe.runtime.store import ResultStore
 from enc_caffe.search.build import TimeOf
 from enc_caffe.search.methods import EVALUATING
 from enc_caffe.search.options import SearchOptions
 from enc_caffe.search.refine import refine
-from enc_caffe.shapes import Shape
+from enc_caffe.source import Resources, Source
 
 
 @dataclass(frozen=True)
@@ -72,46 +72,71 @@ class Making:
     decomposition : Decomposition
     refine : int
         Evaluations of whole networks that refine the ranks; 0: none.
-    memory : int
-        Bytes that the workers may take beyond the weights.
     dense : bool
         Metrics at more ranks where they bend.
+    placement : {'exact', 'published'}
+        Where a pair's strides stand.
+    fully_connected : bool
+        Whether the paper's policy decomposes fully connected layers too.
     """
 
     decomposition: Decomposition = Decomposition()
     refine: int = 0
-    memory: int = MEMORY
     dense: bool = False
+    placement: str = "exact"
+    fully_connected: bool = False
 
 
-ALONE, PLAIN = Workers(), Making()
+@dataclass(frozen=True)
+class Output:
+    """What is written and reported beside the network.
+
+    Attributes
+    ----------
+    test_lmdb : Path, optional
+        Images that the accuracies are of; without them those that the network was chosen by.
+    train_lmdb : Path, optional
+        Source of the emitted TRAIN data layer.
+    solver : Path, optional
+        Solver prototxt whose schedule the emitted one takes over.
+    top_k : tuple of int
+    force : bool
+        Replace a folder that exists.
+    """
+
+    test_lmdb: Optional[Path] = None
+    train_lmdb: Optional[Path] = None
+    solver: Optional[Path] = None
+    top_k: tuple[int, ...] = (1,)
+    force: bool = False
+
+
+#: What ``--quality`` stands for, by the names of the command's flags.
+QUALITY: dict[str, dict[str, Any]] = {
+    "best": {
+        "method": "model", "metric": "divergence", "decomposition": "asymmetric", "recalibrate": frozenset({"auto"}),
+        "refine": 6, "dense": True, "schemes": "all",
+    },
+    "paper": {
+        "preset": "published", "stride_placement": "published", "decomposition": "svd", "recalibrate": frozenset(),
+        "refine": 0, "dense": False, "schemes": "paper",
+    },
+}  # fmt: skip
+
+ALONE, PLAIN, PLAINLY = Resources(), Making(), Output()
 
 
 def compress(
-    model: Path,
-    weights: Path,
+    source: Source,
     lmdb: Path,
     out: Path,
     options: SearchOptions,
-    placement: str = "exact",
-    test_lmdb: Optional[Path] = None,
-    train_lmdb: Optional[Path] = None,
-    solver: Optional[Path] = None,
-    input_shape: Optional[Shape] = None,
-    fully_connected: bool = False,
-    top_k: tuple[int, ...] = (1,),
-    workers: Workers = ALONE,
-    store: Optional[ResultStore] = None,
-    force: bool = False,
+    making: Making = PLAIN,
+    resources: Resources = ALONE,
+    output: Output = PLAINLY,
     time_of: Optional[TimeOf] = None,
     progress: Steps = quiet,
-    making: Making = PLAIN,
     notice: Callable[[str], None] = lambda line: None,
-    python_layers: bool = False,
-    level: Optional[int] = None,
-    stages: Sequence[str] = (),
-    input_shapes: Optional[Mapping[str, Shape]] = None,
-    feed: Feed = AS_WRITTEN,
 ) -> Compressed:
     """Metrics, search, emission, and the accuracy of both networks on the test images.
 
@@ -120,29 +145,43 @@ def compress(
 
     Parameters
     ----------
+    source : Source
+    lmdb : Path
+        Images that choose.
+    out : Path
+        Folder to make.
+    options : SearchOptions
+        Budgets, what they count, and how forms are searched.
+    making : Making
+    resources : Resources
+    output : Output
+    time_of : callable of layer and form, optional
+        Nanoseconds, where latency has a budget.
     progress : callable of what is done, how much of it, and in all
     notice : callable of a line that a person should read
-    level, stages, input_shapes, feed : optional
-        As of :func:`enc_caffe.pipeline.load`.
+
+    Raises
+    ------
+    EncError
+        As the stages do.
     """
-    check_new(Path(out), force)
+    lmdb, out = Path(lmdb), Path(out)
+    check_new(out, output.force)
     if making.refine < 0:
         raise UsageError(f"--refine {making.refine}: 0 or more evaluations are needed")
-    loaded = load(
-        model, lmdb, input_shape, fully_connected, python_layers, input_shapes, level, stages, feed, options.schemes
-    ).measurable()
-    check_one_input(loaded.net, loaded.network, str(model))
+    loaded = source.load(lmdb, options.schemes, making.fully_connected).measurable()
+    check_one_input(loaded.net, loaded.network, str(source.model))
     for line in loaded.notices():
         notice(line)
-    ImageLmdb(Path(test_lmdb or lmdb)).close()
-    table, how = pca_metrics(loaded, weights), making.decomposition
+    ImageLmdb(Path(output.test_lmdb or lmdb)).close()
+    table, how = pca_metrics(loaded, source.weights), making.decomposition
     check_search(table, options, time_of)
     evaluating = options.method in EVALUATING or options.target_accuracy is not None
-    with workers.executor() as executor:
+    with resources.workers.executor() as executor:
         chooser = None
         if options.metric != "pca" or evaluating or making.refine or not how.plain:
-            images = images_of(loaded, weights, lmdb, executor, store, making.memory)
-            chooser = Chooser(images, how, placement, progress)
+            images = images_of(loaded, source.weights, lmdb, executor, resources.store, resources.memory)
+            chooser = Chooser(images, how, making.placement, progress)
             # Before anything is measured.
             for m in table.layers:
                 chooser.decomposer.check({m.name: m.form(1)})
@@ -171,10 +210,34 @@ def compress(
             found = chooser.refined(table, found, making.refine) if making.refine else found
             chooser.settle(found.plan.forms)
             blobs = chooser.decomposer.blobs(found.plan.forms)
-        return _finished(
-            loaded, weights, table, found.plan, out, placement, solver, train_lmdb, Path(test_lmdb or lmdb), top_k, executor,
-            force, progress, blobs, chooser, notice,
-        )  # fmt: skip
+        with atomic_folder(out, output.force) as work:
+            test = Path(output.test_lmdb or lmdb)
+            emitted = _written(loaded, source, table, found.plan, work, out, test, making, output, blobs)
+            # Where images chose the ranks, what the network is fed was said before.
+            say = notice if chooser is None else lambda line: None
+            before, after = _accuracies(loaded, source, work, test, output, executor, resources.store, progress, say)
+            divergence, words, seen = None, "svd", False
+            data: dict[str, Any] = {"format": "enc-caffe-compression/1", "images": _count(test), "lmdb": str(test)}
+            if chooser is not None:
+                divergence, words = chooser.evaluator.divergence(found.plan.forms), chooser.decomposer.how.words()
+                seen = same_images(test, chooser.decomposer.made.lmdb)
+                data["divergence"] = {"mean": divergence, "images": chooser.decomposer.made.look.images}
+            data.update(
+                decomposition=words, chosen_by_these_images=seen, parameters=emitted.parameter_ratio("all"),
+                macs={f"{c}, {k}": emitted.ratio(c, k) for c in CONVENTIONS for k in ("decomposable", "all")},
+            )  # fmt: skip
+            for name, e in (("original", before), ("compressed", after)):
+                if e is not None:
+                    data[name] = {"correct": e.correct, "cross_entropy": e.cross_entropy}
+            write_json(work / "evaluation.json", data)
+        return Compressed(emitted, found.plan, before, after, divergence, words, seen)
+
+
+def _count(lmdb: Path) -> int:
+    images = ImageLmdb(lmdb)
+    number = len(images)
+    images.close()
+    return number
 
 
 def same_images(first: Path, second: Path) -> bool:
@@ -238,55 +301,43 @@ class Chooser:
         return refined_plan(table, found, result)
 
 
-def _finished(
-    loaded: LoadedNetwork, weights: Path, table: MetricsTable, plan: Plan, out: Path, placement: str,
-    solver: Optional[Path], train_lmdb: Optional[Path], images: Path, top_k: tuple[int, ...], executor: Executor,
-    force: bool, progress: Steps, blobs: Blobs, chooser: Optional[Chooser],
-    notice: Callable[[str], None],
-) -> Compressed:  # fmt: skip
-    with atomic_folder(Path(out), force) as work:
-        emitted = emit(
-            loaded, weights, plan, work / "network", placement, solver=solver, train_lmdb=train_lmdb, test_lmdb=images,
-            final=Path(out), blobs=blobs,
+def _written(
+    loaded: LoadedNetwork, source: Source, table: MetricsTable, plan: Plan, work: Path, out: Path, test: Path,
+    making: Making, output: Output, blobs: Blobs,
+) -> Emitted:  # fmt: skip
+    """The network's files and its metrics in ``work``, which becomes ``out``."""
+    emitted = emit(
+        loaded, source.weights, plan, work / "network", making.placement, solver=output.solver,
+        train_lmdb=output.train_lmdb, test_lmdb=test, final=out, blobs=blobs,
+    )  # fmt: skip
+    for path in (work / "network").iterdir():
+        path.rename(work / path.name)
+    (work / "network").rmdir()
+    write_metrics(work / "metrics.json", table)
+    return emitted
+
+
+def _accuracies(
+    loaded: LoadedNetwork, source: Source, work: Path, test: Path, output: Output, executor: Executor,
+    store: Optional[ResultStore], progress: Steps, notice: Callable[[str], None],
+) -> tuple[Optional[Evaluation], Optional[Evaluation]]:  # fmt: skip
+    """Accuracies of both networks on the test images, where these have labels and the network class scores."""
+    look = look_at(loaded.runnable.net, str(loaded.path), source.weights, test, loaded.transform, any_output=True)
+    if not look.labelled:
+        return None, None
+
+    def accuracy(prototxt: Path, caffemodel: Path, what: str, say: Callable[[str], None]) -> Evaluation:
+        return evaluate(
+            prototxt, caffemodel, test, output.top_k, executor=executor, progress=partial(progress, what),
+            python_layers=source.python_layers, level=source.level, stages=source.stages, feed=source.feed, notice=say,
+            store=store,
         )  # fmt: skip
-        for path in (work / "network").iterdir():
-            path.rename(work / path.name)
-        (work / "network").rmdir()
-        write_metrics(work / "metrics.json", table)
-        results: list[Optional[Evaluation]] = [None, None]
-        look = look_at(loaded.runnable.net, str(loaded.path), weights, images, loaded.transform, any_output=True)
-        if look.labelled:
-            networks = ((loaded.path, weights), (work / "train_val.prototxt", work / "compressed.caffemodel"))
-            for i, (prototxt, caffemodel) in enumerate(networks):
-                step = partial(progress, ("the original's accuracy", "the compressed network's accuracy")[i])
-                results[i] = evaluate(
-                    prototxt,
-                    caffemodel,
-                    images,
-                    top_k,
-                    executor=executor,
-                    progress=step,
-                    python_layers=loaded.python_layers,
-                    level=loaded.level,
-                    stages=loaded.stages,
-                    feed=loaded.feed,
-                    # Where images chose the ranks it was said before.
-                    notice=notice if i == 0 and chooser is None else lambda line: None,
-                )
-        before, after = results
-        data: dict[str, Any] = {
-            "format": "enc-caffe-compression/1", "images": look.images, "lmdb": str(images),
-            "decomposition": chooser.decomposer.how.words() if chooser else "svd",
-            "macs": {f"{c}, {k}": emitted.ratio(c, k) for c in CONVENTIONS for k in ("decomposable", "all")},
-            "parameters": emitted.parameter_ratio("all"),
-        }  # fmt: skip
-        for name, e in (("original", before), ("compressed", after)):
-            if e is not None:
-                data[name] = {"correct": e.correct, "cross_entropy": e.cross_entropy}
-        seen = chooser is not None and same_images(images, chooser.decomposer.made.lmdb)
-        data["chosen_by_these_images"] = seen
-        divergence = chooser.evaluator.divergence(plan.forms) if chooser else None
-        if chooser:
-            data["divergence"] = {"mean": divergence, "images": chooser.decomposer.made.look.images}
-        write_json(work / "evaluation.json", data)
-    return Compressed(emitted, plan, before, after, divergence, data["decomposition"], seen)
+
+    before = accuracy(source.model, source.weights, "the original's accuracy", notice)
+    after = accuracy(
+        work / "train_val.prototxt",
+        work / "compressed.caffemodel",
+        "the compressed network's accuracy",
+        lambda line: None,
+    )
+    return before, after

@@ -21,8 +21,9 @@ from enc_caffe.runtime.cluster import ClusterExecutor
 from enc_caffe.runtime.decomposer import Decomposer
 from enc_caffe.runtime.executor import LIMIT, CaffeExecutor, Executor
 from enc_caffe.runtime.feeding import fed_lines
-from enc_caffe.runtime.measure import ORIGINAL, Counts, Pair
+from enc_caffe.runtime.measure import ORIGINAL, Pair
 from enc_caffe.runtime.measuring import MEMORY, Subject, first_counts, layer_counts, subject
+from enc_caffe.runtime.scores import Counts
 from enc_caffe.runtime.store import ResultStore
 
 #: A form is clearly beaten where another one costs no more and has less than this part of its output error: divergences follow

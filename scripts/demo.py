@@ -20,7 +20,7 @@ from enc_caffe.caffe_io.prototxt import read_net, to_text
 from enc_caffe.caffe_io.sources import from_arrays
 from enc_caffe.cli.common import print_table, progress_bar, stage_bars
 from enc_caffe.complexity import network_complexity
-from enc_caffe.compression import Making, compress
+from enc_caffe.compression import Making, Output, compress
 from enc_caffe.errors import EncError
 from enc_caffe.jsonfile import write_json
 from enc_caffe.measurement import Workers
@@ -34,6 +34,7 @@ from enc_caffe.runtime.stopping import stoppable
 from enc_caffe.runtime.store import ResultStore
 from enc_caffe.runtime.tool import caffe_test, caffe_time
 from enc_caffe.search.options import SearchOptions
+from enc_caffe.source import Resources, Source
 
 ROOT = Path(__file__).resolve().parent.parent
 TARGETS = (0.5, 0.25)
@@ -95,8 +96,8 @@ def without_training(model: Path, weights: Path, lmdbs: tuple[Path, Path], targe
     making = Making(Decomposition("asymmetric", frozenset({"auto"})))
     with ResultStore(out / "results.sqlite") as store, stage_bars() as bars:
         made = compress(
-            model, weights, lmdbs[0], out / f"best-{round(100 * target)}", options, test_lmdb=lmdbs[1],
-            train_lmdb=lmdbs[0], workers=Workers(2), store=store, force=True, progress=bars, making=making,
+            Source(model, weights), lmdbs[0], out / f"best-{round(100 * target)}", options, making,
+            Resources(Workers(2), store), Output(lmdbs[1], lmdbs[0], force=True), progress=bars,
         )  # fmt: skip
     assert made.after is not None
     return made.after.accuracy()

@@ -41,6 +41,7 @@ from enc_caffe.runtime.store import ResultStore
 from enc_caffe.search.build import TimeOf
 from enc_caffe.search.options import COUNTS, SearchOptions
 from enc_caffe.shapes import Shape
+from enc_caffe.source import Source
 
 
 def shape_argument(text: str) -> Shape:
@@ -140,6 +141,14 @@ def load_network(
     for line in loaded.notices():
         print(line, file=sys.stderr)
     return loaded
+
+
+def source_of(args: argparse.Namespace) -> Source:
+    """The files and flags of :func:`add_model`."""
+    return Source(
+        args.model, args.weights, args.input_shape, dict(args.top_shape), args.level, tuple(args.stage),
+        args.allow_python_layers, feed_of(args),
+    )  # fmt: skip
 
 
 def bounds_argument(text: str) -> tuple[str, Optional[int], Optional[int]]:

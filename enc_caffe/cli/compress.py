@@ -21,26 +21,16 @@ from enc_caffe.cli.common import (
     print_table,
     print_untrained,
     search_options,
+    source_of,
     stage_bars,
     times_of,
     workers,
 )
-from enc_caffe.cli.feed import add_feed, feed_of
+from enc_caffe.cli.feed import add_feed
 from enc_caffe.cli.images import add_images, shown, take_images
-from enc_caffe.compression import Making, compress
+from enc_caffe.compression import QUALITY, Making, Output, compress
 from enc_caffe.output import check_new, claimed
-
-#: Flags that ``--quality`` sets.
-QUALITY = {
-    "best": {
-        "method": "model", "metric": "divergence", "decomposition": "asymmetric", "recalibrate": frozenset({"auto"}),
-        "refine": 6, "dense": True, "schemes": "all",
-    },
-    "paper": {
-        "preset": "published", "stride_placement": "published", "decomposition": "svd", "recalibrate": frozenset(),
-        "refine": 0, "dense": False, "schemes": "paper",
-    },
-}  # fmt: skip
+from enc_caffe.source import Resources
 
 
 def register(commands: Any) -> None:
@@ -76,15 +66,13 @@ def run(args: argparse.Namespace) -> None:
     """Compress and print."""
     check_new(args.out, args.force)
     take_images(args)
-    making = Making(decomposition(args), args.refine, int(args.memory * 2**30), args.dense)
+    making = Making(decomposition(args), args.refine, args.dense, args.stride_placement, args.fully_connected)
+    output = Output(args.test_lmdb, args.train_lmdb, args.solver, args.top_k, args.force)
     with claimed(args.out), open_store(args) as store, stage_bars() as bar:
         result = compress(
-            args.model, args.weights, args.lmdb, args.out, search_options(args), time_of=times_of(args),
-            placement=args.stride_placement, test_lmdb=args.test_lmdb, train_lmdb=args.train_lmdb, solver=args.solver,
-            input_shape=args.input_shape, fully_connected=args.fully_connected, top_k=args.top_k, workers=workers(args), store=store,
-            force=args.force, progress=bar, making=making, notice=lambda line: print(line, file=sys.stderr),
-            python_layers=args.allow_python_layers, level=args.level, stages=args.stage, input_shapes=dict(args.top_shape),
-            feed=feed_of(args),
+            source_of(args), args.lmdb, args.out, search_options(args), making,
+            Resources(workers(args), store, int(args.memory * 2**30)), output, times_of(args), bar,
+            lambda line: print(line, file=sys.stderr),
         )  # fmt: skip
     rows, top_k = [], args.top_k if result.before else ()
     for name, evaluation, costs in (

@@ -18,8 +18,8 @@ from enc_caffe.caffe_io.prototxt import to_text
 from enc_caffe.caffe_io.transform import fed_images
 from enc_caffe.caffe_io.variants import deploy_net
 from enc_caffe.network import Layer
-from enc_caffe.runtime.evaluate import Images
 from enc_caffe.runtime.executor import Executor
+from enc_caffe.runtime.images import Images
 from enc_caffe.runtime.passes import NetTask, batches, engine_of
 
 #: Images that are looked at.

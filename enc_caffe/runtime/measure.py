@@ -9,7 +9,6 @@ sums over them do not depend on how many workers there are.
 from __future__ import annotations
 
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Optional, Sequence
 
@@ -18,32 +17,14 @@ import numpy as np
 from enc_caffe.errors import CaffeError
 from enc_caffe.form import WHOLE, Form
 from enc_caffe.runtime.arrays import read_arrays
-from enc_caffe.runtime.evaluate import cross_entropy, top_k_counts
 from enc_caffe.runtime.executor import Executor, alive
 from enc_caffe.runtime.passes import Engine, NetTask, batches, engine_of
+from enc_caffe.runtime.scores import Counts, count
 from enc_caffe.runtime.store import ResultStore
 
 #: What is evaluated: a layer in a form, or the original network (no layer).
 Pair = tuple[str, Form]
 ORIGINAL: Pair = ("", WHOLE)
-
-
-@dataclass(frozen=True)
-class Counts:
-    """Sums over images: how many, correct by top-1 and top-5, cross-entropy, divergence from the original in nats."""
-
-    images: int
-    correct: int
-    correct_5: int
-    cross_entropy: float
-    divergence: float
-
-    def __add__(self, other: Counts) -> Counts:
-        return Counts(*(a + b for a, b in zip(self.row(), other.row())))
-
-    def row(self) -> list[Any]:
-        """As a list, the order of the fields."""
-        return [self.images, self.correct, self.correct_5, self.cross_entropy, self.divergence]
 
 
 def measure(
@@ -89,7 +70,7 @@ def measure(
             if row is None:
                 missing.append(pair)
             else:
-                found[start, pair] = Counts(*row)
+                found[start, pair] = Counts.of_row(row)
         if missing:
             todo.append((start, stop, missing))
     total = images * len(wanted)
@@ -116,7 +97,7 @@ def measure(
         for future in waiting:
             future.cancel()
     # In the order of the images, so that sums of floating-point numbers are the same every time.
-    result = dict.fromkeys(wanted, Counts(0, 0, 0, 0.0, 0.0))
+    result = dict.fromkeys(wanted, Counts.none(task.tops))
     for start in range(0, images, chunk):
         for pair in wanted:
             result[pair] = result[pair] + found[start, pair]
@@ -130,12 +111,12 @@ def named(pair: Pair) -> str:
 
 def stored(store: ResultStore, context: str, name: str, images: int, chunk: int) -> Optional[Counts]:
     """Counts of a network over all images where the store has every chunk of them, else None."""
-    known, total = store.known(context), Counts(0, 0, 0, 0.0, 0.0)
+    known, total = store.known(context), Counts.none()
     for start in range(0, images, chunk):
         row = known.get((name, start, min(start + chunk, images)))
         if row is None:
             return None
-        total = total + Counts(*row)
+        total = total + Counts.of_row(row)
     return total
 
 
@@ -161,7 +142,7 @@ def measure_chunk(task: NetTask, pairs: Sequence[Pair], start: int, stop: int) -
     """Counts of the pairs over the images at positions start to stop (in a worker)."""
     wanted = reference_of(task.reference) if task.reference else None
     with engine_of(task) as engine:
-        total, at = [Counts(0, 0, 0, 0.0, 0.0)] * len(pairs), start
+        total, at = [Counts.none(task.tops)] * len(pairs), start
         for data, labels in batches(task, start, stop):
             whole = None if wanted is None else np.array(wanted[at : at + len(data)], np.float64)
             total = [a + b for a, b in zip(total, measure_batch(engine, data, labels, pairs, whole))]
@@ -189,7 +170,7 @@ def measure_batch(
     """Counts of the pairs over a few images, held against ``whole``, or against this net's own scores without it."""
     own = engine.run(data)
     whole = own if whole is None else whole
-    counts = {ORIGINAL: count(own, whole, labels, engine.task.softmax)}
+    counts = {ORIGINAL: count(own, whole, labels, engine.task.softmax, engine.task.tops)}
     for name in reversed(engine.order):
         forms = [f for n, f in pairs if n == name]
         if not forms:
@@ -200,7 +181,7 @@ def measure_batch(
             for form in forms:
                 # Taking ``data`` anew is what tells Caffe that a GPU's copy is out of date.
                 blob.data[...] = engine.truncated(name, form).reshape(kept.shape)
-                counts[name, form] = count(engine.run(data, name), whole, labels, engine.task.softmax)
+                counts[name, form] = count(engine.run(data, name), whole, labels, engine.task.softmax, engine.task.tops)
         finally:
             # The engine outlives an error, and must not go on with truncated weights.
             blob.data[...] = kept
@@ -213,28 +194,6 @@ def scores_of(task: NetTask, start: int, stop: int, agreement: bool) -> tuple[np
         parts = [data for data, _ in batches(task, start, stop)]
         scores = np.concatenate([engine.run(data) for data in parts])
         return scores, not agreement or engine.agrees(parts[0][:1])
-
-
-def count(scores: np.ndarray, whole: np.ndarray, labels: Optional[np.ndarray], softmax: bool = True) -> Counts:
-    """Counts from scores (n, classes) and those of the original network; without a softmax the divergence is squared error."""
-    correct, correct_5, entropy = 0, 0, 0.0
-    if labels is not None:
-        correct, correct_5 = top_k_counts(scores, labels, (1, 5))
-        entropy = cross_entropy(scores, labels)
-    apart = divergence(whole, scores) if softmax else float(np.sum(np.mean((whole - scores) ** 2, axis=1)))
-    return Counts(len(scores), correct, correct_5, entropy, apart)
-
-
-def divergence(whole: np.ndarray, scores: np.ndarray) -> float:
-    """Summed Kullback-Leibler divergence of softmax(scores) from softmax(whole), in nats."""
-    first, second = _log_softmax(whole), _log_softmax(scores)
-    with np.errstate(invalid="ignore"):
-        return float(np.sum(np.exp(first) * (first - second)))
-
-
-def _log_softmax(scores: np.ndarray) -> np.ndarray:
-    shifted = scores - scores.max(axis=1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
 
 
 def check_folding(plain: NetTask, simple: NetTask, executor: Executor, images: int) -> bool:

@@ -21,11 +21,10 @@ from enc_caffe.form import WHOLE, Form
 from enc_caffe.network import Network
 from enc_caffe.output import scratch_folder
 from enc_caffe.runtime.arrays import read_arrays, write_arrays
-from enc_caffe.runtime.evaluate import Images, look_at
 from enc_caffe.runtime.executor import Executor, run_all
+from enc_caffe.runtime.images import Images, look_at
 from enc_caffe.runtime.measure import (
     ORIGINAL,
-    Counts,
     Pair,
     check_folding,
     chunk_size,
@@ -35,6 +34,7 @@ from enc_caffe.runtime.measure import (
     stored,
 )
 from enc_caffe.runtime.passes import NetTask
+from enc_caffe.runtime.scores import Counts
 from enc_caffe.runtime.store import ResultStore, digest_of
 
 #: Default of ``--memory``: what all workers together may take beyond the weights.
@@ -42,7 +42,7 @@ MEMORY = 2 * 2**30
 #: Images of one forward pass at most; more bring nothing, since Caffe's convolutions go image by image.
 LARGEST_BATCH = 50
 #: Raised when a change of the code changes what is measured, so that older results do not stand for new ones.
-VERSION = 2
+VERSION = 3
 #: Images on which the folded net is held against the plain one.
 PROBE = 4
 

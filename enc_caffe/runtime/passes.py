@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass, field
@@ -18,8 +19,8 @@ from enc_caffe.decomposition import Factoriser, scheme_for
 from enc_caffe.form import Form
 from enc_caffe.network import Layer
 from enc_caffe.runtime.arrays import read_factors
-from enc_caffe.runtime.evaluate import identity
 from enc_caffe.runtime.executor import beat
+from enc_caffe.runtime.scores import TOPS
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class NetTask:
     softmax: bool = True
     factors: str = ""
     reference: str = ""
+    tops: int = TOPS
     shape: tuple[int, ...] = ()
 
 
@@ -165,6 +167,12 @@ class Engine:
         """Whether running from any layer on gives what a whole pass gives: nothing changes a blob behind its back."""
         whole = self.run(data)
         return all(np.array_equal(self.run(data, name), whole) for name in reversed(self.order))
+
+
+def identity(path: str) -> tuple[str, int, int]:
+    """Path, size and time of a file: what a worker keeps it by."""
+    stat = os.stat(path)
+    return path, stat.st_size, stat.st_mtime_ns
 
 
 _ENGINES: OrderedDict[str, Engine] = OrderedDict()

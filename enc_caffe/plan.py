@@ -188,5 +188,7 @@ def write_plan(path: Path, plan: Plan, version: int = 2) -> None:
             )
         forms = {n: str(f) for n, f in plan.forms.items()}
         data = {"format": FORMAT, "network": plan.network, "forms": forms}
-    data.update(plan.about.known())
+    for name, value in plan.about.known().items():
+        # A file may have had a field that this version calls something else.
+        data.setdefault(name, value)
     write_json(Path(path), data)

@@ -1,0 +1,67 @@
+"""The package from Python: the example of docs/python.md as it stands, and what is imported when."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import enc_caffe
+from enc_caffe.errors import UsageError
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.mark.caffe
+def test_the_example_of_the_docs_runs(demo, tmp_path: Path) -> None:
+    folder = demo[0]
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "python.md").read_text(), re.DOTALL)
+    for name, target in {
+        "train_val.prototxt": folder / "original" / "train_val.prototxt",
+        "net.caffemodel": folder / "original" / "finetuned.caffemodel",
+        # Fewer images are faster; which ones does not matter here.
+        "train_lmdb": folder / "digits_test_lmdb",
+        "test_lmdb": folder / "digits_test_lmdb",
+    }.items():
+        (tmp_path / name).symlink_to(target)
+    done = subprocess.run(
+        [sys.executable, "-c", f"if __name__ == '__main__':\n    {code.strip().replace(chr(10), chr(10) + '    ')}"],
+        cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    *forms, counted, accuracy = done.stdout.splitlines()
+    assert forms and all(re.fullmatch(r"\w+ \w+:\d+(x\d+)*", line) for line in forms)
+    part, _, words = counted.partition(" of ")
+    assert 0.4 < float(part) <= 0.5 and words == "all convolutions and fully connected layers"
+    # The original has 0.9889; guessing gives 0.1.
+    assert float(accuracy.split()[0]) > 0.9 and accuracy.endswith("on 360 images")
+    assert (tmp_path / "compressed" / "deploy.prototxt").is_file()
+
+
+def test_nothing_is_imported_before_it_is_used() -> None:
+    code = (
+        "import sys, enc_caffe; assert 'numpy' not in sys.modules; from enc_caffe.metrics.table import MetricsTable; enc_caffe.search; "
+        "assert not {'lmdb', 'cv2', 'caffe', 'matplotlib', 'google.protobuf'} & set(sys.modules); print(callable(enc_caffe.search))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "True\n", done.stderr
+
+
+def test_rooms_are_functions_too() -> None:
+    for name in enc_caffe.__all__:
+        function = getattr(enc_caffe, name)
+        assert callable(function) and inspect.signature(function).parameters
+    assert "target_flops" in enc_caffe.search._function.__doc__
+    assert inspect.ismodule(enc_caffe.metrics) and enc_caffe.metrics.__path__
+
+
+def test_what_is_not_there_is_said() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'shrink'"):
+        enc_caffe.shrink  # noqa: B018
+    with pytest.raises(UsageError, match="quality 'great': known are best, paper"):
+        enc_caffe.compress("m", "w", "i", "o", quality="great", target_flops=0.5)

@@ -21,8 +21,8 @@ class Provenance:
     ----------
     method, metric, solver, preset : str
         What chose, by which layer metric, how it solved, and by which details.
-    schemes : str
-        What each layer could become: ``paper``, ``all``, or a list.
+    among : str
+        The schemes that each layer could have: ``paper``, ``all``, or a list.
     flops_ratio, params_ratio, latency_ratio : float
         Cost over that of the counted layers whole.
     convention, counted : str
@@ -47,7 +47,7 @@ class Provenance:
     metric: Optional[str] = None
     solver: Optional[str] = None
     preset: Optional[str] = None
-    schemes: Optional[str] = None
+    among: Optional[str] = None
     flops_ratio: Optional[float] = None
     params_ratio: Optional[float] = None
     latency_ratio: Optional[float] = None
@@ -124,7 +124,7 @@ def read_plan(path: Path) -> Plan:
 
 #: What a field of a file must be.
 _KINDS: dict[str, tuple[type, ...]] = {
-    **dict.fromkeys(("method", "metric", "solver", "preset", "schemes", "convention", "counted", "note"), (str,)),
+    **dict.fromkeys(("method", "metric", "solver", "preset", "among", "convention", "counted", "note"), (str,)),
     **dict.fromkeys(
         ("flops_ratio", "params_ratio", "latency_ratio", "objective", "gap", "search_seconds", "accuracy"), (int, float)
     ),

@@ -119,7 +119,7 @@ def _plan(table: MetricsTable, problem: SearchProblem, result: SearchResult, sec
     targets = {**options.targets, **({"accuracy": options.target_accuracy} if options.target_accuracy else {})}
     about = Provenance(
         method=options.method, metric=options.metric, solver=methods.solver_name(problem), preset=options.preset,
-        schemes=options.schemes if isinstance(options.schemes, str) else ",".join(options.schemes),
+        among=options.schemes if isinstance(options.schemes, str) else ",".join(options.schemes),
         flops_ratio=problem.ratio("macs", result.ranks), params_ratio=problem.ratio("parameters", result.ranks),
         latency_ratio=problem.ratio("latency", result.ranks) if "latency" in problem.originals else None,
         convention=problem.convention, counted=problem.counted, targets=targets,

@@ -151,7 +151,7 @@ def _bounds(table: MetricsTable, plan: Plan, saved: Optional[Mapping[str, Any]])
             options = SearchOptions(
                 about.method or "map", about.metric or "pca", targets.get("macs"), targets.get("parameters"),
                 first_layer=_first_layer(table, plan), convention=about.convention or "paper", preset=about.preset or "budget",
-                schemes=_schemes(about.schemes or PAPER), count="all" if about.counted == EVERYTHING else "paper",
+                schemes=_schemes(about.among or PAPER), count="all" if about.counted == EVERYTHING else "paper",
             )  # fmt: skip
         problem = build_problem(table, options)
         space = make_space(problem)

@@ -29,7 +29,8 @@ ROOMS = {
     "search": SMALL | {"callable_room", "form", "plan", "complexity", "metrics", "decomposition", "network"},
     "planning": SMALL | {"form", "plan", "complexity", "metrics", "network", "search"},
     "caffe_io": SMALL | {"installation", "form", "network", "plan", "decomposition"},
-    "runtime": SMALL | {"installation", "caffe_io", "form", "network", "decomposition", "extensions", "plan", "metrics", ""},
+    "runtime": SMALL
+    | {"installation", "caffe_io", "form", "network", "decomposition", "extensions", "plan", "metrics", ""},
     "report": SMALL | {"form", "metrics", "plan"},
 }
 # Whoever may see everything.
@@ -111,7 +112,9 @@ def scheme_names(tree: ast.AST) -> set[str]:
     documents = {
         id(node.body[0].value)
         for node in ast.walk(tree)
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and node.body and isinstance(node.body[0], ast.Expr)
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef))
+        and node.body
+        and isinstance(node.body[0], ast.Expr)
     }
     return {
         node.value for node in ast.walk(tree)
@@ -130,5 +133,8 @@ def test_the_names_that_are_looked_for_are_those_of_the_table() -> None:
 
     assert set(schemes()) == SCHEMES
     # And they would be found.
-    assert scheme_names(ast.parse('"""spatial"""\nif x == "spatial":\n    y = {"channel": 1}')) == {"spatial", "channel"}
+    assert scheme_names(ast.parse('"""spatial"""\nif x == "spatial":\n    y = {"channel": 1}')) == {
+        "spatial",
+        "channel",
+    }
     assert scheme_names(ast.parse((PACKAGE / "decomposition" / "tucker2.py").read_text())) == {"tucker2"}

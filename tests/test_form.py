@@ -59,7 +59,9 @@ def test_the_whole_layer_by_hand() -> None:
     chain = whole_chain(layer)
     # (9 + 2 - 3) // 2 + 1 = 5 rows, 10 columns; each output sees 2 channels.
     assert chain.outputs(layer) == [layer.output] == [(5, 10)]
-    assert chain.parameters(layer) == 12 * 2 * 15 and chain.macs(layer) == chain.macs(layer, "paper") == 12 * 2 * 15 * 50
+    assert (
+        chain.parameters(layer) == 12 * 2 * 15 and chain.macs(layer) == chain.macs(layer, "paper") == 12 * 2 * 15 * 50
+    )
     assert [(s.suffix, s.num_output, i) for s, i in chain.inputs(layer)] == [("", 12, 8)]
 
 
@@ -85,5 +87,7 @@ def test_fully_connected_chains_by_hand() -> None:
     later = Layer(
         "f", "InnerProduct", bottom_shapes=((2, 5, 6),), top_shapes=((2, 5, 10),), inner_product=InnerProduct(10)
     )
-    assert positions(later) == 5 and whole_chain(later).parameters(later) == 60 and whole_chain(later).macs(later) == 300
+    assert (
+        positions(later) == 5 and whole_chain(later).parameters(later) == 60 and whole_chain(later).macs(later) == 300
+    )
     assert chain.macs(later) == (6 * 4 + 4 * 10) * 5

@@ -88,7 +88,7 @@ def counted(net: Any) -> tuple[int, int, dict[str, int]]:
     described = describe(net)
     macs, weights = 0, {}
     for param in net.layer:
-        own = described[param.name] if param.name in described else None
+        own = described[param.name]
         if param.type == "Convolution":
             conv = param.convolution_param
             _, channels, _, _ = own.bottom_shapes[0]
@@ -119,8 +119,14 @@ def test_costs_are_those_of_the_emitted_prototxt(net: Any, drawn: st.DataObject)
     # By the paper every stage counts at the output size of the layer that it stands for.
     paper = 0
     for layer in network.weighted:
-        places = int(np.prod(layer.output)) if layer.convolution is not None else int(np.prod(layer.top_shapes[0][1:-1], dtype=int))
-        paper += places * sum(w for name, w in weights.items() if name == layer.name or name.startswith(layer.name + "_"))
+        places = (
+            int(np.prod(layer.output))
+            if layer.convolution is not None
+            else int(np.prod(layer.top_shapes[0][1:-1], dtype=int))
+        )
+        paper += places * sum(
+            w for name, w in weights.items() if name == layer.name or name.startswith(layer.name + "_")
+        )
     assert network_complexity(network, forms, "paper").macs == paper
     # One to three layers each, whose outputs are those of the original.
     described = describe(emitted)
@@ -168,7 +174,11 @@ def test_three_stages_are_one_after_the_other() -> None:
     ]  # fmt: skip
     # What belongs to the top and the bias stays with the last; no stage shares a weight with another.
     assert [list(p.loss_weight) for p in (first, core, last)] == [[], [], [0.5]]
-    assert [[(s.name, s.lr_mult) for s in p.param] for p in (first, core, last)] == [[("", 1)], [("", 1)], [("", 1), ("", 2)]]
+    assert [[(s.name, s.lr_mult) for s in p.param] for p in (first, core, last)] == [
+        [("", 1)],
+        [("", 1)],
+        [("", 1), ("", 2)],
+    ]
     assert [p.convolution_param.bias_term for p in (first, core, last)] == [False, False, True]
     assert [p.convolution_param.HasField("bias_filler") for p in (first, core, last)] == [False, False, True]
     assert [p.convolution_param.weight_filler.type for p in (first, core, last)] == ["msra"] * 3
@@ -186,7 +196,9 @@ def test_one_stage_is_the_layer_under_another_name() -> None:
     assert list(core.loss_weight) == [0.5] and [s.lr_mult for s in core.param] == [1, 2]
 
 
-@pytest.mark.parametrize(("form", "taken"), [("spatial:3", "_h"), ("spatial_t:3", "_v"), ("channel:3", "_v"), ("tucker2:2x2", "_core")])
+@pytest.mark.parametrize(
+    ("form", "taken"), [("spatial:3", "_h"), ("spatial_t:3", "_v"), ("channel:3", "_v"), ("tucker2:2x2", "_core")]
+)
 @pytest.mark.parametrize("blob", [True, False])
 def test_a_name_that_is_taken_is_said(form: str, taken: str, blob: bool) -> None:
     from enc_caffe.form import parse_form

@@ -169,7 +169,14 @@ def test_words_of_schemes() -> None:
     assert parse_schemes("paper") == PAPER and parse_schemes("all") == ALL
     assert parse_schemes("spatial,channel,spatial") == ("spatial", "channel")
     known = "is unknown%s; known are paper, all, spatial, spatial_t, channel, inner_product, tucker2"
-    for wrong, meant in (("spatail,channel", "spatial"), ("papers", "paper"), ("al", "all"), ("", None), (",", None), ("x,all", None)):
+    for wrong, meant in (
+        ("spatail,channel", "spatial"),
+        ("papers", "paper"),
+        ("al", "all"),
+        ("", None),
+        (",", None),
+        ("x,all", None),
+    ):
         with pytest.raises(UsageError, match=f"--schemes {wrong}: ") as caught:
             parse_schemes(wrong)
         assert known % (f" (did you mean {meant}?)" if meant else "") in str(caught.value)

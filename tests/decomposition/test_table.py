@@ -15,12 +15,16 @@ from tests.decomposition.layers import conv, dense
 def test_the_nearest_name_is_named(typed: str, meant: str) -> None:
     with pytest.raises(PlanError, match=rf"unknown scheme '{typed}' \(did you mean {meant}\?\); known: spatial, "):
         scheme_for(typed)
-    with pytest.raises(UsageError, match=rf"--schemes channel,{typed}: unknown scheme '{typed}' \(did you mean {meant}\?\)"):
+    with pytest.raises(
+        UsageError, match=rf"--schemes channel,{typed}: unknown scheme '{typed}' \(did you mean {meant}\?\)"
+    ):
         named(["channel", typed])
 
 
 def test_a_name_like_no_other_has_no_nearest() -> None:
-    with pytest.raises(PlanError, match="unknown scheme 'qqq'; known: spatial, spatial_t, channel, inner_product, tucker2$"):
+    with pytest.raises(
+        PlanError, match="unknown scheme 'qqq'; known: spatial, spatial_t, channel, inner_product, tucker2$"
+    ):
         scheme_for("qqq")
 
 
@@ -43,7 +47,9 @@ def test_a_scheme_is_registered_by_its_name(monkeypatch: pytest.MonkeyPatch) -> 
     try:
         made = register(Mine())
         assert scheme_for("mine") is made and list(schemes())[-1] == "mine"
-        assert form_cost(conv(8, 8, (3, 3)), parse_form("mine:3")) == form_cost(conv(8, 8, (3, 3)), parse_form("spatial:3"))
+        assert form_cost(conv(8, 8, (3, 3)), parse_form("mine:3")) == form_cost(
+            conv(8, 8, (3, 3)), parse_form("spatial:3")
+        )
     finally:
         del schemes()["mine"]
     assert schemes() == before

@@ -314,12 +314,19 @@ def test_forms(kit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], fo
 def test_ranks_of_version_1_with_schemes_are_read(
     kit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    plan = {"format": "enc-caffe-ranks/1", "ranks": {"conv2": 9, "fc5": 5}, "schemes": {"conv2": "channel", "fc5": "inner_product"}}
+    plan = {
+        "format": "enc-caffe-ranks/1",
+        "ranks": {"conv2": 9, "fc5": 5},
+        "schemes": {"conv2": "channel", "fc5": "inner_product"},
+    }
     (kit / "one.json").write_text(json.dumps(plan))
     arguments = ["emit", "--model", str(DIGITS), "--weights", str(kit / "good.caffemodel"), *SIZE, "--ranks"]
     assert main([*arguments, str(kit / "one.json"), "--out", str(tmp_path / "out")]) == 0
     written = json.loads((tmp_path / "out" / "ranks.json").read_text())
-    assert written["format"] == "enc-caffe-ranks/2" and written["forms"] == {"conv2": "channel:9", "fc5": "inner_product:5"}
+    assert written["format"] == "enc-caffe-ranks/2" and written["forms"] == {
+        "conv2": "channel:9",
+        "fc5": "inner_product:5",
+    }
     (kit / "one.json").write_text(json.dumps({**plan, "schemes": {"conv2": "inner_product"}}))
     fails(capsys, [*arguments, str(kit / "one.json"), "--out", str(tmp_path / "other")], 1, "one.json",
           "layer 'conv2' (Convolution) cannot have scheme 'inner_product'")  # fmt: skip
@@ -344,7 +351,9 @@ def test_a_plan_for_shared_weights(tmp_path: Path, capsys: pytest.CaptureFixture
     network = describe(read_net(tmp_path / "n.prototxt"))
     with open(tmp_path / "n.caffemodel", "wb") as handle:
         write_caffemodel(
-            handle, "n", (layer_record(x.name, x.type, [np.ones(s) for s in expected_shapes(x)]) for x in network.weighted)
+            handle,
+            "n",
+            (layer_record(x.name, x.type, [np.ones(s) for s in expected_shapes(x)]) for x in network.weighted),
         )
     (tmp_path / "r.json").write_text(json.dumps({"format": "enc-caffe-ranks/2", "forms": {"a": "tucker2:2x2"}}))
     before = sorted(tmp_path.iterdir())
@@ -363,7 +372,12 @@ def test_mixtures_that_a_metric_cannot_compare(kit: Path, tmp_path: Path, capsys
         fails(capsys, [*search, "--metric", metric], 2, f"--metric {metric}: layer 'conv1' may have spatial, spatial_t, channel",
               "PCA energy is not comparable between schemes", "--metric divergence, loss or measured")  # fmt: skip
     fails(capsys, [*search, "--metric", "divergence"], 1, "field 'sampled_divergence' has no measured value")
-    fails(capsys, [*search, "--schemes", "spatial_t,tucker2", "--method", "vbmf"], 2, "--method vbmf: layer 'conv1' may have")
+    fails(
+        capsys,
+        [*search, "--schemes", "spatial_t,tucker2", "--method", "vbmf"],
+        2,
+        "--method vbmf: layer 'conv1' may have",
+    )
     # One scheme alone it compares well, and metrics of the paper's alone have no other.
     assert main([*search, "--schemes", "spatial,inner_product", "--target_flops", "0.6"]) == 0
     fails(capsys, ["search", str(kit / "metrics.json"), *search[2:4], "--schemes", "tucker2", "--out", ranks], 2,
@@ -375,7 +389,9 @@ def test_mixtures_that_a_metric_cannot_compare(kit: Path, tmp_path: Path, capsys
 
 
 @pytest.mark.parametrize("command", ["metrics", "search", "compress"])
-def test_a_scheme_of_an_unknown_name(kit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str) -> None:
+def test_a_scheme_of_an_unknown_name(
+    kit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
     given = ["--model", str(DIGITS), "--weights", str(kit / "good.caffemodel")]
     rest = ["--schemes", "channel,spatail", "--out", str(tmp_path / "out")]
     arguments = {
@@ -386,7 +402,10 @@ def test_a_scheme_of_an_unknown_name(kit: Path, tmp_path: Path, capsys: pytest.C
         main([*arguments, *rest])
     error = capsys.readouterr().err
     assert caught.value.code == 2 and "channel,spatail: 'spatail' is unknown (did you mean spatial?)" in error
-    assert "known are paper, all, spatial, spatial_t, channel, inner_product, tucker2" in error and "Traceback" not in error
+    assert (
+        "known are paper, all, spatial, spatial_t, channel, inner_product, tucker2" in error
+        and "Traceback" not in error
+    )
     assert list(tmp_path.iterdir()) == []
 
 

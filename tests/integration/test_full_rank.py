@@ -93,7 +93,9 @@ def text_of(combinations) -> str:
     return HEAD + "".join(branch(f"b{i}", *c) for i, c in enumerate(combinations))
 
 
-@pytest.mark.parametrize(("scheme", "number"), [("spatial", 324), ("spatial_t", 324), ("channel", 432), ("tucker2", 108)])
+@pytest.mark.parametrize(
+    ("scheme", "number"), [("spatial", 324), ("spatial_t", 324), ("channel", 432), ("tucker2", 108)]
+)
 def test_every_combination_is_exact_at_full_rank(
     caffe: CaffeExecutor, tmp_path: Path, scheme: str, number: int
 ) -> None:
@@ -124,7 +126,9 @@ def test_opencvs_reader_computes_the_same(caffe: CaffeExecutor, tmp_path: Path, 
         (folder / "deploy.prototxt").write_text(to_text(emitted))
         write_compressed(folder / "small.caffemodel", model, network, forms)
         data = rng.standard_normal((2, 8, 17, 15)).astype(np.float32)
-        wanted = caffe.result(caffe.submit(forward, to_text(net), str(folder / "net.caffemodel"), {"data": data}, ["b0"]))["b0"]
+        wanted = caffe.result(
+            caffe.submit(forward, to_text(net), str(folder / "net.caffemodel"), {"data": data}, ["b0"])
+        )["b0"]
         reader = cv2.dnn.readNetFromCaffe(str(folder / "deploy.prototxt"), str(folder / "small.caffemodel"))
         reader.setPreferableBackend(cv2.dnn.DNN_BACKEND_OPENCV)
         reader.setInput(data, "data")

@@ -13,8 +13,8 @@ from enc_caffe.caffe_io.caffemodel import CaffeModel
 from enc_caffe.complexity import network_complexity
 from enc_caffe.decomposition import form_cost, group_spectra, scheme_for
 from enc_caffe.form import Form
-from enc_caffe.metrics.sampling import energy_samples, vbmf_samples
 from enc_caffe.metrics.files import read_metrics
+from enc_caffe.metrics.sampling import energy_samples, vbmf_samples
 from enc_caffe.metrics.vbmf import estimate
 from enc_caffe.network import Convolution, InnerProduct, Layer, Network
 from enc_caffe.plan import Plan

@@ -126,7 +126,10 @@ def test_curves_of_several_schemes_are_written_and_read(tmp_path: Path) -> None:
 
 
 def test_version_1_says_what_it_cannot_say(tmp_path: Path) -> None:
-    with pytest.raises(MetricsError, match="enc-caffe-metrics/1 cannot say it: layer 'c' has spatial, tucker2; write enc-caffe-metrics/2"):
+    with pytest.raises(
+        MetricsError,
+        match="enc-caffe-metrics/1 cannot say it: layer 'c' has spatial, tucker2; write enc-caffe-metrics/2",
+    ):
         write_metrics(tmp_path / "m.json", mixed(), 1)
     with pytest.raises(MetricsError, match="cannot say it: layer 'c' has tucker2"):
         write_metrics(tmp_path / "m.json", MetricsTable("n", "", (tucker(),)), 1)

@@ -68,12 +68,16 @@ def test_times_of_schemes_and_of_forms_of_two_ranks(tmp_path: Path) -> None:
     # Between two forms it follows their MACs.
     part = (form_cost(layer, Form("tucker2", (2, 3)))[0] - costs[0]) / (costs[1] - costs[0])
     assert again.time_of(layer, Form("tucker2", (2, 3))) == round(50 + 400 * part)
-    with pytest.raises(MetricsError, match="has no times of 'spatial_t:3', only of spatial, channel, tucker2; measure them with"):
+    with pytest.raises(
+        MetricsError, match="has no times of 'spatial_t:3', only of spatial, channel, tucker2; measure them with"
+    ):
         again.time_of(layer, Form("spatial_t", (3,)))
     with pytest.raises(MetricsError, match="layer 'a': the latency table ends at rank 5, but r_max is at least 6"):
         again.time_of(layer, Form("channel", (6,)))
     old = LatencyTable("net", (LayerLatency("a", 10, 900, (1, 10), (100, 190)),), {})
     with pytest.raises(MetricsError, match="has no times of 'tucker2:4x5', only of one rank"):
         old.time_of(layer, forms[1])
-    with pytest.raises(MetricsError, match="layer 'c': the latency table has no such layer; measure it with enc-caffe latency"):
+    with pytest.raises(
+        MetricsError, match="layer 'c': the latency table has no such layer; measure it with enc-caffe latency"
+    ):
         old.time_of(conv(4, 4, (3, 3)), WHOLE)

@@ -67,7 +67,9 @@ def test_places_of_a_ladder_lie_where_their_macs_do() -> None:
     # Between samples it follows the MACs, not the number of the place.
     middle = (entry.sampled_ranks[0] + entry.sampled_ranks[1]) // 2
     at = np.array([costs[p - 1] for p in entry.sampled_ranks])
-    assert curve[middle] == pytest.approx(metric_over(at, np.array([0.3, 0.7, 0.8]) / 0.8, np.array([0.0, costs[middle - 1]]))[1])
+    assert curve[middle] == pytest.approx(
+        metric_over(at, np.array([0.3, 0.7, 0.8]) / 0.8, np.array([0.0, costs[middle - 1]]))[1]
+    )
     added = entry.surrogate("divergence")
     np.testing.assert_allclose(added[list(entry.sampled_ranks)], np.exp([-0.9, -0.2, -0.01]))
     assert added[0] <= added.min() and np.all(np.diff(added) >= 0)

@@ -71,6 +71,12 @@ def test_a_file_that_lost_its_last_members_is_not_whole(tmp_path: Path) -> None:
 
 
 def test_every_form_has_a_file_of_its_own(tmp_path: Path) -> None:
-    forms = [Form("spatial", (3,)), Form("spatial_t", (3,)), Form("spatial", (31,)), Form("tucker2", (3, 1)), Form("tucker2", (1, 3))]
+    forms = [
+        Form("spatial", (3,)),
+        Form("spatial_t", (3,)),
+        Form("spatial", (31,)),
+        Form("tucker2", (3, 1)),
+        Form("tucker2", (1, 3)),
+    ]
     paths = {factor_file(tmp_path, name, form) for name in ("a", "a/b", "a-spatial") for form in forms}
     assert len(paths) == 15 and {p.parent for p in paths} == {tmp_path}

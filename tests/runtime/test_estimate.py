@@ -34,7 +34,14 @@ def test_stages_follow_from_what_is_asked_for(tmp_path: Path) -> None:
         assert set(stages(images, layers, forms, "svd", True, 2)) == {"metrics", "whole networks"}
         # A pass from a layer on takes the part of the MACs that is left there; a whole network all of them. By hand, at 12 x 12
         # (c3 and what follows at 6 x 6): inputs that an output sees, outputs, places.
-        macs = {"c0": 27 * 8 * 144, "c1": 72 * 8 * 144, "c2": 72 * 8 * 144, "c3": 72 * 12 * 36, "c4": 12 * 12 * 36, "fc": 12 * 5}
+        macs = {
+            "c0": 27 * 8 * 144,
+            "c1": 72 * 8 * 144,
+            "c2": 72 * 8 * 144,
+            "c3": 72 * 12 * 36,
+            "c4": 12 * 12 * 36,
+            "fc": 12 * 5,
+        }
         left = {name: sum(list(macs.values())[i:]) / sum(macs.values()) for i, name in enumerate(macs)}
         for own in ([layers[0]], [layers[-1]], layers):
             found = stages(images, own, forms, "svd", True, 2)

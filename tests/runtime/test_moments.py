@@ -88,9 +88,7 @@ def held_out_errors(
     with ResultStore(folder / "s.sqlite") as store, Workers(2).executor() as executor:
         ours = Decomposer(images_of(loaded, weights, train, executor, store), WEIGHTED)
         factors = Path(ours.prepare(every))
-        other = Path(
-            Decomposer(images_of(loaded, weights, test, executor, store), WEIGHTED).prepare(every[:1])
-        )
+        other = Path(Decomposer(images_of(loaded, weights, test, executor, store), WEIGHTED).prepare(every[:1]))
         Decomposer(images_of(loaded, weights, test, executor, store), WEIGHTED).prepare(
             [(m.name, m.form(1)) for m in table.layers]
         )
@@ -140,9 +138,7 @@ def test_damaged_moments_and_factors_are_made_again(tmp_path: Path) -> None:
     with ResultStore(tmp_path / "s.sqlite") as store, Workers().executor() as executor:
         images = images_of(loaded, weights, lmdb, executor, store)
         stages: list[str] = []
-        decomposer = Decomposer(
-            images, WEIGHTED, progress=lambda what, done, all_: stages.append(f"{what} {all_}")
-        )
+        decomposer = Decomposer(images, WEIGHTED, progress=lambda what, done, all_: stages.append(f"{what} {all_}"))
         folder = Path(decomposer.prepare([("g1", Form("spatial", (3,)))]))
         (path,) = folder.glob("g1-*-3.npz")
         good = path.read_bytes()

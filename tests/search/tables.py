@@ -66,7 +66,14 @@ def mixtures(draw: st.DrawFn) -> MetricsTable:
     made: list[LayerMetrics] = []
     for i in range(draw(st.integers(1, 3))):
         inputs, outputs = draw(st.integers(2, 4)), draw(st.integers(2, 4))
-        made += curves(f"l{i}", inputs, outputs, draw(st.sampled_from((3, 6))), draw(st.sampled_from((1, 3, 3))), draw(st.integers(0, 1000)))
+        made += curves(
+            f"l{i}",
+            inputs,
+            outputs,
+            draw(st.sampled_from((3, 6))),
+            draw(st.sampled_from((1, 3, 3))),
+            draw(st.integers(0, 1000)),
+        )
     return MetricsTable("net", "", tuple(made), 1.0)
 
 

@@ -22,7 +22,7 @@ from enc_caffe.search.build import build_problem
 from enc_caffe.search.frontier import frontier_layer
 from enc_caffe.search.methods import METHODS
 from enc_caffe.search.options import SearchOptions
-from enc_caffe.search.problem import SearchLayer, SearchProblem
+from enc_caffe.search.problem import SearchProblem
 from tests.search.tables import curves, entry, mixtures, options
 
 Drawn = tuple[list[Form], dict[str, np.ndarray], np.ndarray]
@@ -58,7 +58,9 @@ def test_the_undominated_equal_brute_force(drawn: Drawn, data: st.DataObject) ->
     layer = frontier_layer("l", forms, every, values, limited, values / 2)
     costs, main = {n: every[n] for n in limited}, limited[0]
     wanted = {
-        (*(int(c[i]) for c in costs.values()), float(values[i])) for i in range(len(forms)) if not dominated(i, costs, values)
+        (*(int(c[i]) for c in costs.values()), float(values[i]))
+        for i in range(len(forms))
+        if not dominated(i, costs, values)
     }
     found = [(*(int(layer.costs[n][p]) for n in costs), float(layer.metric[p])) for p in layer.choices]
     # Of equal forms one is enough.
@@ -149,7 +151,9 @@ def test_the_exact_search_over_mixtures_equals_brute_force(table, target, parame
 @settings(max_examples=60, deadline=None)
 @given(mixtures(), st.floats(0.3, 1.0), st.one_of(st.none(), st.floats(0.3, 1.0)),
        st.sampled_from(("map", "uniform", "model", "iterative", "random")), st.sampled_from(("exact", "space")))  # fmt: skip
-def test_methods_stay_within_the_budgets_and_are_no_better_than_the_optimum(table, target, parameters, method, solver) -> None:
+def test_methods_stay_within_the_budgets_and_are_no_better_than_the_optimum(
+    table, target, parameters, method, solver
+) -> None:
     wanted = mixed(target_flops=target, target_params=parameters, solver=solver, complexity_margin=0.3, density=1.0)
     try:
         problem = build_problem(table, wanted)
@@ -162,14 +166,19 @@ def test_methods_stay_within_the_budgets_and_are_no_better_than_the_optimum(tabl
     if method != "model" or solver == "space":
         assert all(place in x.ranks for place, x in zip(result.ranks, problem.layers))
     forms = result.plan_forms(problem)
-    spent = [sum(form_cost(layer, forms.get(layer.name, WHOLE), problem.convention)[i] for layer, _ in table.by_layer()) for i in (0, 1)]
+    spent = [
+        sum(form_cost(layer, forms.get(layer.name, WHOLE), problem.convention)[i] for layer, _ in table.by_layer())
+        for i in (0, 1)
+    ]
     assert spent == [problem.cost("macs", result.ranks), problem.cost("parameters", result.ranks)]
 
 
 @pytest.fixture(scope="module")
 def several() -> SearchProblem:
     """Three layers of some size in every scheme, at half of the MACs."""
-    table = MetricsTable("net", "", (*curves("l0", 12, 16, 8, 3, 0), *curves("l1", 16, 16, 8, 3, 1), *curves("l2", 16, 24, 4, 1, 2)), 1.0)
+    table = MetricsTable(
+        "net", "", (*curves("l0", 12, 16, 8, 3, 0), *curves("l1", 16, 16, 8, 3, 1), *curves("l2", 16, 24, 4, 1, 2)), 1.0
+    )
     return build_problem(table, mixed())
 
 
@@ -210,7 +219,9 @@ def test_the_papers_space_lies_on_the_frontier(several: SearchProblem) -> None:
 
 
 def test_the_mixture_is_no_worse_than_any_scheme_alone(several: SearchProblem) -> None:
-    table = MetricsTable("net", "", (*curves("l0", 12, 16, 8, 3, 0), *curves("l1", 16, 16, 8, 3, 1), *curves("l2", 16, 24, 4, 1, 2)), 1.0)
+    table = MetricsTable(
+        "net", "", (*curves("l0", 12, 16, 8, 3, 0), *curves("l1", 16, 16, 8, 3, 1), *curves("l2", 16, 24, 4, 1, 2)), 1.0
+    )
     best, single = exact.plans(several)[0][0][1], []
     for scheme in ("spatial", "spatial_t", "channel", "tucker2"):
         try:
@@ -246,7 +257,8 @@ def test_targets_of_latency_order_the_axis_by_time() -> None:
 def test_pca_energy_compares_no_schemes(metric: str) -> None:
     table = MetricsTable("net", "", curves("l0", 12, 16, 8, 3, 0), 1.0)
     with pytest.raises(
-        UsageError, match=f"--metric {metric}: layer 'l0' may have spatial, spatial_t, channel, tucker2, and PCA energy is not comparable"
+        UsageError,
+        match=f"--metric {metric}: layer 'l0' may have spatial, spatial_t, channel, tucker2, and PCA energy is not comparable",
     ):
         build_problem(table, options(metric=metric, schemes="all"))
     # One scheme alone it compares.
@@ -258,14 +270,18 @@ def test_pca_energy_compares_no_schemes(metric: str) -> None:
 def test_rules_of_one_matrix_refuse_mixtures(method: str) -> None:
     table = MetricsTable("net", "", curves("l0", 12, 16, 8, 3, 0), 1.0)
     for schemes in ("all", ("tucker2",)):
-        with pytest.raises(UsageError, match=f"--method {method}: layer 'l0' may have .*knows ranks of one matrix alone"):
+        with pytest.raises(
+            UsageError, match=f"--method {method}: layer 'l0' may have .*knows ranks of one matrix alone"
+        ):
             build_problem(table, options(method=method, metric="divergence", schemes=schemes))
 
 
 def test_half_of_the_first_layer_needs_one_scheme_of_one_rank() -> None:
     table = MetricsTable("net", "", (*curves("l0", 12, 16, 8, 3, 0), *curves("l1", 16, 16, 8, 3, 1)), 1.0)
     for schemes in ("all", ("tucker2",)):
-        with pytest.raises(UsageError, match="--first_layer half: layer 'l0' may have .*; half of r_max needs one scheme of one rank"):
+        with pytest.raises(
+            UsageError, match="--first_layer half: layer 'l0' may have .*; half of r_max needs one scheme of one rank"
+        ):
             build_problem(table, options(metric="divergence", schemes=schemes, first_layer="half"))
     kept = build_problem(table, mixed(first_layer="keep"))
     assert [x.name for x in kept.layers] == ["l1"]
@@ -274,7 +290,10 @@ def test_half_of_the_first_layer_needs_one_scheme_of_one_rank() -> None:
 
 def test_schemes_that_the_metrics_do_not_have() -> None:
     table = MetricsTable("net", "", (entry("a", 8, 8, 0), entry("b", 8, 8, 1)), 1.0)
-    with pytest.raises(UsageError, match="--schemes channel: the metrics of 'net' have spatial alone; compute them with enc-caffe metrics --schemes"):
+    with pytest.raises(
+        UsageError,
+        match="--schemes channel: the metrics of 'net' have spatial alone; compute them with enc-caffe metrics --schemes",
+    ):
         build_problem(table, options(schemes=("channel",)))
     with pytest.raises(UsageError, match=r"--schemes spatail: unknown scheme 'spatail' \(did you mean spatial\?\)"):
         build_problem(table, options(schemes=("spatail",)))
@@ -291,4 +310,8 @@ def test_multiples_bounds_and_the_floor_of_forms() -> None:
     assert set(ranks(bounds={"l0": (2, 3)})) == {(2, 2), (2, 3)}
     layer = table.layers[0].layer
     least = min(form_cost(layer, Form("tucker2", own))[0] for own in ranks(floor=0.3))
-    assert least >= 0.3 * form_cost(layer, WHOLE)[0] > min(form_cost(layer, Form("tucker2", own))[0] for own in ranks(floor=0.0))
+    assert (
+        least
+        >= 0.3 * form_cost(layer, WHOLE)[0]
+        > min(form_cost(layer, Form("tucker2", own))[0] for own in ranks(floor=0.0))
+    )

@@ -62,6 +62,32 @@ def test_best_is_nearer_to_the_original_than_paper(tmp_path: Path, capsys) -> No
     assert found["best"]["divergence"]["mean"] > 0 and loss["best"] < loss["paper"]
 
 
+@pytest.mark.parametrize("text", (nets.residual(), nets.grouped()), ids=("residual", "grouped"))
+def test_any_scheme_for_every_layer_within_half_of_all_macs(tmp_path: Path, text: str) -> None:
+    more = ["--method", "model", "--metric", "divergence", "--target_flops", "0.5", "--workers", "2"]
+    found, tables = {}, {}
+    for schemes in ("all", "spatial,inner_product"):
+        status, out = compress(tmp_path, text, *more, "--schemes", schemes)
+        assert status == 0
+        result, plan = json.loads((out / "evaluation.json").read_text()), read_plan(out / "ranks.json")
+        # Half of ALL its multiply-adds, by what was emitted.
+        assert result["macs"]["exact, all"] <= 0.5 and plan.about.flops_ratio == pytest.approx(
+            result["macs"]["exact, all"]
+        )
+        assert plan.about.among == schemes and plan.about.proven_optimal
+        stock = caffe_test(out / "train_val.prototxt", out / "compressed.caffemodel", 10, tmp_path / "log")
+        assert stock["loss"] == pytest.approx(result["compressed"]["cross_entropy"], abs=1e-4)
+        found[schemes], tables[schemes] = plan, read_metrics(out / "metrics.json")
+    # The sum that was minimised is no larger among all schemes.
+    objectives = [p.about.objective for p in found.values()]
+    assert objectives[0] >= objectives[1] - 1e-12
+    assert (
+        len({m.scheme for m in tables["all"].layers})
+        == 5
+        > len({m.scheme for m in tables["spatial,inner_product"].layers})
+    )
+
+
 def test_flags_that_are_given_hold_beside_quality() -> None:
     base = ["compress", "--model", "m", "--weights", "w", "--lmdb", "l", "--out", "o", "--target_flops", "0.5"]
     # Before and behind the preset, also where a flag says what the default without a preset is.

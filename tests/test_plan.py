@@ -60,6 +60,28 @@ def test_version_1_is_read_and_written(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "again.json").read_text()) == bare
 
 
+def test_version_1_of_a_search_is_read_again(tmp_path: Path) -> None:
+    # In version 1 "schemes" are those of the layers, whatever the layers could have become.
+    about = Provenance(method="map", among="spatial,channel")
+    plan = Plan("n", {"a": Form("spatial", (3,)), "b": Form("channel", (4,))}, about)
+    write_plan(tmp_path / "r.json", plan, 1)
+    assert json.loads((tmp_path / "r.json").read_text())["schemes"] == {"a": "spatial", "b": "channel"}
+    assert read_plan(tmp_path / "r.json") == plan
+
+
+@pytest.mark.parametrize(
+    ("data", "version"),
+    [
+        ({"format": "enc-caffe-ranks/1", "ranks": {"a": 3}, "schemes": {"a": "spatial"}, "forms": "x"}, 2),
+        ({"format": "enc-caffe-ranks/2", "forms": {"a": "spatial:3"}, "ranks": 7, "schemes": "all"}, 1),
+    ],
+)
+def test_fields_of_the_other_version_are_not_written_over(tmp_path: Path, data: dict, version: int) -> None:
+    plan = read_plan(saved(tmp_path, data))
+    write_plan(tmp_path / "again.json", plan, version)
+    assert read_plan(tmp_path / "again.json").forms == {"a": Form("spatial", (3,))}
+
+
 def test_version_1_says_what_it_cannot_say(tmp_path: Path) -> None:
     with pytest.raises(
         PlanError,

@@ -11,14 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enc_caffe.cli import main
+from enc_caffe.decomposition import form_cost
 from enc_caffe.errors import InfeasibleError, UsageError
+from enc_caffe.form import WHOLE
 from enc_caffe.metrics.files import read_metrics, write_metrics
 from enc_caffe.metrics.table import MetricsTable
 from enc_caffe.plan import read_plan
 from enc_caffe.planning import optimality_gap, range_of, search_plan, sweep, sweep_data
 from enc_caffe.search import exact
 from enc_caffe.search.options import SearchOptions
-from tests.search.tables import entry, every_plan, options, tables
+from tests.search.tables import curves, entry, every_plan, options, tables
 
 TABLE = MetricsTable("net", "", tuple(entry(f"l{i}", 8, 8, i) for i in range(4)), 1.0)
 
@@ -138,3 +140,73 @@ def test_an_empty_sweep_is_refused(metrics_file: Path, tmp_path: Path, capsys, w
     with pytest.raises(SystemExit):
         main(["search", str(metrics_file), "--target_flops", wrong, "--out", str(tmp_path / "r.json")])
     assert "--target_flops" in capsys.readouterr().err
+
+
+@pytest.fixture
+def mixture_file(tmp_path: Path) -> Path:
+    """Two layers in all schemes, in a network of twice their MACs, as a file."""
+    layers = (*curves("l0", 12, 16, 8, 3, 0), *curves("l1", 16, 16, 8, 3, 1))
+    whole = [sum(form_cost(layer, WHOLE)[i] for layer, _ in MetricsTable("net", "", layers).by_layer()) for i in (0, 1)]
+    extra = (("network_macs", 2 * whole[0]), ("network_parameters", 2 * whole[1]))
+    write_metrics(tmp_path / "mixture.json", MetricsTable("net", "", layers, 1.0, extra))
+    return tmp_path / "mixture.json"
+
+
+def test_mixtures_from_the_command_line(mixture_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "ranks.json"
+    base = ["search", str(mixture_file), "--method", "model", "--metric", "divergence", "--out", str(out)]
+    plans = {}
+    for schemes in ("all", "spatial", "spatial_t", "channel", "tucker2"):
+        assert main([*base, "--schemes", schemes, "--target_flops", "0.7"]) == 0
+        plans[schemes] = read_plan(out)
+        about = plans[schemes].about
+        assert (
+            about.among == schemes and about.flops_ratio <= 0.7 and about.convention == "exact" and about.proven_optimal
+        )
+        assert about.counted == "all convolutions and fully connected layers"
+    assert all(plans["all"].about.objective >= p.about.objective - 1e-12 for p in plans.values())
+    assert all(form.scheme == s for s, p in plans.items() if s != "all" for form in p.forms.values())
+    assert "l0" in capsys.readouterr().out
+    # 0.7 of the whole network is 0.4 of what can be decomposed: the paper counts that.
+    assert main([*base, "--schemes", "all", "--target_flops", "0.4", "--count", "paper"]) == 0
+    counted = read_plan(out)
+    assert counted.forms == plans["all"].forms and counted.about.counted == "the layers that the metrics list"
+    for method in ("map", "uniform"):
+        assert main([*base, "--schemes", "all", "--target_flops", "0.7", "--method", method]) == 0
+        assert read_plan(out).about.flops_ratio <= 0.7
+        assert read_plan(out).about.objective <= plans["all"].about.objective + 1e-12
+
+
+def test_formats_from_the_command_line(mixture_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "ranks.json"
+    base = [
+        "search",
+        str(mixture_file),
+        "--method",
+        "model",
+        "--metric",
+        "divergence",
+        "--target_flops",
+        "0.7",
+        "--out",
+        str(out),
+    ]
+    assert main([*base, "--schemes", "channel", "--format", "1"]) == 0
+    data = json.loads(out.read_text())
+    assert data["format"] == "enc-caffe-ranks/1" and set(data["schemes"].values()) == {"channel"}
+    two = read_plan(out).forms
+    assert main([*base, "--schemes", "channel"]) == 0
+    assert json.loads(out.read_text())["format"] == "enc-caffe-ranks/2" and read_plan(out).forms == two
+    before = out.read_bytes()
+    assert main([*base, "--schemes", "tucker2", "--format", "1"]) == 1
+    assert "enc-caffe-ranks/1 cannot say it: layer" in capsys.readouterr().err and out.read_bytes() == before
+    assert main([*base, "--schemes", "all", "--target_flops", "0.6:0.9:0.1"]) == 0
+    sweep_ = json.loads(out.read_text())
+    assert sweep_["format"] == "enc-caffe-sweep/2" and len(sweep_["points"]) == 4
+    assert all(":" in form for point in sweep_["points"] if "forms" in point for form in point["forms"].values())
+    pytest.importorskip("matplotlib")
+    figure = tmp_path / "f.png"
+    for source in ([str(out)], [str(mixture_file), *base[2:6], "--schemes", "all", "--target_flops", "0.7"]):
+        assert main(["search", "plot", *source, "--out", str(figure)]) == 0
+        assert figure.read_bytes().startswith(b"\x89PNG")
+        figure.unlink()

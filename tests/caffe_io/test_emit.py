@@ -88,7 +88,7 @@ def counted(net: Any) -> tuple[int, int, dict[str, int]]:
     described = describe(net)
     macs, weights = 0, {}
     for param in net.layer:
-        own = described[param.name] if param.name in described else None  # noqa: SIM401
+        own = described[param.name]
         if param.type == "Convolution":
             conv = param.convolution_param
             _, channels, _, _ = own.bottom_shapes[0]

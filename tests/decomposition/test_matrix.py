@@ -42,7 +42,7 @@ def test_truncation_is_the_best_of_its_rank_and_the_factors_multiply_to_it(
     # Eckart and Young: the squared error is the sum of the squared singular values that were cut off, over all groups.
     spectra = group_spectra(scheme.matrices(layer, weights))
     lost = sum(float(np.sum(s[rank:] ** 2)) for s in spectra)
-    assert np.sum((weights - cut) ** 2) == pytest.approx(lost, rel=1e-4, abs=1e-9)
+    assert np.sum((weights - cut) ** 2) == pytest.approx(lost, rel=1e-6, abs=1e-6)
     first, second = factorise(form)
     stages = scheme.chain(layer, form).stages
     assert first.shape == (rank * layer.groups, layer.in_channels // layer.groups, *stages[0].convolution.kernel)

@@ -131,7 +131,7 @@ def test_blobs_of_another_batch_norm_are_left_to_caffe(made: dict[str, fuzz_form
 
 def metrics(made: dict[str, fuzz_formats.Format], change: Callable[[dict[str, Any], dict[str, Any]], None]) -> bytes:
     """Measured metrics with something changed, in the whole or in the second layer."""
-    data = json.loads(made["metrics"].seeds[1])
+    data = json.loads(made["metrics"].seeds[-1])
     change(data, data["layers"][1])
     return json.dumps(data).encode()
 
@@ -143,7 +143,7 @@ def metrics(made: dict[str, fuzz_formats.Format], change: Callable[[dict[str, An
         (lambda d, x: x.update(name=["conv2"]), "has the name ['conv2']; a string is needed"),
         # OverflowError in the search's arrays.
         (lambda d, x: x.update(in_channels=10**30), "where a whole number of 1 to 2147483647 is needed"),
-        (lambda d, x: x.update(output=[60000, 30000]), "Caffe takes at most 2147483647"),
+        (lambda d, x: x.update(output=[60000, 30000], input=[60000, 30000]), "Caffe takes at most 2147483647"),
         # ZeroDivisionError where costs are counted.
         (lambda d, x: x.update(stride=[0, 1]), "where a whole number of 1 to"),
         (lambda d, x: x.update(groups=3), "8 input and 8 output channels in 3 groups"),

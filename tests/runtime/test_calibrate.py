@@ -46,6 +46,21 @@ class Setting:
         self.forms = {m.name: m.form(max(1, m.max_rank // 2)) for m in table.layers[1:]}
         self.full = {m.name: Form(m.scheme, scheme_for(m.scheme).limits(m.layer)) for m in table.layers[1:]}
 
+    def mixed(self, part: float) -> dict[str, Form]:
+        """Other schemes than the paper's, the 1x1 convolution among them, each rank at this part of its limit."""
+        wanted = {
+            "c1": "tucker2",
+            "c2": "spatial_t",
+            "c3": "channel",
+            "c4": "channel",
+            "g0": "tucker2",
+            "g1": "spatial_t",
+            "g2": "channel",
+        }
+        own = {n: s for n, s in wanted.items() if n in self.loaded.network}
+        limits = {n: scheme_for(s).limits(self.loaded.network[n]) for n, s in own.items()}
+        return {n: Form(s, tuple(max(1, int(part * x)) for x in limits[n])) for n, s in own.items()}
+
     def decomposer(self, how: Decomposition, **more) -> Decomposer:
         """A decomposer of these images."""
         return Decomposer(self.images, how, **more)
@@ -136,15 +151,17 @@ def test_changes_of_statistics_are_added_to_the_original_s(residual: Setting) ->
         np.testing.assert_allclose(new[1], old[1] / old[2] * ratio, rtol=2e-3)
 
 
+@pytest.mark.parametrize("mixed", (False, True), ids=("paper", "mixed"))
 @pytest.mark.parametrize("kind", ("weighted", "asymmetric"))
-def test_biases_give_the_original_s_mean_output(grouped: Setting, kind: str) -> None:
-    out = grouped.emitted(Decomposition(kind, frozenset({"bias"})), grouped.forms)
+def test_biases_give_the_original_s_mean_output(grouped: Setting, kind: str, mixed: bool) -> None:
+    forms = grouped.mixed(0.5) if mixed else grouped.forms
+    out = grouped.emitted(Decomposition(kind, frozenset({"bias"})), forms)
     net, original = read_net(out / "deploy.prototxt"), deploy_net(read_net(grouped.model), grouped.loaded.network, 37)
     for name, after in (("g1", "r1"), ("g2", "r2")):
         ours = grouped.blob(net, out / "compressed.caffemodel", after, name)
         theirs = grouped.blob(original, grouped.weights, after, name)
         np.testing.assert_allclose(ours.mean(axis=(0, 2, 3)), theirs.mean(axis=(0, 2, 3)), atol=2e-4)
-    plain = grouped.emitted(Decomposition(kind), grouped.forms)
+    plain = grouped.emitted(Decomposition(kind), forms)
     off = grouped.blob(read_net(plain / "deploy.prototxt"), plain / "compressed.caffemodel", "r2", "g2") - theirs
     assert np.abs(off.mean(axis=(0, 2, 3))).max() > 1e-3
 
@@ -152,10 +169,13 @@ def test_biases_give_the_original_s_mean_output(grouped: Setting, kind: str) -> 
 @pytest.mark.parametrize("how", (
     Decomposition("weighted"), Decomposition("asymmetric"), Decomposition("asymmetric", frozenset({"bias", "change"})),
 ), ids=lambda how: how.words())  # fmt: skip
+@pytest.mark.parametrize("mixed", (False, True), ids=("paper", "mixed"))
 @pytest.mark.parametrize("name", ("residual", "grouped"))
-def test_full_rank_is_the_original_function(name: str, how: Decomposition, request: pytest.FixtureRequest) -> None:
+def test_full_rank_is_the_original_function(
+    name: str, mixed: bool, how: Decomposition, request: pytest.FixtureRequest
+) -> None:
     setting: Setting = request.getfixturevalue(name)
-    out = setting.emitted(how, setting.full)
+    out = setting.emitted(how, setting.mixed(1.0) if mixed else setting.full)
     net = read_net(out / "deploy.prototxt")
     done = setting.executor.submit(
         forward, to_text(net), str(out / "compressed.caffemodel"), {"data": setting.data()}, ["fc"]
@@ -165,10 +185,14 @@ def test_full_rank_is_the_original_function(name: str, how: Decomposition, reque
     assert np.abs(ours - theirs).max() <= 2e-4 * np.abs(theirs).max()
 
 
+@pytest.mark.parametrize("mixed", (False, True), ids=("paper", "mixed"))
 @pytest.mark.parametrize("name", ("residual", "grouped"))
-def test_each_way_is_nearer_to_the_original_than_the_one_before(name: str, request: pytest.FixtureRequest) -> None:
+def test_each_way_is_nearer_to_the_original_than_the_one_before(
+    name: str, mixed: bool, request: pytest.FixtureRequest
+) -> None:
     setting: Setting = request.getfixturevalue(name)
     forms = {n: Form(f.scheme, (max(1, f.ranks[0] // 2),)) for n, f in setting.forms.items()}
+    forms = setting.mixed(0.4) if mixed else forms
     found = [setting.divergence(Decomposition(kind), forms) for kind in ("svd", "weighted", "asymmetric")]
     assert found[0] > found[1] > found[2] > 0
 

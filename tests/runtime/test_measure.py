@@ -46,6 +46,12 @@ PAIRS = [(name, Form("channel" if name == "first_conv" else "spatial", (rank,)))
     ("group1_block0_conv0", 4), ("group1_block0_conv0", 24), ("group1_block4_conv0", 5), ("group1_block8_conv1", 20),
     ("group2_block0_conv0", 8), ("group2_block0_conv1", 10), ("group2_block5_conv0", 30), ("group2_block8_conv1", 9),
 )]  # fmt: skip
+#: In other schemes than the paper's, one to three layers each.
+OTHERS = [
+    ("group0_block1_conv0", Form("spatial_t", (4,))), ("group1_block0_conv0", Form("spatial_t", (6,))),
+    ("group1_block4_conv1", Form("tucker2", (6, 8))), ("group1_block4_conv1", Form("tucker2", (32, 8))),
+    ("group2_block0_conv0", Form("tucker2", (9, 64))), ("group2_block3_conv0", Form("channel", (20,))),
+]  # fmt: skip
 
 
 def images(shared_data: Path, path: Path, number: int) -> Path:
@@ -110,16 +116,32 @@ def test_counts_equal_stock_caffe_test(shared_data: Path, tmp_path: Path) -> Non
         return caffe_test(out / "train_val.prototxt", out / "compressed.caffemodel", 10, out / "log", threads=1)
 
     for name, form in PAIRS:
-        plan, out = Plan("r", {name: form}), tmp_path / f"{name}-{form.ranks[0]}"
-        pipeline.emit(loaded, weights, plan, out, "exact", test_lmdb=lmdb)
+        pipeline.emit(loaded, weights, Plan("r", {name: form}), tmp_path / f"{name}-{form}", "exact", test_lmdb=lmdb)
     with ThreadPoolExecutor(2) as pool:
-        tests = list(pool.map(stock_test, [f"{name}-{form.ranks[0]}" for name, form in PAIRS]))
+        tests = list(pool.map(stock_test, [f"{name}-{form}" for name, form in PAIRS]))
     for pair, stock in zip(PAIRS, tests):
         assert abs(round(stock["Accuracy"] * 500) - found[pair].correct) <= 1, pair
         assert stock["loss"] == pytest.approx(found[pair].cross_entropy / 500, rel=1e-3), pair
         assert found[pair].images == 500 and found[pair].divergence > 0
     whole = evaluate(MODEL, weights, lmdb, (1, 5))
     assert found[ORIGINAL].row()[:3] == [500, whole.correct[1], whole.correct[5]] and found[ORIGINAL].divergence == 0
+
+
+@pytest.mark.caffe
+def test_counts_of_other_schemes_equal_stock_caffe_test(shared_data: Path, tmp_path: Path) -> None:
+    lmdb, weights = images(shared_data, tmp_path / "lmdb", 100), shared_data / "res56.caffemodel"
+    loaded = pipeline.load(MODEL, lmdb)
+    with Workers(2).executor() as executor:
+        found = layer_counts(images_of(loaded, weights, lmdb, executor), OTHERS)
+    for name, form in OTHERS:
+        out = tmp_path / f"{name}-{form}"
+        pipeline.emit(loaded, weights, Plan("r", {name: form}), out, "exact", test_lmdb=lmdb)
+        stock = caffe_test(out / "train_val.prototxt", out / "compressed.caffemodel", 2, out / "log", threads=1)
+        counts = found[name, form]
+        assert abs(round(stock["Accuracy"] * 100) - counts.correct) <= 1, (name, form)
+        assert stock["loss"] == pytest.approx(counts.cross_entropy / 100, rel=1e-3), (name, form)
+        assert counts.images == 100 and counts.divergence > 0
+    assert len(found) == len(OTHERS) + 1
 
 
 @pytest.mark.caffe

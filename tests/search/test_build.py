@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from enc_caffe.errors import InfeasibleError, MetricsError, UsageError
@@ -11,7 +13,8 @@ from enc_caffe.metrics.table import MetricsTable
 from enc_caffe.search import exact
 from enc_caffe.search.build import build_problem
 from enc_caffe.search.options import SearchOptions
-from enc_caffe.search.problem import SearchResult
+from enc_caffe.search.problem import EVERYTHING, LISTED, SearchResult
+from tests.decomposition.layers import conv
 from tests.search.tables import entry, options
 
 TABLE = MetricsTable("net", "", (entry("a", 8, 8, 0), entry("b", 16, 4, 1)), 1.0)
@@ -115,3 +118,89 @@ def test_an_infeasible_budget_says_by_how_much() -> None:
         InfeasibleError, match=f"target 0.0500 of the MACs cannot be reached: {low:.4f} to .* {low - 0.05:.4f}"
     ):
         exact.plans(problem)
+
+
+#: What the whole network costs, of which the table lists two layers.
+WHOLE_NETWORK = (("network_macs", 200_000), ("network_parameters", 10_000))
+LISTED_MACS, LISTED_PARAMETERS = 64 * 9 * 64 + 16 * 9 * 256, 9 * 64 + 9 * 256
+
+
+def of_network(extra: tuple = WHOLE_NETWORK) -> MetricsTable:
+    """The table with what the whole network costs."""
+    return MetricsTable("net", "", TABLE.layers, 1.0, extra)
+
+
+def test_targets_are_parts_of_the_whole_network_where_its_costs_are_known() -> None:
+    problem = build_problem(of_network(), options(first_layer="search", target_flops=0.8, target_params=0.9))
+    assert problem.counted == EVERYTHING and problem.convention == "exact"
+    assert problem.originals == {"macs": 200_000, "parameters": 10_000}
+    # What is not listed stays whole, and is paid.
+    assert problem.fixed_costs == {"macs": 200_000 - LISTED_MACS, "parameters": 10_000 - LISTED_PARAMETERS}
+    assert problem.budgets == pytest.approx({"macs": 160_000, "parameters": 9_000})
+    assert problem.ratio("macs", [2, 3]) == (200_000 - LISTED_MACS + 2 * 64 * 48 + 3 * 16 * 96) / 200_000
+    ranks = exact.plans(problem)[0][0][0]
+    assert problem.ratio("macs", ranks) <= 0.8 and problem.ratio("parameters", ranks) <= 0.9
+    # A layer that is kept or fixed counts as what it costs then.
+    half = build_problem(of_network(), options(first_layer="half", target_flops=0.9))
+    assert half.fixed_costs["macs"] == 200_000 - LISTED_MACS + 6 * 64 * 48
+
+
+@pytest.mark.parametrize(
+    ("changes", "everything", "convention"),
+    [({}, True, "exact"), ({"count": "all"}, True, "exact"), ({"count": "paper"}, False, "paper"),
+     ({"preset": "paper"}, False, "paper"), ({"preset": "published"}, False, "paper"), ({"preset": "published", "count": "all"}, True, "exact"),
+     ({"convention": "paper"}, True, "paper"), ({"count": "paper", "convention": "exact"}, False, "exact")],
+)  # fmt: skip
+def test_what_decides_what_is_counted(changes: dict, everything: bool, convention: str) -> None:
+    wanted = options(first_layer="search", target_flops=0.9, **changes)
+    problem = build_problem(of_network(), wanted)
+    assert problem.counted == (EVERYTHING if everything else LISTED) and problem.convention == convention
+    assert problem.originals["macs"] == (200_000 if everything else LISTED_MACS)
+    # Metrics that do not know the network count what they list, whatever is asked for.
+    assert (
+        build_problem(TABLE, wanted).originals["macs"] == LISTED_MACS and build_problem(TABLE, wanted).counted == LISTED
+    )
+
+
+def test_conventions_differ_where_a_stride_is() -> None:
+    layer = conv(8, 8, (3, 3), stride=(2, 2), size=(8, 8))
+    one = MetricsTable("net", "", (replace(TABLE.layers[0], layer=replace(layer, name="a")), TABLE.layers[1]), 1.0)
+    found = {
+        c: build_problem(one, options(first_layer="search", convention=c)).layers[0].costs["macs"][1]
+        for c in ("paper", "exact")
+    }
+    # 3x1 from 8 to 1 channel at 4 x 8 (by Eq. 9 at 4 x 4), and 1x3 from 1 to 8 at 4 x 4.
+    assert found == {"paper": 24 * 16 + 24 * 16, "exact": 24 * 32 + 24 * 16}
+
+
+def test_a_whole_network_of_less_than_its_layers_is_refused() -> None:
+    for key, word in (("network_macs", "MACs"), ("network_parameters", "parameters")):
+        table = of_network(tuple((k, 100 if k == key else v) for k, v in WHOLE_NETWORK))
+        with pytest.raises(MetricsError, match=f"have [0-9]+ {word}, but field '{key}' says 100 in all"):
+            build_problem(table, options(first_layer="search"))
+    for wrong in (None, "200000", 0, -5, 2.5, True, [1]):
+        table = of_network((("network_macs", wrong), WHOLE_NETWORK[1]))
+        try:
+            assert build_problem(table, options(first_layer="search")).counted == LISTED
+        except MetricsError as exc:
+            assert "network_macs" in str(exc)
+
+
+def test_the_span_that_can_be_reached_says_what_it_is_of() -> None:
+    problem = build_problem(of_network(), options(first_layer="search", target_flops=0.5))
+    low = problem.ratio("macs", [x.low for x in problem.layers])
+    with pytest.raises(
+        InfeasibleError,
+        match=rf"target 0.5000 of the MACs cannot be reached: {low:.4f} to 1.0000 .*exact convention, of all convolutions and fully connected layers",
+    ):
+        exact.plans(problem)
+    fewer = build_problem(of_network(), options(first_layer="search", target_flops=0.1, count="paper"))
+    with pytest.raises(InfeasibleError, match="paper convention, of the layers that the metrics list"):
+        exact.plans(replace(fewer, budgets={"macs": 1.0}))
+
+
+def test_unknown_words_of_counting() -> None:
+    with pytest.raises(UsageError, match="--count some: known are all, paper"):
+        options(count="some")
+    with pytest.raises(UsageError, match="--convention mine: known are paper, exact"):
+        options(convention="mine")

@@ -10,6 +10,7 @@ from typing import Any, Callable, Mapping, Optional, Sequence
 
 from enc_caffe.caffe_io.datum import ImageLmdb
 from enc_caffe.caffe_io.variants import check_one_input
+from enc_caffe.decomposition.policy import PAPER
 from enc_caffe.errors import UsageError
 from enc_caffe.form import CONVENTIONS, Form
 from enc_caffe.jsonfile import write_json
@@ -19,7 +20,7 @@ from enc_caffe.metrics.table import MetricsTable
 from enc_caffe.output import atomic_folder, check_new
 from enc_caffe.pipeline import Emitted, LoadedNetwork, emit, pca_metrics
 from enc_caffe.plan import Plan
-from enc_caffe.planning import Found, check_search, refined_plan, search_plan
+from enc_caffe.planning import Found, check_search, refined_plan, search_mixture, search_plan
 from enc_caffe.runtime import estimate
 from enc_caffe.runtime.calibrate import Blobs
 from enc_caffe.runtime.decomposer import Decomposer, Decomposition
@@ -177,6 +178,8 @@ def compress(
     table, how = pca_metrics(loaded, source.weights), making.decomposition
     check_search(table, options, time_of)
     evaluating = options.method in EVALUATING or options.target_accuracy is not None
+    # Where whole networks are measured anyway, they decide between a mixture and one scheme too.
+    mixed = making.refine > 0 and options.schemes != PAPER and not evaluating
     with resources.workers.executor() as executor:
         chooser = None
         if options.metric != "pca" or evaluating or making.refine or not how.plain:
@@ -193,7 +196,7 @@ def compress(
             left, passes = remaining(chooser.decomposer, sampled), options.metric not in ("pca", "output")
             seconds = estimate.stages(
                 images, [layer for layer, _ in table.by_layer()], sampled, how.kind, passes,
-                making.refine + len(how.alternatives()), making.dense, left,
+                making.refine + len(how.alternatives()) + (len({m.scheme for m in table.layers}) if mixed else 0), making.dense, left,
             )  # fmt: skip
             known = f"; {left.measured:.0%} of the metrics are known already" if left.measured and passes else ""
             notice(f"measuring on {images.look.images} images: {estimate.words(seconds, executor.workers)}{known}")
@@ -204,7 +207,10 @@ def compress(
                     images, table, default_only=True, progress=chooser.step("metrics"), decomposer=chooser.decomposer,
                     dense=making.dense,
                 )  # fmt: skip
-        found = search_plan(table, options, chooser.evaluator if chooser and evaluating else None, time_of)
+        if chooser is not None and mixed:
+            found = chooser.mixture(table, options, time_of)
+        else:
+            found = search_plan(table, options, chooser.evaluator if chooser and evaluating else None, time_of)
         blobs: Blobs = {}
         if chooser is not None:
             found = chooser.refined(table, found, making.refine) if making.refine else found
@@ -285,6 +291,20 @@ class Chooser:
 
     def _report(self, what: str, done: int, all_: int) -> None:
         self._progress(self._what + what, done, all_)
+
+    def mixture(self, table: MetricsTable, options: SearchOptions, time_of: Optional[TimeOf]) -> Found:
+        """The plan of all schemes, or of one of them wherever it can be had: what diverges least as a whole network."""
+        seen = 0
+
+        def value_of(forms: Mapping[str, Form]) -> float:
+            nonlocal seen
+            seen += 1
+            self._what = f"mixture or one scheme, plan {seen}: "
+            return self.evaluator.divergence(forms)
+
+        found = search_mixture(table, options, value_of, time_of)
+        self._what = ""
+        return found[0][1]
 
     def refined(self, table: MetricsTable, found: Found, evaluations: int) -> Found:
         """The plan of a search with ranks refined by whole networks' divergence on the images."""

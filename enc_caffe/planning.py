@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from dataclasses import dataclass, replace
@@ -10,13 +11,13 @@ from typing import Any, Callable, Mapping, Optional, Sequence
 import numpy as np
 
 from enc_caffe.complexity import network_complexity
-from enc_caffe.errors import EncError, InfeasibleError
+from enc_caffe.errors import EncError, InfeasibleError, MetricsError
 from enc_caffe.form import CONVENTIONS, Form
-from enc_caffe.metrics.table import MetricsTable
+from enc_caffe.metrics.table import LayerMetrics, MetricsTable
 from enc_caffe.network import Network
 from enc_caffe.plan import Plan, Provenance
 from enc_caffe.search import exact, methods
-from enc_caffe.search.build import TimeOf, build_problem
+from enc_caffe.search.build import TimeOf, build_problem, has_values
 from enc_caffe.search.enc_map import predicted_accuracy
 from enc_caffe.search.options import SearchOptions
 from enc_caffe.search.problem import AccuracyOf, SearchProblem, SearchResult
@@ -68,6 +69,42 @@ def search_plan(
     seconds = time.perf_counter() - start
     result = replace(result, gap=optimality_gap(problem, result))
     return Found(_plan(table, problem, result, seconds), result, problem)
+
+
+def with_one_scheme(table: MetricsTable, options: SearchOptions, scheme: str) -> Optional[MetricsTable]:
+    """The table with this scheme alone for every layer that has a measured curve of it; None where no layer would lose a choice.
+
+    Layers that cannot have the scheme keep all of theirs.
+    """
+    kept: list[LayerMetrics] = []
+    for _, curves in table.by_layer():
+        own = [m for m in curves if m.scheme == scheme and has_values(m, options.metric)]
+        kept += own or list(curves)
+    return replace(table, layers=tuple(kept)) if len(kept) < len(table.layers) else None
+
+
+def search_mixture(
+    table: MetricsTable, options: SearchOptions, value_of: PlanAccuracy, time_of: Optional[TimeOf] = None
+) -> list[tuple[float, Found]]:
+    """The optimum among all forms, and those with one scheme wherever it can be had, by the whole network's value, least first.
+
+    A sum over layers leaves out how their errors add up, and the more forms a layer can choose among the more the sum
+    flatters: whole networks decide.
+
+    Parameters
+    ----------
+    value_of : callable of the plan's forms
+        What is to become small, such as the network's mean divergence from the original.
+    """
+    found = [search_plan(table, options, None, time_of)]
+    for scheme in dict.fromkeys(m.scheme for m in table.layers):
+        single = with_one_scheme(table, options, scheme)
+        if single is not None:
+            # A target that this scheme cannot reach is no fault of the others.
+            with contextlib.suppress(InfeasibleError, MetricsError):
+                found.append(search_plan(single, options, None, time_of))
+    different = {tuple(f.plan.forms.items()): f for f in reversed(found)}
+    return sorted(((value_of(f.plan.forms), f) for f in different.values()), key=lambda pair: pair[0])
 
 
 def check_search(table: MetricsTable, options: SearchOptions, time_of: Optional[TimeOf] = None) -> None:

@@ -13,12 +13,14 @@ import statistics
 import sys
 import time
 from pathlib import Path
-from typing import Callable
+from typing import Callable, Sequence
 
 import numpy as np
 
 from enc_caffe.cli.common import print_table
+from enc_caffe.decomposition import form_cost, schemes
 from enc_caffe.fetch import data_folder
+from enc_caffe.form import WHOLE
 from enc_caffe.metrics.files import read_metrics
 from enc_caffe.metrics.table import LayerMetrics, MetricsTable
 from enc_caffe.network import Convolution, InnerProduct, Layer
@@ -73,6 +75,48 @@ def made_up(layers: int, rank: int) -> MetricsTable:
         channels = max(4, round(rank * scale / 3 / 2) * 2)
         table.append(conv(f"l{i}", channels, channels, max(2, round(16 / scale)), 3, 1, rng))
     return MetricsTable("made up", "random", tuple(table))
+
+
+def mixture(blocks: Sequence[int], bottleneck: bool) -> MetricsTable:
+    """A residual network of these blocks with every scheme that each of its layers can have, and made-up divergences."""
+    rng = np.random.default_rng(sum(blocks))
+    found: list[LayerMetrics] = []
+    for stage, number in enumerate(blocks):
+        width, side = (64 if bottleneck else 16) * 2**stage, (56 if bottleneck else 32) // 2**stage
+        shapes = (
+            ((4 * width, width, 1), (width, width, 3), (width, 4 * width, 1))
+            if bottleneck
+            else ((width, width, 3),) * 2
+        )
+        for block in range(number):
+            for at, (inputs, outputs, kernel) in enumerate(shapes):
+                found += _every_scheme(f"s{stage}b{block}c{at}", inputs, outputs, side, kernel, rng)
+    whole = [form_cost(layer, WHOLE) for layer, _ in MetricsTable("", "", tuple(found)).by_layer()]
+    extra = (("network_macs", sum(m for m, _ in whole)), ("network_parameters", sum(p for _, p in whole)))
+    return MetricsTable("made up", "random", tuple(found), None, extra)
+
+
+def _every_scheme(
+    name: str, inputs: int, outputs: int, side: int, kernel: int, rng: np.random.Generator
+) -> list[LayerMetrics]:
+    geometry = Convolution(outputs, (kernel, kernel), pad=(kernel // 2, kernel // 2))
+    layer = Layer(name, "Convolution", bottom_shapes=((1, inputs, side, side),), top_shapes=((1, outputs, side, side),),
+                  convolution=geometry)  # fmt: skip
+    scale, found = rng.exponential(0.01), []
+    for scheme in schemes().values():
+        if scheme.refuses(layer):
+            continue
+        matrix = scheme.matrix_shape(layer)
+        lengths = [min(matrix)] if matrix is not None else list(scheme.limits(layer))
+        spectra = tuple(falling(rng, n) for n in lengths)
+        forms = scheme.forms(layer, spectra)
+        places = tuple(sorted({max(1, round(p * len(forms))) for p in (0.1, 0.25, 0.5, 0.75, 1.0)}))
+        made = LayerMetrics(layer, scheme.name, len(forms), spectra, places, (None,) * len(places),
+                            ladder=() if matrix is not None else forms)  # fmt: skip
+        parts = made.axis[list(places)] / made.axis[-1]
+        lost = np.sort(scale * np.exp(-6 * parts) * rng.uniform(0.7, 1.4, len(places)))[::-1]
+        found.append(made.with_series("sampled_divergence", lost.tolist()))
+    return found
 
 
 def timed(problem: SearchProblem, repeats: int) -> tuple[float, object]:
@@ -132,6 +176,18 @@ def main() -> None:
             ("exact, VGG-16, combined", vgg, SearchOptions("model", "combined", 0.25165, first_layer="half")),
         ]  # fmt: skip
     jobs.append(("exact, AlexNet, pca, MACs and parameters", alexnet(), SearchOptions("model", "pca", 0.375, 0.184)))
+    jobs += [
+        (
+            "exact, all forms, ResNet-56's size",
+            mixture((9, 9, 9), False),
+            SearchOptions("model", "divergence", 0.3, schemes="all"),
+        ),
+        (
+            "exact, all forms, ResNet-152's size",
+            mixture((3, 8, 36, 3), True),
+            SearchOptions("model", "divergence", 0.3, schemes="all"),
+        ),
+    ]
     rows = []
     for name, table, options in jobs:
         start = time.perf_counter()

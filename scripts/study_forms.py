@@ -5,8 +5,9 @@
 
 ENC_CAFFE_DATA names the folder with the networks and images. Forms are chosen by divergences that are measured on a few
 training images with factors of least output error; accuracies are of the test (ResNet-56) or validation (SqueezeNet) images,
-which are looked at for the table alone. Layers have the factors of least output error, nothing else: no calibration, no
-refinement, no training. What was measured stays in the store: a run that was interrupted goes on.
+which are looked at for the table alone. Networks are made by asymmetric reconstruction with biases (--decomposition asymmetric
+--recalibrate bias), without refinement and training; --plain leaves that out. What was measured stays in the store: a run that was
+interrupted goes on.
 """
 
 from __future__ import annotations
@@ -89,7 +90,8 @@ SUBJECTS = {
 class Study:
     """One network with its images and workers."""
 
-    def __init__(self, subject: Subject, data: Path, out: Path, number: int, executor: Any, store: ResultStore, bars: Any) -> None:  # fmt: skip
+    def __init__(self, subject: Subject, data: Path, out: Path, number: int, executor: Any, store: ResultStore, bars: Any,
+                 plain: bool = False) -> None:  # fmt: skip
         self.subject, self.data, self.executor, self.store, self.bars = subject, data, executor, store, bars
         self.chosen_by, self.reported_on = subject.images(data, out, number)
         self.weights = data / subject.weights
@@ -98,6 +100,7 @@ class Study:
             images_of(loaded, self.weights, p, executor, store) for p in (self.chosen_by, self.reported_on)
         )
         self.how = Decomposition("weighted")
+        self.making = self.how if plain else Decomposition("asymmetric", frozenset({"bias"}))
 
     def load(self, asked: Any) -> pipeline.LoadedNetwork:
         """The network, each layer with these schemes."""
@@ -114,8 +117,8 @@ class Study:
 
     def accuracy(self, forms: dict[str, Form]) -> tuple[int, int, float]:
         """Right images of all, and the divergence on the images that chose."""
-        maker = Decomposer(self.choosing, self.how, progress=self.bars)
-        name = [*maker.name(), "made on", len(self.chosen_by.name), self.choosing.look.images]
+        maker = Decomposer(self.choosing, self.making, progress=self.bars)
+        name = [*maker.name(), "made on", self.store.file_digest(self.chosen_by / "data.mdb")]
         tester = PlanEvaluator(
             self.reporting, blobs_of=maker.blobs, name=name,
             progress=lambda plans, done, all_: self.bars("test images", done, all_),
@@ -196,6 +199,7 @@ def main() -> int:
     parser.add_argument("--targets", default="0.5", help="parts of all MACs")
     parser.add_argument("--images", type=int, default=300, help="training images that choose (default: 300)")
     parser.add_argument("--single", default="", help="schemes to try alone (default: all that take a convolution)")
+    parser.add_argument("--plain", action="store_true", help="factors of least output error alone, no calibration")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--out", type=Path, default=None, help="folder (default: outputs/forms-NETWORK)")
     args = parser.parse_args()
@@ -213,7 +217,7 @@ def main() -> int:
             Workers(args.workers).executor() as executor,
             stage_bars() as bars,
         ):
-            study = Study(SUBJECTS[args.network], data, out, args.images, executor, store, bars)
+            study = Study(SUBJECTS[args.network], data, out, args.images, executor, store, bars, args.plain)
             found = run(study, [float(t) for t in args.targets.split(",")], single)
             write_json(out / "forms.json", json.loads(json.dumps(found)))
     except EncError as exc:

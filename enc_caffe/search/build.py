@@ -150,7 +150,7 @@ def _mixture(
     _check_comparable(able, options)
     layer = able[0].layer
     # What another scheme clearly beat was not measured.
-    known = [(m, own) for m, own in zip(able, places) if _has_values(m, options.metric)]
+    known = [(m, own) for m, own in zip(able, places) if has_values(m, options.metric)]
     able, places = [m for m, _ in known] or able, [own for _, own in known] or places
     forms = [WHOLE, *(m.form(int(p)) for m, own in zip(able, places) for p in own)]
     values = np.concatenate([[1.0], *(_curve(m, table, options)[0][own] for m, own in zip(able, places))])
@@ -168,7 +168,8 @@ def _mixture(
     return None if form == WHOLE else found
 
 
-def _has_values(entry: LayerMetrics, metric: str) -> bool:
+def has_values(entry: LayerMetrics, metric: str) -> bool:
+    """Whether a curve has what the metric needs."""
     if metric == "measured":
         return any(a is not None for a in entry.sampled_accuracy)
     return metric in ("pca", "combined") or any(v is not None for v in entry.series(SERIES[metric]))

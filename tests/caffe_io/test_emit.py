@@ -183,8 +183,8 @@ def test_three_stages_are_one_after_the_other() -> None:
     assert [p.convolution_param.HasField("bias_filler") for p in (first, core, last)] == [False, False, True]
     assert [p.convolution_param.weight_filler.type for p in (first, core, last)] == ["msra"] * 3
     assert [p.convolution_param.num_output for p in (first, core, last)] == [3, 4, 8]
-    assert (core.convolution_param.stride_h, core.convolution_param.pad_w) == (2, 1)
-    assert not first.convolution_param.HasField("stride_h") and not last.convolution_param.HasField("pad_h")
+    assert (list(core.convolution_param.stride), list(core.convolution_param.pad)) == ([2], [1])
+    assert not first.convolution_param.stride and not last.convolution_param.pad
 
 
 def test_one_stage_is_the_layer_under_another_name() -> None:

@@ -11,6 +11,7 @@ from enc_caffe.caffe_io.emit import replace_layers
 from enc_caffe.caffe_io.geometry import one_dilation, write_geometry
 from enc_caffe.caffe_io.proto import caffe_pb2
 from enc_caffe.caffe_io.prototxt import to_text
+from enc_caffe.form import Form
 from enc_caffe.network import Convolution
 from enc_caffe.runtime.executor import CaffeExecutor
 from tests.caffe_io.test_variants import INPUT, layer, read
@@ -57,7 +58,7 @@ def test_one_dilation_is_the_same_function_in_caffe(tmp_path: Path) -> None:
         "c", "Convolution", "data", "convolution_param { num_output: 6 kernel_size: 3 pad: 4 dilation: 4 }"
     )
     net, network = read(tmp_path, text)
-    pair = replace_layers(net, network, {"c": 4}, {"c": "spatial"})
+    pair = replace_layers(net, network, {"c": Form("spatial", (4,))})
     assert [list(x.convolution_param.dilation) for x in pair.layer[1:]] == [[4], [4]]
     two = type(pair)()
     two.CopyFrom(pair)

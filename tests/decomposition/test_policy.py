@@ -78,7 +78,8 @@ def test_every_shipped_prototxt_is_legal(path: Path) -> None:
 
         assert (path.parent / read_solver(path).net).is_file()
         return
-    shape = (1, 8, 8) if path.parent.name == "digits" else (3, 32, 32)
+    sides = {"digits": (1, 8, 8), "resnet56": (3, 32, 32)}
+    shape = sides.get(path.parent.name, (3, 227, 227))
     loaded = pipeline.load(path, None, shape)
     assert loaded.policy.schemes
     assert not [

@@ -33,8 +33,9 @@ from enc_caffe.plan import Plan
 from enc_caffe.runtime.blas import Arithmetic
 from enc_caffe.runtime.evaluate import evaluate
 from enc_caffe.runtime.executor import CaffeExecutor
-from enc_caffe.runtime.measure import ORIGINAL, chunk_size, count, divergence
+from enc_caffe.runtime.measure import ORIGINAL, chunk_size
 from enc_caffe.runtime.measuring import batch_for, layer_counts
+from enc_caffe.runtime.scores import count, divergence
 from enc_caffe.runtime.store import ResultStore
 from enc_caffe.runtime.tool import caffe_test
 

@@ -13,6 +13,7 @@ from enc_caffe.runtime.decomposer import Decomposer, Decomposition
 from enc_caffe.runtime.estimate import stages, words
 from enc_caffe.runtime.measuring import counts_key, layer_counts
 from enc_caffe.runtime.remaining import Remaining, everything, remaining
+from enc_caffe.runtime.scores import Counts
 from enc_caffe.runtime.store import ResultStore
 from tests.runtime import nets
 
@@ -63,32 +64,29 @@ def test_what_is_known_is_taken_off(tmp_path: Path) -> None:
     model, weights = nets.write_net(tmp_path, nets.residual())
     lmdb = nets.write_images(tmp_path / "lmdb", 30)
     loaded = pipeline.load(model, lmdb)
-    schemes = loaded.policy.schemes
-    layers = [loaded.network[n] for n in schemes]
-    ranks = {x.name: [1, 2, 4] for x in layers}
-    pairs = [(n, r) for n, own in ranks.items() for r in own]
+    layers = [loaded.network[n] for n in loaded.policy.schemes]
+    forms = {x.name: [Form("spatial", (r,)) for r in (1, 2, 4)] for x in layers}
+    pairs = [(n, f) for n, own in forms.items() for f in own]
     how = Decomposition("asymmetric")
     with ResultStore(tmp_path / "s.sqlite") as store, Workers().executor() as executor:
         images = images_of(loaded, weights, lmdb, executor, store)
-        decomposer = Decomposer(images, schemes, how)
-        assert remaining(decomposer, ranks) == everything(ranks) and everything(ranks).measured == 0
+        decomposer = Decomposer(images, how)
+        assert remaining(decomposer, forms) == everything(forms) and everything(forms).measured == 0
         # Half of the layers: their moments, factors and metrics.
-        half = [p for p in pairs if p[0] in list(ranks)[:2]]
-        layer_counts(
-            images, {n: schemes[n] for n, _ in half}, half, factors=decomposer.prepare(half), key=decomposer.key()
-        )
-        left = remaining(decomposer, ranks)
-        assert left.moments == set(list(ranks)[2:]) and left.factors == set(pairs) - set(half)
-        # These counts belong to plans of two layers; those of all layers are another context.
-        layer_counts(images, schemes, pairs, factors=decomposer.prepare(pairs), key=decomposer.key())
-        left = remaining(decomposer, ranks)
+        half = [p for p in pairs if p[0] in list(forms)[:2]]
+        layer_counts(images, half, factors=decomposer.prepare(half), key=decomposer.key())
+        left = remaining(decomposer, forms)
+        assert left.moments == set(list(forms)[2:]) and left.factors == set(pairs) - set(half)
+        assert {p for p, part in left.metrics.items() if part} == set(pairs) - set(half)
+        layer_counts(images, pairs, factors=decomposer.prepare(pairs), key=decomposer.key())
+        left = remaining(decomposer, forms)
         assert left == Remaining(frozenset(), frozenset(), dict.fromkeys(pairs, 0.0)) and left.measured == 1
-        found = stages(images, layers, ranks, "asymmetric", True, 3, True, left)
+        found = stages(images, layers, forms, "asymmetric", True, 3, True, left)
         assert found["second moments"] == found["factors"] == found["metrics"] == 0 < found["whole networks"]
         # A rank that was not measured, and images of which some were not.
-        more = {**ranks, layers[0].name: [1, 2, 3, 4]}
+        more = {**forms, layers[0].name: [Form("spatial", (r,)) for r in (1, 2, 3, 4)]}
         left = remaining(decomposer, more)
-        assert {p for p, part in left.metrics.items() if part} == {(layers[0].name, 3)}
+        assert {p for p, part in left.metrics.items() if part} == {(layers[0].name, Form("spatial", (3,)))}
         assert stages(images, layers, more, "asymmetric", True, 3, False, left)["metrics"] > 0
 
 
@@ -96,11 +94,11 @@ def test_what_is_known_is_taken_off(tmp_path: Path) -> None:
 def test_half_of_the_images_is_half_of_the_work(tmp_path: Path) -> None:
     model, weights = nets.write_net(tmp_path, nets.residual())
     lmdb = nets.write_images(tmp_path / "lmdb", 40)
-    loaded, ranks = pipeline.load(model, lmdb), {"c1": [2]}
+    loaded, forms = pipeline.load(model, lmdb), {"c1": [Form("spatial", (2,))]}
     with ResultStore(tmp_path / "s.sqlite") as store, Workers().executor() as executor:
         images = images_of(loaded, weights, lmdb, executor, store)
-        decomposer = Decomposer(images, loaded.policy.schemes, Decomposition())
-        context = images.context(counts_key(images, {"c1": loaded.policy.schemes["c1"]}))
+        decomposer = Decomposer(images, Decomposition())
+        context = images.context(counts_key(images))
         for start in range(0, 20, images.chunk):
-            store.put(context, start, start + images.chunk, {"c1 2": [0, 0, 0, 0.0, 0.0]})
-        assert remaining(decomposer, ranks).metrics == {("c1", 2): 0.5}
+            store.put(context, start, start + images.chunk, {"c1 spatial:2": Counts.none().row()})
+        assert remaining(decomposer, forms).metrics == {("c1", Form("spatial", (2,))): 0.5}

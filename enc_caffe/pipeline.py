@@ -12,7 +12,7 @@ from typing import Any, Callable, Iterable, Mapping, Optional, Sequence
 import numpy as np
 
 from enc_caffe.caffe_io.blobs import needed_blobs
-from enc_caffe.caffe_io.caffemodel import CaffeModel
+from enc_caffe.caffe_io.caffemodel import CaffeModel, opened
 from enc_caffe.caffe_io.datum import ImageLmdb
 from enc_caffe.caffe_io.describe import batch_size, data_layers, describe, set_state
 from enc_caffe.caffe_io.emit import NONE, Blobs, replace_layers, write_compressed
@@ -77,7 +77,7 @@ class LoadedNetwork:
         """
         weights = Path(weights)
         if weights not in self._models:
-            model = CaffeModel(weights)
+            model = opened(weights)
             try:
                 model.check(self.network)
             except WeightsError as exc:
@@ -182,7 +182,7 @@ def load(
         if weights is None:
             raise
         network, sized = sized_by_weights(
-            net, CaffeModel(Path(weights)), lambda image: sized_network(net, str(model), None, image, input_shapes), exc
+            net, opened(Path(weights)), lambda image: sized_network(net, str(model), None, image, input_shapes), exc
         )
     return LoadedNetwork(
         Path(model), net, network, policy_for(network, schemes, fully_connected), python_layers, level, tuple(stages), feed,
@@ -412,29 +412,3 @@ def cost_line(emitted: Emitted) -> str:
         f"(exact) of the decomposable layers, {emitted.ratio('exact', 'all'):.4f} (exact) of all convolutions and fully "
         f"connected layers; parameters {emitted.parameter_ratio('all'):.4f} of all of them"
     )
-
-
-def named_paths(net: Any) -> list[tuple[str, str]]:
-    """Files and folders that a prototxt names, as (layer and field, path)."""
-    found = []
-    for layer in net.layer:
-        if layer.transform_param.mean_file:
-            found.append((f"layer '{layer.name}' mean_file", layer.transform_param.mean_file))
-        for field in ("data_param", "image_data_param", "hdf5_data_param", "window_data_param", "infogain_loss_param"):
-            if layer.HasField(field) and getattr(layer, field).source:
-                found.append((f"layer '{layer.name}' source", getattr(layer, field).source))
-        if layer.type == "Python":
-            found.append((f"layer '{layer.name}' module", layer.python_param.module))
-        if layer.type == "HDF5Output":
-            found.append((f"layer '{layer.name}' writes", layer.hdf5_output_param.file_name))
-    return found
-
-
-def solver_paths(solver: Any) -> list[tuple[str, str]]:
-    """Files that a solver names, as (field, path)."""
-    fields = ("net", "train_net", "test_net", "snapshot_prefix", "weights")
-    found: list[tuple[str, str]] = []
-    for field in fields:
-        value = getattr(solver, field, "")
-        found += [(field, v) for v in ([value] if isinstance(value, str) else value) if v]
-    return found

@@ -21,6 +21,7 @@ from enc_caffe.caffe_io.datum import datum_bytes, decode
 from enc_caffe.caffe_io.describe import describe
 from enc_caffe.caffe_io.emit import compressed_records, replace_layers
 from enc_caffe.caffe_io.fold import can_fold, fold, gain_and_shift
+from enc_caffe.caffe_io.paths import named_paths
 from enc_caffe.caffe_io.proto import caffe_pb2
 from enc_caffe.caffe_io.prototxt import read_net, to_text, verbatim_text
 from enc_caffe.caffe_io.transform import transform_of
@@ -173,7 +174,7 @@ def _read_prototxt(kit: Kit, data: bytes) -> None:
         loaded = pipeline.LoadedNetwork(path, net, network, policy)
     loaded.notices()
     pipeline.costs(loaded, {})
-    pipeline.named_paths(net)
+    named_paths(net)
     forms = {n: Form(s, (1,)) for n, (s,) in policy.schemes.items()}
     compressed = replace_layers(net, network, forms)
     described = describe(compressed, None, "the emitted prototxt", network.data_shapes)

@@ -34,7 +34,7 @@ ROOMS = {
     "report": SMALL | {"form", "metrics", "plan"},
 }
 # Whoever may see everything.
-TOP = {"api", "pipeline", "measurement", "compression", "reporting", "experiments", "cli", "__main__", ""}
+TOP = {"source", "api", "pipeline", "measurement", "compression", "reporting", "experiments", "cli", "__main__", ""}
 
 #: Outside packages with one gate each: the only modules that may import them.
 GATES = {

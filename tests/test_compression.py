@@ -252,3 +252,18 @@ def test_the_time_of_a_second_target_is_what_is_left(tmp_path: Path, capsys) -> 
     assert "known already" not in capsys.readouterr().err
     assert compress(tmp_path, nets.residual(), "--quality", "best", "--refine", "0", "--target_flops", "0.7")[0] == 0
     assert "; 100% of the metrics are known already" in capsys.readouterr().err
+
+
+def test_each_file_is_opened_and_decomposed_once(tmp_path: Path, monkeypatch) -> None:
+    from enc_caffe import pipeline
+    from enc_caffe.caffe_io.caffemodel import CaffeModel
+
+    walked: list[str] = []
+    spectra: list[str] = []
+    walk, curve = CaffeModel._walk, pipeline._curve
+    monkeypatch.setattr(CaffeModel, "_walk", lambda self: (walked.append(self.path.name), walk(self))[1])
+    monkeypatch.setattr(pipeline, "_curve", lambda *a: (spectra.append(f"{a[1]} {a[2].name}"), curve(*a))[1])
+    assert compress(tmp_path, nets.grouped(), "--quality", "best", "--refine", "1")[0] == 0
+    weights = next(p.name for p in tmp_path.glob("*.caffemodel"))
+    assert walked.count(weights) == 1
+    assert spectra and len(set(spectra)) == len(spectra)

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import math
 import mmap
+import os
 import tempfile
+from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Iterable, Iterator, Optional, Sequence, Union
@@ -146,6 +148,7 @@ class CaffeModel:
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
+        self._checked: list[Network] = []
         try:
             with open(self.path, "rb") as handle:
                 if self.path.stat().st_size == 0:
@@ -249,9 +252,39 @@ class CaffeModel:
         missing_ok : bool
             Layers that the caffemodel does not have are left to Caffe, which initialises them (training only).
         """
+        if any(known is network or known == network for known in self._checked):
+            return
         for layer in network.weighted:
             if layer.name in self.layers or not missing_ok:
                 self.weights(layer)
+        if not missing_ok:
+            self._checked = [*self._checked[-3:], network]
+
+
+#: Caffemodels that this process has open, the last ones, by path, size and time: a command opens and checks a file once.
+_OPEN: OrderedDict[tuple[str, int, int], CaffeModel] = OrderedDict()
+_KEPT = 3
+
+
+def opened(path: Path) -> CaffeModel:
+    """A caffemodel, the one that this process has open already where the file is the same.
+
+    Raises
+    ------
+    WeightsError
+        As :class:`CaffeModel`.
+    """
+    try:
+        stat = os.stat(path)
+    except OSError:
+        return CaffeModel(path)
+    key = (str(Path(path).absolute()), stat.st_size, stat.st_mtime_ns)
+    if key not in _OPEN:
+        _OPEN[key] = CaffeModel(path)
+        while len(_OPEN) > _KEPT:
+            _OPEN.popitem(last=False)
+    _OPEN.move_to_end(key)
+    return _OPEN[key]
 
 
 def _converted(path: Path) -> mmap.mmap:

@@ -27,19 +27,13 @@ from rich.text import Text
 from enc_caffe import pipeline
 from enc_caffe.caffe_io.feed import AS_WRITTEN
 from enc_caffe.cli.feed import feed_of
-from enc_caffe.decomposition import schemes
-from enc_caffe.decomposition.policy import PAPER, Schemes, parse_schemes
+from enc_caffe.decomposition.policy import PAPER, Schemes
 from enc_caffe.errors import UsageError
-from enc_caffe.form import CONVENTIONS
 from enc_caffe.measurement import Workers, default_store
-from enc_caffe.metrics.latency import read_latency
-from enc_caffe.planning import range_of
 from enc_caffe.runtime.decomposer import KINDS, Decomposition
 from enc_caffe.runtime.executor import LIMIT
 from enc_caffe.runtime.measuring import MEMORY
 from enc_caffe.runtime.store import ResultStore
-from enc_caffe.search.build import TimeOf
-from enc_caffe.search.options import COUNTS, SearchOptions
 from enc_caffe.shapes import Shape
 from enc_caffe.source import Source
 
@@ -149,131 +143,6 @@ def source_of(args: argparse.Namespace) -> Source:
         args.model, args.weights, args.input_shape, dict(args.top_shape), args.level, tuple(args.stage),
         args.allow_python_layers, feed_of(args),
     )  # fmt: skip
-
-
-def bounds_argument(text: str) -> tuple[str, Optional[int], Optional[int]]:
-    """``LAYER=LOW:HIGH``; either end may be absent."""
-    name, equals, span = text.rpartition("=")
-    low, colon, high = span.partition(":")
-    try:
-        if name and equals and colon:
-            return name, int(low) if low else None, int(high) if high else None
-    except ValueError:
-        pass
-    raise argparse.ArgumentTypeError(f"{text}: LAYER=LOW:HIGH is needed, such as conv2_1=16:64 or fc6=:256")
-
-
-def range_argument(text: str) -> list[float]:
-    """A number, or ``first:last:step``."""
-    try:
-        return range_of(text)
-    except ValueError as exc:
-        raise argparse.ArgumentTypeError(str(exc)) from None
-
-
-def add_search(command: argparse.ArgumentParser, sweeps: bool = False, solver: str = "--solver") -> None:
-    """Arguments of the rank search; ``solver`` is the flag where --solver already means a prototxt."""
-    target = command.add_argument_group("budgets, as parts of the original's; several hold together")
-    target.add_argument(
-        "--target_flops", type=range_argument if sweeps else float, metavar="F",
-        help="MACs" + (", or a sweep of them, first:last:step such as 0.2:0.9:0.05" if sweeps else ""),
-    )  # fmt: skip
-    target.add_argument("--target_params", type=float, metavar="P", help="parameters")
-    target.add_argument("--target_latency", type=float, metavar="T", help="latency of the layers, from --latency")
-    target.add_argument("--latency", type=Path, metavar="LATENCY.json", help="what enc-caffe latency measured")
-    target.add_argument(
-        "--target_accuracy", type=float, metavar="A", help="least MACs whose predicted (or evaluated) accuracy is A"
-    )
-    how = command.add_argument_group("how ranks are found")
-    how.add_argument(
-        "--method", default="map", help="map, model, inf, uniform, vbmf, energy, iterative or random (default: map)"
-    )
-    how.add_argument(
-        "--metric", default="pca",
-        help="pca (default), measured, combined (A_c), or divergence or loss where the metrics hold them",
-    )  # fmt: skip
-    how.add_argument(
-        solver, dest="search_solver", default="exact", help="of model and inf: exact (default) or the paper's space"
-    )
-    how.add_argument(
-        "--preset", default="budget",
-        help="budget (default: never above it), paper (the paper's text), or published (the authors' runs)",
-    )  # fmt: skip
-    how.add_argument("--space_margin", type=float, metavar="D", help="delta_s of the space, part of C_orig")
-    how.add_argument("--complexity_margin", type=float, metavar="D", help="delta_m of the space")
-    how.add_argument("--density", type=float, metavar="D", help="delta_d of the space, the mean of 1/t")
-    how.add_argument(
-        "--candidates", type=int, metavar="N", help="N of inf and random (default: 50 up to 10 layers, else 20)"
-    )
-    how.add_argument(
-        "--groups", action=argparse.BooleanOptionalAction, default=True,
-        help="search layers of equal cost by their summed rank in the space (default: yes)",
-    )  # fmt: skip
-    how.add_argument("--seed", type=int, default=0, help="of random (default: 0)")
-    rank = command.add_argument_group("ranks that are allowed")
-    rank.add_argument(
-        "--first_layer", help="keep, half or search: what becomes of the first layer (default: keep with the paper's schemes, "
-        "else search)",
-    )  # fmt: skip
-    rank.add_argument("--floor", type=float, default=0.1, help="lowest rank as a part of r_max (default: 0.1)")
-    rank.add_argument("--multiple_of", type=int, default=1, metavar="N", help="ranks in multiples of N")
-    rank.add_argument("--bounds", type=bounds_argument, action="append", default=[], metavar="LAYER=LOW:HIGH")
-    rank.add_argument("--whole", action="append", default=[], metavar="LAYER", help="a layer that stays whole")
-    count = command.add_argument_group("what is counted")
-    count.add_argument(
-        "--count", choices=COUNTS,
-        help="what targets are parts of: all convolutions and fully connected layers (all, the default), or as the paper the layers "
-        "that can be decomposed (paper; default with --preset paper and published)",
-    )  # fmt: skip
-    count.add_argument(
-        "--convention",
-        choices=CONVENTIONS,
-        help="how MACs are counted (default: exact, with --count paper the paper's)",
-    )
-    add_schemes(command)
-
-
-def add_schemes(command: Any) -> None:
-    """``--schemes``."""
-    command.add_argument(
-        "--schemes", type=schemes_argument, default=PAPER, metavar="paper|all|LIST",
-        help="what a layer may become: the paper's scheme (default), any scheme, or one of a list such as spatial,channel; "
-        f"known are {', '.join(schemes())}",
-    )  # fmt: skip
-
-
-def schemes_argument(text: str) -> Schemes:
-    """``paper``, ``all``, or a list of names."""
-    try:
-        return parse_schemes(text)
-    except UsageError as exc:
-        raise argparse.ArgumentTypeError(str(exc).removeprefix("--schemes ")) from None
-
-
-def add_format(command: Any) -> None:
-    """``--format``."""
-    command.add_argument(
-        "--format", type=int, choices=(1, 2), default=2, help="version of the JSON format to write (default: 2; 1 has one scheme a layer)"
-    )  # fmt: skip
-
-
-def search_options(args: argparse.Namespace) -> SearchOptions:
-    """What the arguments of :func:`add_search` ask for; of a sweep the first target."""
-    flops = args.target_flops[0] if isinstance(args.target_flops, list) else args.target_flops
-    return SearchOptions(
-        method=args.method, metric=args.metric, target_flops=flops, target_params=args.target_params,
-        target_latency=args.target_latency, target_accuracy=args.target_accuracy, first_layer=args.first_layer,
-        floor=args.floor, convention=args.convention, multiple_of=args.multiple_of,
-        bounds={name: (low, high) for name, low, high in args.bounds}, whole=frozenset(args.whole), preset=args.preset,
-        solver=args.search_solver, space_margin=args.space_margin, complexity_margin=args.complexity_margin,
-        density=args.density, candidates=args.candidates, groups=args.groups, seed=args.seed, schemes=args.schemes,
-        count=args.count,
-    )  # fmt: skip
-
-
-def times_of(args: argparse.Namespace) -> Optional[TimeOf]:
-    """The times of the file of ``--latency``, where there is one."""
-    return read_latency(args.latency).time_of if args.latency else None
 
 
 def add_workers(command: argparse.ArgumentParser) -> None:

@@ -13,21 +13,19 @@ from enc_caffe.cli.common import (
     add_emission,
     add_making,
     add_model,
-    add_search,
     add_workers,
     decomposition,
     list_argument,
     open_store,
     print_table,
     print_untrained,
-    search_options,
     source_of,
     stage_bars,
-    times_of,
     workers,
 )
 from enc_caffe.cli.feed import add_feed
 from enc_caffe.cli.images import add_images, shown, take_images
+from enc_caffe.cli.searching import add_search, search_options, times_of
 from enc_caffe.compression import QUALITY, Making, Output, compress
 from enc_caffe.output import check_new, claimed
 from enc_caffe.source import Resources

@@ -10,7 +10,6 @@ from typing import Any
 from enc_caffe import pipeline
 from enc_caffe.cli.common import (
     add_emission,
-    add_format,
     add_making,
     add_model,
     add_workers,
@@ -24,6 +23,7 @@ from enc_caffe.cli.common import (
 )
 from enc_caffe.cli.feed import add_feed
 from enc_caffe.cli.images import add_images, shown, take_images
+from enc_caffe.cli.searching import add_format
 from enc_caffe.compression import Chooser
 from enc_caffe.errors import UsageError
 from enc_caffe.measurement import concerns, images_of

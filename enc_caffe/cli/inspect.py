@@ -8,11 +8,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from enc_caffe import pipeline
 from enc_caffe.caffe_io.blobs import misfits, needed_blobs
+from enc_caffe.caffe_io.paths import named_paths, solver_paths
 from enc_caffe.caffe_io.prototxt import read_solver
-from enc_caffe.cli.common import add_model, add_schemes, load_network, print_table
+from enc_caffe.cli.common import add_model, load_network, print_table
 from enc_caffe.cli.images import add_images, take_images
+from enc_caffe.cli.searching import add_schemes
 from enc_caffe.complexity import layer_macs, layer_parameters
 
 
@@ -63,10 +64,10 @@ def run(args: argparse.Namespace) -> None:
     print(
         f"MACs of one image {total:,}, of them in decomposable layers {decomposable:,}; weights {sum(r['parameters'] for r in rows):,} (biases not counted)"
     )
-    for what, value in pipeline.named_paths(loaded.net):
+    for what, value in named_paths(loaded.net):
         print(f"path in the prototxt, {what}: {value}")
     if args.solver:
-        for what, value in pipeline.solver_paths(read_solver(args.solver)):
+        for what, value in solver_paths(read_solver(args.solver)):
             print(f"path in the solver, {what}: {value}")
     if args.json:
         from enc_caffe.jsonfile import write_json

@@ -6,8 +6,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from enc_caffe.cli.common import add_model, add_schemes, load_network, print_table, progress_bar
+from enc_caffe.cli.common import add_model, load_network, print_table, progress_bar
 from enc_caffe.cli.images import add_images, take_images
+from enc_caffe.cli.searching import add_schemes
 from enc_caffe.errors import UsageError
 from enc_caffe.metrics.latency import write_latency
 from enc_caffe.output import check_parent, claimed

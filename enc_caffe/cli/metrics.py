@@ -11,9 +11,7 @@ from typing import Any, Optional
 from enc_caffe import pipeline
 from enc_caffe.cli.common import (
     add_dense,
-    add_format,
     add_model,
-    add_schemes,
     add_workers,
     load_network,
     open_store,
@@ -23,6 +21,7 @@ from enc_caffe.cli.common import (
 )
 from enc_caffe.cli.feed import add_feed
 from enc_caffe.cli.images import add_images, shown, take_images
+from enc_caffe.cli.searching import add_format, add_schemes
 from enc_caffe.measurement import concerns, falling_curves, images_of, measured_metrics, output_errors
 from enc_caffe.metrics.files import write_metrics
 from enc_caffe.metrics.sampling import sampler_from

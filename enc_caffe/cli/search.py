@@ -11,22 +11,19 @@ from typing import Any, Iterator, Optional
 
 from enc_caffe import pipeline, planning
 from enc_caffe.cli.common import (
-    add_format,
     add_python_layers,
-    add_search,
     add_shapes,
     add_workers,
     load_network,
     open_store,
     print_table,
     progress_bar,
-    search_options,
     shape_argument,
-    times_of,
     workers,
 )
 from enc_caffe.cli.feed import add_feed
 from enc_caffe.cli.images import add_images, shown, take_images
+from enc_caffe.cli.searching import add_format, add_search, search_options, times_of
 from enc_caffe.decomposition import form_cost
 from enc_caffe.errors import MetricsError, UsageError
 from enc_caffe.form import WHOLE

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from enc_caffe import planning
-from enc_caffe.cli.common import add_search, search_options, times_of
+from enc_caffe.cli.searching import add_search, search_options, times_of
 from enc_caffe.errors import PlanError, UsageError
 from enc_caffe.form import WHOLE
 from enc_caffe.jsonfile import read_json

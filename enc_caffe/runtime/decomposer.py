@@ -10,7 +10,7 @@ from typing import Any, Callable, Iterable, Mapping, Optional
 
 import numpy as np
 
-from enc_caffe.caffe_io.caffemodel import CaffeModel
+from enc_caffe.caffe_io.caffemodel import opened
 from enc_caffe.caffe_io.describe import describe
 from enc_caffe.caffe_io.emit import chain_blobs, replace_layers, write_compressed
 from enc_caffe.decomposition import chain_of
@@ -153,7 +153,7 @@ class Decomposer:
     ) -> None:
         self.made, self.how, self.placement, self.progress = made, how, placement, progress
         self._temporary = None if made.store else tempfile.TemporaryDirectory(prefix="enc-caffe-")
-        self._model = CaffeModel(made.weights)
+        self._model = opened(made.weights)
         self._blobs: dict[str, Blobs] = {}
 
     def key(self) -> dict[str, Any]:

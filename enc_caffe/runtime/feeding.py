@@ -12,7 +12,7 @@ from typing import Any, Optional
 
 import numpy as np
 
-from enc_caffe.caffe_io.caffemodel import CaffeModel
+from enc_caffe.caffe_io.caffemodel import CaffeModel, opened
 from enc_caffe.caffe_io.datum import ImageLmdb
 from enc_caffe.caffe_io.prototxt import to_text
 from enc_caffe.caffe_io.transform import fed_images
@@ -86,7 +86,7 @@ def responses(net: Any, weights: Path, lmdb: Path, look: Images, executor: Execu
             "network has no BatchNorm to hold this against.",
             True,
         )
-    stored = _stored_statistics(CaffeModel(weights), norm)
+    stored = _stored_statistics(opened(weights), norm)
     if stored is None:
         return "", True
     off = float(np.median(np.abs(mean - stored[0]) / np.sqrt(stored[1])))

@@ -8,7 +8,7 @@ from typing import Any, Mapping, Optional
 
 import numpy as np
 
-from enc_caffe.caffe_io.caffemodel import CaffeModel
+from enc_caffe.caffe_io.caffemodel import opened
 from enc_caffe.caffe_io.datum import ImageLmdb
 from enc_caffe.caffe_io.transform import Transform, blame, remedy, transform_of
 from enc_caffe.caffe_io.variants import Scores, check_one_input, find_scores, sized_network
@@ -51,7 +51,7 @@ def look_at(
     DatasetError
         If the images do not fit the network, or a label is beyond its classes.
     """
-    stored = CaffeModel(Path(weights))
+    stored = opened(Path(weights))
     rule = transform if transform is not None else transform_of(net, source)
     images = ImageLmdb(Path(lmdb))
     first, labels, total = images.first_shape(rule.force_color), images.labels(), len(images)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Iterator, Mapping, Optional
 
 from enc_caffe.caffe_io.blobs import misfits, needed_blobs
-from enc_caffe.caffe_io.caffemodel import CaffeModel
+from enc_caffe.caffe_io.caffemodel import CaffeModel, opened
 from enc_caffe.caffe_io.describe import describe
 from enc_caffe.caffe_io.partial import foreign, known_part
 from enc_caffe.caffe_io.prototxt import is_stock_text, to_text
@@ -77,7 +77,8 @@ def check_loads(folder: Path, deploy: Any, shapes: Mapping[str, Shape], original
     network = _described(deploy, shapes)
     if network is None:
         return "the files were not loaded in stock Caffe: nothing says how large its inputs are (--input_shape)"
-    model, wrong = CaffeModel(weights), misfits(CaffeModel(weights), needed_blobs(deploy, network))
+    model = CaffeModel(weights)
+    wrong = misfits(model, needed_blobs(deploy, network))
     _check_same(wrong, original, shapes, name)
     left = {**foreign(deploy), **{layer: words for layer, words in wrong.items() if layer in model.layers}}
     remarks = _remarks({**wrong, **left})
@@ -100,7 +101,7 @@ def _check_same(wrong: Mapping[str, str], original: Original, shapes: Mapping[st
     if not wrong:
         return
     network = _described(original.deploy, shapes)
-    before = misfits(CaffeModel(original.weights), needed_blobs(original.deploy, network)) if network else {}
+    before = misfits(opened(original.weights), needed_blobs(original.deploy, network)) if network else {}
     for layer, words in wrong.items():
         if layer not in before:
             raise CaffeError(f"{name}: the emitted layer '{layer}' {words}; nothing was written")

@@ -9,7 +9,7 @@ from typing import Any, Callable, Mapping, Optional, Sequence
 
 import numpy as np
 
-from enc_caffe.caffe_io.caffemodel import CaffeModel
+from enc_caffe.caffe_io.caffemodel import opened
 from enc_caffe.caffe_io.describe import describe
 from enc_caffe.caffe_io.emit import replace_layers, write_compressed
 from enc_caffe.caffe_io.fold import can_fold, fold
@@ -133,7 +133,7 @@ def net_task(
     weights = weights or made.weights
     if made.fold:
         simple, found = fold(deploy)
-        if found and can_fold(CaffeModel(weights), found):
+        if found and can_fold(opened(weights), found):
             deploy, followers = simple, found
     look = made.look
     return NetTask(
@@ -285,7 +285,7 @@ class PlanEvaluator:
             caffemodel = folder / "plan.caffemodel"
             pairs = replace_layers(made.net, network, forms, self._placement)
             described = describe(pairs, None, "the plan's network", network.data_shapes)
-            write_compressed(caffemodel, CaffeModel(made.weights), network, forms, blobs=blobs)
+            write_compressed(caffemodel, opened(made.weights), network, forms, blobs=blobs)
             batch = min(batch_for(described, made.memory, made.executor.workers), made.chunk)
             task = net_task(made, (), batch, caffemodel, pairs, described)
             task = replace(task, reference=str(self._reference or ""))

@@ -320,10 +320,10 @@ def check_fork(case: Case, folder: Path, executor: CaffeExecutor) -> ForkRow:
     left = foreign(net)
     first, _ = known_part(net, network, left)
     executor.result(executor.submit(save_random, to_text(first), str(weights), (), 0))
-    ranks, schemes, whole = full_plan(loaded)
-    compressed = replace_layers(net, network, ranks, schemes)
+    full, whole = full_plan(loaded)
+    compressed = replace_layers(net, network, full)
     described = describe(compressed, None, "the emitted prototxt", {**network.data_shapes, **case.shapes})
-    write_compressed(folder / "compressed.caffemodel", CaffeModel(weights), network, ranks, schemes, needed=needed_blobs(compressed, described))  # fmt: skip
+    write_compressed(folder / "compressed.caffemodel", CaffeModel(weights), network, full, needed=needed_blobs(compressed, described))  # fmt: skip
     (folder / "deploy.prototxt").write_text(verbatim_text(deploy_net(compressed, described)))
     again = read_net(folder / "deploy.prototxt", python_layers=True)
     kept = all(layer.name in {x.name for x in again.layer} for layer in net.layer if layer.name in left)
@@ -345,7 +345,7 @@ def check_fork(case: Case, folder: Path, executor: CaffeExecutor) -> ForkRow:
     costs = {k: done.before["exact", k].macs for k in ("decomposable", "all")}
     layers = [sum(x.type != "Input" for x in n.layer) for n in (first, net)]
     return ForkRow(
-        case.name, len(ranks), costs["decomposable"] / costs["all"], whole, error if kept else float("inf"), worst,
+        case.name, len(full), costs["decomposable"] / costs["all"], whole, error if kept else float("inf"), worst,
         "all" if not left else f"{layers[0]} of {layers[1]}", done.unchecked.split(";")[0] or "both files whole",
     )  # fmt: skip
 

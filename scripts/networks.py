@@ -194,6 +194,8 @@ def opencv_agrees(folder: Path, network: Network, wanted: Blobs, inputs: Blobs) 
     """Whether OpenCV's Caffe reader computes the outputs of ``deploy.prototxt`` as Caffe does: yes, or why not."""
     import cv2
 
+    # These networks are tiny: threads have nothing to share out.
+    cv2.setNumThreads(1)
     try:
         net = cv2.dnn.readNetFromCaffe(str(folder / "deploy.prototxt"), str(folder / "compressed.caffemodel"))
         net.setPreferableBackend(cv2.dnn.DNN_BACKEND_OPENCV)

@@ -14,10 +14,10 @@ __all__ = ["compress", "emit", "evaluate", "load", "metrics", "search"]
 
 if TYPE_CHECKING:
     from enc_caffe.api import compress, emit, load, metrics, search
-    from enc_caffe.runtime.evaluate import evaluate
+    from enc_caffe.measuring.evaluate import evaluate
 
 _PLACES = {
-    "load": "enc_caffe.api", "emit": "enc_caffe.api", "evaluate": "enc_caffe.runtime.evaluate", "compress": "enc_caffe.api",
+    "load": "enc_caffe.api", "emit": "enc_caffe.api", "evaluate": "enc_caffe.measuring.evaluate", "compress": "enc_caffe.api",
 }  # fmt: skip
 
 

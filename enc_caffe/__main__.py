@@ -3,7 +3,7 @@
 import sys
 
 from enc_caffe.errors import EncError
-from enc_caffe.runtime.blas import blas_environment, environment
+from enc_caffe.workers.blas import blas_environment, environment
 
 
 def main() -> int:

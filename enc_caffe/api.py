@@ -13,20 +13,20 @@ from typing import TYPE_CHECKING, Any, Callable, Optional, Union
 from enc_caffe.decomposition.policy import parse_schemes
 from enc_caffe.errors import UsageError
 from enc_caffe.extensions import load_extensions
-from enc_caffe.planning import Found, search_plan
+from enc_caffe.pipeline.planning import Found, search_plan
+from enc_caffe.progress import Progress, silent
 from enc_caffe.search.options import SearchOptions
 
 # What opens images and starts Caffe is imported by the functions that need it: a search from a file needs neither.
 if TYPE_CHECKING:
-    from enc_caffe.compression import Compressed
-    from enc_caffe.measurement import Workers
     from enc_caffe.metrics.table import MetricsTable
-    from enc_caffe.pipeline import Emitted, LoadedNetwork
+    from enc_caffe.pipeline.compression import Compressed
+    from enc_caffe.pipeline.emission import Emitted
+    from enc_caffe.pipeline.loading import LoadedNetwork
     from enc_caffe.plan import Plan
     from enc_caffe.search.build import TimeOf
     from enc_caffe.shapes import Shape
-
-Progress = Callable[[int, int], None]
+    from enc_caffe.workers.choice import Workers
 
 
 def load(
@@ -75,7 +75,7 @@ def metrics(
     store: Union[str, Path, None] = None,
     decomposition: str = "svd",
     top_k: int = 1,
-    progress: Progress = lambda done, all_: None,
+    progress: Progress = silent,
 ) -> MetricsTable:
     """Layer metrics: singular values of every form's matrix (Eq. 1 and 2), and with images what each form costs in accuracy.
 
@@ -99,9 +99,11 @@ def metrics(
     WeightsError, DatasetError
         If the caffemodel or the images do not fit the network.
     """
-    from enc_caffe import measurement, pipeline
-    from enc_caffe.runtime.decomposer import Decomposer, Decomposition
-    from enc_caffe.runtime.store import ResultStore
+    from enc_caffe import pipeline
+    from enc_caffe.calibration.decomposer import Decomposer, Decomposition
+    from enc_caffe.measuring.store import ResultStore
+    from enc_caffe.pipeline import measurement
+    from enc_caffe.workers.choice import Workers
 
     weights = Path(weights)
     network = network.measurable() if lmdb is not None else network
@@ -110,7 +112,7 @@ def metrics(
         return table
     with contextlib.ExitStack() as stack:
         kept = stack.enter_context(ResultStore(Path(store))) if store is not None else None
-        executor = stack.enter_context((workers or measurement.Workers()).executor())
+        executor = stack.enter_context((workers or Workers()).executor())
         images = measurement.images_of(network, weights, Path(lmdb), executor, kept)
         how = Decomposition(decomposition)
         decomposer = None if how.plain else Decomposer(images, how)
@@ -216,12 +218,12 @@ def compress(
     EncError
         As the stages do; the folder is then not there.
     """
-    from enc_caffe.compression import QUALITY, Making, Output
-    from enc_caffe.compression import compress as run
-    from enc_caffe.measurement import Workers as Alone
-    from enc_caffe.runtime.decomposer import Decomposition
-    from enc_caffe.runtime.store import ResultStore
-    from enc_caffe.source import Resources, Source
+    from enc_caffe.calibration.decomposer import Decomposition
+    from enc_caffe.measuring.store import ResultStore
+    from enc_caffe.pipeline.compression import QUALITY, Making, Output
+    from enc_caffe.pipeline.compression import compress as run
+    from enc_caffe.pipeline.source import Resources, Source
+    from enc_caffe.workers.choice import Workers as Alone
 
     load_extensions()
     if quality not in QUALITY:

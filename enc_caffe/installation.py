@@ -109,3 +109,11 @@ def find_caffe() -> CaffeInstallation:
     if not (module / "proto" / "caffe_pb2.py").is_file():
         raise CaffeNotFoundError(f"{module} is no pycaffe (proto/caffe_pb2.py is missing); make caffe builds one")
     return _from_root(module.parent.parent, f"importable from {module.parent}")
+
+
+def cache_folder() -> Path:
+    """The per-user cache, which ENC_CAFFE_CACHE can name."""
+    return Path(
+        os.environ.get("ENC_CAFFE_CACHE")
+        or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "enc-caffe"
+    )

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, Mapping, Optional
 
 from enc_caffe.errors import PlanError
+from enc_caffe.files.jsonfile import check_finite, read_json, write_json
 from enc_caffe.form import WHOLE, Form, parse_form
-from enc_caffe.jsonfile import check_finite, read_json, write_json
 
 FORMAT, FORMAT_1 = "enc-caffe-ranks/2", "enc-caffe-ranks/1"
 

@@ -63,7 +63,7 @@ def random_caffemodel(prototxt: Path, out: Path) -> None:
 def work(prototxt: Path, caffemodel: Path, out: Path) -> None:
     """One measured run: metrics, ENC-Map at half the MACs, emission."""
     from enc_caffe import pipeline
-    from enc_caffe.planning import search_plan
+    from enc_caffe.pipeline.planning import search_plan
     from enc_caffe.search.options import SearchOptions
 
     start = time.perf_counter()

@@ -21,13 +21,14 @@ import numpy as np
 from enc_caffe import pipeline
 from enc_caffe.caffe_io.datum import write_lmdb
 from enc_caffe.caffe_io.sources import from_arrays
-from enc_caffe.cli.common import print_table
-from enc_caffe.fetch import data_folder
-from enc_caffe.measurement import Workers, images_of
+from enc_caffe.caffe_tools.programs import caffe_test
+from enc_caffe.experiments.fetch import data_folder
+from enc_caffe.measuring.layers import ORIGINAL, Pair
+from enc_caffe.measuring.subject import layer_counts
+from enc_caffe.pipeline.measurement import images_of
 from enc_caffe.plan import Plan
-from enc_caffe.runtime.measure import ORIGINAL, Pair
-from enc_caffe.runtime.measuring import layer_counts
-from enc_caffe.runtime.tool import caffe_test
+from enc_caffe.terminal.tables import print_table
+from enc_caffe.workers.choice import Workers
 
 MODEL = Path(__file__).resolve().parent.parent / "prototxt" / "resnet56" / "train_val.prototxt"
 

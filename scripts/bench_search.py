@@ -17,9 +17,8 @@ from typing import Callable, Sequence
 
 import numpy as np
 
-from enc_caffe.cli.common import print_table
 from enc_caffe.decomposition import form_cost, schemes
-from enc_caffe.fetch import data_folder
+from enc_caffe.experiments.fetch import data_folder
 from enc_caffe.form import WHOLE
 from enc_caffe.metrics.files import read_metrics
 from enc_caffe.metrics.table import LayerMetrics, MetricsTable
@@ -28,6 +27,7 @@ from enc_caffe.search.build import build_problem
 from enc_caffe.search.methods import run
 from enc_caffe.search.options import SearchOptions
 from enc_caffe.search.problem import SearchProblem
+from enc_caffe.terminal.tables import print_table
 
 ONE_CORE = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 

@@ -17,18 +17,19 @@ import numpy as np
 from enc_caffe import pipeline
 from enc_caffe.caffe_io.datum import write_lmdb
 from enc_caffe.caffe_io.sources import from_arrays
-from enc_caffe.cli.common import progress_bar
 from enc_caffe.errors import EncError
-from enc_caffe.fetch import data_folder
-from enc_caffe.measurement import Workers, images_of
+from enc_caffe.experiments.fetch import data_folder
+from enc_caffe.files.output import atomic_file
+from enc_caffe.measuring.store import ResultStore
+from enc_caffe.measuring.subject import PlanEvaluator
 from enc_caffe.metrics.files import read_metrics
-from enc_caffe.output import atomic_file
-from enc_caffe.planning import Found, search_plan
-from enc_caffe.runtime.measuring import PlanEvaluator
-from enc_caffe.runtime.stopping import stoppable
-from enc_caffe.runtime.store import ResultStore
+from enc_caffe.pipeline.measurement import images_of
+from enc_caffe.pipeline.planning import Found, search_plan
 from enc_caffe.search.methods import EVALUATING
 from enc_caffe.search.options import SearchOptions
+from enc_caffe.terminal.progress import progress_bar
+from enc_caffe.terminal.stopping import stoppable
+from enc_caffe.workers.choice import Workers
 
 MODEL = Path(__file__).resolve().parent.parent / "prototxt" / "resnet56" / "train_val.prototxt"
 TARGETS = (0.3, 0.4, 0.5, 0.6)

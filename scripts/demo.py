@@ -18,23 +18,25 @@ from enc_caffe import pipeline
 from enc_caffe.caffe_io.datum import ImageLmdb, write_lmdb
 from enc_caffe.caffe_io.prototxt import read_net, to_text
 from enc_caffe.caffe_io.sources import from_arrays
-from enc_caffe.cli.common import print_table, progress_bar, stage_bars
+from enc_caffe.caffe_io.variants import deploy_net
+from enc_caffe.caffe_tools.finetune import RESULT, finetune
+from enc_caffe.caffe_tools.programs import caffe_test, caffe_time
+from enc_caffe.calibration.decomposer import Decomposition
 from enc_caffe.complexity import network_complexity
-from enc_caffe.compression import Making, Output, compress
 from enc_caffe.errors import EncError
-from enc_caffe.jsonfile import write_json
-from enc_caffe.measurement import Workers
+from enc_caffe.files.jsonfile import write_json
+from enc_caffe.measuring.store import ResultStore
 from enc_caffe.metrics.files import write_metrics
+from enc_caffe.pipeline.compression import Making, Output, compress
+from enc_caffe.pipeline.planning import search_plan
+from enc_caffe.pipeline.reporting import EXPERIMENT, sha256, versions
+from enc_caffe.pipeline.source import Resources, Source
 from enc_caffe.plan import read_plan
-from enc_caffe.planning import search_plan
-from enc_caffe.reporting import EXPERIMENT, sha256, versions
-from enc_caffe.runtime.decomposer import Decomposition
-from enc_caffe.runtime.finetune import RESULT, finetune
-from enc_caffe.runtime.stopping import stoppable
-from enc_caffe.runtime.store import ResultStore
-from enc_caffe.runtime.tool import caffe_test, caffe_time
 from enc_caffe.search.options import SearchOptions
-from enc_caffe.source import Resources, Source
+from enc_caffe.terminal.progress import progress_bar, stage_bars
+from enc_caffe.terminal.stopping import stoppable
+from enc_caffe.terminal.tables import print_table
+from enc_caffe.workers.choice import Workers
 
 ROOT = Path(__file__).resolve().parent.parent
 TARGETS = (0.5, 0.25)
@@ -118,7 +120,7 @@ def run(out: Path) -> list[Row]:
     model = out / "original" / "train_val.prototxt"
     loaded = pipeline.load(model, lmdbs[1])
     deploy = out / "original" / "deploy.prototxt"
-    deploy.write_text(to_text(pipeline.deploy_net(read_net(model), loaded.network)))
+    deploy.write_text(to_text(deploy_net(read_net(model), loaded.network)))
     cost = network_complexity(loaded.network, {})
     accuracy = tested(model, weights, lmdbs[1], log)
     images = count(lmdbs[1])

@@ -15,8 +15,8 @@ from pathlib import Path
 from enc_caffe.errors import EncError
 from enc_caffe.experiments import paper
 from enc_caffe.experiments.inputs import Choices
-from enc_caffe.measurement import Workers
-from enc_caffe.runtime.stopping import stoppable
+from enc_caffe.terminal.stopping import stoppable
+from enc_caffe.workers.choice import Workers
 
 ROOT = Path(__file__).resolve().parent.parent
 

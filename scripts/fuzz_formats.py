@@ -30,8 +30,8 @@ from enc_caffe.decomposition.policy import ALL, PAPER, policy_for
 from enc_caffe.errors import EncError
 from enc_caffe.form import Form
 from enc_caffe.metrics.files import read_metrics, write_metrics
+from enc_caffe.pipeline.planning import plan_ratios, search_plan
 from enc_caffe.plan import read_plan, write_plan
-from enc_caffe.planning import plan_ratios, search_plan
 from enc_caffe.search.options import SearchOptions
 from enc_caffe.shapes import KNOWN_TYPES
 

@@ -37,8 +37,8 @@ from enc_caffe.errors import EncError  # noqa: E402
 from enc_caffe.form import WHOLE, Form  # noqa: E402
 from enc_caffe.network import Network  # noqa: E402
 from enc_caffe.plan import Plan  # noqa: E402
-from enc_caffe.runtime.executor import CaffeExecutor  # noqa: E402
 from enc_caffe.shapes import UNKNOWN  # noqa: E402
+from enc_caffe.workers.executor import CaffeExecutor  # noqa: E402
 
 BOUND = 1e-4
 #: Between these lines of a Markdown file stands the table.

@@ -25,21 +25,22 @@ from enc_caffe import pipeline
 from enc_caffe.caffe_io import sources
 from enc_caffe.caffe_io.datum import stratified, write_lmdb
 from enc_caffe.caffe_io.sheets import read_sheets
-from enc_caffe.cli.common import stage_bars
+from enc_caffe.calibration.decomposer import Decomposer, Decomposition
 from enc_caffe.decomposition import form_cost, schemes
 from enc_caffe.errors import EncError, InfeasibleError
-from enc_caffe.fetch import data_folder
+from enc_caffe.experiments.fetch import data_folder
+from enc_caffe.files.jsonfile import write_json
 from enc_caffe.form import WHOLE, Form
-from enc_caffe.jsonfile import write_json
-from enc_caffe.measurement import Workers, images_of, measured_metrics
+from enc_caffe.measuring.store import ResultStore
+from enc_caffe.measuring.subject import PlanEvaluator
 from enc_caffe.metrics.table import MetricsTable
-from enc_caffe.planning import search_plan
-from enc_caffe.runtime.decomposer import Decomposer, Decomposition
-from enc_caffe.runtime.measuring import PlanEvaluator
-from enc_caffe.runtime.stopping import stoppable
-from enc_caffe.runtime.store import ResultStore
+from enc_caffe.pipeline.measurement import images_of, measured_metrics
+from enc_caffe.pipeline.planning import search_plan
 from enc_caffe.search.build import build_problem
 from enc_caffe.search.options import SearchOptions
+from enc_caffe.terminal.progress import stage_bars
+from enc_caffe.terminal.stopping import stoppable
+from enc_caffe.workers.choice import Workers
 
 ROOT = Path(__file__).resolve().parent.parent
 

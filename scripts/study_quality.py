@@ -23,27 +23,28 @@ from compare_methods import MODEL, lmdbs
 from scipy.stats import spearmanr
 
 from enc_caffe import pipeline
-from enc_caffe.cli.common import stage_bars
-from enc_caffe.compression import Chooser
+from enc_caffe.calibration.decomposer import Decomposer, Decomposition
 from enc_caffe.errors import EncError
 from enc_caffe.experiments import run as experiment
+from enc_caffe.experiments.fetch import data_folder
 from enc_caffe.experiments.inputs import Choices, gather
 from enc_caffe.experiments.run import Laboratory
 from enc_caffe.experiments.settings import read_experiment
 from enc_caffe.experiments.steps import Steps
-from enc_caffe.fetch import data_folder
-from enc_caffe.jsonfile import write_json
-from enc_caffe.measurement import Workers, images_of, measured_metrics
+from enc_caffe.files.jsonfile import write_json
+from enc_caffe.measuring.store import ResultStore
+from enc_caffe.measuring.subject import PlanEvaluator
 from enc_caffe.metrics.table import MetricsTable
+from enc_caffe.pipeline.choosing import Chooser
+from enc_caffe.pipeline.measurement import images_of, measured_metrics
+from enc_caffe.pipeline.planning import search_plan
 from enc_caffe.plan import Plan
-from enc_caffe.planning import search_plan
 from enc_caffe.report import figures
-from enc_caffe.runtime.decomposer import Decomposer, Decomposition
-from enc_caffe.runtime.measuring import PlanEvaluator
-from enc_caffe.runtime.store import ResultStore
 from enc_caffe.search import random_search
 from enc_caffe.search.build import build_problem
 from enc_caffe.search.options import SearchOptions
+from enc_caffe.terminal.progress import stage_bars
+from enc_caffe.workers.choice import Workers
 
 ROOT = Path(__file__).resolve().parent.parent
 TARGETS = (0.65, 0.5065, 0.4, 0.3)

@@ -9,43 +9,62 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "enc_caffe"
 
-SMALL = {"errors", "rounding", "output", "jsonfile", "shapes"}
+SMALL = {"errors", "rounding", "progress", "files", "shapes"}
+MATHS = {"form", "network", "decomposition"}
+CAFFE = SMALL | MATHS | {"installation", "caffe_io"}
 ROOMS = {
     "errors": set(),
     "rounding": set(),
-    "output": {"errors"},
-    "jsonfile": {"errors", "output"},
+    "progress": set(),
+    "callable_room": set(),
+    "files": {"errors"},
     "installation": {"errors"},
-    "fetch": {"errors"},
+    "extensions": {"errors"},
     "shapes": {"errors"},
     "network": {"errors", "shapes"},
     "form": {"errors", "network", "shapes"},
-    "extensions": {"errors"},
-    "callable_room": set(),
     "decomposition": {"errors", "form", "network", "rounding", "shapes"},
     "complexity": {"form", "network", "decomposition", "shapes"},
-    "plan": {"form", "network", "errors", "jsonfile"},
-    "metrics": SMALL | {"callable_room", "form", "network", "decomposition"},
-    "search": SMALL | {"callable_room", "form", "plan", "complexity", "metrics", "decomposition", "network"},
-    "planning": SMALL | {"form", "plan", "complexity", "metrics", "network", "search"},
-    "caffe_io": SMALL | {"installation", "form", "network", "plan", "decomposition"},
-    "runtime": SMALL
-    | {"installation", "caffe_io", "form", "network", "decomposition", "extensions", "plan", "metrics", ""},
+    "plan": {"form", "network", "errors", "files"},
+    "metrics": SMALL | MATHS | {"callable_room"},
+    "search": SMALL | MATHS | {"callable_room", "plan", "complexity", "metrics"},
+    "caffe_io": SMALL | MATHS | {"installation", "plan"},
+    "workers": CAFFE | {"extensions"},
+    "caffe_tools": CAFFE | {"workers", ""},
+    "measuring": CAFFE | {"plan", "metrics", "workers"},
+    "calibration": CAFFE | {"plan", "metrics", "workers", "measuring"},
     "report": SMALL | {"form", "metrics", "plan"},
+    "pipeline": CAFFE
+    | {"complexity", "plan", "metrics", "search", "workers", "caffe_tools", "measuring", "calibration", "report", ""},
+    "terminal": {"decomposition", "form", "metrics", "pipeline", "plan"},
+    "experiments": CAFFE
+    | {
+        "complexity",
+        "plan",
+        "metrics",
+        "search",
+        "workers",
+        "caffe_tools",
+        "measuring",
+        "report",
+        "pipeline",
+        "terminal",
+        "",
+    },
 }
 # Whoever may see everything.
-TOP = {"source", "api", "pipeline", "measurement", "compression", "reporting", "experiments", "cli", "__main__", ""}
+TOP = {"api", "cli", "__main__", ""}
 
 #: Outside packages with one gate each: the only modules that may import them.
 GATES = {
-    "caffe": {"runtime/engine.py"},
+    "caffe": {"workers/pycaffe.py"},
     "lmdb": {"caffe_io/datum.py"},
     "h5py": {"caffe_io/hdf5.py"},
-    "pooch": {"fetch.py"},
+    "pooch": {"experiments/fetch.py"},
     "google": {"caffe_io/prototxt.py"},
-    "sqlite3": {"runtime/store.py"},
-    "distributed": {"runtime/cluster.py"},
-    "dask": {"runtime/cluster.py"},
+    "sqlite3": {"measuring/store.py"},
+    "distributed": {"workers/cluster.py"},
+    "dask": {"workers/cluster.py"},
     "jinja2": {"report/render.py"},
     "markupsafe": {"report/render.py"},
     "matplotlib": {"report/figures.py", "report/charts.py"},
@@ -84,6 +103,16 @@ def test_a_room_looks_only_where_it_may(path: Path) -> None:
             continue
         seen = room(name)
         assert seen == own or seen in ROOMS[own] or seen.startswith("__"), f"{own} must not look into {seen}"
+
+
+def test_no_two_rooms_look_into_each_other() -> None:
+    def seen_from(name: str, way: tuple[str, ...] = ()) -> None:
+        assert name not in way, " -> ".join((*way, name))
+        for other in ROOMS.get(name, ()):
+            seen_from(other, (*way, name))
+
+    for name in ROOMS:
+        seen_from(name)
 
 
 @pytest.mark.parametrize("path", MODULES, ids=[str(p.relative_to(PACKAGE)) for p in MODULES])

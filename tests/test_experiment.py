@@ -35,7 +35,7 @@ def test_networks_have_the_known_sizes(folder: str, macs: int, weights: int, lay
 
 @pytest.mark.caffe
 def test_stock_caffe_runs_the_smaller_one(tmp_path: Path) -> None:
-    from enc_caffe.runtime.tool import caffe_time
+    from enc_caffe.caffe_tools.programs import caffe_time
 
     assert caffe_time(ROOT / "prototxt" / "alexnet" / "deploy.prototxt", 1, tmp_path / "log").forward_ms > 0
 

@@ -9,8 +9,8 @@ import pytest
 from enc_caffe.caffe_io.describe import describe
 from enc_caffe.caffe_io.prototxt import read_net
 from enc_caffe.errors import NetworkError
-from enc_caffe.runtime.executor import CaffeExecutor
 from enc_caffe.shapes import canonical_axis, conv_output, pool_output
+from enc_caffe.workers.executor import CaffeExecutor
 
 
 def layer(name: str, kind: str, bottom: str, param: str = "", tops: str = "") -> str:
@@ -60,7 +60,7 @@ def network() -> str:
 
 def caffes_shapes(text: str) -> dict[str, tuple[int, ...]]:
     """Shapes of all blobs of a network, from pycaffe (in a worker)."""
-    from enc_caffe.runtime.engine import load_net
+    from enc_caffe.workers.pycaffe import load_net
 
     net = load_net(text, None)
     return {name: tuple(blob.data.shape) for name, blob in net.blobs.items()}

@@ -16,7 +16,7 @@ import numpy as np
 
 from enc_caffe.caffe_io.proto import caffe_pb2
 from enc_caffe.errors import DatasetError, UsageError
-from enc_caffe.output import atomic_folder
+from enc_caffe.files.output import atomic_folder
 
 #: Pixels of an encoded image at most (8192 x 4096): a few hundred bytes can claim 2^30 of them. OpenCV reads the variable when
 #: it is loaded, which somebody else may have done before.

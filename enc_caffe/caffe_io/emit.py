@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Callable, Iterator, Mapping, Optional, Sequence, Union
+from typing import Any, Iterator, Mapping, Optional, Sequence, Union
 
 import numpy as np
 
@@ -12,12 +12,12 @@ from enc_caffe.caffe_io.geometry import write_geometry
 from enc_caffe.caffe_io.proto import caffe_pb2
 from enc_caffe.decomposition import chain_of, scheme_for
 from enc_caffe.errors import PlanError
+from enc_caffe.files.output import atomic_file
 from enc_caffe.form import Form, Stage
 from enc_caffe.network import Layer, Network
-from enc_caffe.output import atomic_file
+from enc_caffe.progress import Names, unnamed
 from enc_caffe.shapes import Shape
 
-Progress = Callable[[str], None]
 Blobs = Mapping[str, Sequence[np.ndarray]]
 NONE: Blobs = {}
 NO_SHAPES: Mapping[str, Sequence[Shape]] = {}
@@ -105,7 +105,7 @@ def compressed_records(
     model: CaffeModel,
     network: Network,
     forms: Mapping[str, Form],
-    progress: Progress,
+    progress: Names,
     blobs: Blobs = NONE,
     needed: Mapping[str, Sequence[Shape]] = NO_SHAPES,
 ) -> Iterator[Union[bytes, Record]]:
@@ -134,7 +134,7 @@ def write_compressed(
     model: CaffeModel,
     network: Network,
     forms: Mapping[str, Form],
-    progress: Progress = lambda name: None,
+    progress: Names = unnamed,
     blobs: Blobs = NONE,
     needed: Mapping[str, Sequence[Shape]] = NO_SHAPES,
 ) -> None:

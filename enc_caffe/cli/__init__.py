@@ -27,7 +27,7 @@ from enc_caffe.cli import (
 )
 from enc_caffe.errors import EncError
 from enc_caffe.extensions import load_extensions
-from enc_caffe.runtime.stopping import stoppable
+from enc_caffe.terminal.stopping import stoppable
 
 COMMANDS = (
     inspect,

@@ -3,39 +3,26 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
+import math
 import os
 import sys
 from pathlib import Path
-from typing import Any, Callable, Iterator, Optional
+from typing import Any, Optional
 
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.table import Table
-from rich.text import Text
+import numpy as np
 
 from enc_caffe import pipeline
 from enc_caffe.caffe_io.feed import AS_WRITTEN
+from enc_caffe.calibration.decomposer import KINDS, Decomposition
 from enc_caffe.cli.feed import feed_of
 from enc_caffe.decomposition.policy import PAPER, Schemes
 from enc_caffe.errors import UsageError
-from enc_caffe.measurement import Workers, default_store
-from enc_caffe.runtime.decomposer import KINDS, Decomposition
-from enc_caffe.runtime.executor import LIMIT
-from enc_caffe.runtime.measuring import MEMORY
-from enc_caffe.runtime.store import ResultStore
+from enc_caffe.measuring.store import ResultStore, default_store
+from enc_caffe.measuring.subject import MEMORY
+from enc_caffe.pipeline.source import Source
 from enc_caffe.shapes import Shape
-from enc_caffe.source import Source
+from enc_caffe.workers.choice import Workers
+from enc_caffe.workers.executor import LIMIT
 
 
 def shape_argument(text: str) -> Shape:
@@ -226,54 +213,6 @@ def add_emission(command: argparse.ArgumentParser) -> None:
     command.add_argument("--force", action="store_true", help="replace an output that exists")
 
 
-class _Rate(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        """Steps a second since a while."""
-        return Text(f"{task.speed:,.0f}/s" if task.speed else "")
-
-
-@contextlib.contextmanager
-def stage_bars() -> Iterator[Callable[[str, int, int], None]]:
-    """A progress bar for each of several stages, on standard error."""
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeElapsedColumn(), TimeRemainingColumn(),
-    )  # fmt: skip
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task, now = bar.add_task("", total=None), ""
-
-        def step(what: str, done: int, all_: int) -> None:
-            nonlocal now
-            if what != now:
-                now = what
-                bar.reset(task, description=what, total=all_)
-            bar.update(task, completed=done, total=all_)
-
-        yield step
-
-
-@contextlib.contextmanager
-def progress_bar(what: str, total: Optional[int], rate: bool = False) -> Iterator[Callable[..., None]]:
-    """A progress bar on standard error; the callable takes what is done, what there is in all, and perhaps a word on it.
-
-    ``rate``: also how many a second.
-    """
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        *([_Rate()] if rate else []),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda done, all_, note="": bar.update(
-            task, completed=done, total=all_, description=f"{what}: {escape(note)}" if note else what
-        )
-
-
 def print_untrained(emitted: pipeline.Emitted) -> None:
     """Why the emitted ``train_val.prototxt`` has no data and no loss, where it has none, and what stock Caffe could not load."""
     if emitted.untrained:
@@ -282,17 +221,16 @@ def print_untrained(emitted: pipeline.Emitted) -> None:
         print(f"not all of it is checked: {emitted.unchecked}")
 
 
-def print_table(title: str, headers: list[str], rows: list[list[str]], left: int = 1, wrap: bool = False) -> None:
-    """A table on standard output; the first ``left`` columns are text, the others numbers; ``wrap`` lets long cells take several lines."""
-    table = Table(box=None, pad_edge=False)
-    for i, header in enumerate(headers):
-        table.add_column(header, justify="left" if i < left else "right", no_wrap=not wrap)
-    for row in rows:
-        table.add_row(*row)
-    console = Console(markup=False, highlight=False)
-    # A pipe has no width of its own: nothing may be cut there.
-    if not console.is_terminal:
-        console = Console(width=1000, markup=False, highlight=False)
-    if title:
-        console.print(title, soft_wrap=True)
-    console.print(table)
+def range_of(text: str) -> list[float]:
+    """``0.5`` or ``0.2:0.9:0.05`` (both ends included) as a list of numbers; ValueError otherwise."""
+    parts = [float(p) for p in text.split(":")]
+    if len(parts) == 1:
+        return parts
+    if not all(math.isfinite(p) for p in parts):
+        raise ValueError(f"{text}: finite numbers are needed")
+    if len(parts) != 3:
+        raise ValueError(f"{text}: a number, or first:last:step, such as 0.2:0.9:0.05")
+    first, last, step = parts
+    if step <= 0 or last < first:
+        raise ValueError(f"{text}: the range is empty; first <= last and step > 0 are needed")
+    return [round(first + i * step, 10) for i in range(int(np.floor((last - first) / step + 1e-9)) + 1)]

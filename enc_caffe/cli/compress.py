@@ -17,18 +17,18 @@ from enc_caffe.cli.common import (
     decomposition,
     list_argument,
     open_store,
-    print_table,
     print_untrained,
     source_of,
-    stage_bars,
     workers,
 )
 from enc_caffe.cli.feed import add_feed
 from enc_caffe.cli.images import add_images, shown, take_images
 from enc_caffe.cli.searching import add_search, search_options, times_of
-from enc_caffe.compression import QUALITY, Making, Output, compress
-from enc_caffe.output import check_new, claimed
-from enc_caffe.source import Resources
+from enc_caffe.files.output import check_new, claimed
+from enc_caffe.pipeline.compression import QUALITY, Making, Output, compress
+from enc_caffe.pipeline.source import Resources
+from enc_caffe.terminal.progress import stage_bars
+from enc_caffe.terminal.tables import print_table
 
 
 def register(commands: Any) -> None:

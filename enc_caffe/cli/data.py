@@ -8,7 +8,7 @@ from typing import Any
 
 from enc_caffe.caffe_io import sources
 from enc_caffe.caffe_io.datum import write_lmdb
-from enc_caffe.cli.common import progress_bar
+from enc_caffe.terminal.progress import progress_bar
 
 
 def register(commands: Any) -> None:

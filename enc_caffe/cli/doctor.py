@@ -6,8 +6,8 @@ import argparse
 import json
 from typing import Any
 
-from enc_caffe.cli.common import print_table
-from enc_caffe.runtime import doctor
+from enc_caffe.caffe_tools import doctor
+from enc_caffe.terminal.tables import print_table
 
 
 def register(commands: Any) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from enc_caffe import pipeline
+from enc_caffe.calibration.layerwise import Blobs
 from enc_caffe.cli.common import (
     add_emission,
     add_making,
@@ -17,19 +18,17 @@ from enc_caffe.cli.common import (
     load_network,
     open_store,
     print_untrained,
-    progress_bar,
-    stage_bars,
     workers,
 )
 from enc_caffe.cli.feed import add_feed
 from enc_caffe.cli.images import add_images, shown, take_images
 from enc_caffe.cli.searching import add_format
-from enc_caffe.compression import Chooser
 from enc_caffe.errors import UsageError
-from enc_caffe.measurement import concerns, images_of
-from enc_caffe.output import check_new, claimed
+from enc_caffe.files.output import check_new, claimed
+from enc_caffe.pipeline.choosing import Chooser
+from enc_caffe.pipeline.measurement import concerns, images_of
 from enc_caffe.plan import Plan, read_plan
-from enc_caffe.runtime.calibrate import Blobs
+from enc_caffe.terminal.progress import progress_bar, stage_bars
 
 
 def register(commands: Any) -> None:

@@ -7,12 +7,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from enc_caffe.cli.common import add_number_of_workers, add_python_layers, add_shapes, list_argument, progress_bar
+from enc_caffe.cli.common import add_number_of_workers, add_python_layers, add_shapes, list_argument
 from enc_caffe.cli.feed import add_feed, feed_of
 from enc_caffe.cli.images import add_images, take_images
-from enc_caffe.jsonfile import write_json
-from enc_caffe.output import check_parent
-from enc_caffe.runtime.evaluate import evaluate
+from enc_caffe.files.jsonfile import write_json
+from enc_caffe.files.output import check_parent
+from enc_caffe.measuring.evaluate import evaluate
+from enc_caffe.terminal.progress import progress_bar
 
 
 def register(commands: Any) -> None:

@@ -6,8 +6,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from enc_caffe.cli.common import add_python_layers, add_top_shape, progress_bar
-from enc_caffe.runtime.finetune import Step, finetune
+from enc_caffe.caffe_tools.finetune import Step, finetune
+from enc_caffe.cli.common import add_python_layers, add_top_shape
+from enc_caffe.terminal.progress import progress_bar
 
 
 def register(commands: Any) -> None:

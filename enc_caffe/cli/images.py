@@ -11,9 +11,9 @@ from enc_caffe.caffe_io.collection import collection, wanted_of
 from enc_caffe.caffe_io.describe import set_state
 from enc_caffe.caffe_io.feed import AS_WRITTEN
 from enc_caffe.caffe_io.prototxt import read_net
-from enc_caffe.cli.common import progress_bar
 from enc_caffe.cli.feed import feed_of
-from enc_caffe.fetch import cache_folder
+from enc_caffe.installation import cache_folder
+from enc_caffe.terminal.progress import progress_bar
 
 FORMS = "FOLDER|LIST.txt|FILE.npz"
 

@@ -11,10 +11,11 @@ from typing import Any
 from enc_caffe.caffe_io.blobs import misfits, needed_blobs
 from enc_caffe.caffe_io.paths import named_paths, solver_paths
 from enc_caffe.caffe_io.prototxt import read_solver
-from enc_caffe.cli.common import add_model, load_network, print_table
+from enc_caffe.cli.common import add_model, load_network
 from enc_caffe.cli.images import add_images, take_images
 from enc_caffe.cli.searching import add_schemes
 from enc_caffe.complexity import layer_macs, layer_parameters
+from enc_caffe.terminal.tables import print_table
 
 
 def register(commands: Any) -> None:
@@ -70,7 +71,7 @@ def run(args: argparse.Namespace) -> None:
         for what, value in solver_paths(read_solver(args.solver)):
             print(f"path in the solver, {what}: {value}")
     if args.json:
-        from enc_caffe.jsonfile import write_json
+        from enc_caffe.files.jsonfile import write_json
 
         write_json(
             args.json,

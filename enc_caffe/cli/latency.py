@@ -6,13 +6,15 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from enc_caffe.cli.common import add_model, load_network, print_table, progress_bar
+from enc_caffe.cli.common import add_model, load_network
 from enc_caffe.cli.images import add_images, take_images
 from enc_caffe.cli.searching import add_schemes
 from enc_caffe.errors import UsageError
+from enc_caffe.files.output import check_parent, claimed
+from enc_caffe.measuring.latency import measure_latency
 from enc_caffe.metrics.latency import write_latency
-from enc_caffe.output import check_parent, claimed
-from enc_caffe.runtime.latency import measure_latency
+from enc_caffe.terminal.progress import progress_bar
+from enc_caffe.terminal.tables import print_table
 
 
 def register(commands: Any) -> None:

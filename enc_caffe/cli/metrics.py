@@ -9,25 +9,17 @@ from pathlib import Path
 from typing import Any, Optional
 
 from enc_caffe import pipeline
-from enc_caffe.cli.common import (
-    add_dense,
-    add_model,
-    add_workers,
-    load_network,
-    open_store,
-    progress_bar,
-    stage_bars,
-    workers,
-)
+from enc_caffe.calibration.decomposer import Decomposer, Decomposition
+from enc_caffe.cli.common import add_dense, add_model, add_workers, load_network, open_store, workers
 from enc_caffe.cli.feed import add_feed
 from enc_caffe.cli.images import add_images, shown, take_images
 from enc_caffe.cli.searching import add_format, add_schemes
-from enc_caffe.measurement import concerns, falling_curves, images_of, measured_metrics, output_errors
+from enc_caffe.files.output import check_parent, claimed
 from enc_caffe.metrics.files import write_metrics
 from enc_caffe.metrics.sampling import sampler_from
 from enc_caffe.metrics.table import MetricsTable
-from enc_caffe.output import check_parent, claimed
-from enc_caffe.runtime.decomposer import Decomposer, Decomposition
+from enc_caffe.pipeline.measurement import concerns, falling_curves, images_of, measured_metrics, output_errors
+from enc_caffe.terminal.progress import progress_bar, stage_bars
 
 
 def register(commands: Any) -> None:

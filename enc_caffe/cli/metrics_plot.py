@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from enc_caffe.errors import MetricsError
+from enc_caffe.files.output import check_parent
 from enc_caffe.metrics.files import read_metrics
-from enc_caffe.output import check_parent
 from enc_caffe.report import figures
 
 

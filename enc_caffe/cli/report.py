@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from enc_caffe.errors import UsageError
-from enc_caffe.output import check_new
+from enc_caffe.files.output import check_new
+from enc_caffe.pipeline.reporting import read_run
 from enc_caffe.report.render import all_charts, write_report
 from enc_caffe.report.sections import report_of
-from enc_caffe.reporting import read_run
 
 
 def register(commands: Any) -> None:

@@ -4,37 +4,35 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import math
 import sys
 from pathlib import Path
-from typing import Any, Iterator, Optional
+from typing import Any, Iterator
 
-from enc_caffe import pipeline, planning
+from enc_caffe import pipeline
 from enc_caffe.cli.common import (
     add_python_layers,
     add_shapes,
     add_workers,
     load_network,
     open_store,
-    print_table,
-    progress_bar,
     shape_argument,
     workers,
 )
 from enc_caffe.cli.feed import add_feed
 from enc_caffe.cli.images import add_images, shown, take_images
 from enc_caffe.cli.searching import add_format, add_search, search_options, times_of
-from enc_caffe.decomposition import form_cost
 from enc_caffe.errors import MetricsError, UsageError
-from enc_caffe.form import WHOLE
-from enc_caffe.jsonfile import write_json
-from enc_caffe.measurement import concerns, images_of
+from enc_caffe.files.jsonfile import write_json
+from enc_caffe.files.output import check_parent, claimed
+from enc_caffe.measuring.subject import PlanEvaluator
 from enc_caffe.metrics.files import read_metrics
 from enc_caffe.metrics.table import MetricsTable
-from enc_caffe.output import check_parent, claimed
-from enc_caffe.plan import Plan, write_plan
-from enc_caffe.planning import Found, PlanAccuracy, SweepPoint
-from enc_caffe.runtime.measuring import PlanEvaluator
+from enc_caffe.pipeline import planning
+from enc_caffe.pipeline.measurement import concerns, images_of
+from enc_caffe.pipeline.planning import PlanAccuracy, SweepPoint
+from enc_caffe.plan import write_plan
+from enc_caffe.terminal.plans import show_found, show_plan, show_sweep
+from enc_caffe.terminal.progress import progress_bar
 
 
 def register(commands: Any) -> None:
@@ -137,84 +135,3 @@ def _check_layers(args: argparse.Namespace, loaded: pipeline.LoadedNetwork, tabl
 def _evaluated(point: SweepPoint, accuracy: PlanAccuracy) -> SweepPoint:
     found = None if point.found is None else planning.evaluated(point.found, accuracy)
     return SweepPoint(point.target, found, point.error)
-
-
-def show_plan(table: MetricsTable, plan: Plan) -> None:
-    """Forms of all layers and the plan's costs in both conventions."""
-    rows = []
-    for layer, curves in table.by_layer():
-        form = plan.forms.get(layer.name, WHOLE)
-        own = next((m for m in curves if m.scheme == form.scheme), None)
-        part = form_cost(layer, form)[0] / form_cost(layer, WHOLE)[0]
-        energy = "" if own is None else f"{own.energy[own.forms.index(form) + 1]:.4f}"
-        rows.append(
-            [
-                layer.name,
-                str(form),
-                str(own.max_rank) if own is not None and not own.ladder else "",
-                f"{part:.3f}",
-                energy,
-            ]
-        )
-    about = plan.about
-    print_table(
-        f"{plan.network}: forms by {about.method} ({about.solver}), metric {about.metric}",
-        ["layer", "form", "r_max", "MACs left", "PCA energy"],
-        rows,
-        left=2,
-    )
-    ratios = planning.plan_ratios(table, plan)
-    latency = f", latency {about.latency_ratio:.4f}" if about.latency_ratio is not None else ""
-    print(
-        f"MACs {ratios['paper']:.4f} (paper convention), {ratios['exact']:.4f} (exact){latency} of the {len(rows)} layers that the "
-        f"metrics list; MACs {about.flops_ratio:.4f} ({about.convention}) and parameters {about.params_ratio:.4f} of {about.counted}"
-    )
-
-
-def show_found(found: Found) -> None:
-    """Objective, candidates, optimality and time."""
-    about, result = found.plan.about, found.result
-    if about.proven_optimal:
-        proof = "proven optimal"
-    elif about.gap is None:
-        proof = "no bound on the optimum is known"
-    else:
-        proof = f"the optimum is at most {_factor(about.gap)} times as large"
-    number = f"{result.candidates:,} candidate{'s' if result.candidates > 1 else ''}"
-    if about.solver == "exact":
-        every = sum(math.log10(len(x.choices)) for x in found.problem.layers)
-        number = f"all 10^{every:.1f} configurations"
-    print(f"objective {about.objective:.4g}, {proof}; {number}; {(about.search_seconds or 0.0) * 1000:.1f} ms")
-    if result.accuracy is not None:
-        print(f"accuracy {result.accuracy:.4f}")
-    if result.evaluated:
-        first = f", the first of them with {result.evaluated[0][1]:.4f}" if about.method == "inf" else ""
-        print(f"{len(result.evaluated)} plans evaluated{first}")
-    if result.note:
-        print(result.note)
-
-
-def _factor(gap: float) -> str:
-    factor = math.exp(min(gap, 700.0))
-    return f"{factor:.6g}" if factor < 1e6 else f"{factor:.1e}"
-
-
-def show_sweep(table: MetricsTable, points: list[SweepPoint]) -> None:
-    """One row a target."""
-    rows = []
-    for p in points:
-        if p.found is None:
-            rows.append([f"{p.target:.4g}", "cannot be reached", "", "", "", "", ""])
-            continue
-        ratios, about = planning.plan_ratios(table, p.found.plan), p.found.plan.about
-        accuracy: Optional[float] = planning.predicted(p.found)
-        gap = "proven" if about.proven_optimal else "" if about.gap is None else _factor(about.gap)
-        rows.append([
-            f"{p.target:.4g}", f"{ratios['paper']:.4f}", f"{ratios['exact']:.4f}", f"{about.params_ratio:.4f}",
-            f"{about.objective:.4g}", gap, "" if accuracy is None else f"{accuracy:.4f}",
-        ])  # fmt: skip
-    print_table(
-        f"{table.network}: {len(points)} targets",
-        ["target", "MACs, paper", "MACs, exact", "parameters", "objective", "optimum/objective at most", "accuracy"],
-        rows, left=0,
-    )  # fmt: skip

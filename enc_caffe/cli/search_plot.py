@@ -6,13 +6,13 @@ import argparse
 from pathlib import Path
 from typing import Any, Optional
 
-from enc_caffe import planning
 from enc_caffe.cli.searching import add_search, search_options, times_of
 from enc_caffe.errors import PlanError, UsageError
+from enc_caffe.files.jsonfile import read_json
+from enc_caffe.files.output import check_parent
 from enc_caffe.form import WHOLE
-from enc_caffe.jsonfile import read_json
 from enc_caffe.metrics.files import read_metrics
-from enc_caffe.output import check_parent
+from enc_caffe.pipeline import planning
 from enc_caffe.plan import read_plan
 from enc_caffe.report import figures
 from enc_caffe.search.build import build_problem

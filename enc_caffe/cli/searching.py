@@ -6,12 +6,12 @@ import argparse
 from pathlib import Path
 from typing import Any, Optional
 
+from enc_caffe.cli.common import range_of
 from enc_caffe.decomposition import schemes
 from enc_caffe.decomposition.policy import PAPER, Schemes, parse_schemes
 from enc_caffe.errors import UsageError
 from enc_caffe.form import CONVENTIONS
 from enc_caffe.metrics.latency import read_latency
-from enc_caffe.planning import range_of
 from enc_caffe.search.build import TimeOf
 from enc_caffe.search.options import COUNTS, SearchOptions
 

@@ -8,10 +8,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from enc_caffe.cli.common import open_store, print_table
+from enc_caffe.cli.common import open_store
 from enc_caffe.cli.images import kept_images
 from enc_caffe.errors import EncError, UsageError
-from enc_caffe.runtime.store import ResultStore
+from enc_caffe.measuring.store import ResultStore
+from enc_caffe.terminal.tables import print_table
 
 
 def register(commands: Any) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Callable, Mapping, Optional
 
 from enc_caffe import pipeline
-from enc_caffe.cli.common import print_table, progress_bar
 from enc_caffe.errors import UsageError
 from enc_caffe.experiments import run as laboratory
 from enc_caffe.experiments import timing
@@ -15,19 +14,21 @@ from enc_caffe.experiments.inputs import Choices, announce, gather
 from enc_caffe.experiments.run import plain
 from enc_caffe.experiments.settings import Experiment, read_experiment
 from enc_caffe.experiments.steps import Steps
+from enc_caffe.files.jsonfile import write_json
 from enc_caffe.form import Form
-from enc_caffe.jsonfile import write_json
-from enc_caffe.measurement import default_store, images_of
+from enc_caffe.measuring.store import ResultStore, default_store
+from enc_caffe.measuring.subject import PlanEvaluator
 from enc_caffe.metrics.files import read_metrics, write_metrics
+from enc_caffe.pipeline.measurement import images_of
+from enc_caffe.pipeline.planning import plan_ratios, predicted, search_plan, sweep
+from enc_caffe.pipeline.reporting import EXPERIMENT, label_of, read_run, versions
 from enc_caffe.plan import write_plan
-from enc_caffe.planning import plan_ratios, predicted, search_plan, sweep
 from enc_caffe.report.rows import Chart, Network, Points, Report, Run, Score, Section, Series, Table
 from enc_caffe.report.sections import AXIS_MACS, report_of
-from enc_caffe.reporting import EXPERIMENT, label_of, read_run, versions
-from enc_caffe.runtime.measuring import PlanEvaluator
-from enc_caffe.runtime.store import ResultStore
 from enc_caffe.search.methods import EVALUATING
 from enc_caffe.search.options import SearchOptions
+from enc_caffe.terminal.progress import progress_bar
+from enc_caffe.terminal.tables import print_table
 
 Say = Callable[[str], None]
 MetricsFor = Callable[[str, Choices], Optional[Path]]

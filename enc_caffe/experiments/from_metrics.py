@@ -7,21 +7,21 @@ import math
 from pathlib import Path
 from typing import Any, Optional
 
-from enc_caffe.cli.common import print_table
-from enc_caffe.cli.search import show_found
 from enc_caffe.errors import MetricsError
+from enc_caffe.experiments.fetch import data_folder
 from enc_caffe.experiments.inputs import IMAGENET, Choices
 from enc_caffe.experiments.run import command, plain
 from enc_caffe.experiments.settings import COUNTED, Experiment
-from enc_caffe.fetch import data_folder
-from enc_caffe.jsonfile import write_json
+from enc_caffe.files.jsonfile import write_json
 from enc_caffe.metrics.files import read_metrics, write_metrics
 from enc_caffe.metrics.table import MetricsTable
+from enc_caffe.pipeline.planning import plan_ratios, search_plan
+from enc_caffe.pipeline.reporting import EXPERIMENT, sha256, versions
 from enc_caffe.plan import write_plan
-from enc_caffe.planning import plan_ratios, search_plan
 from enc_caffe.report.paper import BASELINES
-from enc_caffe.reporting import EXPERIMENT, sha256, versions
 from enc_caffe.search.options import SearchOptions
+from enc_caffe.terminal.plans import show_found
+from enc_caffe.terminal.tables import print_table
 
 SKIPPED = "without weights and images no network is emitted, no accuracy measured, nothing fine-tuned: these steps are skipped."
 

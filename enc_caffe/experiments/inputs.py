@@ -14,10 +14,18 @@ from enc_caffe.caffe_io.datum import ImageLmdb, write_lmdb
 from enc_caffe.caffe_io.describe import data_layers
 from enc_caffe.caffe_io.prototxt import read_net
 from enc_caffe.errors import UsageError
+from enc_caffe.experiments.fetch import (
+    RESOURCES,
+    Resource,
+    cifar10_folder,
+    data_folder,
+    download_folder,
+    fetch,
+    is_here,
+)
 from enc_caffe.experiments.settings import Experiment
 from enc_caffe.experiments.steps import Steps
-from enc_caffe.fetch import RESOURCES, Resource, cifar10_folder, data_folder, download_folder, fetch, is_here
-from enc_caffe.measurement import Workers
+from enc_caffe.workers.choice import Workers
 
 SUBSET = "cifar10_subset.npz"
 #: Zero pixels around training images that are cropped at random (CIFAR-10's usual augmentation, and the published solver's).

@@ -7,21 +7,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Optional
 
-from enc_caffe.cli.common import print_table, progress_bar
 from enc_caffe.errors import EncError, UsageError
 from enc_caffe.experiments import figures, from_metrics
 from enc_caffe.experiments import run as with_images
+from enc_caffe.experiments.fetch import data_folder
 from enc_caffe.experiments.inputs import Choices, announce, check_given
 from enc_caffe.experiments.settings import Experiment, experiments, read_experiment
-from enc_caffe.fetch import data_folder
-from enc_caffe.measurement import default_store
+from enc_caffe.measuring.store import ResultStore, default_store
 from enc_caffe.metrics.files import read_metrics
+from enc_caffe.pipeline.reporting import read_run
 from enc_caffe.report.paper import RESULTS, PaperResult
 from enc_caffe.report.render import write_report
 from enc_caffe.report.rows import Run
 from enc_caffe.report.sections import paper_row, report_of, summary_table
-from enc_caffe.reporting import read_run
-from enc_caffe.runtime.store import ResultStore
+from enc_caffe.terminal.progress import progress_bar
+from enc_caffe.terminal.tables import print_table
 
 #: Experiments of a table, and the methods that the table has of ours.
 TABLES: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {

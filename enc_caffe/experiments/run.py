@@ -13,23 +13,23 @@ from enc_caffe import __version__, pipeline
 from enc_caffe.caffe_io.describe import batch_size, data_layers
 from enc_caffe.caffe_io.emit import NONE, Blobs
 from enc_caffe.caffe_io.prototxt import read_net, to_text
+from enc_caffe.caffe_tools.finetune import RESULT, Step, finetune
 from enc_caffe.experiments.inputs import Choices, Inputs, gather
 from enc_caffe.experiments.settings import Experiment
 from enc_caffe.experiments.steps import Steps
-from enc_caffe.jsonfile import write_json
-from enc_caffe.measurement import images_of, measured_metrics
+from enc_caffe.files.jsonfile import write_json
+from enc_caffe.files.output import atomic_file, claimed
+from enc_caffe.measuring.store import ResultStore, digest_of
+from enc_caffe.measuring.subject import PlanEvaluator
 from enc_caffe.metrics.files import read_metrics, write_metrics
 from enc_caffe.metrics.table import MetricsTable
-from enc_caffe.output import atomic_file, claimed
+from enc_caffe.pipeline.measurement import images_of, measured_metrics
+from enc_caffe.pipeline.planning import search_plan
+from enc_caffe.pipeline.reporting import EXPERIMENT, sha256, versions
 from enc_caffe.plan import Plan, read_plan, write_plan
-from enc_caffe.planning import search_plan
-from enc_caffe.reporting import EXPERIMENT, sha256, versions
-from enc_caffe.runtime.executor import Executor
-from enc_caffe.runtime.finetune import RESULT, Step, finetune
-from enc_caffe.runtime.measuring import PlanEvaluator
-from enc_caffe.runtime.store import ResultStore, digest_of
 from enc_caffe.search.methods import EVALUATING
 from enc_caffe.search.options import SearchOptions
+from enc_caffe.workers.executor import Executor
 
 Bar = Callable[..., None]
 

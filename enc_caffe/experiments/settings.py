@@ -37,7 +37,7 @@ class Experiment:
     data : {'cifar10', 'imagenet'}
         ``cifar10`` is taken from ENC_CAFFE_DATA or downloaded; ``imagenet`` stands for LMDBs of the user's.
     weights : str
-        A name in :data:`enc_caffe.fetch.RESOURCES`; empty: the user names a caffemodel.
+        A name in :data:`enc_caffe.experiments.fetch.RESOURCES`; empty: the user names a caffemodel.
     partial : float
         Part of the training images that metrics and ENC-Inf use.
     top_k : tuple of int

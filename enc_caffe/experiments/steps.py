@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, Callable, Mapping, Sequence
 
 from enc_caffe.errors import OutputError
-from enc_caffe.jsonfile import read_json, write_json
-from enc_caffe.runtime.store import digest_of
+from enc_caffe.files.jsonfile import read_json, write_json
+from enc_caffe.measuring.store import digest_of
 
 FORMAT = "enc-caffe-step/1"
 

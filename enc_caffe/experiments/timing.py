@@ -12,23 +12,24 @@ from enc_caffe import pipeline
 from enc_caffe.caffe_io.describe import describe
 from enc_caffe.caffe_io.emit import replace_layers
 from enc_caffe.caffe_io.prototxt import to_text
-from enc_caffe.cli.common import print_table
+from enc_caffe.caffe_io.variants import deploy_net
+from enc_caffe.caffe_tools.programs import caffe_time
 from enc_caffe.complexity import layer_macs
 from enc_caffe.decomposition import scheme_for
+from enc_caffe.experiments.fetch import RESOURCES, fetch
 from enc_caffe.experiments.run import command
 from enc_caffe.experiments.steps import Steps
-from enc_caffe.fetch import RESOURCES, fetch
-from enc_caffe.jsonfile import write_json
+from enc_caffe.files.jsonfile import write_json
+from enc_caffe.files.output import atomic_file
 from enc_caffe.metrics.files import read_metrics
 from enc_caffe.metrics.sampling import energy_samples
 from enc_caffe.metrics.table import LayerMetrics, MetricsTable
 from enc_caffe.network import Network
-from enc_caffe.output import atomic_file
+from enc_caffe.pipeline.planning import search_plan
+from enc_caffe.pipeline.reporting import TIMES, sha256, versions
 from enc_caffe.plan import Plan
-from enc_caffe.planning import search_plan
-from enc_caffe.reporting import TIMES, sha256, versions
-from enc_caffe.runtime.tool import caffe_time
 from enc_caffe.search.options import SearchOptions
+from enc_caffe.terminal.tables import print_table
 
 TARGETS = (0.3, 0.5, 0.7)
 MetricsOf = Callable[[str], Optional[Path]]
@@ -101,7 +102,7 @@ def prepare(
             plan = search_plan(
                 table, SearchOptions(method, metric, target, first_layer=subject.first_layer, count="paper")
             ).plan
-        net = pipeline.deploy_net(replace_layers(loaded.net, loaded.network, plan.forms), loaded.network)
+        net = deploy_net(replace_layers(loaded.net, loaded.network, plan.forms), loaded.network)
         for layer in net.layer:
             if layer.type == "Input":
                 layer.input_param.shape[0].dim[0] = 1

@@ -10,8 +10,8 @@ import numpy as np
 
 from enc_caffe.decomposition import check_form, scheme_for
 from enc_caffe.errors import MetricsError, PlanError
+from enc_caffe.files.jsonfile import check_finite, read_json, whole, write_json
 from enc_caffe.form import Form, parse_form, whole_chain
-from enc_caffe.jsonfile import check_finite, read_json, whole, write_json
 from enc_caffe.metrics.table import LayerMetrics, MetricsTable
 from enc_caffe.network import Convolution, InnerProduct, Layer
 from enc_caffe.shapes import MAX_COUNT, conv_output

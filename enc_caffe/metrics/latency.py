@@ -11,8 +11,8 @@ import numpy as np
 
 from enc_caffe.decomposition import form_cost
 from enc_caffe.errors import MetricsError, PlanError
+from enc_caffe.files.jsonfile import check_finite, read_json, whole, write_json
 from enc_caffe.form import WHOLE, Form, parse_form
-from enc_caffe.jsonfile import check_finite, read_json, whole, write_json
 from enc_caffe.network import Layer
 
 FORMAT = "enc-caffe-latency/1"

@@ -8,7 +8,7 @@ from typing import Any, Mapping, Sequence
 import numpy as np
 
 from enc_caffe.errors import UsageError
-from enc_caffe.output import atomic_file
+from enc_caffe.files.output import atomic_file
 
 
 def _axes(rows: int, columns: int, width: float, height: float) -> tuple[Any, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from enc_caffe.errors import UsageError
-from enc_caffe.output import atomic_folder
+from enc_caffe.files.output import atomic_folder
 from enc_caffe.report import charts
 from enc_caffe.report.rows import Chart, Report
 

@@ -10,7 +10,7 @@ from enc_caffe.caffe_io.blobs import misfits, needed_blobs
 from enc_caffe.caffe_io.caffemodel import CaffeModel, fits
 from enc_caffe.caffe_io.describe import describe
 from enc_caffe.caffe_io.prototxt import read_net, to_text
-from enc_caffe.runtime.executor import CaffeExecutor
+from enc_caffe.workers.executor import CaffeExecutor
 from tests.caffe_io.legacy import write_legacy
 from tests.caffe_io.test_variants import layer
 
@@ -50,7 +50,7 @@ LAYERS = {
 
 def blobs_in_caffe(text: str) -> dict[str, list[tuple[int, ...]]]:
     """Shapes of all layers' blobs in stock Caffe."""
-    from enc_caffe.runtime.engine import load_net
+    from enc_caffe.workers.pycaffe import load_net
 
     net = load_net(text, None)
     return {name: [tuple(b.data.shape) for b in net.layer_dict[name].blobs] for name in net._layer_names}

@@ -15,7 +15,7 @@ from enc_caffe.caffe_io.prototxt import read_net, to_text
 from enc_caffe.caffe_io.sources import from_arrays
 from enc_caffe.caffe_io.transform import Transform, fed_images
 from enc_caffe.errors import DatasetError, PrototxtError, UsageError
-from enc_caffe.runtime.executor import CaffeExecutor
+from enc_caffe.workers.executor import CaffeExecutor
 from tests.caffe_io.test_transform import caffes_images
 
 pytestmark = pytest.mark.caffe

@@ -97,8 +97,8 @@ def test_what_is_folded(kind: str, tmp_path: Path) -> None:
 @pytest.mark.caffe
 @pytest.mark.parametrize("kind", list(NETS))
 def test_the_same_function_in_caffe(kind: str, tmp_path: Path) -> None:
-    from enc_caffe.runtime.engine import forward
-    from enc_caffe.runtime.executor import CaffeExecutor
+    from enc_caffe.workers.executor import CaffeExecutor
+    from enc_caffe.workers.pycaffe import forward
 
     (tmp_path / "n.prototxt").write_text(HEAD + NETS[kind][0])
     net = read_net(tmp_path / "n.prototxt")

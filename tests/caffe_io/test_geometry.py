@@ -13,7 +13,7 @@ from enc_caffe.caffe_io.proto import caffe_pb2
 from enc_caffe.caffe_io.prototxt import to_text
 from enc_caffe.form import Form
 from enc_caffe.network import Convolution
-from enc_caffe.runtime.executor import CaffeExecutor
+from enc_caffe.workers.executor import CaffeExecutor
 from tests.caffe_io.test_variants import INPUT, layer, read
 
 pytestmark = pytest.mark.caffe
@@ -42,7 +42,7 @@ def test_what_agrees_is_written_once(conv: Convolution, wanted: str) -> None:
 
 def outputs(text: str, blob: str) -> np.ndarray:
     """A blob of a network whose weights and input are set by a seed."""
-    from enc_caffe.runtime.engine import load_net
+    from enc_caffe.workers.pycaffe import load_net
 
     net, rng = load_net(text, None), np.random.default_rng(3)
     net.blobs["data"].data[...] = rng.standard_normal(net.blobs["data"].data.shape)

@@ -14,16 +14,16 @@ from enc_caffe.cli import main
 from enc_caffe.errors import WeightsError
 from enc_caffe.form import Form
 from enc_caffe.plan import Plan, write_plan
-from enc_caffe.runtime.executor import CaffeExecutor
+from enc_caffe.workers.executor import CaffeExecutor
 from tests.caffe_io.legacy import write_legacy
-from tests.runtime.test_loading import PLAIN, weights_of
+from tests.caffe_tools.test_loadable import PLAIN, weights_of
 
 pytestmark = pytest.mark.caffe
 
 
 def to_hdf5(prototxt: str, weights: str, out: str) -> None:
     """Caffe's own conversion, in a process of its own."""
-    from enc_caffe.runtime.engine import load_net
+    from enc_caffe.workers.pycaffe import load_net
 
     load_net(prototxt, weights).save_hdf5(out)
 

@@ -14,7 +14,7 @@ from enc_caffe.form import Form
 from enc_caffe.plan import Plan
 from tests.caffe_io.legacy import write_legacy
 from tests.caffe_io.test_variants import LMDB, SHAPES, read
-from tests.runtime.test_loading import weights_of
+from tests.caffe_tools.test_loadable import weights_of
 
 pytestmark = pytest.mark.caffe
 
@@ -75,7 +75,7 @@ def test_fillers_stay_where_no_weights_are(tmp_path: Path) -> None:
 
 
 def test_an_emitted_pair_is_laid_out_as_its_network_is(tmp_path: Path) -> None:
-    from tests.runtime.test_loading import PLAIN
+    from tests.caffe_tools.test_loadable import PLAIN
 
     write_legacy(tmp_path / "w", "V1", weights_of("c1 c2 fc"))
     (tmp_path / "n.prototxt").write_text(PLAIN.replace("num_output: 8", 'num_output: 8 weight_filler { type: "msra" }'))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from enc_caffe.errors import NetworkError, UsageError
-from enc_caffe.pipeline import load
+from enc_caffe.pipeline.loading import load
 from tests.caffe_io.test_variants import conv, fc
 
 pytestmark = pytest.mark.caffe

@@ -16,8 +16,8 @@ from enc_caffe.cli import main
 from enc_caffe.errors import NetworkError
 from enc_caffe.form import Form
 from enc_caffe.plan import Plan, write_plan
-from enc_caffe.runtime.executor import CaffeExecutor
-from tests.runtime import nets
+from enc_caffe.workers.executor import CaffeExecutor
+from tests.measuring import nets
 
 pytestmark = pytest.mark.caffe
 INPUT = 'name: "heads"\ninput: "data" input_shape { dim: 1 dim: 3 dim: 12 dim: 12 }\n'
@@ -52,7 +52,7 @@ def described(folder: Path, text: str):
 
 def outputs(text: str, weights: str, data: np.ndarray, names: list[str]) -> list[np.ndarray]:
     """Blobs of a pass over some images (in a worker)."""
-    from enc_caffe.runtime.engine import forward
+    from enc_caffe.workers.pycaffe import forward
 
     found = forward(text, weights, {"data": data}, names)
     return [found[n] for n in names]

@@ -13,7 +13,7 @@ from enc_caffe.caffe_io.proto import caffe_pb2
 from enc_caffe.caffe_io.prototxt import read_net
 from enc_caffe.caffe_io.transform import transform_of
 from enc_caffe.errors import DatasetError, PrototxtError
-from enc_caffe.runtime.executor import CaffeExecutor
+from enc_caffe.workers.executor import CaffeExecutor
 
 pytestmark = pytest.mark.caffe
 NUMBER = 4
@@ -21,7 +21,7 @@ NUMBER = 4
 
 def caffes_images(text: str) -> np.ndarray:
     """One batch of a data layer, from pycaffe (in a worker)."""
-    from enc_caffe.runtime.engine import load_net
+    from enc_caffe.workers.pycaffe import load_net
 
     net = load_net(text, None)
     net.forward()

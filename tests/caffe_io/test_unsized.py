@@ -10,11 +10,11 @@ import pytest
 from enc_caffe.cli import main
 from enc_caffe.errors import UnknownSizeError
 from enc_caffe.form import Form
-from enc_caffe.pipeline import load
+from enc_caffe.pipeline.loading import load
 from enc_caffe.plan import Plan, write_plan
 from tests.caffe_io.legacy import write_legacy
 from tests.caffe_io.test_variants import conv, fc, layer
-from tests.runtime.test_loading import weights_of
+from tests.caffe_tools.test_loadable import weights_of
 
 pytestmark = pytest.mark.caffe
 

@@ -12,16 +12,16 @@ import pytest
 
 from enc_caffe.caffe_io.datum import write_lmdb
 from enc_caffe.caffe_io.sources import from_arrays
+from enc_caffe.caffe_tools.finetune import finetune
 from enc_caffe.errors import DatasetError, UsageError
 from enc_caffe.experiments import run as module
 from enc_caffe.experiments.inputs import Choices
 from enc_caffe.experiments.settings import Experiment, read_experiment
-from enc_caffe.measurement import Workers
+from enc_caffe.measuring.store import ResultStore
+from enc_caffe.pipeline.reporting import read_run
 from enc_caffe.report.render import write_report
 from enc_caffe.report.sections import report_of
-from enc_caffe.reporting import read_run
-from enc_caffe.runtime.finetune import finetune
-from enc_caffe.runtime.store import ResultStore
+from enc_caffe.workers.choice import Workers
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SETTINGS = """

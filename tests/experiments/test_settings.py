@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from enc_caffe.errors import UsageError
+from enc_caffe.experiments.fetch import RESOURCES
 from enc_caffe.experiments.paper import TABLES
 from enc_caffe.experiments.settings import experiments, read_experiment
-from enc_caffe.fetch import RESOURCES
 from enc_caffe.report.paper import RESULTS
 
 ROOT = Path(__file__).resolve().parent.parent.parent

@@ -18,14 +18,14 @@ from typing import Iterator
 import numpy as np
 import pytest
 
-from enc_caffe import output
 from enc_caffe.caffe_io.caffemodel import CaffeModel, layer_record, write_caffemodel
+from enc_caffe.caffe_tools.finetune import is_whole
 from enc_caffe.cli import main
 from enc_caffe.errors import CaffeError, OutputError
-from enc_caffe.output import atomic_file, atomic_folder, claimed, scratch_folder
-from enc_caffe.runtime.executor import CaffeExecutor, run_all
-from enc_caffe.runtime.finetune import is_whole
-from enc_caffe.runtime.store import ResultStore
+from enc_caffe.files import output
+from enc_caffe.files.output import atomic_file, atomic_folder, claimed, scratch_folder
+from enc_caffe.measuring.store import ResultStore
+from enc_caffe.workers.executor import CaffeExecutor, run_all
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -147,7 +147,7 @@ def test_a_disk_that_fills_up_while_caffe_trains(kit: kill_runs.Kit, tmp_path: P
 @pytest.fixture
 def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """Another process that holds the output ``out``."""
-    code = f"from enc_caffe.output import claimed; from pathlib import Path\nwith claimed(Path({str(tmp_path / 'out')!r})): print(1, flush=True); input()"
+    code = f"from enc_caffe.files.output import claimed; from pathlib import Path\nwith claimed(Path({str(tmp_path / 'out')!r})): print(1, flush=True); input()"
     process = subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=kill_runs.environment()
     )  # fmt: skip
@@ -181,7 +181,7 @@ def test_two_commands_in_one_place(
 
 
 def test_two_writers_of_one_file_leave_each_other_whole(tmp_path: Path) -> None:
-    code = f"""from enc_caffe.output import atomic_file; from pathlib import Path
+    code = f"""from enc_caffe.files.output import atomic_file; from pathlib import Path
 with atomic_file(Path({str(tmp_path / "m.json")!r})) as handle:
     handle.write(b"first"); print(1, flush=True); input()"""
     command = [sys.executable, "-c", code]
@@ -226,7 +226,7 @@ def test_a_lock_file_of_another_user_holds_nobody_up(tmp_path: Path) -> None:
         folder.chmod(0o777)
         (folder / ".out.lock").write_text("process 1")
         (folder / ".out.lock").chmod(0o644)
-        code = f"from enc_caffe.output import claimed; from pathlib import Path\nwith claimed(Path({str(folder / 'out')!r})): print('held')"
+        code = f"from enc_caffe.files.output import claimed; from pathlib import Path\nwith claimed(Path({str(folder / 'out')!r})): print('held')"
         # The interpreter may lie where another user cannot look; the group stays, the file is not the user's.
         done = subprocess.run(["/usr/bin/python3", "-c", code], user=65534, env={"PYTHONPATH": str(_readable_copy(folder))},
                               capture_output=True, text=True, check=False)  # fmt: skip
@@ -337,7 +337,7 @@ def test_workers_that_hang_are_stopped() -> None:
     assert "--task_limit" in str(caught.value)
     with CaffeExecutor(1, limit=limit) as executor:
         # A long task that says now and then that it gets on is none that hangs.
-        work = "import time; from enc_caffe.runtime.executor import beat\nfor _ in range(30): time.sleep(0.25); beat()"
+        work = "import time; from enc_caffe.workers.executor import beat\nfor _ in range(30): time.sleep(0.25); beat()"
         executor.result(executor.submit(exec, work))
         # Waiting without a task is no hang, nor are many tasks that take long together.
         time.sleep(limit * 1.1)
@@ -373,7 +373,7 @@ def test_networks_that_give_nan(kit: kill_runs.Kit, tmp_path: Path, capsys: pyte
 
 def test_nothing_asks_what_time_of_day_it_is() -> None:
     # The clock may jump: durations are monotonic, and files are compared by identity, never by which is newer.
-    allowed = {"runtime/store.py": "when a context was begun, for people", "cli/store.py": "prune --older"}
+    allowed = {"measuring/store.py": "when a context was begun, for people", "cli/store.py": "prune --older"}
     for path in sorted((ROOT / "enc_caffe").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Attribute) and ast.unparse(node) in (

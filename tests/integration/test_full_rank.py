@@ -16,8 +16,8 @@ from enc_caffe.caffe_io.prototxt import read_net, to_text
 from enc_caffe.decomposition import scheme_for
 from enc_caffe.form import Form
 from enc_caffe.network import Layer, Network
-from enc_caffe.runtime.engine import forward
-from enc_caffe.runtime.executor import CaffeExecutor
+from enc_caffe.workers.executor import CaffeExecutor
+from enc_caffe.workers.pycaffe import forward
 
 pytestmark = pytest.mark.caffe
 

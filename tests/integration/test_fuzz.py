@@ -21,7 +21,7 @@ from enc_caffe.caffe_io.transform import read_mean
 from enc_caffe.caffe_io.wire import encode, message, tag
 from enc_caffe.cli import main
 from enc_caffe.errors import LONGEST, DatasetError, EncError, MetricsError
-from enc_caffe.jsonfile import read_json
+from enc_caffe.files.jsonfile import read_json
 from enc_caffe.metrics.latency import read_latency
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent / "scripts"))

@@ -11,8 +11,8 @@ import pytest
 
 from enc_caffe.caffe_io.datum import ImageLmdb
 from enc_caffe.cli import main
-from tests.runtime import nets
-from tests.runtime.test_feeding import FLAGS, deploy_of
+from tests.measuring import nets
+from tests.measuring.test_feeding import FLAGS, deploy_of
 
 pytestmark = pytest.mark.caffe
 

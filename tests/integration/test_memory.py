@@ -14,8 +14,9 @@ from enc_caffe import pipeline
 from enc_caffe.caffe_io.datum import write_lmdb
 from enc_caffe.caffe_io.sources import from_arrays
 from enc_caffe.form import Form
-from enc_caffe.measurement import Workers, images_of
-from enc_caffe.runtime.measuring import MEMORY, layer_counts
+from enc_caffe.measuring.subject import MEMORY, layer_counts
+from enc_caffe.pipeline.measurement import images_of
+from enc_caffe.workers.choice import Workers
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 

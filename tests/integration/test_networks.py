@@ -14,9 +14,9 @@ from enc_caffe.caffe_io.datum import array_records, write_lmdb
 from enc_caffe.caffe_io.prototxt import read_net, read_solver
 from enc_caffe.cli import main
 from enc_caffe.form import Form
-from enc_caffe.pipeline import load
+from enc_caffe.pipeline.loading import load
 from enc_caffe.plan import Plan, write_plan
-from enc_caffe.runtime.executor import CaffeExecutor
+from enc_caffe.workers.executor import CaffeExecutor
 from tests.conftest import script
 
 pytestmark = pytest.mark.caffe

@@ -10,19 +10,19 @@ import pytest
 
 from enc_caffe import pipeline
 from enc_caffe.caffe_io.caffemodel import CaffeModel
+from enc_caffe.caffe_tools.programs import caffe_test
 from enc_caffe.complexity import network_complexity
 from enc_caffe.decomposition import form_cost, group_spectra, scheme_for
 from enc_caffe.form import Form
+from enc_caffe.measuring.evaluate import evaluate
 from enc_caffe.metrics.files import read_metrics
 from enc_caffe.metrics.sampling import energy_samples, vbmf_samples
 from enc_caffe.metrics.vbmf import estimate
 from enc_caffe.network import Convolution, InnerProduct, Layer, Network
+from enc_caffe.pipeline.planning import search_plan
 from enc_caffe.plan import Plan
-from enc_caffe.planning import search_plan
-from enc_caffe.runtime.evaluate import evaluate
-from enc_caffe.runtime.executor import CaffeExecutor
-from enc_caffe.runtime.tool import caffe_test
 from enc_caffe.search.options import SearchOptions
+from enc_caffe.workers.executor import CaffeExecutor
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 MODEL = ROOT / "prototxt" / "resnet56" / "train_val.prototxt"

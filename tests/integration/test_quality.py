@@ -10,12 +10,13 @@ import pytest
 from enc_caffe import pipeline
 from enc_caffe.caffe_io.datum import write_lmdb
 from enc_caffe.caffe_io.sources import from_arrays
-from enc_caffe.measurement import Workers, images_of
-from enc_caffe.planning import search_plan
-from enc_caffe.runtime.decomposer import Decomposer, Decomposition
-from enc_caffe.runtime.measuring import PlanEvaluator, reference_scores
-from enc_caffe.runtime.store import ResultStore
+from enc_caffe.calibration.decomposer import Decomposer, Decomposition
+from enc_caffe.measuring.store import ResultStore
+from enc_caffe.measuring.subject import PlanEvaluator, reference_scores
+from enc_caffe.pipeline.measurement import images_of
+from enc_caffe.pipeline.planning import search_plan
 from enc_caffe.search.options import SearchOptions
+from enc_caffe.workers.choice import Workers
 
 MODEL = Path(__file__).resolve().parent.parent.parent / "prototxt" / "resnet56" / "train_val.prototxt"
 

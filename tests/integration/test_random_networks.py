@@ -25,7 +25,7 @@ from enc_caffe.decomposition import scheme_for
 from enc_caffe.decomposition import schemes as known_schemes
 from enc_caffe.form import Form
 from enc_caffe.network import Network
-from enc_caffe.runtime.executor import CaffeExecutor
+from enc_caffe.workers.executor import CaffeExecutor
 
 pytestmark = pytest.mark.caffe
 EXAMPLES = int(os.environ.get("ENC_CAFFE_EXAMPLES", "60"))
@@ -151,7 +151,7 @@ def run(
     text: str, weights: str, data: np.ndarray
 ) -> tuple[Blobs, dict[str, list[tuple[int, ...]]], dict[str, tuple[int, ...]]]:
     """Outputs, shapes of the weights by layer, and shapes of all tops by layer (in a worker)."""
-    from enc_caffe.runtime.engine import load_net
+    from enc_caffe.workers.pycaffe import load_net
 
     net = load_net(text, weights)
     net.blobs["data"].data[...] = data
@@ -165,7 +165,7 @@ def run(
 
 def save_random(text: str, path: str, seed: int) -> None:
     """Random weights of the shapes that Caffe makes, saved by Caffe (in a worker)."""
-    from enc_caffe.runtime.engine import load_net
+    from enc_caffe.workers.pycaffe import load_net
 
     net, rng = load_net(text, None), np.random.default_rng(seed)
     for name, blobs in net.params.items():

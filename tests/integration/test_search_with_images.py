@@ -13,11 +13,12 @@ from enc_caffe import pipeline
 from enc_caffe.caffe_io.datum import write_lmdb
 from enc_caffe.caffe_io.sources import from_arrays
 from enc_caffe.cli import main
-from enc_caffe.measurement import Workers, images_of
+from enc_caffe.measuring.evaluate import evaluate
+from enc_caffe.measuring.subject import layer_counts
 from enc_caffe.metrics.files import read_metrics
+from enc_caffe.pipeline.measurement import images_of
 from enc_caffe.plan import read_plan
-from enc_caffe.runtime.evaluate import evaluate
-from enc_caffe.runtime.measuring import layer_counts
+from enc_caffe.workers.choice import Workers
 
 MODEL = Path(__file__).resolve().parent.parent.parent / "prototxt" / "resnet56" / "train_val.prototxt"
 

@@ -1,0 +1,1 @@
+"""Caffe's own programs: training, tests, times, and what is installed."""

@@ -1,0 +1,132 @@
+"""Accuracy of a network over an LMDB, equal to stock ``caffe test`` on the same images.
+
+The network runs as its deploy form in worker processes, its layers as they are (nothing folded); images pass through the TEST
+phase's transformation, and each counts once, whatever the batch size. What the store has is not run again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Callable, Mapping, Optional, Sequence
+
+import numpy as np
+
+from enc_caffe.caffe_io.describe import set_state
+from enc_caffe.caffe_io.feed import AS_WRITTEN, Feed
+from enc_caffe.caffe_io.prototxt import read_net
+from enc_caffe.decomposition import form_cost
+from enc_caffe.errors import CaffeError, DatasetError, UsageError
+from enc_caffe.form import WHOLE
+from enc_caffe.measuring.feeding import fed_lines
+from enc_caffe.measuring.images import look_at
+from enc_caffe.measuring.layers import ORIGINAL, measure
+from enc_caffe.measuring.scores import TOPS
+from enc_caffe.measuring.store import ResultStore
+from enc_caffe.measuring.subject import Subject, net_task
+from enc_caffe.shapes import Shape
+from enc_caffe.workers.executor import CaffeExecutor, Executor
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Counts over an LMDB."""
+
+    images: int
+    correct: dict[int, int]
+    cross_entropy: float
+
+    def accuracy(self, k: int = 1) -> float:
+        """Top-k accuracy."""
+        return self.correct[k] / self.images
+
+
+def evaluate(
+    model: Path,
+    weights: Path,
+    lmdb: Path,
+    top_k: tuple[int, ...] = (1,),
+    batch: int = 50,
+    workers: int = 1,
+    threads: int = 1,
+    gpu: Optional[int] = None,
+    progress: Callable[[int, int], None] = lambda done, all_: None,
+    feed: Feed = AS_WRITTEN,
+    executor: Optional[Executor] = None,
+    python_layers: bool = False,
+    level: Optional[int] = None,
+    stages: Sequence[str] = (),
+    input_shapes: Optional[Mapping[str, Shape]] = None,
+    notice: Callable[[str], None] = lambda line: None,
+    store: Optional[ResultStore] = None,
+) -> Evaluation:
+    """Top-k accuracy and cross-entropy of a network over all images of an LMDB.
+
+    Parameters
+    ----------
+    model, weights, lmdb : Path
+    top_k : tuple of int
+    batch : int
+        Images of one forward pass; the result does not depend on it.
+    workers, threads : int
+        Processes, and BLAS threads of each.
+    gpu : int, optional
+        Device; without it the CPU.
+    progress : callable of images done and images in all
+    feed : Feed
+        What the user says of the images, instead of the data layer.
+    python_layers : bool
+        Whether the prototxt may have them (:func:`enc_caffe.caffe_io.prototxt.read_net`).
+    level, stages : int and sequence of str, optional
+        Which layers there are, as by ``caffe test -level -stage``.
+    input_shapes : mapping of top to full shape, optional
+        Of data layers whose tops no image size describes.
+    notice : callable of a line that a person should read
+        Gets what the network is fed.
+    store : ResultStore, optional
+        Keeps the counts of every chunk of images.
+
+    Raises
+    ------
+    DatasetError
+        If the images do not fit the network, or a label is beyond its classes.
+    CaffeError
+        With Caffe's own last line where it stopped.
+    """
+    weights, lmdb = Path(weights).absolute(), Path(lmdb).absolute()
+    net = feed.written(set_state(read_net(Path(model), python_layers), level, stages))
+    look = look_at(net, str(model), weights, lmdb, feed.transform(net, str(model)), input_shapes=input_shapes)
+    if any(not 1 <= k <= look.scores.classes for k in top_k):
+        raise UsageError(f"--top_k {','.join(map(str, top_k))}: the network has {look.scores.classes} classes")
+    if not look.labelled:
+        raise DatasetError(
+            f"{lmdb}: its images have no labels for '{look.scores.labels or look.scores.scores}'; an accuracy needs them"
+        )
+    macs = sum(form_cost(x, WHOLE)[0] for x in look.network.weighted)
+    with contextlib.ExitStack() as stack:
+        if executor is None:
+            gpus = () if gpu is None else (gpu,)
+            executor = stack.enter_context(CaffeExecutor(workers, threads, gpus, advice="; start the command again"))
+        made = Subject(net, str(model), weights, lmdb, look, macs, executor, store, fold=False)
+        for line in fed_lines(net, str(model), weights, lmdb, look, executor):
+            notice(line)
+        tops = max(TOPS, *top_k)
+        task = replace(net_task(made, (), min(batch, made.chunk)), tops=tops)
+        context = made.context({**made.key(), "evaluated": tops}) if store is not None else ""
+        counts = measure(
+            task,
+            (),
+            look.images,
+            made.chunk,
+            executor,
+            store,
+            context,
+            "network",
+            lambda done, all_: progress(done, all_),
+        )[ORIGINAL]
+    if not np.isfinite(counts.cross_entropy):
+        raise CaffeError(
+            f"{model}: the network's scores are not finite on the images of {lmdb}; do the images have the scale that it expects?"
+        )
+    return Evaluation(look.images, {k: counts.right[k - 1] for k in top_k}, counts.cross_entropy / look.images)

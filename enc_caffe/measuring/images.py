@@ -1,0 +1,95 @@
+"""Images that fit a network: held against it and its caffemodel before anything runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Mapping, Optional
+
+import numpy as np
+
+from enc_caffe.caffe_io.caffemodel import opened
+from enc_caffe.caffe_io.datum import ImageLmdb
+from enc_caffe.caffe_io.transform import Transform, blame, remedy, transform_of
+from enc_caffe.caffe_io.variants import Scores, check_one_input, find_scores, sized_network
+from enc_caffe.errors import DatasetError, NetworkError, WeightsError
+from enc_caffe.network import Network
+from enc_caffe.shapes import DATA_TYPES, Shape, brings_data
+from enc_caffe.workers.limits import check_runs
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images that fit a network: how they get into it, how many there are, and whether they have labels."""
+
+    network: Network
+    scores: Scores
+    transform: Transform
+    data: str
+    images: int
+    labelled: bool
+    classes_seen: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(C, H, W) of what the network is fed."""
+        return tuple(self.network.shape_of(self.data)[1:])
+
+
+def look_at(
+    net: Any, source: str, weights: Path, lmdb: Path, transform: Optional[Transform] = None, any_output: bool = False,
+    input_shapes: Optional[Mapping[str, Shape]] = None,
+) -> Images:  # fmt: skip
+    """Hold a network, its caffemodel and an LMDB against each other; ``any_output``: class scores are not needed.
+
+    Raises
+    ------
+    WeightsError
+        If the caffemodel does not fit the network.
+    NetworkError
+        If it has several inputs, or no class scores.
+    DatasetError
+        If the images do not fit the network, or a label is beyond its classes.
+    """
+    stored = opened(Path(weights))
+    rule = transform if transform is not None else transform_of(net, source)
+    images = ImageLmdb(Path(lmdb))
+    first, labels, total = images.first_shape(rule.force_color), images.labels(), len(images)
+    # LMDB opens a folder once in a process, and the network may name it too.
+    images.close()
+    network = sized_network(net, source, rule.sized(first), None, input_shapes)
+    check_runs(network, source)
+    check_one_input(net, network, source)
+    scores = find_scores(network, any_output)
+    if scores.classes < 1:
+        raise NetworkError(
+            f"{source}: how many classes '{scores.scores}' has is not known, because of layers before it"
+        )
+    data_blob, needed = _data_blob(network)
+    try:
+        stored.check(network)
+    except WeightsError as exc:
+        raise WeightsError(f"{exc}{blame(net, rule.sized(first), lmdb)}") from None
+    got = rule(np.zeros(first, np.uint8)).shape
+    if got != needed:
+        raise DatasetError(
+            f"{lmdb}: images become {got} (C, H, W), but the network's '{data_blob}' needs {needed}; {remedy(got, needed)}"
+        )
+    labelled = scores.softmax and bool(labels.max() >= 0) and not _labels_elsewhere(network, data_blob, scores.labels)
+    if labelled and (labels.min() < 0 or labels.max() >= scores.classes):
+        raise DatasetError(
+            f"{lmdb}: labels go from {labels.min()} to {labels.max()}, but the network has {scores.classes} classes"
+        )
+    return Images(network, scores, rule, data_blob, total, labelled, len(np.unique(labels)))
+
+
+def _labels_elsewhere(network: Network, data: str, labels: Optional[str]) -> bool:
+    """Whether another layer than the images' own reads the labels: those of the LMDB are none then."""
+    return any(labels in x.tops and data not in x.tops and x.type in DATA_TYPES for x in network.layers)
+
+
+def _data_blob(network: Network) -> tuple[str, Shape]:
+    for layer in network.layers:
+        if brings_data(layer.type):
+            return layer.tops[0], layer.top_shapes[0][1:]
+    raise DatasetError(f"network '{network.name}' has no layer that reads images")

@@ -1,0 +1,86 @@
+"""Whole networks that decide: which factors, a mixture or one scheme, and which ranks beside those that were found."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Mapping, Optional, Sequence
+
+from enc_caffe.calibration.decomposer import Decomposer, Decomposition
+from enc_caffe.form import Form
+from enc_caffe.measuring.subject import PlanEvaluator, Subject
+from enc_caffe.metrics.table import MetricsTable
+from enc_caffe.pipeline.planning import Found, refined_plan, search_mixture
+from enc_caffe.progress import Progress, Stages
+from enc_caffe.search.build import TimeOf
+from enc_caffe.search.options import SearchOptions
+from enc_caffe.search.refine import refine
+
+
+class Chooser:
+    """Whole networks made and measured on the images that choose.
+
+    Until :meth:`settle` was called, ``decomposer`` makes them with the first of what ``--recalibrate auto`` stands for.
+    """
+
+    def __init__(self, images: Subject, how: Decomposition, placement: str, progress: Stages) -> None:
+        self._images, self._how, self._placement = images, how, placement
+        self._progress, self._what = progress, ""
+        self.decomposer, self.evaluator = self._made(how.alternatives()[0])
+
+    def _made(self, how: Decomposition) -> tuple[Decomposer, PlanEvaluator]:
+        decomposer = Decomposer(self._images, how, self._placement, self._report)
+        evaluator = PlanEvaluator(
+            self._images, self._placement,
+            progress=lambda plans, done, all_: self._report("whole networks", done, all_), blobs_of=decomposer.blobs,
+            name=decomposer.name(), reference=decomposer.reference(),
+        )  # fmt: skip
+        return decomposer, evaluator
+
+    def settle(self, forms: Mapping[str, Form]) -> None:
+        """Take what gives the least divergence in these forms of all that ``--recalibrate auto`` stands for."""
+        ways = self._how.alternatives()
+        if not any(layer.type == "BatchNorm" for layer in self._images.look.network.layers):
+            ways = ways[:1]
+        if len(ways) > 1:
+            made = []
+            for at, how in enumerate(ways, 1):
+                self._what = f"recalibration {at} of {len(ways)}: "
+                made.append(self._made(how))
+                made[-1][1].counts(forms)
+            self._what = ""
+            self.decomposer, self.evaluator = min(made, key=lambda m: m[1].divergence(forms))
+
+    def step(self, what: str) -> Progress:
+        """Progress of a stage."""
+        return lambda done, all_: self._progress(what, done, all_)
+
+    def _report(self, what: str, done: int, all_: int) -> None:
+        self._progress(self._what + what, done, all_)
+
+    def mixture(self, table: MetricsTable, options: SearchOptions, time_of: Optional[TimeOf]) -> Found:
+        """The plan of all schemes, or of one of them wherever it can be had: what diverges least as a whole network."""
+        seen = 0
+
+        def value_of(forms: Mapping[str, Form]) -> float:
+            nonlocal seen
+            seen += 1
+            self._what = f"mixture or one scheme, plan {seen}: "
+            return self.evaluator.divergence(forms)
+
+        found = search_mixture(table, options, value_of, time_of)
+        self._what = ""
+        return found[0][1]
+
+    def refined(self, table: MetricsTable, found: Found, evaluations: int) -> Found:
+        """The plan of a search with ranks refined by whole networks' divergence on the images."""
+        problem, seen = found.problem, 0
+
+        def value_of(ranks: Sequence[int]) -> float:
+            nonlocal seen
+            seen += 1
+            self._what = f"plan {seen} of {evaluations}: "
+            return self.evaluator.divergence(replace(found.result, ranks=tuple(ranks)).plan_forms(problem))
+
+        result = refine(problem, found.result.ranks, value_of, evaluations)
+        self._what = ""
+        return refined_plan(table, found, result)

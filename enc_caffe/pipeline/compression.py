@@ -1,0 +1,295 @@
+"""Measuring with images, and everything in one go: the stages that need Caffe, in their order."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Callable, Optional
+
+from enc_caffe.caffe_io.datum import ImageLmdb
+from enc_caffe.caffe_io.variants import check_one_input
+from enc_caffe.calibration import duration
+from enc_caffe.calibration.decomposer import Decomposition
+from enc_caffe.calibration.layerwise import Blobs
+from enc_caffe.calibration.remaining import remaining
+from enc_caffe.decomposition.policy import PAPER
+from enc_caffe.errors import UsageError
+from enc_caffe.files.jsonfile import write_json
+from enc_caffe.files.output import atomic_folder, check_new
+from enc_caffe.form import CONVENTIONS, Form
+from enc_caffe.measuring.evaluate import Evaluation, evaluate
+from enc_caffe.measuring.images import look_at
+from enc_caffe.measuring.store import ResultStore
+from enc_caffe.metrics.files import write_metrics
+from enc_caffe.metrics.table import MetricsTable
+from enc_caffe.pipeline.choosing import Chooser
+from enc_caffe.pipeline.emission import Emitted, emit
+from enc_caffe.pipeline.loading import LoadedNetwork
+from enc_caffe.pipeline.measurement import concerns, images_of, measured_metrics, output_errors
+from enc_caffe.pipeline.planning import check_search, search_plan
+from enc_caffe.pipeline.source import Resources, Source
+from enc_caffe.pipeline.spectra import pca_metrics
+from enc_caffe.plan import Plan
+from enc_caffe.progress import Stages, quiet
+from enc_caffe.search.build import TimeOf
+from enc_caffe.search.methods import EVALUATING
+from enc_caffe.search.options import SearchOptions
+from enc_caffe.workers.executor import Executor
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """A compression from end to end.
+
+    Attributes
+    ----------
+    emitted : Emitted
+    plan : Plan
+    before, after : Evaluation, optional
+        Accuracies of both networks on the test images; None where these have no labels or the network no class scores.
+    divergence : float, optional
+        Mean divergence of the compressed network from the original on the images that it was chosen by.
+    making : str
+        How its layers got their weights.
+    seen : bool
+        Whether the accuracies are those on the very images that the ranks or weights were chosen by.
+    """
+
+    emitted: Emitted
+    plan: Plan
+    before: Optional[Evaluation]
+    after: Optional[Evaluation]
+    divergence: Optional[float] = None
+    making: str = "svd"
+    seen: bool = False
+
+
+@dataclass(frozen=True)
+class Making:
+    """What becomes of a plan's layers, and how the plan is refined; the default is the paper's way.
+
+    Attributes
+    ----------
+    decomposition : Decomposition
+    refine : int
+        Evaluations of whole networks that refine the ranks; 0: none.
+    dense : bool
+        Metrics at more ranks where they bend.
+    placement : {'exact', 'published'}
+        Where a pair's strides stand.
+    fully_connected : bool
+        Whether the paper's policy decomposes fully connected layers too.
+    """
+
+    decomposition: Decomposition = Decomposition()
+    refine: int = 0
+    dense: bool = False
+    placement: str = "exact"
+    fully_connected: bool = False
+
+
+@dataclass(frozen=True)
+class Output:
+    """What is written and reported beside the network.
+
+    Attributes
+    ----------
+    test_lmdb : Path, optional
+        Images that the accuracies are of; without them those that the network was chosen by.
+    train_lmdb : Path, optional
+        Source of the emitted TRAIN data layer.
+    solver : Path, optional
+        Solver prototxt whose schedule the emitted one takes over.
+    top_k : tuple of int
+    force : bool
+        Replace a folder that exists.
+    """
+
+    test_lmdb: Optional[Path] = None
+    train_lmdb: Optional[Path] = None
+    solver: Optional[Path] = None
+    top_k: tuple[int, ...] = (1,)
+    force: bool = False
+
+
+#: What ``--quality`` stands for, by the names of the command's flags.
+QUALITY: dict[str, dict[str, Any]] = {
+    "best": {
+        "method": "model", "metric": "divergence", "decomposition": "asymmetric", "recalibrate": frozenset({"auto"}),
+        "refine": 6, "dense": True, "schemes": "all",
+    },
+    "paper": {
+        "preset": "published", "stride_placement": "published", "decomposition": "svd", "recalibrate": frozenset(),
+        "refine": 0, "dense": False, "schemes": "paper",
+    },
+}  # fmt: skip
+
+ALONE, PLAIN, PLAINLY = Resources(), Making(), Output()
+
+
+def compress(
+    source: Source,
+    lmdb: Path,
+    out: Path,
+    options: SearchOptions,
+    making: Making = PLAIN,
+    resources: Resources = ALONE,
+    output: Output = PLAINLY,
+    time_of: Optional[TimeOf] = None,
+    progress: Stages = quiet,
+    notice: Callable[[str], None] = lambda line: None,
+) -> Compressed:
+    """Metrics, search, emission, and the accuracy of both networks on the test images.
+
+    Besides the emitted network the folder gets ``metrics.json``, ``ranks.json`` and ``evaluation.json``, and appears when
+    all of it is there.
+
+    Parameters
+    ----------
+    source : Source
+    lmdb : Path
+        Images that choose.
+    out : Path
+        Folder to make.
+    options : SearchOptions
+        Budgets, what they count, and how forms are searched.
+    making : Making
+    resources : Resources
+    output : Output
+    time_of : callable of layer and form, optional
+        Nanoseconds, where latency has a budget.
+    progress : callable of what is done, how much of it, and in all
+    notice : callable of a line that a person should read
+
+    Raises
+    ------
+    EncError
+        As the stages do.
+    """
+    lmdb, out = Path(lmdb), Path(out)
+    check_new(out, output.force)
+    if making.refine < 0:
+        raise UsageError(f"--refine {making.refine}: 0 or more evaluations are needed")
+    loaded = source.load(lmdb, options.schemes, making.fully_connected).measurable()
+    check_one_input(loaded.net, loaded.network, str(source.model))
+    for line in loaded.notices():
+        notice(line)
+    ImageLmdb(Path(output.test_lmdb or lmdb)).close()
+    table, how = pca_metrics(loaded, source.weights), making.decomposition
+    check_search(table, options, time_of)
+    evaluating = options.method in EVALUATING or options.target_accuracy is not None
+    # Where whole networks are measured anyway, they decide between a mixture and one scheme too.
+    mixed = making.refine > 0 and options.schemes != PAPER and not evaluating
+    with resources.workers.executor() as executor:
+        chooser = None
+        if options.metric != "pca" or evaluating or making.refine or not how.plain:
+            images = images_of(loaded, source.weights, lmdb, executor, resources.store, resources.memory)
+            chooser = Chooser(images, how, making.placement, progress)
+            # Before anything is measured.
+            for m in table.layers:
+                chooser.decomposer.check({m.name: m.form(1)})
+            for line in concerns(images, lmdb):
+                notice(line)
+            sampled: dict[str, list[Form]] = {}
+            for m in table.layers:
+                sampled.setdefault(m.name, []).extend(m.form(r) for r in m.measure_at)
+            left, passes = remaining(chooser.decomposer, sampled), options.metric not in ("pca", "output")
+            seconds = duration.stages(
+                images, [layer for layer, _ in table.by_layer()], sampled, how.kind, passes,
+                making.refine + len(how.alternatives()) + (len({m.scheme for m in table.layers}) if mixed else 0), making.dense, left,
+            )  # fmt: skip
+            known = f"; {left.measured:.0%} of the metrics are known already" if left.measured and passes else ""
+            notice(f"measuring on {images.look.images} images: {duration.words(seconds, executor.workers)}{known}")
+            if options.metric == "output":
+                table = output_errors(table, chooser.decomposer, default_only=True)
+            elif options.metric != "pca":
+                table = measured_metrics(
+                    images, table, default_only=True, progress=chooser.step("metrics"), decomposer=chooser.decomposer,
+                    dense=making.dense,
+                )  # fmt: skip
+        if chooser is not None and mixed:
+            found = chooser.mixture(table, options, time_of)
+        else:
+            found = search_plan(table, options, chooser.evaluator if chooser and evaluating else None, time_of)
+        blobs: Blobs = {}
+        if chooser is not None:
+            found = chooser.refined(table, found, making.refine) if making.refine else found
+            chooser.settle(found.plan.forms)
+            blobs = chooser.decomposer.blobs(found.plan.forms)
+        with atomic_folder(out, output.force) as work:
+            test = Path(output.test_lmdb or lmdb)
+            emitted = _written(loaded, source, table, found.plan, work, out, test, making, output, blobs)
+            # Where images chose the ranks, what the network is fed was said before.
+            say = notice if chooser is None else lambda line: None
+            before, after = _accuracies(loaded, source, work, test, output, executor, resources.store, progress, say)
+            divergence, words, seen = None, "svd", False
+            data: dict[str, Any] = {"format": "enc-caffe-compression/1", "images": _count(test), "lmdb": str(test)}
+            if chooser is not None:
+                divergence, words = chooser.evaluator.divergence(found.plan.forms), chooser.decomposer.how.words()
+                seen = same_images(test, chooser.decomposer.made.lmdb)
+                data["divergence"] = {"mean": divergence, "images": chooser.decomposer.made.look.images}
+            data.update(
+                decomposition=words, chosen_by_these_images=seen, parameters=emitted.parameter_ratio("all"),
+                macs={f"{c}, {k}": emitted.ratio(c, k) for c in CONVENTIONS for k in ("decomposable", "all")},
+            )  # fmt: skip
+            for name, e in (("original", before), ("compressed", after)):
+                if e is not None:
+                    data[name] = {"correct": e.correct, "cross_entropy": e.cross_entropy}
+            write_json(work / "evaluation.json", data)
+        return Compressed(emitted, found.plan, before, after, divergence, words, seen)
+
+
+def _count(lmdb: Path) -> int:
+    images = ImageLmdb(lmdb)
+    number = len(images)
+    images.close()
+    return number
+
+
+def same_images(first: Path, second: Path) -> bool:
+    """Whether two names are of one LMDB."""
+    return os.path.samefile(Path(first) / "data.mdb", Path(second) / "data.mdb")
+
+
+def _written(
+    loaded: LoadedNetwork, source: Source, table: MetricsTable, plan: Plan, work: Path, out: Path, test: Path,
+    making: Making, output: Output, blobs: Blobs,
+) -> Emitted:  # fmt: skip
+    """The network's files and its metrics in ``work``, which becomes ``out``."""
+    emitted = emit(
+        loaded, source.weights, plan, work / "network", making.placement, solver=output.solver,
+        train_lmdb=output.train_lmdb, test_lmdb=test, final=out, blobs=blobs,
+    )  # fmt: skip
+    for path in (work / "network").iterdir():
+        path.rename(work / path.name)
+    (work / "network").rmdir()
+    write_metrics(work / "metrics.json", table)
+    return emitted
+
+
+def _accuracies(
+    loaded: LoadedNetwork, source: Source, work: Path, test: Path, output: Output, executor: Executor,
+    store: Optional[ResultStore], progress: Stages, notice: Callable[[str], None],
+) -> tuple[Optional[Evaluation], Optional[Evaluation]]:  # fmt: skip
+    """Accuracies of both networks on the test images, where these have labels and the network class scores."""
+    look = look_at(loaded.runnable.net, str(loaded.path), source.weights, test, loaded.transform, any_output=True)
+    if not look.labelled:
+        return None, None
+
+    def accuracy(prototxt: Path, caffemodel: Path, what: str, say: Callable[[str], None]) -> Evaluation:
+        return evaluate(
+            prototxt, caffemodel, test, output.top_k, executor=executor, progress=partial(progress, what),
+            python_layers=source.python_layers, level=source.level, stages=source.stages, feed=source.feed, notice=say,
+            store=store,
+        )  # fmt: skip
+
+    before = accuracy(source.model, source.weights, "the original's accuracy", notice)
+    after = accuracy(
+        work / "train_val.prototxt",
+        work / "compressed.caffemodel",
+        "the compressed network's accuracy",
+        lambda line: None,
+    )
+    return before, after

@@ -1,0 +1,202 @@
+"""The emitted folder: prototxts, caffemodel and plan, whole and loaded by stock Caffe, or not there at all."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Mapping, Optional
+
+from enc_caffe.caffe_io.blobs import needed_blobs
+from enc_caffe.caffe_io.datum import ImageLmdb
+from enc_caffe.caffe_io.describe import batch_size, data_layers, describe
+from enc_caffe.caffe_io.emit import NONE, Blobs, replace_layers, write_compressed
+from enc_caffe.caffe_io.inference import for_inference
+from enc_caffe.caffe_io.partial import deploy_shapes
+from enc_caffe.caffe_io.prototxt import leading_comments, read_solver, to_text, verbatim_text, write_prototxt
+from enc_caffe.caffe_io.variants import deploy_net, solver_param, train_val_or_same
+from enc_caffe.caffe_tools.loadable import Original, check_loads
+from enc_caffe.complexity import Complexity, network_complexity
+from enc_caffe.decomposition import check_form, check_worth
+from enc_caffe.errors import DatasetError, PlanError
+from enc_caffe.files.output import atomic_folder
+from enc_caffe.form import CONVENTIONS, Form
+from enc_caffe.pipeline.loading import LoadedNetwork
+from enc_caffe.plan import Plan, write_plan
+from enc_caffe.progress import Names, unnamed
+
+
+@dataclass(frozen=True)
+class Emitted:
+    """What an emission wrote, and what it costs in both conventions, over all weighted layers and the decomposable ones.
+
+    ``untrained`` says why ``train_val.prototxt`` has no data and no loss, where it has none, and ``unchecked`` what was not loaded
+    in stock Caffe, where that could not be. Where it is not ``sized`` nothing says how large images are: MACs mean nothing, and
+    there is no ``deploy.prototxt``.
+    """
+
+    folder: Path
+    before: Mapping[tuple[str, str], Complexity]
+    after: Mapping[tuple[str, str], Complexity]
+    untrained: str = ""
+    unchecked: str = ""
+    sized: bool = True
+
+    def ratio(self, convention: str, counted: str) -> float:
+        """MACs after over MACs before."""
+        return self.after[convention, counted].macs / self.before[convention, counted].macs
+
+    def parameter_ratio(self, counted: str) -> float:
+        """Parameters after over parameters before."""
+        return self.after["exact", counted].parameters / self.before["exact", counted].parameters
+
+
+def costs(
+    loaded: LoadedNetwork, forms: Mapping[str, Form], placement: str = "exact"
+) -> dict[tuple[str, str], Complexity]:
+    """Complexity by (convention, counted)."""
+    decomposable = {*loaded.policy.schemes, *forms}
+    return {
+        (c, k): network_complexity(loaded.network, forms, c, decomposable if k == "decomposable" else None, placement)
+        for c in CONVENTIONS for k in ("decomposable", "all")
+    }  # fmt: skip
+
+
+def plan_forms(loaded: LoadedNetwork, plan: Plan, source: str = "the plan") -> dict[str, Form]:
+    """Form of every layer of a plan; where the file does not say the scheme, the paper's policy does.
+
+    Raises
+    ------
+    PlanError
+        If the plan does not fit the network; ``source`` says where it comes from.
+    """
+    found = {}
+    for name, form in plan.forms.items():
+        if name not in loaded.network:
+            raise PlanError(f"{source}: layer '{name}' is not in network '{loaded.network.name}'")
+        layer = loaded.network[name]
+        if layer.keep_reason or not layer.has_weights:
+            reason = layer.keep_reason or f"type {layer.type} is never decomposed"
+            raise PlanError(f"{source}: layer '{name}' cannot be decomposed: {reason}")
+        if not form.scheme:
+            scheme = loaded.policy.paper.get(name)
+            if scheme is None:
+                why = loaded.policy.whole.get(name, "the paper leaves it whole")
+                raise PlanError(f"{source}: layer '{name}' cannot be decomposed without a scheme: {why}")
+            form = Form(scheme, form.ranks)
+        try:
+            check_form(layer, form)
+            check_worth(layer, form)
+        except PlanError as exc:
+            raise PlanError(f"{source}: {exc}") from None
+        found[name] = form
+    return found
+
+
+def emit(
+    loaded: LoadedNetwork,
+    weights: Path,
+    plan: Plan,
+    out: Path,
+    placement: str = "exact",
+    force: bool = False,
+    solver: Optional[Path] = None,
+    train_lmdb: Optional[Path] = None,
+    test_lmdb: Optional[Path] = None,
+    progress: Names = unnamed,
+    solver_overrides: Optional[dict[str, Any]] = None,
+    source: str = "the plan",
+    final: Optional[Path] = None,
+    blobs: Blobs = NONE,
+    version: int = 2,
+) -> Emitted:
+    """Write ``train_val.prototxt``, ``deploy.prototxt``, ``solver.prototxt``, ``compressed.caffemodel``, ``ranks.json``.
+
+    The folder appears whole or not at all, and not before stock Caffe has loaded its files
+    (:func:`enc_caffe.caffe_tools.loadable.check_loads`). ``final`` is the name that it will have in the end, where that is not ``out``:
+    the solver names the train_val by it. ``blobs`` are weights by layer of the compressed network that are not what plain
+    SVD gives. ``version`` is that of the format of ``ranks.json``.
+    """
+    network = loaded.network
+    forms = plan_forms(loaded, plan, source)
+    model = loaded.model(weights)
+    original_solver = read_solver(solver) if solver is not None else None
+    compressed = replace_layers(loaded.net, network, forms, placement)
+    # The stages of a chain are described like any other layer: wrong shapes show here, not in Caffe.
+    given = loaded.top_shapes or {}
+    described = describe(compressed, None, "the emitted prototxt", {**network.data_shapes, **given})
+    described = replace(described, name=network.name)
+    needed = needed_blobs(compressed, described)
+    final = Path(final or out).absolute()
+    with atomic_folder(Path(out), force) as folder:
+        write_compressed(folder / "compressed.caffemodel", model, network, forms, progress, blobs, needed)
+        train_val, untrained = train_val_or_same(compressed, described, train_lmdb, test_lmdb)
+        train_val = loaded.feed.written(train_val)
+        header = plan_header(plan) + loaded.feed.remark() + leading_comments(loaded.path)
+        train_val_text = verbatim_text(loaded.without_flags(train_val), header)
+        write_prototxt(folder / "train_val.prototxt", train_val_text)
+        lacking = {layer.name for layer in compressed.layer if layer.name in network and layer.name not in model.layers}
+        deploy = for_inference(deploy_net(compressed, described), lacking)
+        write_prototxt(folder / "deploy.prototxt", verbatim_text(deploy, header))
+        test_iter = _test_iterations(train_val, test_lmdb)
+        parameters = solver_param(
+            original_solver, str(final / "train_val.prototxt"), str(final / "snapshot"), test_iter, solver_overrides
+        )
+        if (loaded.level or loaded.stages) and not parameters.test_state:
+            parameters.test_state.add(level=loaded.level or 0, stage=loaded.stages)
+        (folder / "solver.prototxt").write_text(to_text(parameters), encoding="utf-8")
+        write_plan(folder / "ranks.json", Plan(plan.network, forms, plan.about), version)
+        first = Original(deploy_net(loaded.net, network), Path(weights))
+        # Where its inputs' sizes only stand in, a deploy file would say what nobody knows.
+        unchecked = check_loads(folder, deploy, deploy_shapes(given, described, deploy), first, final)
+        if not loaded.sized:
+            (folder / "deploy.prototxt").unlink()
+    return Emitted(
+        Path(out),
+        costs(loaded, {}),
+        costs(loaded, forms, placement),
+        untrained,
+        unchecked,
+        loaded.sized,
+    )
+
+
+def plan_header(plan: Plan) -> str:
+    """How a plan came to be, as a comment of one line: what a ranks file says must not become a part of the network."""
+    about = plan.about
+    if about.method is None:
+        return ""
+    ratio = about.flops_ratio if about.flops_ratio is not None and 0 <= about.flops_ratio <= 1e6 else math.nan
+    words = (
+        f"Compressed by enc-caffe: method {about.method}, metric {about.metric}, "
+        f"MACs {ratio:.4f} of {about.counted or 'the original'} ({about.convention} convention)."
+    )
+    return "# " + "".join(c if c.isprintable() else " " for c in words) + "\n"
+
+
+def _test_iterations(train_val: Any, test_lmdb: Optional[Path]) -> int:
+    """Batches that cover the test images; 1 where they cannot be read."""
+    layers = data_layers(train_val, "TEST")
+    if not layers or layers[0].type != "Data":
+        return 1
+    try:
+        images = ImageLmdb(Path(test_lmdb or layers[0].data_param.source))
+    except DatasetError:
+        return 1
+    number = len(images)
+    images.close()
+    return max(1, math.ceil(number / batch_size(layers[0])))
+
+
+def cost_line(emitted: Emitted) -> str:
+    """MACs and parameters in words: both conventions, and what they count."""
+    if not emitted.sized:
+        return (
+            f"parameters {emitted.parameter_ratio('all'):.4f} of all convolutions and fully connected layers; no MACs and no "
+            "deploy.prototxt, since nothing says how large images are (--input_shape C,H,W or --lmdb)"
+        )
+    return (
+        f"MACs {emitted.ratio('paper', 'decomposable'):.4f} (paper convention) and {emitted.ratio('exact', 'decomposable'):.4f} "
+        f"(exact) of the decomposable layers, {emitted.ratio('exact', 'all'):.4f} (exact) of all convolutions and fully "
+        f"connected layers; parameters {emitted.parameter_ratio('all'):.4f} of all of them"
+    )

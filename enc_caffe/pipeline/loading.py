@@ -1,0 +1,168 @@
+"""The order of the stages. Commands and scripts call these functions; no other module knows what comes after what."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Iterable, Mapping, Optional, Sequence
+
+from enc_caffe.caffe_io.caffemodel import CaffeModel, opened
+from enc_caffe.caffe_io.describe import set_state
+from enc_caffe.caffe_io.feed import AS_WRITTEN, Feed
+from enc_caffe.caffe_io.inputs import lacks_size, set_input_shape
+from enc_caffe.caffe_io.notices import notices
+from enc_caffe.caffe_io.prototxt import read_net
+from enc_caffe.caffe_io.runnable import Runnable, runnable
+from enc_caffe.caffe_io.transform import Transform, blame, first_size
+from enc_caffe.caffe_io.unsized import sized_by_weights
+from enc_caffe.caffe_io.variants import sized_network
+from enc_caffe.decomposition.policy import PAPER, Policy, Schemes, policy_for
+from enc_caffe.errors import UnknownSizeError, UsageError, WeightsError
+from enc_caffe.network import Network
+from enc_caffe.plan import Plan
+from enc_caffe.shapes import Shape
+
+
+@dataclass(frozen=True)
+class LoadedNetwork:
+    """A network read from its files: NetParameter, description, which layers are decomposed, whether Python ones are allowed.
+
+    Where it is not ``sized``, the heights and widths of its description only stand in for those of images, which nothing says.
+    """
+
+    path: Path
+    net: Any
+    network: Network
+    policy: Policy
+    python_layers: bool = False
+    level: Optional[int] = None
+    stages: tuple[str, ...] = ()
+    feed: Feed = AS_WRITTEN
+    sized_by: str = ""
+    top_shapes: Optional[Mapping[str, Shape]] = None
+    sized: bool = True
+    _models: dict[Path, CaffeModel] = dataclasses.field(default_factory=dict, compare=False, repr=False)
+
+    def model(self, weights: Path) -> CaffeModel:
+        """A caffemodel for this network, opened and held against it once.
+
+        Raises
+        ------
+        WeightsError
+            If it cannot be read, or does not fit; where images gave the sizes, it may be they that do not.
+        """
+        weights = Path(weights)
+        if weights not in self._models:
+            model = opened(weights)
+            try:
+                model.check(self.network)
+            except WeightsError as exc:
+                raise WeightsError(f"{exc}{self.sized_by}") from None
+            self._models[weights] = model
+        return self._models[weights]
+
+    def with_fully_connected(self, plan: Plan) -> LoadedNetwork:
+        """The same with fully connected layers among those that are decomposed, where a plan has one of them."""
+        if not any(n in self.network and self.network[n].inner_product is not None for n in plan.forms):
+            return self
+        return replace(self, policy=policy_for(self.network, PAPER, True))
+
+    @functools.cached_property
+    def runnable(self) -> Runnable:
+        """What stock Caffe can run of it."""
+        return runnable(self.net, self.network, str(self.path))
+
+    def measurable(self) -> LoadedNetwork:
+        """The same network, layers that stock Caffe cannot reach left whole: nothing can be measured there."""
+        missing = self.runnable.missing & set(self.policy.schemes)
+        if not missing:
+            return self
+        schemes = {n: v for n, v in self.policy.schemes.items() if n not in missing}
+        why = dict.fromkeys(sorted(missing), "it lies behind a layer that stock Caffe cannot run")
+        return replace(self, policy=replace(self.policy, schemes=schemes, whole={**self.policy.whole, **why}))
+
+    def check_measurable(self, layers: Iterable[str], source: str) -> None:
+        """Raise UsageError where layers of a plan, or of metrics, cannot be measured."""
+        missing = sorted(self.runnable.missing & set(layers))
+        if missing:
+            raise UsageError(
+                f"{source}: layer '{missing[0]}' lies behind one that stock Caffe cannot run, so images say nothing of it; make "
+                "metrics with images, or leave it whole (--whole)"
+            )
+
+    @property
+    def transform(self) -> Transform:
+        """What becomes of an image before the network sees it."""
+        return self.feed.transform(self.net, str(self.path))
+
+    def without_flags(self, net: Any) -> Any:
+        """A network of the same file without the level and the stages that the file itself does not have."""
+        if self.level is None and not self.stages:
+            return net
+        out = type(net)()
+        out.CopyFrom(net)
+        out.ClearField("state")
+        own = read_net(self.path, python_layers=True)
+        if own.HasField("state"):
+            out.state.CopyFrom(own.state)
+        return out
+
+    def notices(self) -> list[str]:
+        """What a person should know of a network that stock Caffe does not wholly have."""
+        return notices(self.net, self.network, str(self.path))
+
+
+def load(
+    model: Path,
+    lmdb: Optional[Path] = None,
+    input_shape: Optional[Shape] = None,
+    fully_connected: bool = False,
+    python_layers: bool = False,
+    input_shapes: Optional[Mapping[str, Shape]] = None,
+    level: Optional[int] = None,
+    stages: Sequence[str] = (),
+    feed: Feed = AS_WRITTEN,
+    schemes: Schemes = PAPER,
+    describe_only: bool = False,
+    weights: Optional[Path] = None,
+) -> LoadedNetwork:
+    """Read a prototxt; image sizes come from ``input_shape``, the LMDB, or the source that the prototxt names.
+
+    Parameters
+    ----------
+    input_shapes : mapping of top to full shape, optional
+        Of data layers whose tops no image size describes.
+    level, stages : int and sequence of str, optional
+        Which layers there are, as by ``caffe -level -stage``.
+    feed : Feed
+        What the user says of the images; the network's data layers say it then too.
+    schemes : str or tuple of str
+        What each layer may become (:mod:`enc_caffe.decomposition.policy`).
+    describe_only : bool
+        Nothing of the network will be run: its Python layers are layers like any others.
+    weights : Path, optional
+        Caffemodel by which to find a size of images where nothing else says it.
+    """
+    net = feed.written(set_state(read_net(Path(model), python_layers or describe_only), level, stages))
+    shape, sized_by = None, ""
+    if lmdb is not None:
+        shape = first_size(Path(lmdb), feed.transform(net, str(model), pixels=False))
+        sized_by = blame(net, shape, lmdb)
+    image = input_shape or (shape if lacks_size(net) else None)
+    if image is not None:
+        set_input_shape(net, image, str(model), input_shapes or {})
+    sized = True
+    try:
+        network = sized_network(net, str(model), shape, input_shape, input_shapes)
+    except UnknownSizeError as exc:
+        if weights is None:
+            raise
+        network, sized = sized_by_weights(
+            net, opened(Path(weights)), lambda image: sized_network(net, str(model), None, image, input_shapes), exc
+        )
+    return LoadedNetwork(
+        Path(model), net, network, policy_for(network, schemes, fully_connected), python_layers, level, tuple(stages), feed,
+        sized_by, input_shapes, sized,
+    )  # fmt: skip

@@ -1,0 +1,67 @@
+"""Metrics that the caffemodel alone gives: spectra, PCA energies and the forms at which more may be measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Optional
+
+import numpy as np
+
+from enc_caffe.complexity import network_complexity
+from enc_caffe.decomposition import Scheme, form_cost, group_spectra, scheme_for
+from enc_caffe.errors import MetricsError
+from enc_caffe.form import WHOLE
+from enc_caffe.metrics.sampling import Sampler, energy_samples, ladder_samples, vbmf_samples
+from enc_caffe.metrics.table import LayerMetrics, MetricsTable
+from enc_caffe.metrics.vbmf import estimate
+from enc_caffe.network import Network
+from enc_caffe.pipeline.loading import LoadedNetwork
+from enc_caffe.progress import Names, unnamed
+
+
+def pca_metrics(
+    loaded: LoadedNetwork, weights: Path, sampler: Sampler = energy_samples, progress: Names = unnamed
+) -> MetricsTable:
+    """Spectra and sampled forms of every scheme that the policy lets a layer have (Eq. 1 and 2; METHOD section 3)."""
+    model, layers = loaded.model(weights), []
+    for name, schemes in loaded.policy.schemes.items():
+        blob = model.weights(loaded.network[name])[0]
+        layers += [_curve(loaded, name, scheme_for(s), blob, sampler) for s in schemes]
+        progress(name)
+    if not layers:
+        raise MetricsError(
+            f"{loaded.path}: no layer of '{loaded.network.name}' can be decomposed (enc-caffe inspect says why)"
+        )
+    whole = network_complexity(loaded.network, {})
+    extra = (
+        ("network_macs", whole.macs),
+        ("network_parameters", whole.parameters),
+        ("first_layer", _reads_data(loaded.network)),
+    )
+    return MetricsTable(loaded.network.name, "singular values of the caffemodel", tuple(layers), None, extra)
+
+
+def _curve(loaded: LoadedNetwork, name: str, scheme: Scheme, blob: np.ndarray, sampler: Sampler) -> LayerMetrics:
+    layer = loaded.network[name]
+    spectra = group_spectra(scheme.matrices(layer, blob))
+    paper, shape = loaded.policy.paper.get(name) == scheme.name, scheme.matrix_shape(layer)
+    if shape is None:
+        ladder = scheme.forms(layer, spectra)
+        places = tuple(ladder_samples([form_cost(layer, f)[0] for f in ladder], form_cost(layer, WHOLE)[0]))
+        none = (None,) * len(places)
+        return LayerMetrics(
+            layer, scheme.name, len(ladder), tuple(spectra), places, none, None, (), ladder, paper, places
+        )
+    rank = scheme.max_rank(layer)
+    places = tuple(sampler(spectra, shape, rank))
+    kept = tuple(np.asarray(s[:rank]) for s in spectra)
+    vbmf = max(1, min(rank, max(estimate(x, *shape).empirical_rank for x in spectra)))
+    measured = tuple(vbmf_samples(spectra, shape, rank)) if sampler is energy_samples else places
+    return LayerMetrics(
+        layer, scheme.name, rank, kept, places, (None,) * len(places), vbmf, (), (), paper, measured
+    )  # fmt: skip
+
+
+def _reads_data(network: Network) -> Optional[str]:
+    """The convolution or fully connected layer that comes first in the order of execution."""
+    return next((layer.name for layer in network.layers if layer.has_weights), None)

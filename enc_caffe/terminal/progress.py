@@ -1,0 +1,68 @@
+"""Progress bars on standard error."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Callable, Iterator, Optional
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        """Steps a second since a while."""
+        return Text(f"{task.speed:,.0f}/s" if task.speed else "")
+
+
+@contextlib.contextmanager
+def stage_bars() -> Iterator[Callable[[str, int, int], None]]:
+    """A progress bar for each of several stages, on standard error."""
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeElapsedColumn(), TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task, now = bar.add_task("", total=None), ""
+
+        def step(what: str, done: int, all_: int) -> None:
+            nonlocal now
+            if what != now:
+                now = what
+                bar.reset(task, description=what, total=all_)
+            bar.update(task, completed=done, total=all_)
+
+        yield step
+
+
+@contextlib.contextmanager
+def progress_bar(what: str, total: Optional[int], rate: bool = False) -> Iterator[Callable[..., None]]:
+    """A progress bar on standard error; the callable takes what is done, what there is in all, and perhaps a word on it.
+
+    ``rate``: also how many a second.
+    """
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        *([_Rate()] if rate else []),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda done, all_, note="": bar.update(
+            task, completed=done, total=all_, description=f"{what}: {escape(note)}" if note else what
+        )

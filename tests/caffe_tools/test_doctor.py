@@ -1,0 +1,45 @@
+"""The doctor's findings."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from enc_caffe.caffe_tools import doctor
+from enc_caffe.cli import main
+from enc_caffe.errors import CaffeNotFoundError
+from enc_caffe.workers import blas
+from tests.conftest import script
+
+
+@pytest.mark.caffe
+def test_it_measures_the_blas_that_caffe_uses(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--json"]) == 0
+    found = {f["what"]: f for f in json.loads(capsys.readouterr().out)}
+    assert found["import caffe"]["status"] == "ok"
+    assert "GFLOP/s" in found["BLAS"]["found"]
+    assert "64x64x576" in found["BLAS"]["found"]
+    assert all(f["status"] in ("ok", "slow", "missing") for f in found.values())
+    assert all(f["advice"] for f in found.values() if f["status"] != "ok")
+
+
+def test_the_blas_of_a_caffe_for_gpus_is_that_of_its_cpu_part() -> None:
+    listing = """\tlinux-vdso.so.1 (0x00007ffd)
+\tlibcublas.so.11 => /lib/x86_64-linux-gnu/libcublas.so.11 (0x00007f51)
+\tlibcublasLt.so.11 => /lib/x86_64-linux-gnu/libcublasLt.so.11 (0x00007f52)
+\tlibopenblas.so.0 => /lib/x86_64-linux-gnu/libopenblas.so.0 (0x00007f53)
+"""
+    for blas_in in (blas.blas_in, script("measure_blas").blas_in):
+        assert blas_in(listing) == "/lib/x86_64-linux-gnu/libopenblas.so.0"
+        assert not blas_in("\tlibcublas.so.11 => /lib/libcublas.so.11 (0x0)\n\tlibopenblas.so.0 => not found\n")
+
+
+def test_it_works_without_caffe(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> None:
+        raise CaffeNotFoundError("make caffe builds one")
+
+    monkeypatch.setattr(doctor, "find_caffe", missing)
+    found = {f.what: f for f in doctor.collect()}
+    assert found["Caffe"].status == "missing"
+    assert "make caffe" in found["Caffe"].advice

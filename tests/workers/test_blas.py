@@ -1,0 +1,63 @@
+"""The environment of processes that load Caffe."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from enc_caffe.installation import find_caffe
+from enc_caffe.workers import blas
+
+
+@pytest.fixture
+def slow_cpu(monkeypatch: pytest.MonkeyPatch):
+    """As if the installation had measured that Haswell's kernels are the best."""
+    monkeypatch.setattr(blas, "best_kernel", lambda: "Haswell")
+    monkeypatch.delenv("OPENBLAS_CORETYPE", raising=False)
+
+
+def test_kernel_and_threads(slow_cpu: None) -> None:
+    env = blas.blas_environment(1)
+    assert env["OPENBLAS_CORETYPE"] == "Haswell"
+    assert env["OPENBLAS_NUM_THREADS"] == env["OMP_NUM_THREADS"] == env["MKL_NUM_THREADS"] == "1"
+    assert set(blas.blas_environment()) == {"OPENBLAS_CORETYPE"}
+
+
+def test_the_users_choice_stays(slow_cpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "Prescott")
+    assert blas.blas_environment() == {}
+
+
+@pytest.mark.caffe
+def test_plain_python_gets_the_kernel_that_the_installation_names() -> None:
+    caffe = find_caffe()
+    if caffe.kernel_tool is None:
+        pytest.skip("this Caffe was not built by make caffe")
+    wanted = subprocess.run([str(caffe.kernel_tool)], stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+    env = {k: v for k, v in os.environ.items() if k != "OPENBLAS_CORETYPE"}
+    code = f"import sys; sys.path.insert(0, {str(caffe.python_dir)!r}); import caffe, os; print(os.environ.get('OPENBLAS_CORETYPE', ''))"
+    got = subprocess.run([sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, text=True, check=True)
+    assert got.stdout.strip() == wanted
+    env["OPENBLAS_CORETYPE"] = "Haswell"
+    got = subprocess.run([sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, text=True, check=True)
+    assert got.stdout.strip() == "Haswell"
+
+
+@pytest.mark.caffe
+def test_the_command_itself_computes_with_one_thread_and_the_same_kernel(tmp_path: Path) -> None:
+    pytest.importorskip("threadpoolctl")
+    code = (
+        "import os, sys\nfrom enc_caffe.__main__ import main\nsys.argv[1:] = ['store', 'list', '--store', sys.argv[1]]\nmain()\n"
+        "import threadpoolctl\nblas = [x for x in threadpoolctl.threadpool_info() if x['user_api'] == 'blas']\n"
+        "print({(x['architecture'], x['num_threads']) for x in blas}, os.environ['OPENBLAS_NUM_THREADS'], len(blas) > 0)"
+    )
+    env = {**os.environ, "OPENBLAS_CORETYPE": "Nehalem", "OPENBLAS_NUM_THREADS": "3"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "s.sqlite")], env=env, capture_output=True, text=True, check=False
+    )
+    # What it starts later, such as caffe train, takes as many threads as the user says.
+    assert done.stdout.splitlines()[-1] == "{('Nehalem', 1)} 3 True", done.stderr

@@ -1,0 +1,59 @@
+"""Jobs in worker processes."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from enc_caffe.workers.blas import Arithmetic
+from enc_caffe.workers.executor import CaffeExecutor, run_all
+
+pytestmark = pytest.mark.caffe
+
+
+def after(number: int, event: str) -> list[int]:
+    """A result that comes when a file is there (in a worker)."""
+    while event and not os.path.exists(event):
+        time.sleep(0.01)
+    return [number]
+
+
+def test_results_are_folded_in_the_order_of_the_jobs(tmp_path: Path) -> None:
+    # The first is the last to arrive.
+    seen: list[tuple[int, int]] = []
+
+    def jobs(name: str) -> tuple[list[tuple[int, str]], Callable[[int, int], None]]:
+        def progress(done: int, all_: int) -> None:
+            seen.append((done, all_))
+            if done == 5:
+                (tmp_path / name).touch()
+
+        return [(i, str(tmp_path / name) if i == 0 else "") for i in range(6)], progress
+
+    with CaffeExecutor(2) as executor:
+        made, progress = jobs("one")
+        assert run_all(executor, after, made, [1] * 6, progress) == [[i] for i in range(6)]
+        made, progress = jobs("two")
+        folded = run_all(executor, after, made, [1] * 6, progress, fold=lambda a, b: a + b)
+        assert folded == [[0, 1, 2, 3, 4, 5]]
+        assert run_all(executor, after, made[1:2], [1], fold=lambda a, b: a + b) == [[1]]
+    assert seen[-1] == (6, 6)
+
+
+def variables() -> tuple[str, str]:
+    """Threads and kernel that a worker was started with."""
+    return os.environ["OPENBLAS_NUM_THREADS"], os.environ.get("OPENBLAS_CORETYPE", "")
+
+
+def test_workers_have_one_thread_and_the_kernel_that_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "7")
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "Prescott")
+    for kernel in ("", "Nehalem"):
+        with CaffeExecutor(3, kernel=kernel) as executor:
+            assert executor.arithmetic == Arithmetic(kernel or "Prescott", 1)
+            assert run_all(executor, variables, [()] * 9, [1] * 9) == [("1", kernel or "Prescott")] * 9
+    assert os.environ["OPENBLAS_NUM_THREADS"] == "7" and os.environ["OPENBLAS_CORETYPE"] == "Prescott"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Optional
+from typing import Generic, Hashable, Iterable, Optional, TypeVar
 
 from enc_caffe.errors import PlanError
 from enc_caffe.shapes import Shape, brings_data, count
@@ -120,21 +120,42 @@ class Layer:
 Made = tuple[str, int]
 
 
+K = TypeVar("K", bound=Hashable)
+L = TypeVar("L")
+
+
 @dataclass(frozen=True)
-class Walk:
+class Walk(Generic[K, L]):
     """Who makes and who reads every blob, one walk over the layers.
 
     Attributes
     ----------
-    bottoms, tops : mapping of layer name to tuple of Made
+    bottoms, tops : mapping of a layer's key to tuple of Made
     producers : mapping of Made to the layer that makes it; what no layer makes is absent
     readers : mapping of Made to the layers that read it, in order
     """
 
-    bottoms: dict[str, tuple[Made, ...]]
-    tops: dict[str, tuple[Made, ...]]
-    producers: dict[Made, Layer]
-    readers: dict[Made, list[Layer]]
+    bottoms: dict[K, tuple[Made, ...]]
+    tops: dict[K, tuple[Made, ...]]
+    producers: dict[Made, L]
+    readers: dict[Made, list[L]]
+
+
+def walk(layers: Iterable[tuple[K, L, Iterable[str], Iterable[str]]]) -> Walk[K, L]:
+    """Walk over layers in order of execution, each given as its key, itself, its bottoms and its tops."""
+    times: dict[str, int] = {}
+    found: Walk[K, L] = Walk({}, {}, {}, {})
+    for key, layer, bottoms, tops in layers:
+        found.bottoms[key] = tuple((b, times.get(b, 0)) for b in bottoms)
+        for blob in found.bottoms[key]:
+            found.readers.setdefault(blob, []).append(layer)
+        made = []
+        for top in tops:
+            times[top] = times.get(top, 0) + 1
+            made.append((top, times[top]))
+        found.tops[key] = tuple(made)
+        found.producers.update(dict.fromkeys(made, layer))
+    return found
 
 
 @dataclass(frozen=True)
@@ -161,20 +182,9 @@ class Network:
         return name in self._index
 
     @cached_property
-    def walk(self) -> Walk:
-        """Producers and readers of all blobs."""
-        times: dict[str, int] = {}
-        found = Walk({}, {}, {}, {})
-        for layer in self.layers:
-            bottoms = tuple((b, times.get(b, 0)) for b in layer.bottoms)
-            for blob in bottoms:
-                found.readers.setdefault(blob, []).append(layer)
-            for top in layer.tops:
-                times[top] = times.get(top, 0) + 1
-            tops = tuple((t, times[t]) for t in layer.tops)
-            found.producers.update(dict.fromkeys(tops, layer))
-            found.bottoms[layer.name], found.tops[layer.name] = bottoms, tops
-        return found
+    def walk(self) -> Walk[str, Layer]:
+        """Producers and readers of all blobs, by the layers' names."""
+        return walk((x.name, x, x.bottoms, x.tops) for x in self.layers)
 
     @property
     def data_shapes(self) -> dict[str, Shape]:

@@ -14,6 +14,7 @@ import numpy as np
 
 from enc_caffe.caffe_io.caffemodel import CaffeModel
 from enc_caffe.caffe_io.proto import caffe_pb2
+from enc_caffe.network import walk
 
 
 @dataclass(frozen=True)
@@ -37,44 +38,42 @@ def fold(net: Any) -> tuple[Any, dict[str, Follower]]:
     out = caffe_pb2().NetParameter()
     out.CopyFrom(net)
     followers: dict[str, Follower] = {}
-    gone: set[str] = set()
+    gone: set[int] = set()
+    graph = walk((at, at, p.bottom, p.top) for at, p in enumerate(out.layer))
+
+    def reader(at: int, kind: str) -> Optional[int]:
+        """The layer of this type that alone reads the top of layer ``at``."""
+        readers = graph.readers.get(graph.tops[at][0], [])
+        alone = len(readers) == 1 and out.layer[readers[0]].type == kind
+        return readers[0] if alone and len(graph.bottoms[readers[0]]) == len(graph.tops[readers[0]]) == 1 else None
+
+    # What is renamed below is not looked up again: the walk was over the names that were there before.
     for at, conv in enumerate(out.layer):
         # Weights that are shared by name with another layer cannot take what follows one of them.
         if conv.type != "Convolution" or len(conv.top) != 1 or any(p.name for p in conv.param):
             continue
-        norm = _only_reader(out, at, "BatchNorm")
-        if norm is None or (
-            norm.batch_norm_param.HasField("use_global_stats") and not norm.batch_norm_param.use_global_stats
-        ):
+        follows = reader(at, "BatchNorm")
+        if follows is None:
             continue
-        scale = _only_reader(out, list(out.layer).index(norm), "Scale")
-        if scale is not None and (
-            len(scale.bottom) != 1 or scale.scale_param.axis != 1 or scale.scale_param.num_axes != 1
-        ):
+        norm = out.layer[follows]
+        if norm.batch_norm_param.HasField("use_global_stats") and not norm.batch_norm_param.use_global_stats:
+            continue
+        last = reader(follows, "Scale")
+        scale = None if last is None else out.layer[last]
+        if scale is not None and (scale.scale_param.axis != 1 or scale.scale_param.num_axes != 1):
             scale = None
         followers[conv.name] = Follower(norm.name, float(norm.batch_norm_param.eps), scale.name if scale else None)
-        gone.add(norm.name)
+        gone.add(follows)
         conv.convolution_param.bias_term = True
         conv.top[0] = norm.top[0]
-        if scale is not None:
-            gone.add(scale.name)
+        if last is not None and scale is not None:
+            gone.add(last)
             conv.top[0] = scale.top[0]
-    kept = [layer for layer in out.layer if layer.name not in gone]
+    kept = [layer for at, layer in enumerate(out.layer) if at not in gone]
     result = caffe_pb2().NetParameter(name=out.name)
     for layer in kept:
         result.layer.add().CopyFrom(layer)
     return result, followers
-
-
-def _only_reader(net: Any, at: int, kind: str) -> Any:
-    """The layer of this type that reads the top of layer ``at`` first, where nothing else sees the top before it changes."""
-    blob = net.layer[at].top[0]
-    readers = [p for p in list(net.layer)[at + 1 :] if blob in p.bottom or blob in p.top]
-    if not readers or readers[0].type != kind or list(readers[0].bottom) != [blob] or len(readers[0].top) != 1:
-        return None
-    in_place = readers[0].top[0] == blob
-    others = any(blob in p.bottom for p in readers[1:])
-    return readers[0] if in_place or not others else None
 
 
 def gain_and_shift(model: CaffeModel, follower: Follower) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -14,8 +14,8 @@ from scipy.linalg import blas
 
 from enc_caffe.calibration.moments import PARTS, POSITIONS, with_moments
 from enc_caffe.calibration.remaining import Remaining, everything
+from enc_caffe.decomposition import scheme_for
 from enc_caffe.decomposition.patches import patch_size
-from enc_caffe.decomposition.regression import ROUNDS, STEPS
 from enc_caffe.form import Form
 from enc_caffe.measuring.passes import NetTask, batches, engine_of
 from enc_caffe.measuring.subject import Subject, batch_for, net_task
@@ -23,6 +23,10 @@ from enc_caffe.network import Layer, Network
 
 #: Ranks in all over the first ones, where more are measured at bends (339 over 272 on ResNet-56).
 DENSE = 1.25
+#: Part of the forms that are measured where a layer has several schemes: others are clearly beaten (961 of 1,150 on ResNet-56).
+WORTH = 0.85
+#: Speed of factors as a part of that of one large matrix product, and seconds that a form takes besides.
+SMALLER, EACH = 0.5, 0.004
 #: Bytes a second of the blobs that both networks keep between two layers, written and read.
 KEPT = 3e8
 #: Images of the pass that is timed.
@@ -83,17 +87,18 @@ def stages(
         sums = sum(patch_size(x) ** 2 * x.groups * _positions(x) for x in fresh)
         passes = once * PARTS / 2 * len(fresh) / max(1, len(known))
         found["second moments"] = images * (sums / rate + passes) / workers
-        factors = [_alternation(x, f) for x in known for f in forms[x.name] if (x.name, f) in left.factors]
-        found["factors"] = sum(factors) / rate / workers
+        wanted = ((x, [f for f in forms[x.name] if (x.name, f) in left.factors]) for x in known)
+        found["factors"] = sum(_solving(x, own, rate) for x, own in wanted) / workers
     if measured:
         passes = sum(remaining[x.name] * left.metrics[x.name, f] for x in layers for f in forms[x.name])
         passes *= DENSE if dense else 1
+        passes *= WORTH if kind != "svd" and any(len({f.scheme for f in own}) > 1 for own in forms.values()) else 1
         found["metrics"] = images * once * passes / workers
     if networks:
         each = images * once / workers
         if kind == "asymmetric":
             size = sum((patch_size(x) + 2 * x.out_channels) * patch_size(x) * x.groups * _positions(x) for x in known)
-            solve = sum(_alternation(x, forms[x.name][len(forms[x.name]) // 2]) for x in known) / rate
+            solve = sum(_solving(x, [forms[x.name][len(forms[x.name]) // 2]], rate) for x in known)
             kept = sum(8.0 * (int(np.prod(x.bottom_shapes[0][1:])) + int(np.prod(x.top_shapes[0][1:]))) for x in known)
             each += images * (2 * once + size / rate + kept / KEPT) / workers + solve
         found["whole networks"] = networks * each
@@ -114,13 +119,12 @@ def _positions(layer: Layer) -> int:
     return min(POSITIONS, int(np.prod(layer.output)))
 
 
-def _alternation(layer: Layer, form: Form) -> float:
-    """Floating-point operations of one layer's factors in one form, as those of a split kernel of the largest rank."""
-    dw, rank = layer.kernel[1], max(form.ranks)
-    strip, outputs = patch_size(layer) // dw, layer.out_channels // layer.groups
-    each = 2.0 * (STEPS + 2) * dw**2 * strip**2 * rank + 2.0 * (dw * rank) ** 2 * (dw * rank + outputs)
-    start = (dw * strip) ** 2 * (dw * strip / 3 + 2 * outputs) + 20.0 * strip * dw * outputs * min(strip, dw * outputs)
-    return layer.groups * (ROUNDS * each + start)
+def _solving(layer: Layer, forms: Sequence[Form], rate: float) -> float:
+    """Seconds for a layer's factors in some forms, and for what each loses of the output."""
+    operations = 2.0 * layer.out_channels * patch_size(layer) ** 2 * (len(forms) + 1) if forms else 0.0
+    for name in dict.fromkeys(f.scheme for f in forms):
+        operations += scheme_for(name).work(layer, [f for f in forms if f.scheme == name])
+    return operations / (SMALLER * rate) + EACH * len(forms)
 
 
 def words(seconds: Mapping[str, float], workers: int) -> str:

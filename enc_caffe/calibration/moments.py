@@ -16,7 +16,7 @@ from scipy.linalg import blas
 
 from enc_caffe.decomposition import Factoriser, scheme_for
 from enc_caffe.decomposition.patches import patch_size, patches, sampled_positions
-from enc_caffe.decomposition.regression import Moments, group_weights, output_powers, regular
+from enc_caffe.decomposition.regression import Moments, group_weights, output_power, regular
 from enc_caffe.errors import CaffeError
 from enc_caffe.files.arrays import read_arrays, write_arrays
 from enc_caffe.form import Form
@@ -172,6 +172,7 @@ def factorise(layer: Layer, weights: np.ndarray, moments: str, folder: str, form
     known = [Moments.of_original(x, w) for x, w in zip(inputs, flat) if x is not None]
     ready = regular(layer, weights, known) if known else []
     plain: dict[str, Factoriser] = {}
+    power = sum(map(output_power, inputs, flat))
     for form in forms:
         scheme = scheme_for(form.scheme)
         if ready:
@@ -181,8 +182,7 @@ def factorise(layer: Layer, weights: np.ndarray, moments: str, folder: str, form
                 plain[form.scheme] = scheme.factoriser(layer, weights)
             factors = plain[form.scheme](form)
         effective = group_weights(layer, scheme.effective(layer, form, factors).reshape(weights.shape))
-        powers = [output_powers(x, w, other) for x, w, other in zip(inputs, flat, effective)]
-        lost, power = (sum(p[i] for p in powers) for i in (0, 1))
+        lost = sum(output_power(x, w - other) for x, w, other in zip(inputs, flat, effective))
         write_factors(folder, layer.name, form, factors, max(0.0, lost) / power if power > 0 else 0.0)
         beat()
 

@@ -55,19 +55,21 @@ class Moments:
         """The weights (d, O/g) that least squares without a limit of rank would take."""
         return solve(self.inputs, self.targets)
 
+    @cached_property
+    def components(self) -> np.ndarray:
+        """Principal components (O/g, O/g) of the outputs that :attr:`best` gives, the strongest first, one a column."""
+        return scipy.linalg.eigh(self.targets.T @ self.best)[1][:, ::-1]
+
 
 def output_error(inputs: np.ndarray, weights: np.ndarray, other: np.ndarray) -> float:
     """E |(W - W') x|^2 over E |W x|^2 for W, W' of shape (O/g, d) and E[x x'] of shape (d, d); 0 for dead inputs."""
-    lost, power = output_powers(inputs, weights, other)
-    return lost / power if power > 0 else 0.0
+    power = output_power(inputs, weights)
+    return output_power(inputs, weights - other) / power if power > 0 else 0.0
 
 
-def output_powers(inputs: Optional[np.ndarray], weights: np.ndarray, other: np.ndarray) -> tuple[float, float]:
-    """E |(W - W') x|^2 and E |W x|^2; of the weights themselves where nothing is known of the inputs."""
-    change = weights - other
-    if inputs is None:
-        return float(np.sum(change**2)), float(np.sum(weights**2))
-    return float(np.sum((change @ inputs) * change)), float(np.sum((weights @ inputs) * weights))
+def output_power(inputs: Optional[np.ndarray], weights: np.ndarray) -> float:
+    """E |W x|^2 for W of shape (O/g, d); of the weights themselves where nothing is known of the inputs."""
+    return float(np.sum((weights if inputs is None else weights @ inputs) * weights))
 
 
 def group_weights(layer: Layer, weights: np.ndarray) -> list[np.ndarray]:
@@ -96,10 +98,8 @@ def _regular(moments: Moments, weights: np.ndarray) -> Moments:
 
 def reduced_rank(moments: Moments, rank: int) -> tuple[np.ndarray, np.ndarray]:
     """Factors (O, rank) and (rank, d) of the W' of this rank with the least E |y - W' x|^2, in closed form."""
-    best = moments.best
-    _, vectors = scipy.linalg.eigh(moments.targets.T @ best)
-    left = vectors[:, ::-1][:, :rank]
-    return left, left.T @ best.T
+    left = moments.components[:, :rank]
+    return left, left.T @ moments.best.T
 
 
 def solve(matrix: np.ndarray, right: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ from typing import Callable, Optional, Sequence
 
 import numpy as np
 
+from enc_caffe.decomposition.patches import patch_size
 from enc_caffe.decomposition.regression import Moments, regular
 from enc_caffe.errors import PlanError
 from enc_caffe.form import Chain, Form
@@ -104,6 +105,14 @@ class Scheme(ABC):
         moments : sequence of Moments, one for each group
         """
         return self.solve_regular(layer, weights, regular(layer, weights, moments), form)
+
+    def work(self, layer: Layer, forms: Sequence[Form]) -> float:
+        """Floating-point operations that :meth:`solve` takes for these forms, nearly; here those of a closed form, whose
+        decomposition all forms share.
+        """
+        d, o = patch_size(layer), layer.out_channels // layer.groups
+        shared = d * d * (d / 3 + 2 * o) + 2.0 * d * o * o + 9.0 * o**3
+        return layer.groups * (shared + sum(2.0 * d * o * max(f.ranks) for f in forms))
 
     def matrix_shape(self, layer: Layer) -> Optional[tuple[int, int]]:
         """Rows and columns of one group's matrix, where a form is one rank of it; else None."""

@@ -46,6 +46,13 @@ def separable_pair(matrix: np.ndarray, moments: Moments, columns: int, rank: int
     return pair
 
 
+def work(strip: int, columns: int, outputs: int, rank: int) -> float:
+    """Floating-point operations of :func:`separable_pair`, nearly; the rounds count, and both starts."""
+    each = 2.0 * (STEPS + 2) * columns**2 * strip**2 * rank + 2.0 * (columns * rank) ** 2 * (columns * rank + outputs)
+    start = (columns * strip) ** 2 * (columns * strip / 3 + 2 * outputs)
+    return ROUNDS * each + start + 20.0 * strip * columns * outputs * min(strip, columns * outputs)
+
+
 def by_place(moments: Moments, columns: int) -> tuple[np.ndarray, np.ndarray]:
     """Moments by the strips' places: inputs[b, c] = E[s_b s_c'] (strip, strip), targets[b] = E[s_b y'] (strip, O)."""
     strip = len(moments.inputs) // columns

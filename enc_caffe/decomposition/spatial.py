@@ -16,7 +16,7 @@ import numpy as np
 from enc_caffe.decomposition.matrix import MatrixScheme, Pair
 from enc_caffe.decomposition.regression import Moments
 from enc_caffe.decomposition.scheme import Factors, convolution, group_size, joined, no_convolution, per_group
-from enc_caffe.decomposition.separable import separable_pair
+from enc_caffe.decomposition.separable import separable_pair, work
 from enc_caffe.form import Chain, Form, Stage
 from enc_caffe.network import Convolution, Layer
 
@@ -98,6 +98,12 @@ class Spatial(MatrixScheme):
             Stage(self.suffixes[0], along(conv, axis, form.ranks[0] * conv.groups, first, False)),
             Stage(self.suffixes[1], along(conv, 1 - axis, conv.num_output, second, conv.bias)),
         ))  # fmt: skip
+
+    def work(self, layer: Layer, forms: Sequence[Form]) -> float:
+        """An alternation for every form."""
+        strip, wide = self.matrix_shape(layer)
+        columns, outputs = layer.kernel[1 - self.first_axis], layer.out_channels // layer.groups
+        return layer.groups * sum(work(strip, columns, outputs, f.ranks[0]) for f in forms)
 
     def regress(self, layer: Layer, matrix: np.ndarray, moments: Moments, rank: int) -> Pair:
         """Alternating least squares (:mod:`separable`)."""

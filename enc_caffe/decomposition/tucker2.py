@@ -26,7 +26,7 @@ from enc_caffe.decomposition.scheme import (
     no_convolution,
     per_group,
 )
-from enc_caffe.decomposition.separable import by_place, first_half, quadratic, whitened_start
+from enc_caffe.decomposition.separable import by_place, first_half, quadratic, whitened_start, work
 from enc_caffe.decomposition.svd import decompose
 from enc_caffe.form import Chain, Form, Stage, whole_chain
 from enc_caffe.network import Convolution, Layer
@@ -124,6 +124,13 @@ class Tucker2(Scheme):
         if p < layer.out_channels:
             left[0] = np.einsum("op,piab->oiab", left[1].reshape(-1, p), left[0], optimize=True)
         return np.asarray(left[0])
+
+    def work(self, layer: Layer, forms: Sequence[Form]) -> float:
+        """An alternation for every form that cuts the input mode; a closed form for the others."""
+        o, i, dh, dw = group_size(layer)
+        cut = [f for f in forms if f.ranks[0] < i]
+        whole = [f for f in forms if f.ranks[0] == i]
+        return sum(work(i, dh * dw, o, f.ranks[0]) for f in cut) + (super().work(layer, whole) if whole else 0.0)
 
     def solve_regular(self, layer: Layer, weights: np.ndarray, moments: Sequence[Moments], form: Form) -> Factors:
         """Alternating: core and output mode in closed form, the input mode by conjugate gradients."""

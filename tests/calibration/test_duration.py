@@ -54,6 +54,13 @@ def test_stages_follow_from_what_is_asked_for(tmp_path: Path) -> None:
             assert found["metrics"] / found["whole networks"] == pytest.approx(wanted / 2)
             dense = stages(images, own, forms, "svd", True, 2, True)
             assert dense["metrics"] / dense["whole networks"] == pytest.approx(1.25 * wanted / 2)
+        # Of several schemes some forms are clearly beaten, once it is known what each loses of the output.
+        several = {n: [*own[:-1], Form("channel", own[-1].ranks)] for n, own in forms.items()}
+        for kind, part in (("svd", 1.0), ("weighted", 0.85)):
+            one, mixed = (stages(images, layers, f, kind, True, 2) for f in (forms, several))
+            assert mixed["metrics"] / mixed["whole networks"] == pytest.approx(
+                part * one["metrics"] / one["whole networks"]
+            )
         assert [x.name for x in layers] == ["c0", "c1", "c2", "c3"] and left["c3"] < 0.2 < left["c1"] < 1
         found = stages(images, layers, forms, "asymmetric", True, 3)
         assert set(found) == {"second moments", "factors", "metrics", "whole networks"}

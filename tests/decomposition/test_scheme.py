@@ -197,3 +197,22 @@ def test_a_form_that_a_layer_cannot_take_says_why_and_which_it_can(layer: Layer,
         check_form(layer, form)
     assert words in str(caught.value) and "it can have: whole" in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_work_is_that_of_all_forms_and_what_they_share_is_done_once() -> None:
+    layer = conv(64, 32, (3, 3))
+    for name, scheme in schemes().items():
+        if scheme.refuses(layer):
+            continue
+        ladder = scheme.forms(layer, ())
+        one, two = ladder[len(ladder) // 3], ladder[len(ladder) // 2]
+        first, second, both = (scheme.work(layer, forms) for forms in ([one], [two], [one, two]))
+        assert first > 0 and max(first, second) < both <= (first + second) * (1 + 1e-12), name
+    # A closed form: nearly all is shared. An alternation: nothing is.
+    channel, spatial = schemes()["channel"], schemes()["spatial"]
+    forms = [Form("channel", (r,)) for r in range(1, 11)]
+    assert channel.work(layer, forms) < 2 * channel.work(layer, forms[:1])
+    assert channel.work(layer, forms) < 0.1 * spatial.work(layer, [Form("spatial", (r,)) for r in range(1, 11)])
+    # Groups are layers of their own, side by side.
+    halves = conv(64, 32, (3, 3), groups=2)
+    assert channel.work(halves, forms[:1]) == pytest.approx(2 * channel.work(conv(32, 16, (3, 3)), forms[:1]))

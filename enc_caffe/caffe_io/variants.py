@@ -268,11 +268,7 @@ def _with_data(net: Any, network: Network) -> Any:
     scores, read = find_scores(network), {b for p in net.layer for b in p.bottom if b not in p.top}
     out = pb.NetParameter(name=net.name or None)
     keep_foreign(net, out)
-    for phase, source, batch in (("TRAIN", "train_lmdb", 64), ("TEST", "test_lmdb", 50)):
-        data = out.layer.add(name="data", type="Data", top=[inputs[0].top[0], "label"])
-        data.include.add(phase=pb.Phase.Value(phase))
-        data.data_param.source, data.data_param.batch_size = source, batch
-        data.data_param.backend = pb.DataParameter.LMDB
+    add_data(out, [inputs[0].top[0], "label"])
     for param in net.layer:
         output = param.type == "Softmax" and param.bottom[0] == scores.scores and param.top[0] not in read
         if param.type != "Input" and not output:
@@ -281,6 +277,16 @@ def _with_data(net: Any, network: Network) -> Any:
     accuracy = out.layer.add(name="accuracy", type="Accuracy", bottom=[scores.scores, "label"], top=["accuracy"])
     accuracy.include.add(phase=pb.TEST)
     return out
+
+
+def add_data(out: Any, tops: list[str]) -> None:
+    """Give a network Data layers for both phases, whose LMDBs are still to be named."""
+    pb = caffe_pb2()
+    for phase, source, batch in (("TRAIN", "train_lmdb", 64), ("TEST", "test_lmdb", 50)):
+        data = out.layer.add(name="data", type="Data", top=tops)
+        data.include.add(phase=pb.Phase.Value(phase))
+        data.data_param.source, data.data_param.batch_size = source, batch
+        data.data_param.backend = pb.DataParameter.LMDB
 
 
 def solver_param(

@@ -2,49 +2,32 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-import re
 import shutil
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Mapping, Optional
 
 from enc_caffe.caffe_io.caffemodel import CaffeModel
 from enc_caffe.caffe_io.datum import ImageLmdb
 from enc_caffe.caffe_io.describe import batch_size, data_layers, set_state
+from enc_caffe.caffe_io.distill import has_teacher, write_student
 from enc_caffe.caffe_io.inference import for_inference
 from enc_caffe.caffe_io.prototxt import leading_comments, read_net, read_solver, to_text, verbatim_text
 from enc_caffe.caffe_io.variants import deploy_net, sized_network, solver_param, train_val_net
-from enc_caffe.caffe_io.wire import fields
-from enc_caffe.caffe_tools.programs import caffe_test, parse_training, run_caffe, test_output
-from enc_caffe.errors import CaffeError, OutputError, PrototxtError, UsageError, WeightsError
-from enc_caffe.files.jsonfile import read_json, write_json
+from enc_caffe.caffe_tools.programs import caffe_test, parse_training
+from enc_caffe.caffe_tools.selection import RATES, Selection, criterion, hold_out, sweep
+from enc_caffe.caffe_tools.training import LOG, Files, Step, run_training
+from enc_caffe.errors import CaffeError, OutputError, PrototxtError, UsageError
 from enc_caffe.files.output import atomic_file, claimed, sweep_folder
 from enc_caffe.shapes import Shape
 from enc_caffe.workers.limits import check_runs
 
-#: Field of SolverState in ``caffe.proto``.
-_CURRENT_STEP = 4
-_SNAPSHOT = re.compile(r"snapshot_iter_(\d+)\.solverstate$")
 RESULT = "finetuned.caffemodel"
-#: Caffe's softmax loss takes no probability below FLT_MIN: a network that diverged stays at -log of it.
-SATURATED = 87.3365
-
-
-@dataclass(frozen=True)
-class Step:
-    """Where a training is: iterations done and in all, its last loss, and the last outputs of its test net."""
-
-    iteration: int
-    iterations: int
-    loss: Optional[float] = None
-    test: Mapping[str, float] = field(default_factory=dict)
-
-    def words(self) -> str:
-        """Loss and test outputs in short."""
-        parts = [] if self.loss is None else [f"loss {self.loss:.4g}"]
-        return ", ".join(parts + [f"test {k} {v:.4f}" for k, v in self.test.items()])
+#: What is beside it: the network that trains where it is not the one that is tested, and short trainings.
+TRAINED, RATES_FOLDER = "training.prototxt", "rates"
+#: Iterations of a short training, at least.
+SHORT = 20
 
 
 @dataclass(frozen=True)
@@ -52,7 +35,7 @@ class Finetuned:
     """The fine-tuned caffemodel, the last training loss, what it was tested on, and the iteration it resumed from.
 
     ``test`` are the outputs of stock ``caffe test`` on ``images`` images, each counted once where ``exactly``; empty where
-    the network has no test images.
+    the network has no test images. Where held-out images chose, ``chosen`` says what and by which outputs.
     """
 
     weights: Path
@@ -62,6 +45,7 @@ class Finetuned:
     resumed_from: int
     images: int = 0
     exactly: bool = True
+    chosen: str = ""
 
 
 def _check_writes(net: Any, path: Path) -> None:
@@ -72,36 +56,6 @@ def _check_writes(net: Any, path: Path) -> None:
                 f"{path}: layer '{layer.name}' (HDF5Output) would write to '{layer.hdf5_output_param.file_name}'; "
                 "remove it, a training writes into its own folder alone"
             )
-
-
-def is_whole(state: Path) -> bool:
-    """Whether a snapshot's solverstate and caffemodel were written to their ends: Caffe writes them in place, and may be killed.
-
-    ``current_step`` is the last field of a SolverState, and Caffe always sets it; the caffemodel is written first.
-    """
-    try:
-        data = state.read_bytes()
-        numbers = {number for number, *_ in fields(data, 0, len(data))}
-        CaffeModel(state.with_suffix(".caffemodel"))
-    except (OSError, WeightsError):
-        return False
-    return _CURRENT_STEP in numbers
-
-
-def latest_snapshot(
-    folder: Path, every: int = 1, accept: Callable[[Path], bool] = lambda state: True
-) -> tuple[int, Optional[Path]]:
-    """Iteration (a multiple of ``every``) and solverstate of the newest snapshot that has both files and is accepted;
-    (0, None) without one."""
-    best: tuple[int, Optional[Path]] = (0, None)
-    for path in folder.glob("snapshot_iter_*.solverstate"):
-        match = _SNAPSHOT.search(path.name)
-        if match is None or not path.with_suffix(".caffemodel").is_file():
-            continue
-        iteration = int(match.group(1))
-        if iteration > best[0] and iteration % every == 0 and accept(path):
-            best = iteration, path
-    return best
 
 
 def finetune(
@@ -118,6 +72,7 @@ def finetune(
     progress: Callable[[Step], None] = lambda step: None,
     python_layers: bool = False,
     input_shapes: Optional[Mapping[str, Shape]] = None,
+    selection: Optional[Selection] = None,
 ) -> Finetuned:
     """Train a network with stock Caffe from given weights (without: from the solver's random initialisation).
 
@@ -136,6 +91,11 @@ def finetune(
         Whether the prototxt may have them (:func:`enc_caffe.caffe_io.prototxt.read_net`).
     input_shapes : mapping of top to full shape, optional
         Of data layers whose tops no image size describes.
+    selection : Selection, optional
+        Held-out images that choose a snapshot, the start among them, and perhaps the learning rate.
+
+    Where the network is one that distils (:mod:`enc_caffe.caffe_io.distill`), the student is taken out in the end: the results are
+    those of the ``train_val.prototxt`` beside it.
 
     Raises
     ------
@@ -151,104 +111,137 @@ def finetune(
     if result.exists() and not force:
         raise OutputError(f"{result}: exists already; --force trains again, or name another --out")
     shape = _lmdb_shape(train_lmdb)
-    staged = type(net)()
-    staged.CopyFrom(net)
-    for state in original.test_state[:1]:
-        # Of several test nets the first; its states are the solver's, the network keeps its own.
-        set_state(staged, state.level, state.stage)
-    network = sized_network(staged, str(path), shape, None, input_shapes)
+    network = sized_network(_staged(net, original), str(path), shape, None, input_shapes)
     check_runs(network, str(path), training=True)
     if weights is not None:
         CaffeModel(Path(weights)).check(network, missing_ok=True)
-    text = to_text(train_val_net(net, network, train_lmdb, test_lmdb))
+    own_path, own = (path, net) if not has_teacher(net) else _student_of(path, python_layers)
+    own_network = (
+        network if own is net else sized_network(_staged(own, original), str(own_path), shape, None, input_shapes)
+    )
     # Trained weights are in the caffemodel, whatever filled them first.
-    deploy = verbatim_text(for_inference(deploy_net(staged, network)), leading_comments(path))
+    deploy = verbatim_text(for_inference(deploy_net(_staged(own, original), own_network)), leading_comments(own_path))
+    test = to_text(train_val_net(own, own_network, train_lmdb, test_lmdb))
     with claimed(out):
         try:
             out.mkdir(parents=True, exist_ok=True)
             sweep_folder(out)
             if force:
-                for old in [*out.glob("snapshot_iter_*"), result]:
+                for old in [*out.glob("snapshot_iter_*"), result, out / LOG]:
                     old.unlink(missing_ok=True)
-            return _trained(out, original, (text, deploy), weights, overrides, gpu, repeatable, progress)
+                shutil.rmtree(out / RATES_FOLDER, ignore_errors=True)
+            train, by, held, batches = train_val_net(net, network, train_lmdb, test_lmdb), None, 0, 1
+            if selection is not None:
+                by = criterion(_staged(net, original), str(path))
+                trained_on, held_lmdb, held = _held_out(train, selection, out)
+                train = train_val_net(net, network, trained_on or train_lmdb, held_lmdb)
+                batches = -(-held // batch_size(data_layers(train, "TEST")[0]))
+            name = "train_val.prototxt" if own is net and by is None else TRAINED
+            files = Files(to_text(train), name, test, deploy, own is not net, by, held, batches)
+            if selection is not None and selection.sweep:
+                overrides = {
+                    **(overrides or {}),
+                    "base_lr": _swept(out, original, files, weights, overrides, gpu, progress),
+                }
+            return _trained(out, original, files, weights, overrides, gpu, repeatable, progress)
         except OSError as exc:
             raise OutputError(f"{out}: cannot be written ({exc.strerror})") from None
 
 
+def _staged(net: Any, solver: Any) -> Any:
+    """A copy of the network with the states of the first of the solver's test nets; the network keeps its own."""
+    staged = type(net)()
+    staged.CopyFrom(net)
+    for state in solver.test_state[:1]:
+        set_state(staged, state.level, state.stage)
+    return staged
+
+
+def _student_of(path: Path, python_layers: bool) -> tuple[Path, Any]:
+    own = path.parent / "train_val.prototxt"
+    if not own.is_file():
+        raise UsageError(
+            f"{path}: trains a student beside its teacher, and {own}, which says what the student is, does not exist"
+        )
+    return own, read_net(own, python_layers)
+
+
+def _held_out(train: Any, selection: Selection, out: Path) -> tuple[Optional[Path], Path, int]:
+    """Images to train on (None: the network's own), images that choose, and how many of those there are."""
+    if selection.lmdb is not None:
+        images = ImageLmdb(Path(selection.lmdb))
+        number = len(images)
+        images.close()
+        return None, Path(selection.lmdb), number
+    sources = [layer for layer in data_layers(train, "TRAIN") if layer.type == "Data"]
+    if not sources:
+        raise UsageError("the network trains on no LMDB that images can be held out of; give --held_out_lmdb")
+    return hold_out(Path(sources[0].data_param.source), out / "held_out")
+
+
+def _swept(
+    out: Path, original: Any, files: Files, weights: Optional[Path], overrides: Optional[dict[str, Any]], gpu: str,
+    progress: Callable[[Step], None],
+) -> float:  # fmt: skip
+    """The learning rate whose short training ends best on the held-out images."""
+    assert files.by is not None
+    schedule = solver_param(original, "", "", 1, overrides)
+    steps = max(1, min(int(schedule.max_iter), max(SHORT, int(schedule.max_iter) // 10)))
+    by, at = files.by, 0
+
+    def value(rate: float) -> tuple[float, ...]:
+        folder = out / RATES_FOLDER / f"{rate:g}"
+        folder.mkdir(parents=True, exist_ok=True)
+        own = {**(overrides or {}), "base_lr": rate, "max_iter": steps, "snapshot": steps, "lr_policy": "fixed"}
+
+        def show(step: Step) -> None:
+            progress(Step(at * steps + step.iteration, RATES * steps, step.loss, {**step.test, "base_lr": rate}))
+
+        try:
+            return by.key(run_training(folder, original, files, weights, own, gpu, False, show).end)
+        except CaffeError as exc:
+            if "diverged" not in str(exc):
+                raise
+            return by.key({})
+
+    def done(tried: int, all_: int) -> None:
+        nonlocal at
+        at = tried
+
+    return sweep(float(schedule.base_lr), value, out / RATES_FOLDER / "rates.json", done)[0]
+
+
 def _trained(
-    out: Path, original: Any, texts: tuple[str, str], weights: Optional[Path], overrides: Optional[dict[str, Any]], gpu: str,
+    out: Path, original: Any, files: Files, weights: Optional[Path], overrides: Optional[dict[str, Any]], gpu: str,
     repeatable: bool, progress: Callable[[Step], None],
 ) -> Finetuned:  # fmt: skip
-    result, (text, deploy) = out / RESULT, texts
-    _check_same_run(out, text, weights)
-    with atomic_file(out / "train_val.prototxt") as handle:
-        handle.write(text.encode())
-    test_iter = int(original.test_iter[0]) if original.test_iter else 1
-    parameters = solver_param(original, str(out / "train_val.prototxt"), str(out / "snapshot"), test_iter, overrides)
-    with atomic_file(out / "solver.prototxt") as handle:
-        handle.write(to_text(parameters).encode())
-    every = int(parameters.snapshot) if repeatable and parameters.snapshot else 1
-    done = latest_snapshot(out, every, is_whole)[0]
-    last, log = out / f"snapshot_iter_{parameters.max_iter}.caffemodel", out / "caffe_train.log"
-    seen = Step(done, parameters.max_iter)
-
-    def on_line(line: str) -> None:
-        nonlocal seen
-        for point in parse_training(line):
-            if point.loss is not None:
-                _refuse_divergence(point.loss, point.iteration, parameters.base_lr)
-                seen = replace(seen, iteration=point.iteration, loss=point.loss)
-                progress(seen)
-        if (output := test_output(line)) is not None:
-            seen = replace(seen, test={**seen.test, output[0]: output[1]})
-            progress(seen)
-
-    stops = range(done + every, parameters.max_iter, every) if every > 1 else ()
-    for stop in (*stops, parameters.max_iter):
-        if is_whole(last.with_suffix(".solverstate")):
-            break
-        part = caffe_solver(out, parameters, stop)
-        arguments = ["train", "-solver", str(part)]
-        state = latest_snapshot(out, every, is_whole)[1]
-        if state is not None:
-            arguments += ["-snapshot", str(state)]
-        elif weights is not None:
-            arguments += ["-weights", str(Path(weights).absolute())]
-        run_caffe(arguments + (["-gpu", gpu] if gpu else []), log, on_line)
-    if not last.is_file():
-        raise CaffeError(f"caffe train ended without {last.name} (log: {log})")
-    progress(replace(seen, iteration=parameters.max_iter))
-    test, images, exactly = tested(out, last, gpu)
-    with atomic_file(out / "deploy.prototxt") as handle:
-        handle.write(deploy.encode(errors="surrogateescape"))
+    result = out / RESULT
+    run = run_training(out, original, files, weights, overrides, gpu, repeatable, progress)
+    iteration, held = run.best
+    chosen = out / f"snapshot_iter_{iteration}.caffemodel" if iteration else weights
+    assert chosen is not None
     partial = result.with_suffix(".part")
-    shutil.copyfile(last, partial)
+    if files.distills:
+        write_student(partial, chosen)
+    else:
+        shutil.copyfile(chosen, partial)
+    with atomic_file(out / "train_val.prototxt") as handle:
+        handle.write(files.test.encode())
+    test, images, exactly = tested(out, partial, gpu)
+    with atomic_file(out / "deploy.prototxt") as handle:
+        handle.write(files.deploy.encode(errors="surrogateescape"))
     partial.replace(result)
+    log = out / LOG
     points = parse_training(log.read_text(errors="replace")) if log.exists() else []
     losses = [p.loss for p in points if p.loss is not None]
-    return Finetuned(result, parameters.max_iter, losses[-1] if losses else None, test, done, images, exactly)
-
-
-def caffe_solver(out: Path, parameters: Any, stop: int) -> Path:
-    """The solver in the folder, or beside it one that ends at ``stop``."""
-    if stop == parameters.max_iter:
-        return out / "solver.prototxt"
-    part = type(parameters)()
-    part.CopyFrom(parameters)
-    part.max_iter = stop
-    path = out / "solver_part.prototxt"
-    with atomic_file(path) as handle:
-        handle.write(to_text(part).encode())
-    return path
-
-
-def _refuse_divergence(loss: float, iteration: int, base_lr: float) -> None:
-    if math.isfinite(loss) and abs(loss - SATURATED) > 1e-3:
-        return
-    what = "is what Caffe gives where no class has any probability" if math.isfinite(loss) else "is no number"
-    raise CaffeError(
-        f"the training diverged: the training loss became {loss:g} at iteration {iteration}, which {what}; lower base_lr "
-        f"({base_lr:g} now; --base_lr) and start again with --force"
+    words = ""
+    if files.by is not None:
+        which = f"the snapshot of iteration {iteration}" if iteration else "the start: no snapshot is better"
+        words = (
+            f"{which}, base_lr {run.parameters.base_lr:g}; on {files.held_out} held-out images {files.by.words(held)}"
+        )
+    return Finetuned(
+        result, run.parameters.max_iter, losses[-1] if losses else None, test, run.resumed_from, images, exactly, words
     )
 
 
@@ -279,26 +272,6 @@ def tested(out: Path, weights: Path, gpu: str = "") -> tuple[dict[str, float], i
         handle.write(to_text(net).encode())
     outputs = caffe_test(out / "test.prototxt", weights, batches, out / "caffe_test.log", gpu)
     return outputs, number, batches * size == number
-
-
-def _check_same_run(out: Path, net: str, weights: Optional[Path]) -> None:
-    """Refuse to go on from snapshots of another network or other weights; the schedule may have changed."""
-    this = {"format": "enc-caffe-finetune/1", "net": hashlib.sha256(net.encode()).hexdigest(), "weights": None}
-    if weights is not None:
-        digest = hashlib.sha256()
-        with open(weights, "rb") as handle:
-            while chunk := handle.read(1 << 20):
-                digest.update(chunk)
-        this["weights"] = digest.hexdigest()
-    record = out / "finetune.json"
-    if record.is_file() and latest_snapshot(out)[1] is not None:
-        before = read_json(record, "enc-caffe-finetune/1", OutputError)
-        for what in ("net", "weights"):
-            if before.get(what) != this[what]:
-                raise OutputError(
-                    f"{out}: holds snapshots of another run (its {what} differ); --force starts anew, or name another --out"
-                )
-    write_json(record, this)
 
 
 def _net_of(solver: Any, path: Path) -> Path:

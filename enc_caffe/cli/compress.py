@@ -21,6 +21,7 @@ from enc_caffe.cli.common import (
     source_of,
     workers,
 )
+from enc_caffe.cli.distilling import add_distillation, distillation_of
 from enc_caffe.cli.feed import add_feed
 from enc_caffe.cli.images import add_images, shown, take_images
 from enc_caffe.cli.searching import add_search, search_options, times_of
@@ -57,6 +58,7 @@ def register(commands: Any) -> None:
     add_feed(p)
     add_workers(p)
     add_emission(p)
+    add_distillation(p)
     p.set_defaults(run=run, presets=(p, QUALITY))
 
 
@@ -65,7 +67,7 @@ def run(args: argparse.Namespace) -> None:
     check_new(args.out, args.force)
     take_images(args)
     making = Making(decomposition(args), args.refine, args.dense, args.stride_placement, args.fully_connected)
-    output = Output(args.test_lmdb, args.train_lmdb, args.solver, args.top_k, args.force)
+    output = Output(args.test_lmdb, args.train_lmdb, args.solver, args.top_k, args.force, distillation_of(args))
     with claimed(args.out), open_store(args) as store, stage_bars() as bar:
         result = compress(
             source_of(args), args.lmdb, args.out, search_options(args), making,
@@ -102,7 +104,7 @@ def run(args: argparse.Namespace) -> None:
         )
     print(pipeline.cost_line(result.emitted))
     print_untrained(result.emitted)
-    print(
-        f"written to {args.out}; fine-tune: enc-caffe finetune --solver {args.out}/solver.prototxt "
-        f"--weights {args.out}/compressed.caffemodel --out {args.out}-finetuned"
-    )
+    how = f"--solver {args.out}/solver.prototxt --weights {args.out}/compressed.caffemodel"
+    if output.distillation is not None:
+        how = f"--distill {args.out} --base_lr auto"
+    print(f"written to {args.out}; fine-tune: enc-caffe finetune {how} --out {args.out}-finetuned")

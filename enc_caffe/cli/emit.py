@@ -20,11 +20,13 @@ from enc_caffe.cli.common import (
     print_untrained,
     workers,
 )
+from enc_caffe.cli.distilling import add_distillation, distillation_of
 from enc_caffe.cli.feed import add_feed
 from enc_caffe.cli.images import add_images, shown, take_images
 from enc_caffe.cli.searching import add_format
 from enc_caffe.errors import UsageError
 from enc_caffe.files.output import check_new, claimed
+from enc_caffe.pipeline import distilling
 from enc_caffe.pipeline.choosing import Chooser
 from enc_caffe.pipeline.measurement import concerns, images_of
 from enc_caffe.plan import Plan, read_plan
@@ -44,6 +46,7 @@ def register(commands: Any) -> None:
     add_feed(p)
     add_workers(p)
     add_emission(p)
+    add_distillation(p)
     p.set_defaults(run=run)
 
 
@@ -56,7 +59,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _emit(args: argparse.Namespace) -> None:
-    plan = read_plan(args.ranks)
+    plan, distillation = read_plan(args.ranks), distillation_of(args)
     loaded = load_network(
         args, args.lmdb or args.test_lmdb, False, describe_only=decomposition(args).plain, weights=args.weights
     ).with_fully_connected(plan)
@@ -71,11 +74,12 @@ def _emit(args: argparse.Namespace) -> None:
 
         emitted = pipeline.emit(
             loaded, args.weights, plan, args.out, args.stride_placement, args.force, args.solver, args.train_lmdb,
-            args.test_lmdb, step, source=str(args.ranks), blobs=blobs, version=args.format,
+            args.test_lmdb, step, source=str(args.ranks), blobs=blobs, version=args.format, distillation=distillation,
         )  # fmt: skip
     print(pipeline.cost_line(emitted) + words)
     print_untrained(emitted)
-    names = ("train_val.prototxt", "deploy.prototxt", "solver.prototxt", "compressed.caffemodel", "ranks.json")
+    names = ["train_val.prototxt", "deploy.prototxt", "solver.prototxt", "compressed.caffemodel", "ranks.json"]
+    names += [distilling.NET, distilling.SOLVER, distilling.WEIGHTS]
     print(f"written to {args.out}: {', '.join(name for name in names if (args.out / name).exists())}")
 
 

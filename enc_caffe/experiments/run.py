@@ -13,7 +13,8 @@ from enc_caffe import __version__, pipeline
 from enc_caffe.caffe_io.describe import batch_size, data_layers
 from enc_caffe.caffe_io.emit import NONE, Blobs
 from enc_caffe.caffe_io.prototxt import read_net, to_text
-from enc_caffe.caffe_tools.finetune import RESULT, Step, finetune
+from enc_caffe.caffe_tools.finetune import RESULT, finetune
+from enc_caffe.caffe_tools.training import Step
 from enc_caffe.experiments.inputs import Choices, Inputs, gather
 from enc_caffe.experiments.settings import Experiment
 from enc_caffe.experiments.steps import Steps

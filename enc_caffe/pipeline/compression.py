@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Optional
 
 from enc_caffe.caffe_io.datum import ImageLmdb
+from enc_caffe.caffe_io.distill import Distillation
 from enc_caffe.caffe_io.variants import check_one_input
 from enc_caffe.calibration import duration
 from enc_caffe.calibration.decomposer import Decomposition
@@ -105,6 +106,8 @@ class Output:
     top_k : tuple of int
     force : bool
         Replace a folder that exists.
+    distillation : Distillation, optional
+        Write what stock Caffe distils by, too; on the images that choose where nothing names others.
     """
 
     test_lmdb: Optional[Path] = None
@@ -112,6 +115,7 @@ class Output:
     solver: Optional[Path] = None
     top_k: tuple[int, ...] = (1,)
     force: bool = False
+    distillation: Optional[Distillation] = None
 
 
 #: What ``--quality`` stands for, by the names of the command's flags.
@@ -220,7 +224,7 @@ def compress(
             blobs = chooser.decomposer.blobs(found.plan.forms)
         with atomic_folder(out, output.force) as work:
             test = Path(output.test_lmdb or lmdb)
-            emitted = _written(loaded, source, table, found.plan, work, out, test, making, output, blobs)
+            emitted = _written(loaded, source, table, found.plan, work, out, lmdb, test, making, output, blobs)
             # Where images chose the ranks, what the network is fed was said before.
             say = notice if chooser is None else lambda line: None
             before, after = _accuracies(loaded, source, work, test, output, executor, resources.store, progress, say)
@@ -254,13 +258,16 @@ def same_images(first: Path, second: Path) -> bool:
 
 
 def _written(
-    loaded: LoadedNetwork, source: Source, table: MetricsTable, plan: Plan, work: Path, out: Path, test: Path,
-    making: Making, output: Output, blobs: Blobs,
+    loaded: LoadedNetwork, source: Source, table: MetricsTable, plan: Plan, work: Path, out: Path, lmdb: Path,
+    test: Path, making: Making, output: Output, blobs: Blobs,
 ) -> Emitted:  # fmt: skip
     """The network's files and its metrics in ``work``, which becomes ``out``."""
+    distillation = output.distillation
+    if distillation is not None and distillation.lmdb is None and output.train_lmdb is None:
+        distillation = replace(distillation, lmdb=lmdb)
     emitted = emit(
         loaded, source.weights, plan, work / "network", making.placement, solver=output.solver,
-        train_lmdb=output.train_lmdb, test_lmdb=test, final=out, blobs=blobs,
+        train_lmdb=output.train_lmdb, test_lmdb=test, final=out, blobs=blobs, distillation=distillation,
     )  # fmt: skip
     for path in (work / "network").iterdir():
         path.rename(work / path.name)

@@ -10,6 +10,7 @@ from typing import Any, Mapping, Optional
 from enc_caffe.caffe_io.blobs import needed_blobs
 from enc_caffe.caffe_io.datum import ImageLmdb
 from enc_caffe.caffe_io.describe import batch_size, data_layers, describe
+from enc_caffe.caffe_io.distill import Distillation
 from enc_caffe.caffe_io.emit import NONE, Blobs, replace_layers, write_compressed
 from enc_caffe.caffe_io.inference import for_inference
 from enc_caffe.caffe_io.partial import deploy_shapes
@@ -21,6 +22,7 @@ from enc_caffe.decomposition import check_form, check_worth
 from enc_caffe.errors import DatasetError, PlanError
 from enc_caffe.files.output import atomic_folder
 from enc_caffe.form import CONVENTIONS, Form
+from enc_caffe.pipeline.distilling import write_distillation
 from enc_caffe.pipeline.loading import LoadedNetwork
 from enc_caffe.plan import Plan, write_plan
 from enc_caffe.progress import Names, unnamed
@@ -109,13 +111,15 @@ def emit(
     final: Optional[Path] = None,
     blobs: Blobs = NONE,
     version: int = 2,
+    distillation: Optional[Distillation] = None,
 ) -> Emitted:
     """Write ``train_val.prototxt``, ``deploy.prototxt``, ``solver.prototxt``, ``compressed.caffemodel``, ``ranks.json``.
 
     The folder appears whole or not at all, and not before stock Caffe has loaded its files
     (:func:`enc_caffe.caffe_tools.loadable.check_loads`). ``final`` is the name that it will have in the end, where that is not ``out``:
-    the solver names the train_val by it. ``blobs`` are weights by layer of the compressed network that are not what plain
-    SVD gives. ``version`` is that of the format of ``ranks.json``.
+    the solver names the train_val by it. ``blobs`` are weights by layer of the compressed network that are not what plain SVD
+    gives. ``version`` is that of the format of ``ranks.json``. With a ``distillation`` the files are added by which stock Caffe
+    distils (:func:`enc_caffe.pipeline.distilling.write_distillation`).
     """
     network = loaded.network
     forms = plan_forms(loaded, plan, source)
@@ -149,6 +153,11 @@ def emit(
         first = Original(deploy_net(loaded.net, network), Path(weights))
         # Where its inputs' sizes only stand in, a deploy file would say what nobody knows.
         unchecked = check_loads(folder, deploy, deploy_shapes(given, described, deploy), first, final)
+        if distillation is not None:
+            both = write_distillation(
+                folder, final, loaded, weights, compressed, described, train_val, distillation, parameters, train_lmdb, test_lmdb
+            )  # fmt: skip
+            unchecked = "; ".join(filter(None, (unchecked, both)))
         if not loaded.sized:
             (folder / "deploy.prototxt").unlink()
     return Emitted(

@@ -14,9 +14,10 @@ import pytest
 from enc_caffe.caffe_io.datum import write_lmdb
 from enc_caffe.caffe_io.prototxt import read_net, read_solver, to_text
 from enc_caffe.caffe_io.sources import from_arrays
-from enc_caffe.caffe_tools.finetune import Step, covering, finetune, latest_snapshot
+from enc_caffe.caffe_tools.finetune import covering, finetune
 from enc_caffe.caffe_tools.loadable import load
 from enc_caffe.caffe_tools.programs import parse_training
+from enc_caffe.caffe_tools.training import Step, latest_snapshot
 from enc_caffe.cli import main
 from enc_caffe.installation import find_caffe
 

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from enc_caffe.caffe_io.caffemodel import CaffeModel, layer_record, write_caffemodel
-from enc_caffe.caffe_tools.finetune import is_whole
+from enc_caffe.caffe_tools.training import is_whole
 from enc_caffe.cli import main
 from enc_caffe.errors import CaffeError, OutputError
 from enc_caffe.files import output

@@ -1,0 +1,170 @@
+"""Which snapshot of a training is kept, and which learning rate it begins with: by training images that were held out.
+
+The start counts among the snapshots, so that a training never returns what these images call worse than it was given.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable, Iterable, Mapping, Optional
+
+import numpy as np
+
+from enc_caffe.caffe_io.datum import ImageLmdb, write_lmdb
+from enc_caffe.caffe_io.describe import selected
+from enc_caffe.caffe_io.distill import OUTPUT, has_teacher
+from enc_caffe.caffe_tools.programs import TrainingPoint
+from enc_caffe.errors import UsageError
+from enc_caffe.files.jsonfile import read_json, write_json
+
+#: Images that are held out at most, and the part of all that they are at most.
+HELD_OUT, PART = 1000, 0.1
+#: Learning rates of a sweep lie so far apart; and it looks at so many at most.
+RATIO, RATES = 3.0, 7
+FORMAT = "enc-caffe-held-out/1"
+
+
+@dataclass(frozen=True)
+class Selection:
+    """How a training is chosen by held-out images.
+
+    Attributes
+    ----------
+    lmdb : Path, optional
+        Images to choose by; without it a part of the training images is held out.
+    sweep : bool
+        Whether the learning rate is found by short trainings first.
+    """
+
+    lmdb: Optional[Path] = None
+    sweep: bool = False
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """Outputs of the test net that say how good weights are: the first decides, the others where it is the same."""
+
+    names: tuple[tuple[str, bool], ...]
+
+    def key(self, test: Mapping[str, float]) -> tuple[float, ...]:
+        """What is smaller is better; what is no number is worst."""
+        found = []
+        for name, larger in self.names:
+            value = test.get(name, float("nan"))
+            found.append(float("inf") if not np.isfinite(value) else -value if larger else value)
+        return tuple(found)
+
+    def words(self, test: Mapping[str, float]) -> str:
+        """For a person."""
+        return ", ".join(f"{name} {test[name]:.4f}" for name, _ in self.names if name in test)
+
+
+def criterion(net: Any, source: str) -> Criterion:
+    """Of a distillation its loss; of another network its first accuracy, then its last loss.
+
+    Raises
+    ------
+    UsageError
+        If the TEST phase of the network has neither.
+    """
+    if has_teacher(net):
+        return Criterion(((OUTPUT, False),))
+    layers = selected(net, "TEST")
+    right = [x.top[0] for x in layers if x.type == "Accuracy" and x.top][:1]
+    losses = [x.top[0] for x in layers if x.type.endswith("Loss") and x.top][-1:]
+    names = (*((name, True) for name in right), *((name, False) for name in losses))
+    if not names:
+        raise UsageError(
+            f"{source}: the TEST phase has no accuracy and no loss, so no snapshot can be chosen by held-out images"
+        )
+    return Criterion(names)
+
+
+def hold_out(train_lmdb: Path, folder: Path) -> tuple[Path, Path, int]:
+    """Split a training LMDB into LMDBs of the images to train on and of those held out, spread evenly over it.
+
+    Parameters
+    ----------
+    folder : Path
+        Where both are made; those of a former split of the same images stay.
+
+    Returns
+    -------
+    train, held_out : Path
+    number : int
+        Images held out.
+
+    Raises
+    ------
+    UsageError
+        If there are fewer than 20 images.
+    """
+    images = ImageLmdb(train_lmdb)
+    try:
+        total = len(images)
+        number = min(HELD_OUT, int(total * PART))
+        if number < 2:
+            raise UsageError(f"{train_lmdb}: {total} images are too few to hold some out; give --held_out_lmdb")
+        train, held, record = folder / "train_lmdb", folder / "held_out_lmdb", folder / "held_out.json"
+        this = {"format": FORMAT, "source": str(Path(train_lmdb).absolute()), "images": total, "held_out": number}
+        if record.is_file() and read_json(record, FORMAT, UsageError) == this and train.is_dir() and held.is_dir():
+            return train, held, number
+        places = {int(i * total / number) for i in range(number)}
+        folder.mkdir(parents=True, exist_ok=True)
+        write_lmdb(held, (r for i, r in enumerate(images.raw()) if i in places), force=True)
+        write_lmdb(train, (r for i, r in enumerate(images.raw()) if i not in places), force=True)
+        write_json(record, this)
+        return train, held, number
+    finally:
+        images.close()
+
+
+def best(
+    points: Iterable[TrainingPoint], by: Criterion, known: Callable[[int], bool]
+) -> Optional[tuple[int, dict[str, float]]]:
+    """Iteration with the best test outputs of those whose weights are there, and these outputs; of equals the earliest."""
+    tests = {p.iteration: p.test for p in points if p.test}
+    found = [(i, test) for i, test in sorted(tests.items()) if known(i) and np.isfinite(by.key(test)).all()]
+    return min(found, key=lambda x: by.key(x[1]), default=None)
+
+
+def sweep(
+    start: float, value_of: Callable[[float], tuple[float, ...]], record: Path, progress: Callable[[int, int], None]
+) -> tuple[float, dict[float, tuple[float, ...]]]:
+    """The learning rate whose short training ends best: from ``start`` by factors of :data:`RATIO`, as long as it gets better.
+
+    Parameters
+    ----------
+    value_of : callable of a learning rate to what is smaller where it is better
+    record : Path
+        File of what is known already.
+
+    Returns
+    -------
+    rate : float
+    values : mapping of every rate that was tried to its value
+    """
+    stored = read_json(record, FORMAT, UsageError)["values"] if record.is_file() else {}
+    values: dict[float, tuple[float, ...]] = {}
+
+    def value(rate: float) -> tuple[float, ...]:
+        if rate not in values:
+            key = f"{rate:g}"
+            if key not in stored:
+                stored[key] = [None if not np.isfinite(v) else v for v in value_of(rate)]
+                write_json(record, {"format": FORMAT, "values": stored})
+            values[rate] = tuple(float("inf") if v is None else float(v) for v in stored[key])
+            progress(len(values), RATES)
+        return values[rate]
+
+    rates = [float(f"{start * RATIO**k:.3g}") for k in range(-RATES, RATES + 1)]
+    at = RATES
+    for step in (-1, 1):
+        value(rates[at])
+        for _ in itertools.count():
+            if not 0 <= at + step < len(rates) or len(values) >= RATES or value(rates[at + step]) >= value(rates[at]):
+                break
+            at += step
+    return min(values, key=lambda r: (values[r], r)), values

@@ -1,0 +1,64 @@
+"""Arguments of a distillation, for the commands that emit."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from typing import Optional
+
+from enc_caffe.caffe_io.distill import Distillation
+from enc_caffe.errors import UsageError
+
+
+def add_distillation(command: argparse.ArgumentParser) -> None:
+    """``--distill`` and what it is held to."""
+    group = command.add_argument_group("fine-tuning without labels, by the original's outputs")
+    group.add_argument(
+        "--distill", action="store_true",
+        help="write distill.prototxt, its solver and its caffemodel too: caffe train, or finetune --distill, trains by them",
+    )  # fmt: skip
+    group.add_argument("--temperature", type=float, metavar="T", help="what class scores are divided by (default: 4)")
+    group.add_argument(
+        "--distill_blobs", default="", metavar="BLOB[=WEIGHT],...", help="blobs of both networks that should agree too"
+    )
+    group.add_argument(
+        "--distill_labels", type=float, metavar="WEIGHT", help="weight of the network's own loss, which reads labels (default: 0)"
+    )  # fmt: skip
+    group.add_argument(
+        "--batch_statistics", action="store_true",
+        help="let BatchNorm layers take each batch's statistics while they train; without, they keep those they have",
+    )  # fmt: skip
+
+
+def distillation_of(args: argparse.Namespace) -> Optional[Distillation]:
+    """What the arguments of :func:`add_distillation` ask for.
+
+    Raises
+    ------
+    UsageError
+        If something is asked of a distillation that is not, or a weight is no number.
+    """
+    given = {
+        "--temperature": args.temperature is not None, "--distill_blobs": bool(args.distill_blobs),
+        "--distill_labels": args.distill_labels is not None, "--batch_statistics": args.batch_statistics,
+    }  # fmt: skip
+    if not args.distill:
+        for flag in (f for f, there in given.items() if there):
+            raise UsageError(f"{flag} says how to distil; give --distill too")
+        return None
+    temperature = Distillation.temperature if args.temperature is None else args.temperature
+    return Distillation(temperature, _blobs(args.distill_blobs), args.distill_labels or 0.0, not args.batch_statistics)
+
+
+def _blobs(text: str) -> dict[str, float]:
+    found = {}
+    for part in filter(None, text.split(",")):
+        name, _, weight = part.partition("=")
+        try:
+            value = float(weight or 1)
+        except ValueError:
+            value = math.nan
+        if not name or not 0 < value < math.inf:
+            raise UsageError(f"--distill_blobs {part}: BLOB or BLOB=WEIGHT with a weight above 0 is needed")
+        found[name] = value
+    return found

@@ -1,0 +1,114 @@
+"""What an emission adds so that stock ``caffe train`` can distil: prototxt, solver and caffemodel of both networks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Optional
+
+from enc_caffe.caffe_io.blobs import needed_blobs
+from enc_caffe.caffe_io.caffemodel import CaffeModel
+from enc_caffe.caffe_io.describe import data_layers
+from enc_caffe.caffe_io.distill import Distillation, distill_net, write_both
+from enc_caffe.caffe_io.prototxt import to_text, write_prototxt
+from enc_caffe.caffe_io.variants import add_data, check_one_input, deploy_net, find_scores, solver_param, train_val_net
+from enc_caffe.caffe_tools.loadable import load
+from enc_caffe.errors import CaffeError, UsageError
+from enc_caffe.network import Network
+from enc_caffe.pipeline.loading import LoadedNetwork
+
+#: What is written, beside the files of the emission.
+NET, SOLVER, WEIGHTS = "distill.prototxt", "distill_solver.prototxt", "distill.caffemodel"
+
+
+def write_distillation(
+    folder: Path,
+    final: Path,
+    loaded: LoadedNetwork,
+    weights: Path,
+    compressed: Any,
+    described: Network,
+    train_val: Any,
+    how: Distillation,
+    solver: Any,
+    train_lmdb: Optional[Path],
+    test_lmdb: Optional[Path],
+) -> str:
+    """Write :data:`NET`, :data:`SOLVER` and :data:`WEIGHTS` into an emitted folder.
+
+    Parameters
+    ----------
+    folder, final : Path
+        Where the emission is, and what the folder will be called.
+    compressed : NetParameter
+        The compressed network as it stands, ``described`` its description.
+    train_val : NetParameter
+        What ``train_val.prototxt`` says.
+    solver : SolverParameter
+        What ``solver.prototxt`` says.
+
+    Returns
+    -------
+    str
+        Why stock Caffe was not asked to load them; empty where it was.
+
+    Raises
+    ------
+    UsageError
+        If the network has parts that stock Caffe cannot run, or its data layers serve one phase only.
+    NetworkError
+        If it has several inputs.
+    CaffeError
+        With Caffe's own words, where it does not load them.
+    """
+    if loaded.runnable.missing:
+        missing = sorted(loaded.runnable.missing)[0]
+        raise UsageError(f"--distill: stock Caffe cannot run layer '{missing}', so it cannot train the network")
+    check_one_input(loaded.net, loaded.network, str(loaded.path))
+    teacher, student = deploy_net(loaded.net, loaded.network), deploy_net(compressed, described)
+    model, scores = CaffeModel(Path(weights)), find_scores(loaded.network, any_output=True)
+    needed = needed_blobs(loaded.net, loaded.network)
+    numbers = {s.name: len(needed.get(s.name, s.blobs)) for s in model}
+    data = _with_data(train_val, student, loaded, how.lmdb or train_lmdb, test_lmdb)
+
+    def net(source: Any, own: Distillation) -> Any:
+        return distill_net(teacher, student, source, loaded.network, described, scores, own, numbers)
+
+    write_prototxt(folder / NET, to_text(net(data, how)))
+    kinds = {layer.name: layer.type for layer in loaded.network.layers}
+    write_both(folder / WEIGHTS, model, CaffeModel(folder / "compressed.caffemodel"), kinds, needed)
+    parameters = type(solver)()
+    parameters.CopyFrom(solver)
+    parameters = solver_param(
+        parameters, str(final / NET), str(final / "distill_snapshot"), max(solver.test_iter, default=1)
+    )
+    (folder / SOLVER).write_text(to_text(parameters), encoding="utf-8")
+    return _checked(folder, final, net(student, replace(how, labels=0.0)))
+
+
+def _with_data(
+    train_val: Any, student: Any, loaded: LoadedNetwork, train_lmdb: Optional[Path], test_lmdb: Optional[Path]
+) -> Any:
+    phases = [phase for phase in ("TRAIN", "TEST") if data_layers(train_val, phase)]
+    if len(phases) == 1:
+        raise UsageError(
+            f"--distill: {loaded.path} has data layers for the phase {phases[0]} only; the other one needs images too"
+        )
+    if phases:
+        return train_val_net(train_val, loaded.network, train_lmdb, None)
+    out = type(train_val)(name=train_val.name)
+    add_data(out, [next(top for layer in student.layer if layer.type == "Input" for top in layer.top)])
+    return loaded.feed.written(train_val_net(out, loaded.network, train_lmdb, test_lmdb))
+
+
+def _checked(folder: Path, final: Path, net: Any) -> str:
+    """Load both networks side by side in stock Caffe, the images by Input layers."""
+    path = folder / "distill_check.prototxt"
+    path.write_text(to_text(net), encoding="utf-8")
+    failure = load(path, folder / WEIGHTS)
+    path.unlink()
+    if failure is None:
+        return ""
+    if failure.lack:
+        return f"{NET} was not loaded in stock Caffe: {failure.words}"
+    raise CaffeError(f"{final / NET}: stock Caffe does not load it: {failure.words}; nothing was written")

@@ -279,6 +279,7 @@ def has_teacher(net: Any) -> bool:
 def write_student(path: Path, trained: Path, name: Optional[str] = None) -> None:
     """Write the student's part of a trained caffemodel, as an ordinary one."""
     model = CaffeModel(trained)
-    layers: Iterable[Any] = (s for s in model if not s.name.startswith((TEACHER, LOSS)))
+    # A snapshot has a record of every layer, those without weights too.
+    layers: Iterable[Any] = (s for s in model if s.blobs and not s.name.startswith((TEACHER, LOSS)))
     with atomic_file(Path(path)) as handle:
         write_caffemodel(handle, name or "", (kept_record(model, s) for s in layers))

@@ -16,7 +16,7 @@ from enc_caffe.caffe_io.inference import for_inference
 from enc_caffe.caffe_io.prototxt import leading_comments, read_net, read_solver, to_text, verbatim_text
 from enc_caffe.caffe_io.variants import deploy_net, sized_network, solver_param, train_val_net
 from enc_caffe.caffe_tools.programs import caffe_test, parse_training
-from enc_caffe.caffe_tools.selection import RATES, Selection, criterion, hold_out, sweep
+from enc_caffe.caffe_tools.selection import RATES, SHORT, SWEPT, Selection, criterion, hold_out, sweep
 from enc_caffe.caffe_tools.training import LOG, Files, Step, run_training
 from enc_caffe.errors import CaffeError, OutputError, PrototxtError, UsageError
 from enc_caffe.files.output import atomic_file, claimed, sweep_folder
@@ -26,8 +26,6 @@ from enc_caffe.workers.limits import check_runs
 RESULT = "finetuned.caffemodel"
 #: What is beside it: the network that trains where it is not the one that is tested, and short trainings.
 TRAINED, RATES_FOLDER = "training.prototxt", "rates"
-#: Iterations of a short training, at least.
-SHORT = 20
 
 
 @dataclass(frozen=True)
@@ -186,7 +184,7 @@ def _swept(
     """The learning rate whose short training ends best on the held-out images."""
     assert files.by is not None
     schedule = solver_param(original, "", "", 1, overrides)
-    steps = max(1, min(int(schedule.max_iter), max(SHORT, int(schedule.max_iter) // 10)))
+    steps = max(1, min(int(schedule.max_iter), max(SHORT, int(schedule.max_iter) // SWEPT)))
     by, at = files.by, 0
 
     def value(rate: float) -> tuple[float, ...]:

@@ -23,6 +23,8 @@ from enc_caffe.files.jsonfile import read_json, write_json
 HELD_OUT, PART = 1000, 0.1
 #: Learning rates of a sweep lie so far apart; and it looks at so many at most.
 RATIO, RATES = 3.0, 7
+#: A short training has this part of the iterations of the whole one, and so many at least.
+SWEPT, SHORT = 20, 20
 FORMAT = "enc-caffe-held-out/1"
 
 

@@ -57,6 +57,7 @@ def stages(
     networks: int,
     dense: bool = False,
     left: Optional[Remaining] = None,
+    trained: int = 0,
 ) -> dict[str, float]:
     """Seconds by stage.
 
@@ -74,6 +75,8 @@ def stages(
         Whether metrics are measured at more ranks where they bend.
     left : Remaining, optional
         What is not known yet; without it nothing is.
+    trained : int
+        Images that pass through both networks in a distillation, which one process computes.
     """
     left = left or everything(forms)
     batch = min(TIMED, made.look.images, batch_for(made.look.network, made.memory, made.executor.workers))
@@ -102,6 +105,9 @@ def stages(
             kept = sum(8.0 * (int(np.prod(x.bottom_shapes[0][1:])) + int(np.prod(x.top_shapes[0][1:]))) for x in known)
             each += images * (2 * once + size / rate + kept / KEPT) / workers + solve
         found["whole networks"] = networks * each
+    if trained:
+        # The original forward; the compressed network, which is smaller, forward and backward.
+        found["distillation"] = trained * once * 3
     return found
 
 

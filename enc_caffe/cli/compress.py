@@ -46,8 +46,8 @@ def register(commands: Any) -> None:
     p.add_argument("--top_k", type=list_argument, default=(1,), help="accuracies to report (default: 1)")
     p.add_argument("--fully_connected", action="store_true", help="decompose fully connected layers too")
     p.add_argument(
-        "--quality", choices=tuple(QUALITY), help="best: least loss without training, by the images of --lmdb alone; paper: as "
-        "published; each sets the flags below, and a flag that is given holds",
+        "--quality", choices=tuple(QUALITY), help="best: least loss without training, by the images of --lmdb alone; max: then "
+        "trained on them, without labels; paper: as published; each sets the flags below, and a flag that is given holds",
     )  # fmt: skip
     p.add_argument(
         "--refine", type=int, default=0, metavar="N", help="evaluate N whole networks to refine the ranks (default: 0)"
@@ -59,6 +59,10 @@ def register(commands: Any) -> None:
     add_workers(p)
     add_emission(p)
     add_distillation(p)
+    p.add_argument(
+        "--distill_iterations", type=int, default=0, metavar="N",
+        help="train for N iterations by the original's outputs on the images of --lmdb, or of --train_lmdb (--quality max: 1000)",
+    )  # fmt: skip
     p.set_defaults(run=run, presets=(p, QUALITY))
 
 
@@ -66,7 +70,14 @@ def run(args: argparse.Namespace) -> None:
     """Compress and print."""
     check_new(args.out, args.force)
     take_images(args)
-    making = Making(decomposition(args), args.refine, args.dense, args.stride_placement, args.fully_connected)
+    making = Making(
+        decomposition(args),
+        args.refine,
+        args.dense,
+        args.stride_placement,
+        args.fully_connected,
+        args.distill_iterations,
+    )
     output = Output(args.test_lmdb, args.train_lmdb, args.solver, args.top_k, args.force, distillation_of(args))
     with claimed(args.out), open_store(args) as store, stage_bars() as bar:
         result = compress(

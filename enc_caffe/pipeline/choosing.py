@@ -5,11 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Mapping, Optional, Sequence
 
+import numpy as np
+
+from enc_caffe.caffe_io.distill import Distillation
+from enc_caffe.caffe_io.emit import Blobs
 from enc_caffe.calibration.decomposer import Decomposer, Decomposition
 from enc_caffe.form import Form
 from enc_caffe.measuring.subject import PlanEvaluator, Subject
 from enc_caffe.metrics.table import MetricsTable
+from enc_caffe.pipeline.distilled import distilled, folder_of
+from enc_caffe.pipeline.loading import LoadedNetwork
 from enc_caffe.pipeline.planning import Found, refined_plan, search_mixture
+from enc_caffe.plan import Plan
 from enc_caffe.progress import Progress, Stages
 from enc_caffe.search.build import TimeOf
 from enc_caffe.search.options import SearchOptions
@@ -24,7 +31,7 @@ class Chooser:
 
     def __init__(self, images: Subject, how: Decomposition, placement: str, progress: Stages) -> None:
         self._images, self._how, self._placement = images, how, placement
-        self._progress, self._what = progress, ""
+        self._progress, self._what, self._more = progress, "", ""
         self.decomposer, self.evaluator = self._made(how.alternatives()[0])
 
     def _made(self, how: Decomposition) -> tuple[Decomposer, PlanEvaluator]:
@@ -49,6 +56,26 @@ class Chooser:
                 made[-1][1].counts(forms)
             self._what = ""
             self.decomposer, self.evaluator = min(made, key=lambda m: m[1].divergence(forms))
+
+    def words(self) -> str:
+        """How the weights are made, for a person."""
+        return self.decomposer.how.words() + self._more
+
+    def distilled(
+        self, loaded: LoadedNetwork, plan: Plan, blobs: Blobs, how: Distillation, iterations: int
+    ) -> tuple[dict[str, list[np.ndarray]], str]:
+        """The weights after a distillation, and what was kept of it; from then on the evaluator measures these."""
+        name = self.decomposer.name()
+        folder = folder_of(self.decomposer.folder("distilled"), plan, name, how, iterations, self._placement)
+        found, kept = distilled(
+            loaded, self._images.weights, plan, blobs, folder, how, iterations, self._placement, self._report
+        )
+        self._more = f", distilled in {iterations} iterations"
+        self.evaluator = PlanEvaluator(
+            self._images, self._placement, progress=lambda plans, done, all_: self._report("whole networks", done, all_),
+            blobs_of=lambda forms: found, name=[*name, "distilled", folder.name], reference=self.decomposer.reference(),
+        )  # fmt: skip
+        return found, kept
 
     def step(self, what: str) -> Progress:
         """Progress of a stage."""

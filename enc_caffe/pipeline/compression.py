@@ -26,6 +26,7 @@ from enc_caffe.measuring.store import ResultStore
 from enc_caffe.metrics.files import write_metrics
 from enc_caffe.metrics.table import MetricsTable
 from enc_caffe.pipeline.choosing import Chooser
+from enc_caffe.pipeline.distilled import passes
 from enc_caffe.pipeline.emission import Emitted, emit
 from enc_caffe.pipeline.loading import LoadedNetwork
 from enc_caffe.pipeline.measurement import concerns, images_of, measured_metrics, output_errors
@@ -82,6 +83,8 @@ class Making:
         Where a pair's strides stand.
     fully_connected : bool
         Whether the paper's policy decomposes fully connected layers too.
+    iterations : int
+        Of a distillation on the images that choose; 0: none.
     """
 
     decomposition: Decomposition = Decomposition()
@@ -89,6 +92,7 @@ class Making:
     dense: bool = False
     placement: str = "exact"
     fully_connected: bool = False
+    iterations: int = 0
 
 
 @dataclass(frozen=True)
@@ -123,6 +127,10 @@ QUALITY: dict[str, dict[str, Any]] = {
     "best": {
         "method": "model", "metric": "divergence", "decomposition": "asymmetric", "recalibrate": frozenset({"auto"}),
         "refine": 6, "dense": True, "schemes": "all",
+    },
+    "max": {
+        "method": "model", "metric": "divergence", "decomposition": "asymmetric", "recalibrate": frozenset({"auto"}),
+        "refine": 6, "dense": True, "schemes": "all", "distill_iterations": 1000,
     },
     "paper": {
         "preset": "published", "stride_placement": "published", "decomposition": "svd", "recalibrate": frozenset(),
@@ -199,12 +207,13 @@ def compress(
             sampled: dict[str, list[Form]] = {}
             for m in table.layers:
                 sampled.setdefault(m.name, []).extend(m.form(r) for r in m.measure_at)
-            left, passes = remaining(chooser.decomposer, sampled), options.metric not in ("pca", "output")
+            left, measured = remaining(chooser.decomposer, sampled), options.metric not in ("pca", "output")
             seconds = duration.stages(
-                images, [layer for layer, _ in table.by_layer()], sampled, how.kind, passes,
+                images, [layer for layer, _ in table.by_layer()], sampled, how.kind, measured,
                 making.refine + len(how.alternatives()) + (len({m.scheme for m in table.layers}) if mixed else 0), making.dense, left,
+                passes(loaded, making.iterations) if making.iterations else 0,
             )  # fmt: skip
-            known = f"; {left.measured:.0%} of the metrics are known already" if left.measured and passes else ""
+            known = f"; {left.measured:.0%} of the metrics are known already" if left.measured and measured else ""
             notice(f"measuring on {images.look.images} images: {duration.words(seconds, executor.workers)}{known}")
             if options.metric == "output":
                 table = output_errors(table, chooser.decomposer, default_only=True)
@@ -213,6 +222,10 @@ def compress(
                     images, table, default_only=True, progress=chooser.step("metrics"), decomposer=chooser.decomposer,
                     dense=making.dense,
                 )  # fmt: skip
+        if chooser is None and making.iterations:
+            raise UsageError(
+                "--distill_iterations: images have no say in the rest; give --quality max or a --decomposition"
+            )
         if chooser is not None and mixed:
             found = chooser.mixture(table, options, time_of)
         else:
@@ -222,6 +235,11 @@ def compress(
             found = chooser.refined(table, found, making.refine) if making.refine else found
             chooser.settle(found.plan.forms)
             blobs = chooser.decomposer.blobs(found.plan.forms)
+            if making.iterations:
+                held = output.distillation or Distillation()
+                held = held if held.lmdb else replace(held, lmdb=output.train_lmdb or lmdb)
+                blobs, kept = chooser.distilled(loaded, found.plan, blobs, held, making.iterations)
+                notice(f"distillation: {kept}")
         with atomic_folder(out, output.force) as work:
             test = Path(output.test_lmdb or lmdb)
             emitted = _written(loaded, source, table, found.plan, work, out, lmdb, test, making, output, blobs)
@@ -231,7 +249,7 @@ def compress(
             divergence, words, seen = None, "svd", False
             data: dict[str, Any] = {"format": "enc-caffe-compression/1", "images": _count(test), "lmdb": str(test)}
             if chooser is not None:
-                divergence, words = chooser.evaluator.divergence(found.plan.forms), chooser.decomposer.how.words()
+                divergence, words = chooser.evaluator.divergence(found.plan.forms), chooser.words()
                 seen = same_images(test, chooser.decomposer.made.lmdb)
                 data["divergence"] = {"mean": divergence, "images": chooser.decomposer.made.look.images}
             data.update(

@@ -267,3 +267,25 @@ def test_each_file_is_opened_and_decomposed_once(tmp_path: Path, monkeypatch) ->
     weights = next(p.name for p in tmp_path.glob("*.caffemodel"))
     assert walked.count(weights) == 1
     assert spectra and len(set(spectra)) == len(spectra)
+
+
+def test_max_is_nearer_than_best_without_a_label_and_trains_once(tmp_path: Path, capsys, monkeypatch) -> None:
+    from enc_caffe.pipeline import distilled as room
+
+    found = {}
+    for quality, more in (("best", []), ("max", ["--distill_iterations", "60"])):
+        flags = ["--quality", quality, "--refine", "1", "--target_flops", "0.15", *more]
+        status, out = compress(tmp_path, nets.grouped(), *flags, labels=False, images=80)
+        assert status == 0
+        said = capsys.readouterr()
+        found[quality] = json.loads((out / "evaluation.json").read_text())["divergence"]["mean"]
+        assert ("distillation: the snapshot of iteration" in said.err) == (quality == "max")
+        if quality == "max":
+            assert "bias recalibrated, distilled in 60 iterations" in said.out
+            # Stock Caffe's own loss on the emitted files: of the student alone, with no teacher in them.
+            assert "teacher" not in (out / "train_val.prototxt").read_text()
+            # It is trained once, however often it is asked for.
+            monkeypatch.setattr(room, "finetune", refuse)
+            assert compress(tmp_path, nets.grouped(), *flags, labels=False, images=80)[0] == 0
+            assert json.loads((out / "evaluation.json").read_text())["divergence"]["mean"] == found["max"]
+    assert found["max"] < 0.5 * found["best"]

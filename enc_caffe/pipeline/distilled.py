@@ -1,0 +1,96 @@
+"""A plan's weights after a distillation on the images that chose it: ``--quality max``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from enc_caffe.caffe_io.caffemodel import CaffeModel
+from enc_caffe.caffe_io.describe import batch_size, data_layers
+from enc_caffe.caffe_io.distill import Distillation
+from enc_caffe.caffe_io.emit import Blobs
+from enc_caffe.caffe_tools.finetune import RESULT, finetune
+from enc_caffe.caffe_tools.selection import RATES, SHORT, SWEPT, Selection
+from enc_caffe.caffe_tools.training import Step
+from enc_caffe.files.output import atomic_file
+from enc_caffe.measuring.store import digest_of
+from enc_caffe.pipeline.distilling import SOLVER, WEIGHTS
+from enc_caffe.pipeline.emission import emit
+from enc_caffe.pipeline.loading import LoadedNetwork
+from enc_caffe.plan import Plan
+from enc_caffe.progress import Stages
+
+#: What the solver of a distillation says: the learning rate falls to 0 in a straight line; the sweep begins at ``base_lr``.
+SCHEDULE: dict[str, Any] = {
+    "type": "Nesterov", "momentum": 0.9, "weight_decay": 1e-4, "base_lr": 1e-3, "lr_policy": "poly", "power": 1.0,
+    "display": 20,
+}  # fmt: skip
+#: Snapshots, and so looks at the held-out images, of a distillation.
+SNAPSHOTS = 10
+
+
+def distilled(
+    loaded: LoadedNetwork,
+    weights: Path,
+    plan: Plan,
+    blobs: Blobs,
+    folder: Path,
+    how: Distillation,
+    iterations: int,
+    placement: str,
+    progress: Stages,
+) -> tuple[dict[str, list[np.ndarray]], str]:
+    """Weights of all layers of the compressed network after its distillation, and what was kept of it in words.
+
+    Parameters
+    ----------
+    blobs : mapping of layer to arrays
+        What the distillation begins with, where that is not plain SVD or the original.
+    folder : Path
+        Where the training is: one that was interrupted goes on there, and one that ended is not run again.
+    how : Distillation
+        Its ``lmdb`` are the images; a part of them is held out and chooses.
+
+    Raises
+    ------
+    EncError
+        As :func:`enc_caffe.pipeline.emission.emit` and :func:`enc_caffe.caffe_tools.finetune.finetune` do.
+    """
+    net, training = folder / "network", folder / "training"
+    if not (net / SOLVER).is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        emit(
+            loaded, weights, plan, net, placement, True, blobs=blobs, distillation=how, test_lmdb=how.lmdb,
+            solver_overrides=SCHEDULE,
+        )  # fmt: skip
+    every = max(1, iterations // SNAPSHOTS)
+
+    def show(step: Step) -> None:
+        progress("learning rates" if "base_lr" in step.test else "distillation", step.iteration, step.iterations)
+
+    if not (training / RESULT).is_file() or not (training / "kept.txt").is_file():
+        result = finetune(
+            net / SOLVER, net / WEIGHTS, training, overrides={"max_iter": iterations, "snapshot": every},
+            progress=show, python_layers=loaded.python_layers, selection=Selection(None, True), force=False,
+        )  # fmt: skip
+        with atomic_file(training / "kept.txt") as handle:
+            handle.write(result.chosen.encode())
+    model = CaffeModel(training / RESULT)
+    found = {name: [model.array(b) for b in stored.blobs] for name, stored in model.layers.items() if stored.blobs}
+    return found, (training / "kept.txt").read_text(encoding="utf-8")
+
+
+def folder_of(beside: Path, plan: Plan, name: list[Any], how: Distillation, iterations: int, placement: str) -> Path:
+    """Where the distillation of this very plan is, however often it is asked for."""
+    words = [sorted((n, str(f)) for n, f in plan.forms.items()), name, placement, iterations, SCHEDULE, SNAPSHOTS]
+    own = [how.temperature, sorted(how.blobs.items()), how.labels, how.frozen, str(how.lmdb)]
+    return beside / digest_of([words, own])[:32]
+
+
+def passes(loaded: LoadedNetwork, iterations: int) -> int:
+    """Images that pass through both networks in a distillation, the sweep of learning rates with it."""
+    layers = data_layers(loaded.net, "TRAIN")
+    batch = batch_size(layers[0]) if layers else 64
+    return batch * (iterations + RATES * max(SHORT, iterations // SWEPT))

@@ -13,6 +13,7 @@ from enc_caffe.caffe_io.audit import audit
 from enc_caffe.caffe_io.datum import ImageLmdb, write_lmdb
 from enc_caffe.caffe_io.describe import data_layers
 from enc_caffe.caffe_io.prototxt import read_net
+from enc_caffe.caffe_io.sheets import read_sheets
 from enc_caffe.errors import UsageError
 from enc_caffe.experiments.fetch import (
     RESOURCES,
@@ -28,6 +29,8 @@ from enc_caffe.experiments.steps import Steps
 from enc_caffe.workers.choice import Workers
 
 SUBSET = "cifar10_subset.npz"
+#: Folders of sheets (:mod:`enc_caffe.caffe_io.sheets`), and how many test images all of CIFAR-10 has.
+SHEETS, ALL_TEST = "cifar10", 10000
 #: Zero pixels around training images that are cropped at random (CIFAR-10's usual augmentation, and the published solver's).
 PAD = 4
 RESIZED = "convert_imageset --resize_height=256 --resize_width=256"
@@ -68,15 +71,19 @@ class Inputs:
 def resources(x: Experiment, choices: Choices) -> list[Resource]:
     """Files that would have to be downloaded."""
     wanted = [] if choices.weights or not x.weights else [RESOURCES[x.weights]]
-    if x.data == "cifar10" and subset() is None:
+    if x.data == "cifar10" and local_images() is None:
         wanted.append(RESOURCES["cifar-10-binary.tar.gz"])
     return [r for r in wanted if not is_here(r)]
 
 
-def subset() -> Optional[Path]:
-    """The CIFAR-10 subset, where ENC_CAFFE_DATA has it."""
+def local_images() -> Optional[Path]:
+    """CIFAR-10 where ENC_CAFFE_DATA has it: as sheets of images, else a subset as arrays."""
     local = data_folder()
-    return local / SUBSET if local is not None and (local / SUBSET).is_file() else None
+    if local is None:
+        return None
+    if all((local / SHEETS / part / "labels.npz").is_file() for part in ("train", "test")):
+        return local / SHEETS
+    return local / SUBSET if (local / SUBSET).is_file() else None
 
 
 def announce(x: Experiment, choices: Choices, say: Callable[[str], None]) -> None:
@@ -88,8 +95,9 @@ def announce(x: Experiment, choices: Choices, say: Callable[[str], None]) -> Non
     else:
         say(f"{x.name}: downloads nothing")
     if x.data == "cifar10":
-        found = subset()
-        say(f"needs images: {found} (a SUBSET of CIFAR-10)" if found else "needs images: CIFAR-10, all of it")
+        found = local_images()
+        part = " (a SUBSET of CIFAR-10)" if found and found.name == SUBSET else ""
+        say(f"needs images: {found}{part}" if found else "needs images: CIFAR-10, all of it")
     else:
         say(f"needs images: {choices.train_lmdb} and {choices.test_lmdb}")
     if x.takes:
@@ -158,7 +166,7 @@ def _counted(record: Any, i: int, total: int, bar: Any) -> Any:
 
 
 def _cifar10(x: Experiment, weights: Path, out: Path, steps: Steps) -> Inputs:
-    found = subset()
+    found = local_images()
     paths = {"partial": out / "partial_lmdb", "test": out / "test_lmdb", "train": out / f"train_pad{PAD}_lmdb"}
 
     def from_subset() -> dict[str, Any]:
@@ -179,18 +187,35 @@ def _cifar10(x: Experiment, weights: Path, out: Path, steps: Steps) -> Inputs:
         write_lmdb(paths["train"], records, force=True)
         return {"train": train, "test": test}
 
+    def from_sheets() -> dict[str, Any]:
+        assert found is not None
+        test, train = (read_sheets(found / part) for part in ("test", "train"))
+        write_lmdb(paths["test"], sources.from_arrays(*test)[1], force=True)
+        write_lmdb(out / "train_lmdb", sources.from_arrays(*train)[1], force=True)
+        write_lmdb(paths["partial"], sources.part_of(out / "train_lmdb", x.partial, None)[1], force=True)
+        write_lmdb(paths["train"], sources.from_arrays(*train, PAD)[1], force=True)
+        return {"train": len(train[0]), "test": len(test[0])}
+
+    files = [] if found is None else sorted(found.rglob("*.*")) if found.is_dir() else [found]
     inputs = {
         "source": str(found) if found else "all",
-        "bytes": found.stat().st_size if found else 0,
+        "bytes": sum(f.stat().st_size for f in files),
         "part": x.partial,
     }
-    made = steps.run("images", inputs, list(paths.values()), from_subset if found else from_all)
-    of = (
-        f"a SUBSET of CIFAR-10: {made['test']:,} of its 10,000 test images"
-        if found
-        else "CIFAR-10's 10,000 test images"
+    make = from_all if found is None else from_sheets if found.is_dir() else from_subset
+    made = steps.run("images", inputs, list(paths.values()), make)
+    return Inputs(
+        weights, paths["partial"], paths["test"], paths["train"], f"accuracy on {_words(made['test'])}", made["train"]
     )
-    return Inputs(weights, paths["partial"], paths["test"], paths["train"], f"accuracy on {of}", made["train"])
+
+
+def _words(test: int) -> str:
+    """Which test images these are: all, nearly all or a subset."""
+    if test == ALL_TEST:
+        return "CIFAR-10's 10,000 test images"
+    if test > 0.99 * ALL_TEST:
+        return f"{test:,} of CIFAR-10's 10,000 test images"
+    return f"a SUBSET of CIFAR-10: {test:,} of its 10,000 test images"
 
 
 def count(path: Path) -> int:

@@ -23,6 +23,7 @@ from enc_caffe.caffe_io.notices import notices
 from enc_caffe.caffe_io.partial import deploy_shapes
 from enc_caffe.caffe_io.prototxt import leading_comments, read_net, read_solver, to_text, verbatim_text, write_prototxt
 from enc_caffe.caffe_io.runnable import Runnable, runnable
+from enc_caffe.caffe_io.several import several_outputs
 from enc_caffe.caffe_io.transform import Transform, blame, first_size
 from enc_caffe.caffe_io.unsized import sized_by_weights
 from enc_caffe.caffe_io.variants import deploy_net, sized_network, solver_param, train_val_or_same
@@ -93,8 +94,9 @@ class LoadedNetwork:
 
     @functools.cached_property
     def runnable(self) -> Runnable:
-        """What stock Caffe can run of it."""
-        return runnable(self.net, self.network, str(self.path))
+        """What stock Caffe can run of it, with all its outputs in one blob where there are several."""
+        part = runnable(self.net, self.network, str(self.path))
+        return part if part.words else several_outputs(self.net, self.network, str(self.path))
 
     def measurable(self) -> LoadedNetwork:
         """The same network, layers that stock Caffe cannot reach left whole: nothing can be measured there."""

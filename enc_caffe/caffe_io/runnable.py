@@ -72,13 +72,19 @@ def runnable(net: Any, network: Network, source: str) -> Runnable:
         out.state.CopyFrom(net.state)
     for param in kept:
         out.layer.add().CopyFrom(param)
-    _put_together(out, outputs, network, kept)
+    put_together(out, outputs, network, kept)
     named = ", ".join(outputs[:NAMED]) + (f" and {len(outputs) - NAMED} more" if len(outputs) > NAMED else "")
     words = (
         f"{source}: Caffe has no type '{first.type}' (layer '{first.name}'): the network is run up to there, and its "
         f"output{'s' if len(outputs) > 1 else ''} {named} compared; the {len(gone)} layers left out are carried through"
     )
     return Runnable(out, words, frozenset(p.name for p in gone))
+
+
+def outputs_of(layers: list[Any]) -> tuple[list[Any], list[str]]:
+    """Layers that can be run, without those that only train or count, and the blobs that none of them reads."""
+    kept, gone = _split(layers)
+    return kept, _outputs(kept, gone)
 
 
 def _split(layers: list[Any]) -> tuple[list[Any], list[Any]]:
@@ -108,7 +114,7 @@ def _outputs(kept: list[Any], gone: list[Any]) -> list[str]:
     return [blob for blob in made if blob in wanted or blob not in read]
 
 
-def _put_together(out: Any, outputs: list[str], network: Network, kept: list[Any]) -> None:
+def put_together(out: Any, outputs: list[str], network: Network, kept: list[Any]) -> None:
     """Add layers that make one blob of the outputs, with no more than :data:`VALUES` values of an image."""
     shapes = {t: s for p in kept for t, s in zip(network[p.name].tops, network[p.name].top_shapes)}
     sizes = [count(shapes[b][1:]) for b in outputs if shapes[b] != UNKNOWN]

@@ -168,9 +168,9 @@ def measure_batch(
     engine: Engine, data: np.ndarray, labels: Optional[np.ndarray], pairs: Sequence[Pair], whole: Optional[np.ndarray]
 ) -> list[Counts]:
     """Counts of the pairs over a few images, held against ``whole``, or against this net's own scores without it."""
-    own = engine.run(data)
+    own, task = engine.run(data), engine.task
     whole = own if whole is None else whole
-    counts = {ORIGINAL: count(own, whole, labels, engine.task.softmax, engine.task.tops)}
+    counts = {ORIGINAL: count(own, whole, labels, task.softmax, task.tops, task.units)}
     for name in reversed(engine.order):
         forms = [f for n, f in pairs if n == name]
         if not forms:
@@ -181,7 +181,8 @@ def measure_batch(
             for form in forms:
                 # Taking ``data`` anew is what tells Caffe that a GPU's copy is out of date.
                 blob.data[...] = engine.truncated(name, form).reshape(kept.shape)
-                counts[name, form] = count(engine.run(data, name), whole, labels, engine.task.softmax, engine.task.tops)
+                scores = engine.run(data, name)
+                counts[name, form] = count(scores, whole, labels, task.softmax, task.tops, task.units)
         finally:
             # The engine outlives an error, and must not go on with truncated weights.
             blob.data[...] = kept

@@ -18,7 +18,7 @@ from enc_caffe.caffe_io.transform import Transform, fed_images
 from enc_caffe.decomposition import Factoriser, scheme_for
 from enc_caffe.form import Form
 from enc_caffe.measuring.factors import read_factors
-from enc_caffe.measuring.scores import TOPS
+from enc_caffe.measuring.scores import TOPS, Units
 from enc_caffe.network import Layer
 from enc_caffe.workers.executor import beat
 
@@ -38,6 +38,9 @@ class NetTask:
         is empty, its own.
     shape : (C, H, W)
         Of what the net is fed.
+    units : tuple of (int, float)
+        Of several outputs that stand in ``scores`` one after the other: how many values each has, and what its squared error
+        is a part of.
     """
 
     prototxt: str
@@ -55,6 +58,7 @@ class NetTask:
     reference: str = ""
     tops: int = TOPS
     shape: tuple[int, ...] = ()
+    units: Units = ()
 
 
 class Engine:
@@ -187,7 +191,7 @@ def engine_of(task: NetTask) -> Iterator[Engine]:
     """The worker's engine for a task, for one thread at a time; the last two are kept."""
     # Workers of a cluster outlive a command: another caffemodel under the same path is another network.
     key = repr((
-        task.prototxt, identity(task.weights), task.followers, [x.name for x in task.layers], task.data, task.scores, task.factors,
+        task.prototxt, identity(task.weights), task.followers, [x.name for x in task.layers], task.data, task.scores, task.factors, task.units,
     ))  # fmt: skip
     with _LOCK:
         if key not in _ENGINES:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any, Optional, Sequence
 
 import numpy as np
 
 #: Top-1 to top-5 are counted by default.
 TOPS = 5
+#: An output whose variance is a smaller part of its mean square is the same for all images, but for rounding.
+CONSTANT = 1e-9
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,8 @@ class Counts:
         Images whose label is among the k best scores, k = 1, 2, ...
     cross_entropy : float
     divergence : float
-        From the original, in nats; squared error where there are no class scores.
+        From the original, in nats; where there are no class scores squared error, and of several outputs that as a part of
+        what each varies by (:func:`count`).
     """
 
     images: int
@@ -79,16 +82,52 @@ def cross_entropy(scores: np.ndarray, labels: np.ndarray) -> float:
     return float(np.sum(log_sum - shifted[np.arange(len(labels)), labels]))
 
 
+#: Number of values and size of each of several outputs, in their order.
+Units = tuple[tuple[int, float], ...]
+
+
 def count(
-    scores: np.ndarray, whole: np.ndarray, labels: Optional[np.ndarray], softmax: bool = True, tops: int = TOPS
-) -> Counts:
-    """Counts from scores (n, classes) and those of the original network; without a softmax the divergence is squared error."""
+    scores: np.ndarray, whole: np.ndarray, labels: Optional[np.ndarray], softmax: bool = True, tops: int = TOPS,
+    units: Units = (),
+) -> Counts:  # fmt: skip
+    """Counts from scores (n, classes) and those of the original network; without a softmax the divergence is squared error.
+
+    With ``units`` it is the mean over the outputs of their mean squared error over their unit.
+    """
     right, entropy = (0,) * tops, 0.0
     if labels is not None:
         right = tuple(top_k_counts(scores, labels, tuple(range(1, tops + 1))))
         entropy = cross_entropy(scores, labels)
-    apart = divergence(whole, scores) if softmax else float(np.sum(np.mean((whole - scores) ** 2, axis=1)))
+    if softmax:
+        apart = divergence(whole, scores)
+    else:
+        apart = squared_error(whole, scores, units or ((scores.shape[1], 1.0),))
     return Counts(len(scores), right, entropy, apart)
+
+
+def squared_error(whole: np.ndarray, scores: np.ndarray, units: Units) -> float:
+    """Summed over images (n, values): the mean over the outputs of their mean squared error over their unit."""
+    total, at = 0.0, 0
+    for size, unit in units:
+        apart = (whole[:, at : at + size] - scores[:, at : at + size]) ** 2
+        total += float(np.sum(np.mean(apart, axis=1))) / (unit * len(units))
+        at += size
+    return total
+
+
+def units_of(scores: np.ndarray, sizes: Sequence[int]) -> Units:
+    """Sizes of several outputs with their units: the variance of an output's values (n, values) over the images.
+
+    The unit of an output that is the same for all images is its mean square, or 1 where it is 0.
+    """
+    found, at = [], 0
+    for size in sizes:
+        part = np.asarray(scores[:, at : at + size], np.float64)
+        power = float(np.mean(part**2))
+        variance = float(np.mean((part - part.mean(axis=0)) ** 2))
+        found.append((size, variance if variance > CONSTANT * power else power or 1.0))
+        at += size
+    return tuple(found)
 
 
 def divergence(whole: np.ndarray, scores: np.ndarray) -> float:

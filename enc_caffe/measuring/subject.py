@@ -14,6 +14,7 @@ from enc_caffe.caffe_io.describe import describe
 from enc_caffe.caffe_io.emit import replace_layers, write_compressed
 from enc_caffe.caffe_io.fold import can_fold, fold
 from enc_caffe.caffe_io.prototxt import to_text
+from enc_caffe.caffe_io.several import output_sizes
 from enc_caffe.caffe_io.transform import Transform
 from enc_caffe.caffe_io.variants import deploy_net
 from enc_caffe.decomposition import form_cost
@@ -32,7 +33,7 @@ from enc_caffe.measuring.layers import (
     stored,
 )
 from enc_caffe.measuring.passes import NetTask
-from enc_caffe.measuring.scores import Counts
+from enc_caffe.measuring.scores import Counts, Units, units_of
 from enc_caffe.measuring.store import ResultStore, digest_of
 from enc_caffe.network import Network
 from enc_caffe.workers.executor import Executor, run_all
@@ -45,6 +46,8 @@ LARGEST_BATCH = 50
 VERSION = 3
 #: Images on which the folded net is held against the plain one.
 PROBE = 4
+#: Images that say how much each of several outputs varies.
+UNIT_IMAGES = 48
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ class Subject:
     memory: int = MEMORY
     fold: bool = True
     remark: str = ""
+    units: Units = ()
 
     @property
     def chunk(self) -> int:
@@ -78,6 +82,7 @@ class Subject:
             "images": self.store.file_digest(self.lmdb / "data.mdb"),
             "fed": digest_of(self.look.transform.key()),
             "arithmetic": self.executor.arithmetic.key(),
+            **({"units": self.units} if self.units else {}),
         }
 
     def context(self, key: Mapping[str, Any]) -> str:
@@ -120,7 +125,18 @@ def subject(
     layers = made.look.network.weighted
     plain, simple = (net_task(replace(made, fold=f), layers, PROBE) for f in (False, True))
     agrees = check_folding(plain, simple, executor, min(PROBE, made.look.images))
-    return replace(made, fold=agrees and bool(simple.followers))
+    return replace(made, fold=agrees and bool(simple.followers), units=_units(made, plain))
+
+
+def _units(made: Subject, task: NetTask) -> Units:
+    """What the squared errors of several outputs are parts of, by the original's outputs on the first images."""
+    sizes = output_sizes(made.look.network)
+    if len(sizes) < 2:
+        return ()
+    spans = range(0, min(UNIT_IMAGES, made.look.images), PROBE)
+    jobs = [(task, at, min(at + PROBE, made.look.images), False) for at in spans]
+    parts = run_all(made.executor, scores_of, jobs, [PROBE] * len(jobs))
+    return units_of(np.concatenate([scores for scores, _ in parts]), sizes)
 
 
 def net_task(
@@ -139,7 +155,7 @@ def net_task(
     return NetTask(
         to_text(deploy), str(weights), str(made.lmdb), look.transform, look.data, look.scores.scores, batch,
         look.labelled, tuple(layers), followers, look.scores.softmax,
-        shape=look.shape,
+        shape=look.shape, units=made.units,
     )  # fmt: skip
 
 

@@ -299,7 +299,9 @@ def _accuracies(
     store: Optional[ResultStore], progress: Stages, notice: Callable[[str], None],
 ) -> tuple[Optional[Evaluation], Optional[Evaluation]]:  # fmt: skip
     """Accuracies of both networks on the test images, where these have labels and the network class scores."""
-    look = look_at(loaded.runnable.net, str(loaded.path), source.weights, test, loaded.transform, any_output=True)
+    # Of several outputs that are compared together, one may still be class scores.
+    net = loaded.runnable.net if loaded.runnable.missing else loaded.net
+    look = look_at(net, str(loaded.path), source.weights, test, loaded.transform, any_output=True)
     if not look.labelled:
         return None, None
 

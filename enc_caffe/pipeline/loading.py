@@ -15,6 +15,7 @@ from enc_caffe.caffe_io.inputs import lacks_size, set_input_shape
 from enc_caffe.caffe_io.notices import notices
 from enc_caffe.caffe_io.prototxt import read_net
 from enc_caffe.caffe_io.runnable import Runnable, runnable
+from enc_caffe.caffe_io.several import several_outputs
 from enc_caffe.caffe_io.transform import Transform, blame, first_size
 from enc_caffe.caffe_io.unsized import sized_by_weights
 from enc_caffe.caffe_io.variants import sized_network
@@ -71,8 +72,9 @@ class LoadedNetwork:
 
     @functools.cached_property
     def runnable(self) -> Runnable:
-        """What stock Caffe can run of it."""
-        return runnable(self.net, self.network, str(self.path))
+        """What stock Caffe can run of it, with all its outputs in one blob where there are several."""
+        part = runnable(self.net, self.network, str(self.path))
+        return part if part.words else several_outputs(self.net, self.network, str(self.path))
 
     def measurable(self) -> LoadedNetwork:
         """The same network, layers that stock Caffe cannot reach left whole: nothing can be measured there."""

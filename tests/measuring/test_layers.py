@@ -30,7 +30,7 @@ from enc_caffe.errors import CaffeError, EncError, UsageError
 from enc_caffe.form import Form
 from enc_caffe.measuring.evaluate import evaluate
 from enc_caffe.measuring.layers import ORIGINAL, chunk_size
-from enc_caffe.measuring.scores import count, divergence
+from enc_caffe.measuring.scores import count, divergence, units_of
 from enc_caffe.measuring.store import ResultStore
 from enc_caffe.measuring.subject import batch_for, layer_counts
 from enc_caffe.metrics.files import read_metrics
@@ -82,6 +82,23 @@ def test_counts_without_labels_hold_the_divergence_alone() -> None:
     scores = np.array([[1.0, 2, 3], [3, 1, 2]])
     assert count(scores, scores, None).row() == [2, [0, 0, 0, 0, 0], 0.0, 0.0]
     assert count(scores, scores, np.array([2, 1])).row()[:2] == [2, [1, 1, 2, 2, 2]]
+
+
+def test_several_outputs_count_by_what_each_varies() -> None:
+    # The second output is the first one, 100 times as large and once more; the third is 5 for every image, the fourth nothing.
+    one = np.array([[1.0], [3.0], [2.0]])
+    whole = np.hstack([one, 100 * one + 7, 100 * one, np.full((3, 1), 5.0), np.zeros((3, 1))])
+    units = units_of(whole, (1, 2, 1, 1))
+    assert units == ((1, pytest.approx(2 / 3)), (2, pytest.approx(20_000 / 3)), (1, 25.0), (1, 1.0))
+    assert count(whole, whole, None, False, units=units).divergence == 0
+    # Half the standard deviation off in the first output, for one image of three.
+    off = whole.copy()
+    off[0, 0] += np.sqrt(2 / 3) / 2
+    assert count(off, whole, None, False, units=units).divergence == pytest.approx(0.25 / 4)
+    # The same off in one of the two values of the second.
+    off = whole.copy()
+    off[0, 1] += 100 * np.sqrt(2 / 3) / 2
+    assert count(off, whole, None, False, units=units).divergence == pytest.approx(0.25 / 4 / 2)
 
 
 def test_chunks_follow_the_network_and_the_images_alone() -> None:

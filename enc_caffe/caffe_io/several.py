@@ -1,0 +1,48 @@
+"""A network of several outputs as one that has them all in one blob, since a measurement compares one blob with the original's.
+
+A detector's boxes count like its scores then. How far each output varies by itself is what it is measured by
+(:func:`enc_caffe.measuring.scores.units_of`), so that none rules by its scale.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from enc_caffe.caffe_io.describe import selected
+from enc_caffe.caffe_io.runnable import NAMED, OUTPUT, Runnable, outputs_of, put_together
+from enc_caffe.network import Network
+from enc_caffe.shapes import UNKNOWN, count
+
+
+def several_outputs(net: Any, network: Network, source: str) -> Runnable:
+    """The network with its outputs put together, where it has several; else as it is.
+
+    A loss or an accuracy in it says which output counts: then it is left as it is too, and where an output is not one of its
+    images (its first axis is another).
+    """
+    layers = selected(net)
+    if any(p.type.endswith("Loss") or p.type == "Accuracy" for p in layers):
+        return Runnable(net)
+    kept, outputs = outputs_of(layers)
+    batches = {network.shape_of(top)[:1] for top in network.inputs}
+    shapes = [network.shape_of(blob) for blob in outputs]
+    if len(outputs) < 2 or any(s == UNKNOWN or len(s) < 2 or s[:1] not in batches for s in shapes):
+        return Runnable(net)
+    out = type(net)(name=net.name)
+    if net.HasField("state"):
+        out.state.CopyFrom(net.state)
+    for param in kept:
+        out.layer.add().CopyFrom(param)
+    put_together(out, outputs, network, kept)
+    named = ", ".join(outputs[:NAMED]) + (f" and {len(outputs) - NAMED} more" if len(outputs) > NAMED else "")
+    return Runnable(
+        out,
+        f"{source}: the network has {len(outputs)} outputs; {named} are compared, each by how much it varies itself",
+    )
+
+
+def output_sizes(network: Network) -> tuple[int, ...]:
+    """Values of an image in each of the outputs that were put together, in their order; none where a network has one output."""
+    if OUTPUT not in network:
+        return ()
+    return tuple(count(shape[1:]) for shape in network[OUTPUT].bottom_shapes)

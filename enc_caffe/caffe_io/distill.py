@@ -3,7 +3,7 @@
 Both read the same images. The teacher's layers and blobs have :data:`TEACHER` before their names, its learning rates are 0 and
 its BatchNorm layers keep their statistics, so that Caffe runs it forward only. The loss is on the outputs, by stock layers:
 with class scores s and t of student and teacher the divergence T^2 KL(softmax(t/T) || softmax(s/T)) (Hinton et al., "Distilling the
-knowledge in a neural network", 2015, section 2), for other outputs their mean squared error; on request on further blobs. No
+knowledge in a neural network", 2015, section 2), for every other output its mean squared error; on request on further blobs. No
 label is read, unless the student's own loss is asked for too.
 """
 
@@ -100,6 +100,8 @@ def distill_net(
         if how.frozen and layer.type == "BatchNorm":
             layer.batch_norm_param.use_global_stats = True
     _add_output_loss(out, scores, network, how)
+    for blob in _other_outputs(teacher, scores, ends):
+        _squared(out, f"{LOSS}{blob}_loss", blob, 1.0, network.shape_of(blob))
     for blob, weight in how.blobs.items():
         _add_match(out, blob, weight, network, student_network)
     if how.labels:
@@ -128,6 +130,14 @@ def _ends(deploy: Any, scores: Scores) -> set[str]:
         layer.name for layer in deploy.layer
         if scores.softmax and layer.type == "Softmax" and list(layer.bottom) == [scores.scores] and layer.top[0] not in read
     }  # fmt: skip
+
+
+def _other_outputs(deploy: Any, scores: Scores, ends: set[str]) -> list[str]:
+    """What else nothing reads, such as a detector's boxes beside its scores."""
+    layers = [layer for layer in deploy.layer if layer.name not in ends and layer.type != "Input"]
+    read = {bottom for layer in layers for bottom in layer.bottom}
+    tops = dict.fromkeys(top for layer in layers for top in layer.top)
+    return [top for top in tops if top not in read and top != scores.scores]
 
 
 def _add_teacher(out: Any, teacher: Any, inputs: set[str], ends: set[str], blobs: Mapping[str, int]) -> None:

@@ -133,7 +133,10 @@ def finetune(
                 by = criterion(_staged(net, original), str(path))
                 trained_on, held_lmdb, held = _held_out(train, selection, out)
                 train = train_val_net(net, network, trained_on or train_lmdb, held_lmdb)
-                batches = -(-held // batch_size(data_layers(train, "TEST")[0]))
+                size, batches = covering(held, batch_size(data_layers(train, "TEST")[0]))
+                for layer in data_layers(train, "TEST"):
+                    if layer.type == "Data":
+                        layer.data_param.batch_size = size
             name = "train_val.prototxt" if own is net and by is None else TRAINED
             files = Files(to_text(train), name, test, deploy, own is not net, by, held, batches)
             if selection is not None and selection.sweep:
@@ -174,7 +177,8 @@ def _held_out(train: Any, selection: Selection, out: Path) -> tuple[Optional[Pat
     sources = [layer for layer in data_layers(train, "TRAIN") if layer.type == "Data"]
     if not sources:
         raise UsageError("the network trains on no LMDB that images can be held out of; give --held_out_lmdb")
-    return hold_out(Path(sources[0].data_param.source), out / "held_out")
+    test = next(iter(data_layers(train, "TEST")), sources[0])
+    return hold_out(Path(sources[0].data_param.source), out / "held_out", batch_size(test))
 
 
 def _swept(

@@ -84,13 +84,16 @@ def criterion(net: Any, source: str) -> Criterion:
     return Criterion(names)
 
 
-def hold_out(train_lmdb: Path, folder: Path) -> tuple[Path, Path, int]:
+def hold_out(train_lmdb: Path, folder: Path, batch: int = 1) -> tuple[Path, Path, int]:
     """Split a training LMDB into LMDBs of the images to train on and of those held out, spread evenly over it.
 
     Parameters
     ----------
     folder : Path
         Where both are made; those of a former split of the same images stay.
+    batch : int
+        Images that the TEST phase takes at once: a number of whole batches is held out where there are enough, since Caffe goes on
+        where the last test ended, and every test should see the same images.
 
     Returns
     -------
@@ -107,6 +110,7 @@ def hold_out(train_lmdb: Path, folder: Path) -> tuple[Path, Path, int]:
     try:
         total = len(images)
         number = min(HELD_OUT, int(total * PART))
+        number -= number % batch if number >= batch else 0
         if number < 2:
             raise UsageError(f"{train_lmdb}: {total} images are too few to hold some out; give --held_out_lmdb")
         train, held, record = folder / "train_lmdb", folder / "held_out_lmdb", folder / "held_out.json"

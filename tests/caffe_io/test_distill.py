@@ -141,6 +141,13 @@ def test_caffe_train_moves_the_student_alone_and_the_loss_falls(
     assert to_text(read_net(trained / "deploy.prototxt")) == to_text(read_net(out / "deploy.prototxt"))
 
 
+def test_every_output_counts(tmp_path: Path) -> None:
+    boxes = 'layer { name: "boxes" type: "InnerProduct" bottom: "pool" top: "boxes" inner_product_param { num_output: 4 } }\n'
+    out = emitted(tmp_path, nets.grouped(boxes + 'layer { name: "p" type: "Softmax" bottom: "fc" top: "p" }\n'))
+    stock = caffe_test(out / "distill.prototxt", out / "distill.caffemodel", 3, tmp_path / "log")
+    assert set(stock) == {OUTPUT, "distill/boxes_loss"} and min(stock.values()) > 0
+
+
 def test_labels_count_where_they_are_asked_for_and_blobs_too(tmp_path: Path) -> None:
     out = emitted(
         tmp_path, nets.residual(), "--distill_labels", "0.5", "--distill_blobs", "sum=2,c0", "--batch_statistics"

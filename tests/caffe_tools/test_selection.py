@@ -42,6 +42,9 @@ def test_held_out_images_are_spread_and_none_is_trained_on(tmp_path: Path, monke
     monkeypatch.undo()
     nets.write_images(tmp_path / "more", 30)
     assert hold_out(tmp_path / "more", tmp_path / "split")[2] == len(keys(held)) == 3
+    # Whole batches, where there is one.
+    for batch, number in ((2, 4), (5, 5), (6, 5)):
+        assert hold_out(tmp_path / "all", tmp_path / f"split{batch}", batch)[2] == number
 
 
 def test_few_images_cannot_be_held_out(tmp_path: Path) -> None:

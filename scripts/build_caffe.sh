@@ -4,6 +4,7 @@
 #   PYTHON            interpreter that Caffe is built for (default: python3)
 #   CAFFE_SRC         a local source tree, taken instead of a download
 #   ENC_CAFFE_BLAS    openblas (default) or mkl
+#   ENC_CAFFE_CONV    onednn (default): convolutions and large fully connected layers on the CPU by oneDNN; caffe: Caffe's own code only
 #   ENC_CAFFE_CACHE   cache folder (default: ${XDG_CACHE_HOME:-~/.cache}/enc-caffe)
 #   CPU_ONLY          ON (default) or OFF
 #   CUDA_HOME         toolkit for CPU_ONLY=OFF (default: where CMake finds nvcc); CUDAHOSTCXX names its host compiler
@@ -18,6 +19,7 @@ set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 python=${PYTHON:-python3}
 blas=${ENC_CAFFE_BLAS:-openblas}
+conv=${ENC_CAFFE_CONV:-onednn}
 cpu_only=${CPU_ONLY:-ON}
 cache=${ENC_CAFFE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/enc-caffe}/caffe
 commit=99bd99795dcdf0b1d3086a8d67ab1782a8a08383
@@ -31,6 +33,7 @@ say() { printf '%s\n' "$*" >&2; }
 die() { say "build_caffe.sh: $*"; exit 1; }
 
 case "$blas" in openblas) packages+=(libopenblas-dev) ;; mkl) ;; *) die "ENC_CAFFE_BLAS=$blas: openblas or mkl" ;; esac
+case "$conv" in onednn) packages+=(libdnnl-dev) ;; caffe) ;; *) die "ENC_CAFFE_CONV=$conv: onednn or caffe" ;; esac
 case "$cpu_only" in ON | OFF) ;; *) die "CPU_ONLY=$cpu_only: ON or OFF" ;; esac
 
 source_id() {
@@ -47,7 +50,7 @@ key() {
         source_id
         cat "$here"/patches/*.patch "$here/build_caffe.sh" "$here/blas-kernel.sh"
         "$python" -c 'import sys, sysconfig, numpy; print(sys.version_info[:2], sysconfig.get_config_var("SOABI"), sys.base_prefix, numpy.__version__.split(".")[0])'
-        echo "$blas $cpu_only ${CUDA_ARCH:-} ${CUDA_HOME:-}"
+        echo "$blas $conv $cpu_only ${CUDA_ARCH:-} ${CUDA_HOME:-}"
         (. /etc/os-release 2>/dev/null && echo "$ID ${VERSION_ID:-}") || uname -s
         uname -m
     } | sha256sum | cut -c1-16
@@ -144,7 +147,7 @@ build() {  # build KEY
     need_packages
     fetch "$work/src"
     apply_patches "$work/src"
-    say "building Caffe for $("$python" -V) with $blas (log: $log)"
+    say "building Caffe for $("$python" -V) with $blas$([ "$conv" = caffe ] || echo " and oneDNN") (log: $log)"
     local include library numpy blas_options=(-DBLAS=open)
     include=$("$python" -c 'import sysconfig; print(sysconfig.get_paths()["include"])')
     library=$("$python" -c 'import sysconfig as s, os; print(next((p for d in (s.get_config_var("LIBDIR"), s.get_config_var("LIBPL")) for p in [os.path.join(d or "", s.get_config_var("LDLIBRARY"))] if os.path.exists(p)), ""))')
@@ -166,12 +169,16 @@ build() {  # build KEY
     {
         cmake -S "$work/src" -B "$work/build" -DCMAKE_BUILD_TYPE=Release -DCMAKE_POLICY_VERSION_MINIMUM=3.5 \
             -DCPU_ONLY="$cpu_only" "${cuda[@]}" \
-            -DUSE_CUDNN=OFF "${blas_options[@]}" -DUSE_LEVELDB=OFF -Dpython_version=3 -DBUILD_docs=OFF -DBUILD_matlab=OFF \
+            -DUSE_CUDNN=OFF -DUSE_ONEDNN="$([ "$conv" = caffe ] && echo OFF || echo ON)" "${blas_options[@]}" -DUSE_LEVELDB=OFF -Dpython_version=3 -DBUILD_docs=OFF -DBUILD_matlab=OFF \
             -DPYTHON_EXECUTABLE="$(command -v "$python")" -DPYTHON_INCLUDE_DIR="$include" -DPYTHON_LIBRARY="$library" \
             -DNUMPY_INCLUDE_DIR="$numpy" -DNUMPY_VERSION="$("$python" -c 'import numpy; print(numpy.__version__)')" \
             -DCMAKE_SHARED_LINKER_FLAGS=-Wl,--as-needed -DCMAKE_MODULE_LINKER_FLAGS=-Wl,--as-needed -DCMAKE_EXE_LINKER_FLAGS=-Wl,--as-needed \
             -DCMAKE_BUILD_WITH_INSTALL_RPATH=ON "-DCMAKE_INSTALL_RPATH=\$ORIGIN/../lib;\$ORIGIN/../../lib;\$ORIGIN/../mkl/lib${CUDA_HOME:+;$CUDA_HOME/lib64}"
-    } >"$log" 2>&1 || { tail -n 15 "$log" >&2; die "cmake failed; the whole log is $log"; }
+    } >"$log" 2>&1 || {
+        ! grep -A1 'USE_ONEDNN needs' "$log" >&2 || die "ENC_CAFFE_CONV=caffe builds Caffe without oneDNN (slower)"
+        tail -n 15 "$log" >&2
+        die "cmake failed; the whole log is $log"
+    }
     # Caffe's own files go on without CUDA where they find none.
     [ "$cpu_only" = ON ] || grep -q 'CUDA detected' "$log" ||
         die "CPU_ONLY=OFF needs the CUDA toolkit (nvcc, cuBLAS, cuRAND) and CMake finds none: name its folder by CUDA_HOME"
@@ -193,6 +200,7 @@ build() {  # build KEY
     cp "$work/src/src/caffe/proto/caffe.proto" "$work/src/LICENSE" "$stage/share/enc-caffe/"
     cp "$here/blas-kernel.sh" "$stage/bin/blas-kernel"
     echo "$blas" >"$stage/share/enc-caffe/blas"
+    echo "$conv" >"$stage/share/enc-caffe/conv"
     local tool
     for tool in caffe convert_imageset compute_image_mean upgrade_net_proto_text upgrade_net_proto_binary upgrade_solver_proto_text; do
         cp "$(readlink -f "$work/build/tools/$tool")" "$stage/libexec/$tool"
@@ -204,17 +212,24 @@ if [ -z "${OPENBLAS_CORETYPE:-}" ]; then
     core=$("$here/blas-kernel")
     [ -n "$core" ] && export OPENBLAS_CORETYPE="$core"
 fi
+# Threads that wait must not take cores from what else runs. oneDNN's threads share out the images of a batch; BLAS has little left to do
+# then, and its threads would only fight with them.
+export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"
+if [ -z "${OPENBLAS_NUM_THREADS:-}" ] && [ "${ENC_CAFFE_CONV:-}" != caffe ] && [ "$(cat "$here/../share/enc-caffe/conv" 2>/dev/null)" = onednn ]; then
+    export OPENBLAS_NUM_THREADS=1
+fi
 exec "$here/../libexec/$(basename "$0")" "$@"
 SH
         chmod +x "$stage/bin/$tool"
     done
     chmod +x "$stage/bin/blas-kernel"
     strip --strip-unneeded "$stage"/lib/libcaffe.so* "$stage"/libexec/* "$stage/python/caffe/_caffe.so" 2>/dev/null || true
-    "$python" - "$stage" "$(cat "$work/src/.origin")" "$commit" "$blas" "$cpu_only" "$here/patches" \
-        "$(sed -n 's/^-- CUDA detected: //p' "$log")" "$(sed -n 's/^-- Added CUDA NVCC flags for: //p' "$log")" <<'PY'
+    "$python" - "$stage" "$(cat "$work/src/.origin")" "$commit" "$blas" "$conv" "$cpu_only" "$here/patches" \
+        "$(sed -n 's/^-- CUDA detected: //p' "$log")" "$(sed -n 's/^-- Added CUDA NVCC flags for: //p' "$log")" \
+        "$(sed -n 's/^-- oneDNN found: \([^ ]*\).*/\1/p' "$log")" <<'PY'
 import json, os, platform, sys
-stage, origin, commit, blas, cpu_only, patches, cuda, architectures = sys.argv[1:]
-about = {"format": "enc-caffe-install/1", "origin": origin, "commit": commit, "blas": blas, "cpu_only": cpu_only == "ON",
+stage, origin, commit, blas, conv, cpu_only, patches, cuda, architectures, onednn = sys.argv[1:]
+about = {"format": "enc-caffe-install/1", "origin": origin, "commit": commit, "blas": blas, "conv": conv, "onednn": onednn, "cpu_only": cpu_only == "ON",
          "patches": sorted(os.listdir(patches)), "python": platform.python_version(), "cuda": cuda, "cuda_architectures": architectures}
 with open(os.path.join(stage, "enc-caffe-install.json"), "w") as handle:
     json.dump(about, handle, indent=1)

@@ -32,6 +32,7 @@ def test_key_depends_on_options_and_patches(tmp_path: Path) -> None:
     assert len(first.strip()) == 16
     assert first == run("--print_key").stdout
     assert first != run("--print_key", ENC_CAFFE_BLAS="mkl").stdout
+    assert run("--print_key", ENC_CAFFE_CONV="onednn").stdout != run("--print_key", ENC_CAFFE_CONV="caffe").stdout
     assert first != run("--print_key", CPU_ONLY="OFF").stdout
     copy = tmp_path / "scripts"
     shutil.copytree(SCRIPT.parent, copy)
@@ -54,6 +55,7 @@ def test_key_of_a_local_tree_is_its_content(tmp_path: Path) -> None:
     [
         ({"ENC_CAFFE_BLAS": "atlas"}, "ENC_CAFFE_BLAS=atlas: openblas or mkl"),
         ({"CPU_ONLY": "maybe"}, "CPU_ONLY=maybe: ON or OFF"),
+        ({"ENC_CAFFE_CONV": "nnpack"}, "ENC_CAFFE_CONV=nnpack: onednn or caffe"),
     ],
 )
 def test_wrong_options_are_refused(env: dict[str, str], message: str) -> None:

@@ -14,7 +14,8 @@ from pathlib import Path
 from enc_caffe import __version__
 from enc_caffe.errors import EncError
 from enc_caffe.installation import CaffeInstallation, find_caffe
-from enc_caffe.workers.blas import best_kernel, blas_environment, blas_library
+from enc_caffe.workers.blas import OWN_CODE, best_kernel, blas_environment, blas_library
+from enc_caffe.workers.kernels import conv_speed
 
 # A core with AVX2 does more than this with good kernels; SSE3 kernels stay below.
 SLOW_GFLOPS = 40.0
@@ -104,7 +105,7 @@ def _caffe(caffe: CaffeInstallation) -> list[Finding]:
         found.append(Finding("missing", "import caffe", last, "make caffe builds it again for this Python"))
     else:
         found.append(Finding("ok", "import caffe", f"version {check.stdout.decode().strip()}"))
-    return found + _blas(caffe)
+    return found + _blas(caffe) + _layers(caffe)
 
 
 def _blas(caffe: CaffeInstallation) -> list[Finding]:
@@ -124,6 +125,33 @@ def _blas(caffe: CaffeInstallation) -> list[Finding]:
     chosen = best_kernel()
     text += f"; the library's own choice {own[0]}: {own[1]} and {own[2]}" if chosen else ", the library's own choice"
     return [Finding("slow" if slow else "ok", "BLAS", text, advice)]
+
+
+def _layers(caffe: CaffeInstallation) -> list[Finding]:
+    """What computes the layers, beside Caffe's own code."""
+    ours = conv_speed(caffe)
+    if ours is None:
+        return [Finding("missing", "layers", "a convolution could not be run", "make caffe builds Caffe again")]
+    kernels, dense, depthwise = ours
+    text = f"{'by Caffe itself' if kernels == OWN_CODE else kernels}: {dense} GFLOP/s, depthwise {depthwise} (3x3, 64 channels, 28x28, one core)"
+    if kernels == OWN_CODE:
+        switched_off = caffe.about.get("conv", OWN_CODE) != OWN_CODE
+        advice = (
+            "ENC_CAFFE_CONV is set to caffe" if switched_off else "make caffe builds it with oneDNN, which is faster"
+        )
+        return [Finding("slow", "layers", text, advice)]
+    own = conv_speed(caffe, own_code=True)
+    if own is not None:
+        text += f"; by Caffe's own code {own[1]} and {own[2]}"
+    portable = kernels.endswith("portable")
+    return [
+        Finding(
+            "slow" if portable else "ok",
+            "layers",
+            text,
+            "this CPU has none of oneDNN's instructions" if portable else "",
+        )
+    ]
 
 
 def _speed(library: str, extra: dict[str, str]) -> tuple[str, float, float] | None:

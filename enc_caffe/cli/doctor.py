@@ -4,22 +4,37 @@ from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 from typing import Any
 
+from enc_caffe import pipeline
+from enc_caffe.caffe_io.prototxt import to_text
+from enc_caffe.caffe_io.variants import deploy_net
 from enc_caffe.caffe_tools import doctor
+from enc_caffe.cli.common import shape_argument
 from enc_caffe.terminal.tables import print_table
+from enc_caffe.workers.executor import CaffeExecutor
+from enc_caffe.workers.kernels import kernels_of
 
 
 def register(commands: Any) -> None:
     """Add the command."""
-    p: argparse.ArgumentParser = commands.add_parser("doctor", help="versions, Caffe, BLAS kernels and speed, GPUs")
+    p: argparse.ArgumentParser = commands.add_parser(
+        "doctor", help="versions, Caffe, its kernels and their speed, GPUs"
+    )
     p.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    p.add_argument("--model", type=Path, help="tell also what computes each layer with weights of this prototxt")
+    p.add_argument(
+        "--input_shape", type=shape_argument, metavar="C,H,W", help="size of the model's images, where it says none"
+    )
     p.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:
     """Print the findings."""
-    findings = doctor.collect()
+    # A mistake in the prototxt is told before anything is measured.
+    layers = of_model(args.model, args.input_shape) if args.model else []
+    findings = doctor.collect() + layers
     if args.json:
         print(json.dumps([f.__dict__ for f in findings], indent=1))
         return
@@ -30,3 +45,12 @@ def run(args: argparse.Namespace) -> None:
         left=4,
         wrap=True,
     )
+
+
+def of_model(model: Path, input_shape: Any) -> list[doctor.Finding]:
+    """What computes each layer on the CPU, found by a forward pass of one image."""
+    loaded = pipeline.load(model, None, input_shape)
+    text = str(to_text(deploy_net(loaded.net, loaded.network, 1)))
+    with CaffeExecutor(1) as executor:
+        found = executor.result(executor.submit(kernels_of, text))
+    return [doctor.Finding("ok", f"layer {name} ({kind})", kernel) for name, kind, kernel in found]

@@ -1,4 +1,4 @@
-"""How Caffe's BLAS computes: with which kernel and how many threads; sums of floating-point numbers differ by both.
+"""How Caffe computes: with which kernels and how many threads; sums of floating-point numbers differ by both.
 
 OpenBLAS reads the environment when it is loaded, so both are set before a process that loads Caffe is started.
 """
@@ -16,6 +16,9 @@ from typing import Any, Iterator, Mapping, Optional
 from enc_caffe.installation import CaffeInstallation, find_caffe
 
 KERNEL = "OPENBLAS_CORETYPE"
+#: ``caffe``: layers by Caffe's own code, whatever else was built in.
+CONV = "ENC_CAFFE_CONV"
+OWN_CODE = "caffe"
 _THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -30,20 +33,25 @@ class Arithmetic:
     threads : int
         BLAS threads of one process.
     device : {'cpu', 'gpu'}
+    layers : str
+        What computes convolutions and large fully connected layers: ``caffe`` (Caffe's own code, and BLAS), or oneDNN with its version
+        and the instructions that it uses.
     """
 
     kernel: str
     threads: int
     device: str = "cpu"
+    layers: str = OWN_CODE
 
     def key(self) -> dict[str, Any]:
-        """For the store."""
-        return asdict(self)
+        """For the store; Caffe's own code is not named, as in results of before there was another."""
+        return {k: v for k, v in asdict(self).items() if k != "layers" or v != OWN_CODE}
 
     def words(self) -> str:
         """For a person."""
         number = f"{self.threads} BLAS thread{'s' if self.threads != 1 else ''}"
-        return f"{self.device.upper()}, BLAS kernel {self.kernel}, {number} a process"
+        layers = "" if self.layers == OWN_CODE else f"layers by {self.layers}, "
+        return f"{self.device.upper()}, {layers}BLAS kernel {self.kernel}, {number} a process"
 
 
 @functools.cache
@@ -119,15 +127,19 @@ def blas_in(listing: str) -> Optional[str]:
 
 
 def arithmetic(device: str = "cpu") -> Arithmetic:
-    """What Caffe's BLAS really computes with in this process, asked of the library itself (in a worker)."""
+    """What Caffe really computes with in this process, asked of the libraries themselves (in a worker)."""
+    from enc_caffe.workers.pycaffe import layer_kernels
+
+    # The CPU's kernels are not used on a GPU.
+    layers = layer_kernels() if device == "cpu" else OWN_CODE
     threads = int(os.environ.get(_THREADS[0]) or 0)
     path = blas_library(find_caffe())
     if path is None:
-        return Arithmetic("unknown", threads, device)
+        return Arithmetic("unknown", threads, device, layers)
     try:
         library = ctypes.CDLL(path)
         library.openblas_get_corename.restype = ctypes.c_char_p
         kernel, threads = library.openblas_get_corename().decode(), int(library.openblas_get_num_threads())
     except (OSError, AttributeError):
         kernel = "mkl" if "mkl" in path else "unknown"
-    return Arithmetic(kernel, threads, device)
+    return Arithmetic(kernel, threads, device, layers)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import logging
+import os
 import platform
 import socket
 import threading
@@ -19,7 +20,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Callable, Optional
 
 from enc_caffe.errors import CaffeError, EncError, UsageError
-from enc_caffe.workers.blas import KERNEL, Arithmetic, best_kernel, environment, wanted_kernel
+from enc_caffe.workers.blas import CONV, KERNEL, OWN_CODE, Arithmetic, best_kernel, environment, wanted_kernel
 from enc_caffe.workers.executor import LIMIT, CaffeExecutor
 
 #: Seconds to wait for a scheduler that is there, and for a worker when there is none.
@@ -39,15 +40,18 @@ class Wish:
         What the first worker's processes really have: all others must have the same.
     limit : float
         Seconds after which they are taken to hang.
+    conv : str
+        As ``ENC_CAFFE_CONV`` says it; empty: what the worker's Caffe has.
     """
 
     kernel: str
     limit: float
+    conv: str = ""
     found: Optional[Arithmetic] = None
 
 
 #: Of a Dask worker: its processes by what they compute with.
-_POOLS: dict[tuple[str, float], CaffeExecutor] = {}
+_POOLS: dict[tuple[str, float, str], CaffeExecutor] = {}
 _LOCK = threading.Lock()
 
 
@@ -55,17 +59,18 @@ def _pool(wish: Wish) -> CaffeExecutor:
     from distributed import get_worker
 
     with _LOCK:
-        key = (wish.kernel, wish.limit)
+        key = (wish.kernel, wish.limit, wish.conv)
         if key not in _POOLS:
             kernel = wish.kernel or best_kernel()
             # Whatever this worker was started with: the command's wish holds, else what the CPU does best.
-            with environment({KERNEL: kernel or None}):
+            with environment({KERNEL: kernel or None, CONV: wish.conv or None}):
                 _POOLS[key] = CaffeExecutor(get_worker().state.nthreads, limit=wish.limit, kernel=kernel)
         pool = _POOLS[key]
         if wish.found is not None and pool.arithmetic != wish.found:
             raise UsageError(
                 f"the Dask worker on {platform.node()} computes by {pool.arithmetic.words()}, others by {wish.found.words()}, and "
                 f"results would depend on who computed them; start the command with {KERNEL}= a kernel that all their CPUs have"
+                + (f", and with {CONV}={OWN_CODE}" if pool.arithmetic.layers != wish.found.layers else "")
             )
         return pool
 
@@ -78,8 +83,8 @@ def on_worker(wish: Wish, function: Callable[..., Any], arguments: tuple[Any, ..
     except CaffeError:
         # Its processes are gone, or hang: the next task gets new ones.
         with _LOCK:
-            if _POOLS.get((wish.kernel, wish.limit)) is pool:
-                del _POOLS[wish.kernel, wish.limit]
+            if _POOLS.get((wish.kernel, wish.limit, wish.conv)) is pool:
+                del _POOLS[wish.kernel, wish.limit, wish.conv]
         raise
 
 
@@ -129,13 +134,17 @@ class ClusterExecutor:
             self.close()
             raise EncError(f"--scheduler {address}: has no worker; start some with dask worker {address} --nthreads 1")
         self._pool = self._client.get_executor(pure=False, retries=2)
-        self._wish = Wish(wanted_kernel(), limit)
+        self._wish = Wish(wanted_kernel(), limit, os.environ.get(CONV, ""))
         try:
             self.arithmetic: Arithmetic = self.result(self._pool.submit(arithmetic_of, self._wish))
         except BaseException:
             self.close()
             raise
-        self._wish = replace(self._wish, kernel=self._wish.kernel or self.arithmetic.kernel, found=self.arithmetic)
+        # Where the first worker has Caffe's own code only, the others use theirs.
+        conv = OWN_CODE if self.arithmetic.layers == OWN_CODE else self._wish.conv
+        self._wish = replace(
+            self._wish, kernel=self._wish.kernel or self.arithmetic.kernel, conv=conv, found=self.arithmetic
+        )
 
     def _count(self) -> int:
         try:

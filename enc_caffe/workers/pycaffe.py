@@ -31,6 +31,14 @@ def load_net(prototxt: str, weights: Optional[str], gpu: Optional[int] = None) -
         return caffe.Net(str(path), caffe.TEST, weights=weights)
 
 
+def layer_kernels() -> str:
+    """What computes convolutions here: ``caffe``, or oneDNN, its version and the CPU's instructions that it uses."""
+    import caffe
+
+    known = getattr(caffe._caffe, "layer_kernels", None)  # a Caffe from elsewhere has its own code only
+    return str(known()) if known is not None else "caffe"
+
+
 def forward(
     prototxt: str, weights: Optional[str], inputs: dict[str, np.ndarray], blobs: list[str], gpu: Optional[int] = None
 ) -> dict[str, np.ndarray]:

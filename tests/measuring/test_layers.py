@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from enc_caffe.caffe_tools.programs import caffe_test
 from enc_caffe.cli import main
 from enc_caffe.errors import CaffeError, EncError, UsageError
 from enc_caffe.form import Form
+from enc_caffe.installation import find_caffe
 from enc_caffe.measuring.evaluate import evaluate
 from enc_caffe.measuring.layers import ORIGINAL, chunk_size
 from enc_caffe.measuring.scores import count, divergence, units_of
@@ -241,17 +243,21 @@ def test_a_cluster_computes_as_this_machine_does_however_its_workers_were_starte
 ) -> None:
     loaded, weights, found = pipeline.load(MODEL, small), shared_data / "res56.caffemodel", []
     # Other threads and another kernel, there and here: one thread is what workers have, and the command's kernel holds.
-    with Cluster(tmp_path, 1, {"OPENBLAS_NUM_THREADS": "2", "OPENBLAS_CORETYPE": "Prescott"}, *options) as cluster:
+    other = {"OPENBLAS_NUM_THREADS": "2", "OPENBLAS_CORETYPE": "Prescott", "ENC_CAFFE_CONV": "caffe"}
+    with Cluster(tmp_path, 1, other, *options) as cluster:
         for threads, kernel in (("1", ""), ("3", ""), ("2", "Nehalem")):
             monkeypatch.setenv("OPENBLAS_NUM_THREADS", threads)
             if kernel:
                 monkeypatch.setenv("OPENBLAS_CORETYPE", kernel)
+                monkeypatch.setenv("ENC_CAFFE_CONV", "caffe")
             for where in (Workers(1), Workers(scheduler=cluster.address)):
                 with where.executor() as executor:
                     made = images_of(loaded, weights, small, executor)
                     found.append((executor.arithmetic, layer_counts(made, PAIRS[3:5])))
     assert found[0] == found[1] == found[2] == found[3] and found[4] == found[5]
     assert found[0][0].threads == 1 and found[0][0].kernel != "Prescott" and found[5][0].kernel == "Nehalem"
+    own = find_caffe().about.get("conv") != "onednn"
+    assert (found[0][0].layers == "caffe") is own and found[5][0].layers == "caffe"
 
 
 @pytest.mark.caffe
@@ -277,6 +283,7 @@ def test_results_of_other_kernels_and_threads_are_not_taken_for_ones_own(
     shared_data: Path, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded, weights = pipeline.load(MODEL, small), shared_data / "res56.caffemodel"
+    monkeypatch.setenv("ENC_CAFFE_CONV", "caffe")
     with ResultStore(tmp_path / "s.sqlite") as store:
         for kernel in ("Prescott", "Nehalem"):
             monkeypatch.setenv("OPENBLAS_CORETYPE", kernel)
@@ -291,6 +298,16 @@ def test_results_of_other_kernels_and_threads_are_not_taken_for_ones_own(
         ]
         # The original and one rank, 60 images in chunks of 5, each measured for itself.
         assert [c.results for c in store.contexts()] == [24, 24, 24]
+        if find_caffe().about.get("conv") == "onednn":
+            monkeypatch.delenv("ENC_CAFFE_CONV")
+            with Workers(2).executor() as executor:
+                layer_counts(images_of(loaded, weights, small, executor, store), PAIRS[3:4])
+            (new,) = [c for c in store.contexts() if "oneDNN" in c.about["computed by"]]
+            assert re.fullmatch(
+                r"CPU, layers by oneDNN \d+\.\d+\.\d+ \S+, BLAS kernel Nehalem, 1 BLAS thread a process",
+                new.about["computed by"],
+            )
+            assert new.results == 24
 
 
 @pytest.mark.caffe

@@ -52,6 +52,7 @@ def variables() -> tuple[str, str]:
 def test_workers_have_one_thread_and_the_kernel_that_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENBLAS_NUM_THREADS", "7")
     monkeypatch.setenv("OPENBLAS_CORETYPE", "Prescott")
+    monkeypatch.setenv("ENC_CAFFE_CONV", "caffe")
     for kernel in ("", "Nehalem"):
         with CaffeExecutor(3, kernel=kernel) as executor:
             assert executor.arithmetic == Arithmetic(kernel or "Prescott", 1)

@@ -16,6 +16,7 @@ ROOMS = {
     "output": {"errors"},
     "jsonfile": {"errors", "output"},
     "installation": {"errors"},
+    "fork": {"errors", "installation"},
     "fetch": {"errors"},
     "shapes": {"errors"},
     "network": {"errors", "shapes"},
@@ -30,7 +31,7 @@ ROOMS = {
     "planning": SMALL | {"form", "plan", "complexity", "metrics", "network", "search"},
     "caffe_io": SMALL | {"installation", "form", "network", "plan", "decomposition"},
     "runtime": SMALL
-    | {"installation", "caffe_io", "form", "network", "decomposition", "extensions", "plan", "metrics", ""},
+    | {"installation", "fork", "caffe_io", "form", "network", "decomposition", "extensions", "plan", "metrics", ""},
     "report": SMALL | {"form", "metrics", "plan"},
 }
 # Whoever may see everything.

@@ -133,7 +133,9 @@ def collect(task: NetTask, folder: str, images: int) -> None:
             )
         mean = [t.arrays()["inputs"] / t.columns for t in totals]
         columns = np.array(totals[0].columns)
-        write_arrays(moment_file(Path(folder), name), {f"group{g}": m for g, m in enumerate(mean)} | {"columns": columns})
+        write_arrays(
+            moment_file(Path(folder), name), {f"group{g}": m for g, m in enumerate(mean)} | {"columns": columns}
+        )
 
 
 def collect_all(task: NetTask, folder: Path, images: int, executor: Executor, memory: int, progress: Progress) -> None:

@@ -65,7 +65,7 @@ CONVERTERS: tuple[Converter, ...] = (
     Converter("OpenVINO 2023", "openvino", "2023.3.0", ("openvino-dev[caffe]==2023.3.0", "setuptools==65.5.1")),
     Converter("caffe-onnx", "onnx", "0.1.2", (*_ONNX, "onnxruntime==1.16.3"), ("caffe-onnx==0.1.2",), one_stride=True),
     Converter("caffe2onnx", "onnx", "2.0.1", (*_ONNX, "onnxruntime==1.16.3", "setuptools==65.5.1"), ("caffe2onnx==2.0.1",)),
-    Converter("ncnn", "ncnn", "1.0.20241226", (*_ONNX, "setuptools==65.5.1"), ("caffe2onnx==2.0.1", "pnnx==20261020", "ncnn==1.0.20241226")),
+    Converter("ncnn", "ncnn", "1.0.20261020", (*_ONNX, "setuptools==65.5.1"), ("caffe2onnx==2.0.1", "pnnx==20261020", "ncnn==1.0.20261020")),
 )  # fmt: skip
 
 

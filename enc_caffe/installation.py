@@ -24,6 +24,15 @@ TOOLS = (
 )
 
 
+#: Layer types of a Caffe that --caffe_root names, in the environment of its processes.
+TYPES = "ENC_CAFFE_TYPES"
+
+
+def more_types() -> frozenset[str]:
+    """Layer types that the Caffe named by --caffe_root says it has; none without one."""
+    return frozenset(filter(None, os.environ.get(TYPES, "").split(",")))
+
+
 @dataclass(frozen=True)
 class CaffeInstallation:
     """One usable Caffe.

@@ -20,6 +20,7 @@ ROOMS = {
     "files": {"errors"},
     "installation": {"errors"},
     "extensions": {"errors"},
+    "fork": {"errors", "installation"},
     "shapes": {"errors"},
     "network": {"errors", "shapes"},
     "form": {"errors", "network", "shapes"},
@@ -31,7 +32,7 @@ ROOMS = {
     "caffe_io": SMALL | MATHS | {"installation", "plan"},
     "workers": CAFFE | {"extensions"},
     "caffe_tools": CAFFE | {"workers", ""},
-    "measuring": CAFFE | {"plan", "metrics", "workers"},
+    "measuring": CAFFE | {"fork", "plan", "metrics", "workers"},
     "calibration": CAFFE | {"plan", "metrics", "workers", "measuring"},
     "report": SMALL | {"form", "metrics", "plan"},
     "pipeline": CAFFE

@@ -5,9 +5,10 @@ from __future__ import annotations
 import difflib
 from typing import Any
 
+from enc_caffe.caffe_io.types import caffe_types
 from enc_caffe.caffe_io.verbatim import foreign_of
 from enc_caffe.network import Layer, Network
-from enc_caffe.shapes import FORK_RULES, KNOWN_TYPES, UNKNOWN
+from enc_caffe.shapes import FORK_RULES, UNKNOWN
 
 #: Names that a line lists at most.
 _MOST = 4
@@ -21,9 +22,9 @@ def notices(net: Any, network: Network, source: str) -> list[str]:
 def _types(network: Network) -> list[str]:
     found: dict[str, list[Layer]] = {}
     for layer in network.layers:
-        if layer.type not in KNOWN_TYPES:
+        if layer.type not in caffe_types():
             found.setdefault(layer.type, []).append(layer)
-    known = {kind.lower(): kind for kind in KNOWN_TYPES}
+    known = {kind.lower(): kind for kind in caffe_types()}
     lines = []
     for kind, layers in found.items():
         near = [] if kind in FORK_RULES else difflib.get_close_matches(kind.lower(), sorted(known), 1, 0.75)

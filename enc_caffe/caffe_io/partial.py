@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import Any, Container, Mapping
 
 from enc_caffe.caffe_io.proto import caffe_pb2
+from enc_caffe.caffe_io.types import caffe_types
 from enc_caffe.network import Network
-from enc_caffe.shapes import KNOWN_TYPES, UNKNOWN, Shape
+from enc_caffe.shapes import UNKNOWN, Shape
 
 
 def foreign(net: Any) -> dict[str, str]:
     """Layers that stock Caffe does not have, or that would run somebody's Python, and why in words."""
     found = {}
     for layer in net.layer:
-        if layer.type not in KNOWN_TYPES:
+        if layer.type not in caffe_types():
             found[layer.name] = f"has a type that stock Caffe does not have ({layer.type})"
         elif layer.type == "Python":
             found[layer.name] = f"would run the Python module '{layer.python_param.module}'"

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from enc_caffe.caffe_io.describe import reads_data, selected
+from enc_caffe.caffe_io.types import caffe_types
 from enc_caffe.errors import NetworkError
 from enc_caffe.network import Network
-from enc_caffe.shapes import KNOWN_TYPES, UNKNOWN, count
+from enc_caffe.shapes import UNKNOWN, count
 
 #: In the names of what is added.
 OUTPUT = "enc_caffe_outputs"
@@ -57,7 +58,7 @@ def runnable(net: Any, network: Network, source: str) -> Runnable:
         If nothing with weights can be run.
     """
     layers = selected(net)
-    first = next((p for p in layers if p.type not in KNOWN_TYPES), None)
+    first = next((p for p in layers if p.type not in caffe_types()), None)
     if first is None:
         return Runnable(net)
     kept, gone = _split(layers)
@@ -95,7 +96,7 @@ def _split(layers: list[Any]) -> tuple[list[Any], list[Any]]:
     for param in layers:
         if param.type.endswith("Loss") or param.type in ("Accuracy", "Silence"):
             continue
-        if param.type not in KNOWN_TYPES or lost & set(param.bottom):
+        if param.type not in caffe_types() or lost & set(param.bottom):
             gone.append(param)
             lost |= set(param.top)
         else:

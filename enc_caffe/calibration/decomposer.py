@@ -16,7 +16,7 @@ from enc_caffe.caffe_io.emit import chain_blobs, replace_layers, write_compresse
 from enc_caffe.calibration.layerwise import Blobs, CalibrationTask, Step, calibrate, flattened, grouped
 from enc_caffe.calibration.moments import POSITIONS, block_of, collect_all, columns_known, factorise_all, with_moments
 from enc_caffe.decomposition import chain_of
-from enc_caffe.decomposition.regression import RIDGE, ROUNDS, STEPS
+from enc_caffe.decomposition.regression import FEW, RIDGE, ROUNDS, STEPS
 from enc_caffe.errors import UsageError, WeightsError
 from enc_caffe.files.arrays import locked, read_arrays, write_arrays
 from enc_caffe.form import Form
@@ -152,7 +152,7 @@ class Decomposer:
 
     def key(self) -> dict[str, Any]:
         """What factors depend on beside the images and the network."""
-        return {} if self.how.kind == "svd" else {"decomposition": ["weighted", RIDGE, ROUNDS, STEPS, POSITIONS]}
+        return {} if self.how.kind == "svd" else {"decomposition": ["weighted", RIDGE, FEW, ROUNDS, STEPS, POSITIONS]}
 
     def folder(self, kind: str) -> Path:
         """Where arrays of a kind are kept, whoever makes them."""
@@ -160,7 +160,7 @@ class Decomposer:
             return Path(self._temporary.name) / kind
         made = self.made
         assert made.store is not None
-        return made.store.folder(made.context({**made.key(), "arrays": [RIDGE, ROUNDS, STEPS, POSITIONS]})) / kind
+        return made.store.folder(made.context({**made.key(), "arrays": [RIDGE, FEW, ROUNDS, STEPS, POSITIONS]})) / kind
 
     def _layers(self, names: Iterable[str]) -> dict[str, Layer]:
         return {n: self.made.look.network[n] for n in names}

@@ -308,7 +308,7 @@ def _solved(step: Step, sums: Any, initial: Blobs, weights_of: Callable[[Layer],
         inputs = np.triu(inputs) + np.triu(inputs, 1).T
         constant = y if step.free else np.zeros_like(y) if bias is None else bias[group]
         middle = x if step.free else np.zeros_like(x)
-        moments.append(Moments(inputs - np.outer(middle, middle), targets - np.outer(x, constant)))
+        moments.append(Moments(inputs - np.outer(middle, middle), targets - np.outer(x, constant), own.columns))
         means.append((x, y))
     factors = scheme.solve(layer, arrays[0], moments, step.form)
     blobs = {name: [factor] for name, factor in zip(step.names, factors)}

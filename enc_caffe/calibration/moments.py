@@ -132,7 +132,10 @@ def collect(task: NetTask, folder: str, images: int) -> None:
                 f"the inputs of layer '{name}' are not finite; do the images have the scale that the network expects?"
             )
         mean = [t.arrays()["inputs"] / t.columns for t in totals]
-        write_arrays(moment_file(Path(folder), name), {f"group{g}": m for g, m in enumerate(mean)})
+        columns = np.array(totals[0].columns)
+        write_arrays(
+            moment_file(Path(folder), name), {f"group{g}": m for g, m in enumerate(mean)} | {"columns": columns}
+        )
 
 
 def collect_all(task: NetTask, folder: Path, images: int, executor: Executor, memory: int, progress: Progress) -> None:
@@ -169,7 +172,8 @@ def factorise(layer: Layer, weights: np.ndarray, moments: str, folder: str, form
         raise CaffeError(f"{moments}: second moments are missing or damaged; run the command again")
     flat = group_weights(layer, weights)
     inputs = [None if arrays is None else arrays[f"group{g}"] for g in range(len(flat))]
-    known = [Moments.of_original(x, w) for x, w in zip(inputs, flat) if x is not None]
+    columns = 0 if arrays is None else int(arrays["columns"])
+    known = [Moments.of_original(x, w, columns) for x, w in zip(inputs, flat) if x is not None]
     ready = regular(layer, weights, known) if known else []
     plain: dict[str, Factoriser] = {}
     power = sum(map(output_power, inputs, flat))

@@ -6,6 +6,7 @@ import argparse
 import errno
 import sys
 import tempfile
+from pathlib import Path
 from typing import Optional, Sequence
 
 from enc_caffe import __version__
@@ -27,6 +28,7 @@ from enc_caffe.cli import (
 )
 from enc_caffe.errors import EncError
 from enc_caffe.extensions import load_extensions
+from enc_caffe.fork import caffe_root
 from enc_caffe.terminal.stopping import stoppable
 
 COMMANDS = (
@@ -46,6 +48,8 @@ COMMANDS = (
     doctor,
 )
 
+#: Those that run Caffe, or say what it has.
+RUN_CAFFE = ("inspect", "metrics", "latency", "search", "emit", "evaluate", "finetune", "compress", "doctor")
 TWO_WORDS = ("metrics plot", "search plot")
 
 
@@ -56,6 +60,11 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for module in COMMANDS:
         module.register(commands)
+    for name in RUN_CAFFE:
+        commands.choices[name].add_argument(
+            "--caffe_root", type=Path, metavar="DIR",
+            help="run this Caffe instead, such as your own fork (a built one: DIR/python/caffe, DIR/build/tools/caffe)",
+        )  # fmt: skip
     return top
 
 
@@ -92,7 +101,8 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     try:
-        args.run(args)
+        with caffe_root(getattr(args, "caffe_root", None)):
+            args.run(args)
     except EncError as exc:
         print(f"enc-caffe {args.command}: {exc}", file=sys.stderr)
         return exc.exit_status

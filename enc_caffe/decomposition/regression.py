@@ -12,7 +12,9 @@ convolutional networks", section 3.4).
 * kernels that are split: no closed form (:mod:`separable`, :mod:`tucker2`).
 
 A small multiple of the identity is added to C, and of the original weights to G: directions that the inputs never take
-(dead channels, fewer images than dimensions) are then decomposed as plain SVD would, and full rank stays exact.
+(dead channels, fewer images than dimensions) are then decomposed as plain SVD would, and full rank stays exact. Where C comes from
+few columns, it says more of these than of others: the multiple is then as large as chance makes its eigenvalues differ (Chen,
+Wiesel, Eldar, Hero, "Shrinkage algorithms for MMSE covariance estimation", IEEE Trans. Signal Processing 58, 2010, Eq. 23).
 """
 
 from __future__ import annotations
@@ -28,6 +30,8 @@ from enc_caffe.network import Layer
 
 #: Added to the second moments, as a part of their mean diagonal.
 RIDGE = 1e-4
+#: Columns for each dimension below which the second moments are taken to be of few columns.
+FEW = 20
 #: Rounds of an alternation, and steps of conjugate gradients in each; more rounds change the error by a few percent.
 ROUNDS, STEPS = 4, 10
 
@@ -40,15 +44,18 @@ class Moments:
     ----------
     inputs : ndarray, shape (d, d), E[x x']
     targets : ndarray, shape (d, O/g), E[x y']
+    columns : int
+        How many x they are means of; 0 where there is no end of them.
     """
 
     inputs: np.ndarray
     targets: np.ndarray
+    columns: int = 0
 
     @classmethod
-    def of_original(cls, inputs: np.ndarray, weights: np.ndarray) -> Moments:
+    def of_original(cls, inputs: np.ndarray, weights: np.ndarray, columns: int = 0) -> Moments:
         """Where the outputs wanted are those of ``weights`` (O/g, d) on these very inputs."""
-        return cls(inputs, inputs @ weights.T)
+        return cls(inputs, inputs @ weights.T, columns)
 
     @cached_property
     def best(self) -> np.ndarray:
@@ -92,8 +99,26 @@ def regular(layer: Layer, weights: np.ndarray, moments: Sequence[Moments]) -> li
 def _regular(moments: Moments, weights: np.ndarray) -> Moments:
     d = len(moments.inputs)
     # No input ever differed from zero: any weight is as large as nothing, and plain SVD is left.
-    ridge = RIDGE * float(np.trace(moments.inputs)) / d or 1.0
-    return Moments(moments.inputs + ridge * np.eye(d), moments.targets + ridge * weights.T)
+    part = max(RIDGE, shrinkage(moments.inputs, moments.columns))
+    ridge = part * float(np.trace(moments.inputs)) / d or 1.0
+    return Moments(moments.inputs + ridge * np.eye(d), moments.targets + ridge * weights.T, moments.columns)
+
+
+def shrinkage(inputs: np.ndarray, columns: int) -> float:
+    """Multiple of the mean diagonal to add to second moments (d, d) that are means of few columns; 0 for many.
+
+    That of the identity over that of the second moments in the estimate of least expected error, for normally distributed columns.
+    """
+    d, trace = len(inputs), float(np.trace(inputs))
+    if d < 2 or not 0 < columns < FEW * d or trace <= 0:
+        return 0.0
+    square = float(np.sum(inputs**2))
+    spread = square - trace**2 / d
+    # All eigenvalues are equal: the identity is what they say.
+    if spread <= 1e-12 * square:
+        return 1.0
+    part = ((1 - 2 / d) * square + trace**2) / ((columns + 1 - 2 / d) * spread)
+    return part / (1 - part) if part < 0.5 else 1.0
 
 
 def reduced_rank(moments: Moments, rank: int) -> tuple[np.ndarray, np.ndarray]:

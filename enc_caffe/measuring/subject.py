@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Callable, Mapping, Optional, Sequence
@@ -20,6 +21,7 @@ from enc_caffe.caffe_io.variants import deploy_net
 from enc_caffe.decomposition import form_cost
 from enc_caffe.files.arrays import read_arrays, write_arrays
 from enc_caffe.files.output import scratch_folder
+from enc_caffe.fork import DIGEST
 from enc_caffe.form import WHOLE, Form
 from enc_caffe.measuring.images import Images, look_at
 from enc_caffe.measuring.layers import (
@@ -83,6 +85,7 @@ class Subject:
             "fed": digest_of(self.look.transform.key()),
             "arithmetic": self.executor.arithmetic.key(),
             **({"units": self.units} if self.units else {}),
+            **({"caffe": os.environ[DIGEST]} if DIGEST in os.environ else {}),
         }
 
     def context(self, key: Mapping[str, Any]) -> str:
@@ -93,6 +96,7 @@ class Subject:
             "network": self.look.network.name, "model": str(Path(self.source).absolute()),
             "weights": str(self.weights.absolute()), "lmdb": str(self.lmdb.absolute()), "images": self.look.images,
             "fed": self.look.transform.words(), "computed by": self.executor.arithmetic.words(),
+            **({"caffe": os.environ["CAFFE_ROOT"]} if DIGEST in os.environ else {}),
             **{f"digest of {k}": v for k, v in key.items() if k in ("weights", "images")},
         }  # fmt: skip
         return self.store.context(about, dict(key))

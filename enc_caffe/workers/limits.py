@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 
+from enc_caffe.caffe_io.types import caffe_types
 from enc_caffe.errors import NetworkError
 from enc_caffe.network import Network
-from enc_caffe.shapes import KNOWN_TYPES, UNKNOWN, count
+from enc_caffe.shapes import UNKNOWN, count
 
 GIB = 2**30
 
@@ -27,7 +28,7 @@ def check_runs(network: Network, source: str, training: bool = False) -> None:
         For a layer type that Caffe does not have, and a network that needs more memory than the machine has.
     """
     for layer in network.layers:
-        if layer.type not in KNOWN_TYPES:
+        if layer.type not in caffe_types():
             raise NetworkError(
                 f"{source}: layer '{layer.name}': Caffe has no type '{layer.type}' and cannot run the network; "
                 "compress and metrics measure the part before it, searching by PCA energy and emitting need no run"

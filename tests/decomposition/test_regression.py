@@ -8,7 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from enc_caffe.decomposition import scheme_for
-from enc_caffe.decomposition.regression import Moments, group_weights, output_error
+from enc_caffe.decomposition.regression import Moments, group_weights, output_error, reduced_rank, regular, shrinkage
 from enc_caffe.form import Form
 from enc_caffe.network import Layer
 from tests.decomposition.layers import conv, dense
@@ -153,3 +153,38 @@ def test_the_asymmetric_reconstruction_makes_up_for_changed_inputs(name: str) ->
 
     own = lost(Moments.of_original(x @ x.T / 2000, w))
     assert lost(Moments(changed @ changed.T / 2000, changed @ wanted.T / 2000)) < own
+
+
+def test_of_few_columns_the_second_moments_say_less() -> None:
+    rng = np.random.default_rng(0)
+    scale = np.linspace(0.2, 3, 24)
+    columns = scale[:, None] * rng.standard_normal((24, 5000))
+    inputs = [columns[:, :n] @ columns[:, :n].T / n for n in (30, 100, 470, 480)]
+    parts = [shrinkage(m, n) for m, n in zip(inputs, (30, 100, 470, 480))]
+    # Fewer columns, more of the identity; of 20 for each dimension, and where there is no end of them, nothing.
+    assert 1 >= parts[0] > parts[1] > parts[2] > 0 and parts[3] == 0
+    assert shrinkage(inputs[0], 0) == 0 and shrinkage(np.eye(1), 3) == 0 and shrinkage(np.zeros((4, 4)), 3) == 0
+    assert shrinkage(np.eye(24), 30) == 1
+    # Eq. 23 by hand: d = 2, n = 9, eigenvalues 3 and 1: (0 + 16) / (9 * (10 - 8)) is above a half, 16 / (38 * 2) below.
+    assert shrinkage(np.diag([3.0, 1.0]), 9) == 1 and shrinkage(np.diag([3.0, 1.0]), 38) == pytest.approx(
+        (16 / 76) / (60 / 76)
+    )
+
+
+def test_what_few_columns_choose_holds_on_others() -> None:
+    # A layer of 40 inputs, 48 columns to choose by, 4,000 others: without shrinkage the chosen ones are met and the others missed.
+    layer, rng = dense(16, 40), np.random.default_rng(1)
+    mix = rng.standard_normal((40, 40)) * np.linspace(0.1, 2, 40)
+    weights, x = rng.standard_normal((16, 40)), mix @ rng.standard_normal((40, 4048))
+    # As in asymmetric reconstruction: what comes in is off by what the layers before lost.
+    seen = x + 0.5 * rng.standard_normal(x.shape) * x.std()
+    y, few, many = weights @ x, slice(0, 48), slice(48, None)
+    moments = seen[:, few] @ seen[:, few].T / 48, seen[:, few] @ y[:, few].T / 48
+    lost = {}
+    for columns in (0, 48):
+        (ready,) = regular(layer, weights, [Moments(*moments, columns)])
+        first, second = reduced_rank(ready, 12)
+        lost[columns] = [
+            float(np.sum((y[:, at] - first @ second @ seen[:, at]) ** 2) / np.sum(y[:, at] ** 2)) for at in (few, many)
+        ]
+    assert lost[48][0] > lost[0][0] and lost[48][1] < lost[0][1] / 2, lost

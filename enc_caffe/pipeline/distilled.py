@@ -16,17 +16,12 @@ from enc_caffe.caffe_tools.selection import RATES, SHORT, SWEPT, Selection
 from enc_caffe.caffe_tools.training import Step
 from enc_caffe.files.output import atomic_file
 from enc_caffe.measuring.store import digest_of
-from enc_caffe.pipeline.distilling import SOLVER, WEIGHTS
+from enc_caffe.pipeline.distilling import SCHEDULE, SOLVER, WEIGHTS
 from enc_caffe.pipeline.emission import emit
 from enc_caffe.pipeline.loading import LoadedNetwork
 from enc_caffe.plan import Plan
 from enc_caffe.progress import Stages
 
-#: What the solver of a distillation says: the learning rate falls to 0 in a straight line; the sweep begins at ``base_lr``.
-SCHEDULE: dict[str, Any] = {
-    "type": "Nesterov", "momentum": 0.9, "weight_decay": 1e-4, "base_lr": 1e-3, "lr_policy": "poly", "power": 1.0,
-    "display": 20,
-}  # fmt: skip
 #: Snapshots, and so looks at the held-out images, of a distillation.
 SNAPSHOTS = 10
 
@@ -62,8 +57,7 @@ def distilled(
     if not (net / SOLVER).is_file():
         folder.mkdir(parents=True, exist_ok=True)
         emit(
-            loaded, weights, plan, net, placement, True, blobs=blobs, distillation=how, test_lmdb=how.lmdb,
-            solver_overrides=SCHEDULE,
+            loaded, weights, plan, net, placement, True, blobs=blobs, distillation=how, test_lmdb=how.lmdb
         )  # fmt: skip
     every = max(1, iterations // SNAPSHOTS)
 

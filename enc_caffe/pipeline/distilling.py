@@ -19,6 +19,12 @@ from enc_caffe.pipeline.loading import LoadedNetwork
 
 #: What is written, beside the files of the emission.
 NET, SOLVER, WEIGHTS = "distill.prototxt", "distill_solver.prototxt", "distill.caffemodel"
+#: Schedule of a distillation, where no solver is given: Adam takes the steps of layers of very different gradients alike, and its
+#: learning rate falls to 0 in a straight line.
+SCHEDULE: dict[str, Any] = {
+    "type": "Adam", "momentum": 0.9, "momentum2": 0.999, "delta": 1e-8, "weight_decay": 1e-4, "base_lr": 3e-4, "lr_policy": "poly",
+    "power": 1.0, "display": 20, "max_iter": 1000, "snapshot": 100, "test_interval": 100,
+}  # fmt: skip
 
 
 def write_distillation(
@@ -31,6 +37,7 @@ def write_distillation(
     train_val: Any,
     how: Distillation,
     solver: Any,
+    given: bool,
     train_lmdb: Optional[Path],
     test_lmdb: Optional[Path],
 ) -> str:
@@ -45,7 +52,7 @@ def write_distillation(
     train_val : NetParameter
         What ``train_val.prototxt`` says.
     solver : SolverParameter
-        What ``solver.prototxt`` says.
+        What ``solver.prototxt`` says; its schedule is taken over where it is ``given`` by the user.
 
     Returns
     -------
@@ -77,11 +84,14 @@ def write_distillation(
     write_prototxt(folder / NET, to_text(net(data, how)))
     kinds = {layer.name: layer.type for layer in loaded.network.layers}
     write_both(folder / WEIGHTS, model, CaffeModel(folder / "compressed.caffemodel"), kinds, needed)
-    parameters = type(solver)()
-    parameters.CopyFrom(solver)
+    own = type(solver)()
+    if given:
+        own.CopyFrom(solver)
+    else:
+        own.test_state.extend(solver.test_state)
     parameters = solver_param(
-        parameters, str(final / NET), str(final / "distill_snapshot"), max(solver.test_iter, default=1)
-    )
+        own, str(final / NET), str(final / "distill_snapshot"), max(solver.test_iter, default=1), None if given else SCHEDULE
+    )  # fmt: skip
     (folder / SOLVER).write_text(to_text(parameters), encoding="utf-8")
     return _checked(folder, final, net(student, replace(how, labels=0.0)))
 

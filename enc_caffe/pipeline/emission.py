@@ -155,7 +155,8 @@ def emit(
         unchecked = check_loads(folder, deploy, deploy_shapes(given, described, deploy), first, final)
         if distillation is not None:
             both = write_distillation(
-                folder, final, loaded, weights, compressed, described, train_val, distillation, parameters, train_lmdb, test_lmdb
+                folder, final, loaded, weights, compressed, described, train_val, distillation, parameters,
+                original_solver is not None, train_lmdb, test_lmdb
             )  # fmt: skip
             unchecked = "; ".join(filter(None, (unchecked, both)))
         if not loaded.sized:

@@ -48,7 +48,7 @@ class Distillation:
         Images to train on, where they are not those of the network's own TRAIN data layer.
     """
 
-    temperature: float = 4.0
+    temperature: float = 2.0
     blobs: Mapping[str, float] = ()  # type: ignore[assignment]
     labels: float = 0.0
     frozen: bool = True

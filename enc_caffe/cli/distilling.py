@@ -17,7 +17,7 @@ def add_distillation(command: argparse.ArgumentParser) -> None:
         "--distill", action="store_true",
         help="write distill.prototxt, its solver and its caffemodel too: caffe train, or finetune --distill, trains by them",
     )  # fmt: skip
-    group.add_argument("--temperature", type=float, metavar="T", help="what class scores are divided by (default: 4)")
+    group.add_argument("--temperature", type=float, metavar="T", help="what class scores are divided by (default: 2)")
     group.add_argument(
         "--distill_blobs", default="", metavar="BLOB[=WEIGHT],...", help="blobs of both networks that should agree too"
     )

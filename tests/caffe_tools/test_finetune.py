@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from enc_caffe.caffe_io.caffemodel import CaffeModel
 from enc_caffe.caffe_io.datum import write_lmdb
 from enc_caffe.caffe_io.prototxt import read_net, read_solver, to_text
 from enc_caffe.caffe_io.sources import from_arrays
@@ -213,3 +215,54 @@ def test_a_deploy_file_lies_beside_the_trained_weights(tmp_path: Path, capsys: p
     assert [list(x.input_param.shape[0].dim) for x in deploy.layer if x.type == "Input"] == [[1, 1, 8, 8]]
     assert deploy.layer[-1].type == "Softmax" and "filler" not in (out / "deploy.prototxt").read_text()
     assert load(out / "deploy.prototxt", out / "finetuned.caffemodel") is None
+
+
+@pytest.mark.caffe
+def test_what_held_out_images_call_worse_is_not_kept(
+    digits: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, last = tmp_path / "first", tmp_path / "last"
+    flags = ["--max_iter", "40", "--snapshot", "20", "--held_out_lmdb", str(tmp_path / "lmdb")]
+    assert main(["finetune", *digits, *flags, "--base_lr", "0.01", "--out", str(first)]) == 0
+    said = capsys.readouterr().out
+    assert re.search(
+        r"kept: the snapshot of iteration (20|40), base_lr 0.01; on 60 held-out images accuracy [01]\.\d+", said
+    )
+    # Images that were trained on choose here, so that training at a sane rate helps; at this one it does not.
+    start = ["--weights", str(first / "finetuned.caffemodel")]
+    assert main(["finetune", *digits, *flags, *start, "--base_lr", "0.3", "--out", str(last)]) == 0
+    assert "kept: the start: no snapshot is better, base_lr 0.3" in capsys.readouterr().out
+    before, after = CaffeModel(first / "finetuned.caffemodel"), CaffeModel(last / "finetuned.caffemodel")
+    for name, stored in before.layers.items():
+        for a, b in zip(stored.blobs, after.layers[name].blobs):
+            assert np.array_equal(before.array(a), after.array(b))
+    # The rate that is found is one that helps, and the images that are held out are no test images.
+    assert (
+        main(
+            [
+                "finetune",
+                *digits,
+                "--max_iter",
+                "20",
+                "--snapshot",
+                "10",
+                "--base_lr",
+                "auto",
+                "--out",
+                str(tmp_path / "auto"),
+            ]
+        )
+        == 0
+    )
+    said = capsys.readouterr().out
+    assert (
+        re.search(r"kept: the (snapshot|start).*base_lr [\d.e-]+; on 6 held-out images", said)
+        and "on 60 images" in said
+    )
+    assert len(list((tmp_path / "auto" / "rates").glob("*/caffe_train.log"))) >= 2
+
+
+def test_a_rate_that_is_no_number_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["finetune", "--solver", "s", "--out", "o", "--base_lr", "fast"])
+    assert "fast: a number or auto is needed" in capsys.readouterr().err

@@ -17,7 +17,7 @@ from enc_caffe.caffe_io.prototxt import leading_comments, read_net, read_solver,
 from enc_caffe.caffe_io.variants import deploy_net, sized_network, solver_param, train_val_net
 from enc_caffe.caffe_tools.programs import caffe_test, parse_training
 from enc_caffe.caffe_tools.selection import RATES, SHORT, SWEPT, Selection, criterion, hold_out, sweep
-from enc_caffe.caffe_tools.training import LOG, Files, Step, run_training
+from enc_caffe.caffe_tools.training import LOG, Files, Step, digests, run_training
 from enc_caffe.errors import CaffeError, OutputError, PrototxtError, UsageError
 from enc_caffe.files.output import atomic_file, claimed, sweep_folder
 from enc_caffe.shapes import Shape
@@ -192,7 +192,7 @@ def _swept(
     by, at = files.by, 0
 
     def value(rate: float) -> tuple[float, ...]:
-        folder = out / RATES_FOLDER / f"{rate:g}"
+        folder = out / RATES_FOLDER / f"{rate:g}-{steps}"
         folder.mkdir(parents=True, exist_ok=True)
         own = {**(overrides or {}), "base_lr": rate, "max_iter": steps, "snapshot": steps, "lr_policy": "fixed"}
 
@@ -210,7 +210,9 @@ def _swept(
         nonlocal at
         at = tried
 
-    return sweep(float(schedule.base_lr), value, out / RATES_FOLDER / "rates.json", done)[0]
+    about = {**digests(files.train, weights), "iterations": steps, "solver": to_text(schedule)}
+    record = out / RATES_FOLDER / "rates.json"
+    return sweep(float(schedule.base_lr), value, record, done, about)[0]
 
 
 def _trained(

@@ -137,7 +137,11 @@ def best(
 
 
 def sweep(
-    start: float, value_of: Callable[[float], tuple[float, ...]], record: Path, progress: Callable[[int, int], None]
+    start: float,
+    value_of: Callable[[float], tuple[float, ...]],
+    record: Path,
+    progress: Callable[[int, int], None],
+    about: Optional[dict[str, Any]] = None,
 ) -> tuple[float, dict[float, tuple[float, ...]]]:
     """The learning rate whose short training ends best: from ``start`` by factors of :data:`RATIO`, as long as it gets better.
 
@@ -146,13 +150,15 @@ def sweep(
     value_of : callable of a learning rate to what is smaller where it is better
     record : Path
         File of what is known already.
+    about : mapping, optional
+        What values depend on beside the rate: those of another such mapping are not believed.
 
     Returns
     -------
     rate : float
     values : mapping of every rate that was tried to its value
     """
-    stored = read_json(record, FORMAT, UsageError)["values"] if record.is_file() else {}
+    stored = _known(record, about or {})
     values: dict[float, tuple[float, ...]] = {}
 
     def value(rate: float) -> tuple[float, ...]:
@@ -160,7 +166,7 @@ def sweep(
             key = f"{rate:g}"
             if key not in stored:
                 stored[key] = [None if not np.isfinite(v) else v for v in value_of(rate)]
-                write_json(record, {"format": FORMAT, "values": stored})
+                write_json(record, {"format": FORMAT, "about": about or {}, "values": stored})
             values[rate] = tuple(float("inf") if v is None else float(v) for v in stored[key])
             progress(len(values), RATES)
         return values[rate]
@@ -174,3 +180,17 @@ def sweep(
                 break
             at += step
     return min(values, key=lambda r: (values[r], r)), values
+
+
+def _known(record: Path, about: dict[str, Any]) -> dict[str, list[Optional[float]]]:
+    """Values by learning rate of a sweep that was interrupted; none where it was another one, or the file is damaged."""
+    try:
+        data = read_json(record, FORMAT, UsageError) if record.is_file() else {}
+    except UsageError:
+        return {}
+    values = data.get("values")
+    if data.get("about") != about or not isinstance(values, dict):
+        return {}
+    return {
+        k: list(v) for k, v in values.items() if isinstance(v, list) and all(x is None or isinstance(x, (int, float)) for x in v)
+    }  # fmt: skip

@@ -211,15 +211,20 @@ def _refuse_divergence(loss: float, iteration: int, base_lr: float) -> None:
     )
 
 
+def digests(net: str, weights: Optional[Path]) -> dict[str, Optional[str]]:
+    """What a training begins with, by content."""
+    if weights is None:
+        return {"net": hashlib.sha256(net.encode()).hexdigest(), "weights": None}
+    digest = hashlib.sha256()
+    with open(weights, "rb") as handle:
+        while chunk := handle.read(1 << 20):
+            digest.update(chunk)
+    return {"net": hashlib.sha256(net.encode()).hexdigest(), "weights": digest.hexdigest()}
+
+
 def check_same_run(out: Path, net: str, weights: Optional[Path]) -> None:
     """Refuse to go on from snapshots of another network or other weights; the schedule may have changed."""
-    this = {"format": "enc-caffe-finetune/1", "net": hashlib.sha256(net.encode()).hexdigest(), "weights": None}
-    if weights is not None:
-        digest = hashlib.sha256()
-        with open(weights, "rb") as handle:
-            while chunk := handle.read(1 << 20):
-                digest.update(chunk)
-        this["weights"] = digest.hexdigest()
+    this = {"format": "enc-caffe-finetune/1", **digests(net, weights)}
     record = out / "finetune.json"
     if record.is_file() and latest_snapshot(out)[1] is not None:
         before = read_json(record, "enc-caffe-finetune/1", OutputError)

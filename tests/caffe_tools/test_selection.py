@@ -127,3 +127,10 @@ def test_a_sweep_goes_on_where_it_was_and_what_diverged_is_worst(tmp_path: Path)
     # Two values were known, and the third is the first that is asked for again.
     assert seen[:2] == [0.1, 0.0333] and seen[2] == seen[3] and len(seen) == len(set(seen)) + 1
     assert rate == 0.0333 and values[0.1] == (math.inf,) and done == list(range(1, len(values) + 1))
+    # Values of another training are not believed, nor is a damaged file.
+    number = len(seen)
+    assert sweep(0.1, value, tmp_path / "rates.json", lambda i, all_: None, {"iterations": 9})[0] == 0.0333
+    assert len(seen) == number + len(values)
+    (tmp_path / "rates.json").write_text("{")
+    assert sweep(0.1, value, tmp_path / "rates.json", lambda i, all_: None)[0] == 0.0333
+    assert len(seen) == number + 2 * len(values)

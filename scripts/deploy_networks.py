@@ -135,7 +135,7 @@ def cases(shared: Optional[Path]) -> list[DeployCase]:
 def one_image(text: str) -> str:
     """The prototxt of a deploy network with a batch of one image: converters to ncnn know no other."""
     text = re.sub(r"(input_dim\s*:\s*)\d+", r"\g<1>1", text, count=1)
-    return re.sub(r"((?:input_shape|[^_]shape)\s*:?\s*\{\s*dim\s*:\s*)\d+", r"\g<1>1", text, count=1)
+    return re.sub(r"((?:input_shape|input_param\s*\{\s*shape)\s*:?\s*\{\s*dim\s*:\s*)\d+", r"\g<1>1", text, count=1)
 
 
 def half(layer: Layer, scheme: Scheme, blob: np.ndarray) -> Form:

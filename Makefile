@@ -6,7 +6,7 @@ export ENC_CAFFE_DATA
 EXPERIMENTS := resnet56-50 resnet56-55 vgg16-25 vgg16-24 vgg16-20 alexnet-37 alexnet-31 \
 	vgg16-57 vgg16-41 vgg16-39 vgg16-33 table1 table2 table3 table4 fig2 fig3 fig6 fig7 paper
 
-.PHONY: help install caffe demo test lint format compare bench fuzz fuzz-guided kills docker docker-gpu docker-test docker-gpu-test clean $(EXPERIMENTS)
+.PHONY: help install caffe demo test lint format compare bench fuzz fuzz-guided kills docker docker-gpu docker-test docker-gpu-test deploy-test clean $(EXPERIMENTS)
 help:
 	@echo "make install      .venv with the package, Caffe, and the commands enc-caffe and caffe"
 	@echo "make caffe        build BVLC Caffe into the per-user cache (make install does it too)"
@@ -22,6 +22,8 @@ help:
 	@echo "make bench        the benchmarks of scripts/bench_*.py"
 	@echo "make fuzz         100,000 damaged files of each format (INPUTS=, WORKERS=); make fuzz-guided: by atheris,"
 	@echo "                  which keeps what reaches new lines.  make kills: 200 kills of running commands"
+	@echo "make deploy-test  networks, whole and compressed, through OpenCV, MNN, OpenVINO, ONNX and ncnn (docs/deploy.md);"
+	@echo "                  installs them from PyPI into the per-user cache (2.5 GB); ENC_CAFFE_DATA=DIR: real networks too"
 	@echo "make docker       the image enc-caffe:cpu;  make docker-gpu  enc-caffe:gpu  (ENGINE=docker|podman|buildah)"
 	@echo "make docker-test  build the CPU image by buildah on Debian 12 and 13, and run its tests inside (root);"
 	@echo "                  make docker-gpu-test builds the GPU image on their CUDA 11.8 and 12.4"
@@ -64,6 +66,9 @@ fuzz-guided: install
 
 kills: install
 	@$(PY) scripts/kill_runs.py --kills $(or $(KILLS),200)
+
+deploy-test: install
+	@$(PY) scripts/deploy_test.py --out $(OUT)/deploy
 
 docker:
 	@bash scripts/docker_build.sh cpu

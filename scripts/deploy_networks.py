@@ -117,11 +117,11 @@ def cases(shared: Optional[Path]) -> list[DeployCase]:
         real = shared / "real"
         for name, text, weights in (
             ("SqueezeNet v1.1", shared / "squeezenet/squeezenet_v1.1_deploy.prototxt", shared / "squeezenet/squeezenet_v1.1.caffemodel"),
-            ("ResNet-56", ROOT / "prototxt/resnet56/deploy.prototxt", shared / "res56.caffemodel"),
             ("MTCNN det1", real / "det1.prototxt", real / "det1.caffemodel"),
             ("MTCNN det2", real / "det2.prototxt", real / "det2.caffemodel"),
             ("slim-320 (face detector)", real / "slim-320.prototxt", real / "slim-320.caffemodel"),
             ("waifu2x rgb_scale2", real / "rgb_srcnn_old.prototxt", real / "rgb_scale2.caffemodel"),
+            ("ResNet-56", ROOT / "prototxt/resnet56/deploy.prototxt", shared / "res56.caffemodel"),
         ):  # fmt: skip
             if text.is_file() and weights.is_file():
                 found.append(DeployCase(name, one_image(text.read_text()), weights))
@@ -129,13 +129,13 @@ def cases(shared: Optional[Path]) -> list[DeployCase]:
         "VGG-like": VGG, "AlexNet-like, groups": ALEXNET, "MobileNet-like, depthwise": MOBILENET, "Inception-like": INCEPTION,
         "dilated": DILATED, "residual": RESIDUAL, "DenseNet-like": DENSE, "FCN, Deconvolution": FCN, "unequal sides, PReLU": SIDES,
     }  # fmt: skip
-    return found + [DeployCase(name, text) for name, text in own.items()]
+    return [DeployCase(name, text) for name, text in own.items()] + found
 
 
 def one_image(text: str) -> str:
     """The prototxt of a deploy network with a batch of one image: converters to ncnn know no other."""
     text = re.sub(r"(input_dim\s*:\s*)\d+", r"\g<1>1", text, count=1)
-    return re.sub(r"((?:input_shape|[^_]shape)\s*:?\s*\{\s*dim\s*:\s*)\d+", r"\g<1>1", text, count=1)
+    return re.sub(r"((?:input_shape|input_param\s*\{\s*shape)\s*:?\s*\{\s*dim\s*:\s*)\d+", r"\g<1>1", text, count=1)
 
 
 def half(layer: Layer, scheme: Scheme, blob: np.ndarray) -> Form:

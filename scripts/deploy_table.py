@@ -81,6 +81,6 @@ def table(found: Mapping[str, Mapping[str, Mapping[str, Found]]], names: list[st
 
 def short(why: str, length: int = 160) -> str:
     """One line of an error, without places of files and quotes that Markdown would take."""
-    words = [w for w in why.replace("`", "'").replace("|", "/").split() if not w.startswith(("/", "(/"))]
-    text = " ".join(words)
+    words = [w for w in why.split() if not w.startswith(("/", "(/"))]
+    text = " ".join(words).replace("`", "'").replace("|", "/")
     return text if len(text) <= length else text[: length - 3] + "..."

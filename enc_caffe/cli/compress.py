@@ -69,6 +69,8 @@ def register(commands: Any) -> None:
 def run(args: argparse.Namespace) -> None:
     """Compress and print."""
     check_new(args.out, args.force)
+    # Before a folder of images is read, which may take minutes.
+    options = search_options(args)
     take_images(args)
     making = Making(
         decomposition(args),
@@ -81,7 +83,7 @@ def run(args: argparse.Namespace) -> None:
     output = Output(args.test_lmdb, args.train_lmdb, args.solver, args.top_k, args.force, distillation_of(args))
     with claimed(args.out), open_store(args) as store, stage_bars() as bar:
         result = compress(
-            source_of(args), args.lmdb, args.out, search_options(args), making,
+            source_of(args), args.lmdb, args.out, options, making,
             Resources(workers(args), store, int(args.memory * 2**30)), output, times_of(args), bar,
             lambda line: print(line, file=sys.stderr),
         )  # fmt: skip

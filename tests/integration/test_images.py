@@ -156,3 +156,14 @@ def test_images_and_lmdb_exclude_each_other(kit: Path, capsys) -> None:
     with pytest.raises(SystemExit) as caught:
         metrics(kit, "o.json", "--images", "a", "--lmdb", "b")
     assert caught.value.code == 2 and "not allowed with argument" in capsys.readouterr().err
+
+
+def test_a_wrong_target_is_told_before_pictures_are_read(kit: Path, capsys) -> None:
+    for target, words in (
+        (["--target_flops", "50"], "a part of the original MACs in (0, 1] is needed"),
+        ([], "no target"),
+    ):
+        assert main(["compress", "--model", str(kit / "deploy.prototxt"), "--weights", str(kit / "net.caffemodel"), "--images",
+                     str(kit / "pictures"), *target, "--out", str(kit / "out")]) == 2  # fmt: skip
+        assert words in capsys.readouterr().err
+    assert not (kit / "cache").exists()

@@ -31,7 +31,7 @@ def speed(channels, size, group, batch=8):
     for _ in range(10):
         start = time.perf_counter()
         net.forward()
-        best = max(best, 2e-9 * batch * channels * channels // group * 9 * size * size / (time.perf_counter() - start))
+        best = max(best, 2e-9 * batch * channels * channels / group * 9 * size * size / (time.perf_counter() - start))
     return best
 kernels = getattr(caffe._caffe, "layer_kernels", lambda: "caffe")()
 print(kernels, round(speed(64, 28, 1), 1), round(speed(64, 28, 64), 1), sep="|")

@@ -2,7 +2,7 @@
 
 Each side is a process of its own that does nothing while the other is measured: one with ``ENC_CAFFE_CONV=caffe``, one without.
 Weights and images are random; times do not depend on them. ``--processes N`` lets N processes of a side work at once, each with
-one thread, as the toolkit's workers do. What is printed: the median time of an image, its spread, and Caffe's time over oneDNN's.
+one thread, as the toolkit's workers do. ``--against PREFIX`` takes another build of Caffe as the first side. What is printed: the median time of an image, its spread, and Caffe's time over oneDNN's.
 """
 
 from __future__ import annotations
@@ -28,12 +28,14 @@ from enc_caffe.workers.blas import blas_environment
 ROOT = Path(__file__).resolve().parent.parent
 PROTOTXT = ROOT / "prototxt"
 SIDES = ("caffe", "onednn")
+CLOCK = "wall"
 
 CHILD = """
 import statistics, sys, tempfile, time
 import numpy as np
 import caffe
 batch, backward = int(sys.argv[1]), sys.argv[2] == "backward"
+clock = time.process_time if sys.argv[3] == "cpu" else time.perf_counter
 with tempfile.NamedTemporaryFile("w", suffix=".prototxt") as file:
     file.write(sys.stdin.readline().encode().decode("unicode_escape"))
     file.flush()
@@ -56,34 +58,36 @@ def layers(repeat):
     best = {}
     for _ in range(repeat):
         for i, name in enumerate(net._layer_names):
-            start = time.perf_counter()
+            start = clock()
             net._forward(i, i)
-            best[name] = min(best.get(name, 1e9), time.perf_counter() - start)
+            best[name] = min(best.get(name, 1e9), clock() - start)
             if backward:
-                start = time.perf_counter()
+                start = clock()
                 net._backward(i, i)
-                best[name + " backward"] = min(best.get(name + " backward", 1e9), time.perf_counter() - start)
+                best[name + " backward"] = min(best.get(name + " backward", 1e9), clock() - start)
     return best
 once()
 print("ready", flush=True)
 for line in sys.stdin:
     word, number = line.split()
-    start = time.perf_counter()
+    start = clock()
     if word == "layers":
         print(repr(layers(int(number))), flush=True)
         continue
     for _ in range(int(number)):
         once()
-    print((time.perf_counter() - start) / int(number) / batch, flush=True)
+    print((clock() - start) / int(number) / batch, flush=True)
 """
 
 
 class Side:
     """Processes that hold one net and run it on request."""
 
-    def __init__(self, conv: str, text: str, batch: int, backward: bool, processes: int, threads: int) -> None:
+    def __init__(self, conv: str, text: str, batch: int, backward: bool, processes: int, threads: int, against: Optional[Path] = None) -> None:  # fmt: skip
         env = {**os.environ, **blas_environment(threads), "ENC_CAFFE_CONV": conv, "GLOG_minloglevel": "2"}
-        command = [sys.executable, "-c", CHILD, str(batch), "backward" if backward else "forward"]
+        if against is not None and conv == "caffe":
+            env["PYTHONPATH"] = str(against / "python")
+        command = [sys.executable, "-c", CHILD, str(batch), "backward" if backward else "forward", CLOCK]
         self.children = [
             subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
             for _ in range(processes)
@@ -176,9 +180,9 @@ def networks() -> dict[str, tuple[str, int, bool]]:
     return found
 
 
-def compare(name: str, text: str, batch: int, backward: bool, processes: int, threads: int, rounds: int) -> list[str]:
+def compare(name: str, text: str, batch: int, backward: bool, processes: int, threads: int, rounds: int, against: Optional[Path]) -> list[str]:  # fmt: skip
     """A row of the table."""
-    sides = {conv: Side(conv, text, batch, backward, processes, threads) for conv in SIDES}
+    sides = {conv: Side(conv, text, batch, backward, processes, threads, against) for conv in SIDES}
     try:
         start = time.perf_counter()
         sides["caffe"].image_time(1)
@@ -199,9 +203,9 @@ def compare(name: str, text: str, batch: int, backward: bool, processes: int, th
     ]  # fmt: skip
 
 
-def layer_table(text: str, batch: int, backward: bool) -> list[list[str]]:
+def layer_table(text: str, batch: int, backward: bool, against: Optional[Path]) -> list[list[str]]:
     """Each layer's best time on both sides."""
-    sides = {conv: Side(conv, text, batch, backward, 1, 1) for conv in SIDES}
+    sides = {conv: Side(conv, text, batch, backward, 1, 1, against) for conv in SIDES}
     best: dict[str, dict[str, float]] = {conv: {} for conv in SIDES}
     try:
         for _ in range(3):
@@ -230,8 +234,16 @@ def main(argv: Optional[list[str]] = None) -> Any:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", help="networks whose name begins so")
     parser.add_argument("--batch", type=int)
+    parser.add_argument(
+        "--against", type=Path, metavar="PREFIX", help="a folder of scripts/build_caffe.sh with another Caffe"
+    )
     parser.add_argument("--layers", action="store_true", help="the layers one by one, instead")
+    parser.add_argument(
+        "--cpu", action="store_true", help="CPU time instead of the clock's, for a machine that does other work too"
+    )
     args = parser.parse_args(argv)
+    global CLOCK
+    CLOCK = "cpu" if args.cpu else "wall"
     rows = []
     for name, (text, batch, backward) in networks().items():
         if args.only and not name.lower().startswith(args.only.lower()):
@@ -241,10 +253,10 @@ def main(argv: Optional[list[str]] = None) -> Any:
             print_table(
                 f"{name}, batch {batch}: microseconds an image",
                 ["layer", "Caffe", "oneDNN", "ratio"],
-                layer_table(text, batch, backward),
+                layer_table(text, batch, backward, args.against),
             )
         else:
-            rows.append(compare(name, text, batch, backward, args.processes, args.threads, args.rounds))
+            rows.append(compare(name, text, batch, backward, args.processes, args.threads, args.rounds, args.against))
             print(*rows[-1], sep=" | ", file=sys.stderr, flush=True)
     if rows:
         print_table(

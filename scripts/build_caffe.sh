@@ -242,9 +242,10 @@ PY
 
 case "${1:-}" in
     --print_key) key; exit ;;
+    --need_packages) need_packages; exit ;;
     --fetch) fetch "$2"; apply_patches "$2"; exit ;;
     "") ;;
-    *) die "unknown argument $1 (known: --print_key, --fetch DIR)" ;;
+    *) die "unknown argument $1 (known: --print_key, --need_packages, --fetch DIR)" ;;
 esac
 
 key=$(key)

@@ -58,6 +58,8 @@ elif [ ! -e "$site/enc-caffe-caffe.pth" ] && "$venv/bin/python" -c 'import caffe
     say "using the Caffe that $venv can import already"
 else
     prefix=$(PYTHON="$venv/bin/python" "$here/build_caffe.sh" | tail -n 1)
+    # A Caffe that was built before, or elsewhere: this machine may lack its libraries.
+    if ldd "$prefix"/lib/libcaffe.so* 2>/dev/null | grep -q 'not found'; then "$here/build_caffe.sh" --need_packages; fi
 fi
 if [ -n "$prefix" ]; then
     echo "$prefix/python" >"$site/enc-caffe-caffe.pth"

@@ -60,7 +60,10 @@ class Subject:
             self._emit(scheme, model, weights)
         network = describe(read_net(model))
         np.savez(folder / "inputs.npz", **random_inputs(network, {}))
-        self.layers = {top: layer.name for layer in network.layers for top in layer.tops}
+        #: By form: the layer that makes each blob, since some converters call an output by it.
+        self.layers = {
+            f: {t: x.name for x in describe(read_net(m)).layers for t in x.tops} for f, (m, _) in self.forms.items()
+        }
         self.names = [n for n in network.outputs if n not in network.inputs]
 
     def _result(self, function: Any, *arguments: Any) -> Any:
@@ -105,7 +108,7 @@ def job_of(
     model, weights = (str(path.absolute()) for path in subject.forms[form])
     return {
         "prototxt": model, "caffemodel": weights, "inputs": str((subject.folder / "inputs.npz").absolute()),
-        "outputs": str(folder / "outputs.npz"), "names": subject.names, "layers": {n: subject.layers[n] for n in subject.names},
+        "outputs": str(folder / "outputs.npz"), "names": subject.names, "layers": {n: subject.layers[form][n] for n in subject.names},
         "sizes": {n: wanted[n].size for n in subject.names}, "folder": str(folder), "version": converter.version,
     }  # fmt: skip
 

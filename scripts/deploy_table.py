@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Optional
+from typing import Any, Optional
 
 import numpy as np
 
@@ -49,6 +49,8 @@ def worst_error(wanted: Mapping[str, np.ndarray], got: Mapping[str, np.ndarray])
 
 def cell(rows: Mapping[str, Found]) -> str:
     """The original, and the worst of its emissions, in few words."""
+    if "original" not in rows:
+        return "not run"
     original = rows["original"]
     emitted = {form: row for form, row in rows.items() if form != "original"}
     if original.error is None and all(row.error is None for row in emitted.values()):
@@ -62,15 +64,19 @@ def cell(rows: Mapping[str, Found]) -> str:
     return f"{before}; {after}" if not bad or original.right else f"{before}; so are the emissions"
 
 
-def table(found: Mapping[str, Mapping[str, Mapping[str, Found]]], names: list[str]) -> str:
-    """A row for each network, a column for each converter; what is refused, and why, below."""
-    lines = [f"| network | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+def table(found: Mapping[str, Mapping[str, Mapping[str, Found]]], converters: Sequence[Any]) -> str:
+    """A row for each network, a column for each converter (with ``name`` and ``version``); what is refused, and why, below."""
+    names = [c.name for c in converters]
+    lines = [
+        f"| network | {' | '.join(f'{c.name} {c.version}' if c.version[:4] not in c.name else c.name for c in converters)} |",
+        "|---" * (len(names) + 1) + "|",
+    ]
     for network, by in found.items():
         lines.append(f"| {network} | {' | '.join(cell(by[n]) for n in names)} |")
     reasons: dict[tuple[str, str], list[str]] = {}
     for network, by in found.items():
         for name in names:
-            why = by[name]["original"].refused or next((r.refused for r in by[name].values() if r.refused), "")
+            why = next((r.refused for r in by[name].values() if r.refused), "")
             if why:
                 reasons.setdefault((name, short(why)), []).append(network)
     if reasons:

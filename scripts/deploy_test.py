@@ -12,11 +12,12 @@ import argparse
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Iterator, Optional
 
 import numpy as np
 
@@ -38,6 +39,8 @@ from enc_caffe.workers.executor import CaffeExecutor  # noqa: E402
 
 MARKS = ("<!-- table of converters -->", "<!-- end of table of converters -->")
 FORMAT = "enc-caffe-deploy/1"
+#: What emissions are made by: they are not made again while it is the same.
+CODE = b"".join(path.read_bytes() for path in sorted(Path(pipeline.__file__).parent.rglob("*.py")))
 
 
 class Subject:
@@ -57,7 +60,10 @@ class Subject:
             self._emit(scheme, model, weights)
         network = describe(read_net(model))
         np.savez(folder / "inputs.npz", **random_inputs(network, {}))
-        self.layers = {top: layer.name for layer in network.layers for top in layer.tops}
+        #: By form: the layer that makes each blob, since some converters call an output by it.
+        self.layers = {
+            f: {t: x.name for x in describe(read_net(m)).layers for t in x.tops} for f, (m, _) in self.forms.items()
+        }
         self.names = [n for n in network.outputs if n not in network.inputs]
 
     def _result(self, function: Any, *arguments: Any) -> Any:
@@ -70,11 +76,16 @@ class Subject:
             layer = loaded.network[name]
             forms[name] = half(layer, scheme_for(schemes[0]), caffemodel.weights(layer)[0])
         if any(form.scheme == scheme for form in forms.values()):
-            pipeline.emit(loaded, weights, Plan(loaded.network.name, forms), self.folder / scheme, force=True)
             self.forms[scheme] = (
                 self.folder / scheme / "deploy.prototxt",
                 self.folder / scheme / "compressed.caffemodel",
             )
+            stamp = self.folder / f"{scheme}.made"
+            made = hashlib.sha256(CODE + model.read_bytes() + weights.read_bytes()).hexdigest()
+            if stamp.is_file() and stamp.read_text() == made:
+                return
+            pipeline.emit(loaded, weights, Plan(loaded.network.name, forms), self.folder / scheme, force=True)
+            stamp.write_text(made)
 
     def wanted(self, form: str) -> dict[str, np.ndarray]:
         """Outputs of a form in stock Caffe."""
@@ -90,36 +101,50 @@ class Subject:
         return hashlib.sha256(text).hexdigest()[:16]
 
 
+def job_of(
+    converter: Converter, subject: Subject, form: str, wanted: dict[str, np.ndarray], folder: Path
+) -> dict[str, Any]:
+    """What ``deploy_run.py`` needs to know of a form of a network."""
+    model, weights = (str(path.absolute()) for path in subject.forms[form])
+    return {
+        "prototxt": model, "caffemodel": weights, "inputs": str((subject.folder / "inputs.npz").absolute()),
+        "outputs": str(folder / "outputs.npz"), "names": subject.names, "layers": {n: subject.layers[form][n] for n in subject.names},
+        "sizes": {n: wanted[n].size for n in subject.names}, "folder": str(folder), "version": converter.version,
+    }  # fmt: skip
+
+
 def run_converter(
-    converter: Converter, python: Path, subject: Subject, forms: list[str], scratch: Path
-) -> dict[str, Found]:
-    """What a converter makes of some forms of a network."""
-    wanted = {form: subject.wanted(form) for form in forms}
-    jobs = []
-    for form in forms:
-        model, weights = subject.forms[form]
-        jobs.append(
-            {
-                "prototxt": str(model.absolute()), "caffemodel": str(weights.absolute()), "inputs": str((subject.folder / "inputs.npz").absolute()),
-                "outputs": str(scratch / f"{form}.npz"), "names": subject.names, "layers": {n: subject.layers[n] for n in subject.names},
-                "sizes": {n: wanted[form][n].size for n in subject.names}, "folder": str(scratch / form), "version": converter.version,
-            }
-        )  # fmt: skip
-    (scratch / "jobs.json").write_text(json.dumps(jobs))
-    # Its own programs first: a converter calls pip, or a helper, by name.
-    env = {**os.environ, "PATH": f"{python.parent}{os.pathsep}{os.environ.get('PATH', '')}", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([str(python), str(RUNNER), converter.kind, str(scratch / "jobs.json")], capture_output=True, text=True, env=env)  # fmt: skip
-    found = {}
-    for line in done.stdout.splitlines():
-        said = json.loads(line)
-        form = forms[said["job"]]
-        if "refused" in said:
-            found[form] = Found(refused=said["refused"])
-        else:
-            with np.load(scratch / f"{form}.npz") as data:
-                found[form] = Found(worst_error(wanted[form], dict(data)))
-    last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-    return {form: found.get(form, Found(refused=last)) for form in forms}
+    converter: Converter, python: Path, todo: list[tuple[Subject, str]]
+) -> Iterator[tuple[Subject, str, Found]]:
+    """What a converter makes of forms of networks, one after the other, in one process: to load it takes longer than to convert."""
+    with tempfile.TemporaryDirectory() as name:
+        wanted = [subject.wanted(form) for subject, form in todo]
+        folders = [Path(name) / str(at) for at in range(len(todo))]
+        jobs = [job_of(converter, s, f, w, folder) for (s, f), w, folder in zip(todo, wanted, folders)]
+        (Path(name) / "jobs.json").write_text(json.dumps(jobs))
+        # Its own programs first: a converter calls pip, or a helper, by name.
+        env = {**os.environ, "PATH": f"{python.parent}{os.pathsep}{os.environ.get('PATH', '')}", "OMP_NUM_THREADS": "1"}
+        command = [str(python), str(RUNNER), converter.kind, str(Path(name) / "jobs.json")]
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=env
+        ) as process:
+            assert process.stdout is not None
+            try:
+                for line in process.stdout:
+                    said = json.loads(line)
+                    at = said["job"]
+                    if "refused" in said:
+                        yield *todo[at], Found(refused=said["refused"])
+                        continue
+                    with np.load(folders[at] / "outputs.npz") as data:
+                        yield *todo[at], Found(worst_error(wanted[at], dict(data)))
+                    shutil.rmtree(folders[at], ignore_errors=True)
+            finally:
+                process.kill()
+        if process.returncode:
+            raise EncError(
+                f"{converter.name}: {RUNNER.name} ended by itself (status {process.returncode}) in {python.parent}"
+            )
 
 
 class Results:
@@ -166,27 +191,33 @@ def main() -> int:
             absent[converter] = str(exc)
             print(f"{converter.name} {converter.version} is left out: {exc}", file=sys.stderr)
     found: dict[str, dict[str, dict[str, Found]]] = {}
-    strided: dict[str, list[str]] = {}
     with CaffeExecutor(1) as executor:
+        subjects = []
         for case in (c for c in cases(shared) if args.only in c.name):
-            subject = Subject(case, args.out / "".join(c if c.isalnum() else "_" for c in case.name), executor)
-            strided[case.name] = [f for f, (model, _) in subject.forms.items() if "stride_h" in model.read_text()]
-            digests = {form: subject.digest(form) for form in subject.forms}
-            for converter, python in pythons.items():
-                rows = {f: r for f in digests if (r := results.get(case.name, converter, f, digests[f])) is not None}
-                left = [form for form in digests if form not in rows]
-                if left:
-                    with tempfile.TemporaryDirectory() as scratch:
-                        new = run_converter(converter, python, subject, left, Path(scratch))
-                    for form, row in new.items():
-                        results.put(case.name, converter, form, digests[form], row)
-                    rows.update(new)
-                found.setdefault(case.name, {})[converter.name] = rows
-                print(f"{case.name}: {converter.name} {converter.version}: " + "; ".join(f"{f} {rows[f].words()}" for f in digests), file=sys.stderr, flush=True)  # fmt: skip
-    text = table(found, [c.name for c in pythons])
-    print(text)
-    if args.table:
-        write_table(args.table, text, MARKS)
+            print(f"compressing {case.name}", file=sys.stderr, flush=True)
+            subjects.append(Subject(case, args.out / "".join(c if c.isalnum() else "_" for c in case.name), executor))
+            found[case.name] = {c.name: {} for c in pythons}
+        for converter, python in pythons.items():
+            todo = []
+            for subject in subjects:
+                for form in subject.forms:
+                    row = results.get(subject.name, converter, form, subject.digest(form))
+                    if row is None:
+                        todo.append((subject, form))
+                    else:
+                        found[subject.name][converter.name][form] = row
+            for subject, form, row in run_converter(converter, python, todo) if todo else ():
+                results.put(subject.name, converter, form, subject.digest(form), row)
+                found[subject.name][converter.name][form] = row
+                print(
+                    f"{converter.name} {converter.version}: {subject.name}, {form}: {row.words()}",
+                    file=sys.stderr,
+                    flush=True,
+                )
+            if args.table:
+                write_table(args.table, table(found, list(pythons)), MARKS)
+    print(table(found, list(pythons)))
+    strided = {s.name: [f for f, (model, _) in s.forms.items() if "stride_h" in model.read_text()] for s in subjects}
     # What a converter cannot read in anybody's prototxt is told in the table, and no fault of an emission.
     known = {(n, c.name, f) for n, forms in strided.items() for f in forms for c in pythons if c.one_stride}
     wrong = [

@@ -232,7 +232,7 @@ def picture(study: Study, path: Path) -> None:
         found = study.executor.result(study.executor.submit(outputs, str(prototxt), str(caffemodel), padded))
         (value,) = found.values()
         shown.append((value[0, ::-1].transpose(1, 2, 0) * 255).clip(0, 255).round().astype(np.uint8))
-    labelled = list(_labelled(shown, ("pixels doubled", "original", "half: plain SVD", "half: --quality best")))
+    labelled = list(_labelled(shown, ("pixels doubled", "original", "half: PCA energy", "half: --quality best")))
     cv2.imwrite(str(path), np.hstack(labelled), [cv2.IMWRITE_PNG_COMPRESSION, 9])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -59,7 +60,11 @@ def test_an_emission_is_at_fault_where_the_original_is_right() -> None:
 
 def test_the_table_has_the_reasons_below() -> None:
     by = {"X": {"original": Found(1e-6)}, "Y": {"original": Found(refused="/a/b.cc:3 no `type` | here")}}
-    text = table.table({"net": by}, ["X", "Y"])
+    text = table.table({"net": by, "other": {"X": {}, "Y": {}}}, [SimpleNamespace(name=n, version="1.2") for n in "XY"])
+    assert (
+        text.splitlines()[0] == "| network | X 1.2 | Y 1.2 |"
+        and text.splitlines()[3] == "| other | not run | not run |"
+    )
     assert text.splitlines()[2] == "| net | 1e-06 | refuses |"
     assert text.splitlines()[-1] == "- Y: net: `no 'type' / here`"
     assert len(table.short("word " * 90)) <= 160

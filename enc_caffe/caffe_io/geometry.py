@@ -27,7 +27,8 @@ def write_geometry(param: Any, conv: Convolution) -> None:
         param.ClearField(field)
     param.num_output = conv.num_output
     _write(param, "kernel_size", "kernel", conv.kernel)
-    if conv.pad != (0, 0):
+    # Converters round up where a layer with a stride says no pad, as for a pooling.
+    if conv.pad != (0, 0) or conv.stride != (1, 1):
         _write(param, "pad", "pad", conv.pad)
     if conv.stride != (1, 1):
         _write(param, "stride", "stride", conv.stride)

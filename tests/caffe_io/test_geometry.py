@@ -25,7 +25,7 @@ pytestmark = pytest.mark.caffe
         (Convolution(4, (3, 3), (2, 2), (1, 1), (1, 1)), "num_output: 4 pad: 1 kernel_size: 3 stride: 2"),
         (Convolution(4, (1, 1)), "num_output: 4 kernel_size: 1"),
         (Convolution(4, (3, 1), (2, 1), (1, 0), (4, 1)), "num_output: 4 pad_h: 1 pad_w: 0 kernel_h: 3 kernel_w: 1 stride_h: 2 stride_w: 1 dilation: 4"),
-        (Convolution(4, (1, 3), (2, 2), (0, 0), (1, 2), 2, False), "num_output: 4 bias_term: false group: 2 stride: 2 kernel_h: 1 kernel_w: 3 dilation: 2"),
+        (Convolution(4, (1, 3), (2, 2), (0, 0), (1, 2), 2, False), "num_output: 4 bias_term: false pad: 0 group: 2 stride: 2 kernel_h: 1 kernel_w: 3 dilation: 2"),
         (Convolution(4, (3, 5), (1, 1), (2, 2), (2, 3)), "num_output: 4 pad: 2 kernel_h: 3 kernel_w: 5 dilation: 2 dilation: 3"),
         (Convolution(4, (1, 1), dilation=(2, 3)), "num_output: 4 kernel_size: 1"),
     ],

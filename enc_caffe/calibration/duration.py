@@ -18,6 +18,7 @@ from enc_caffe.decomposition.patches import patch_size
 from enc_caffe.decomposition.regression import ROUNDS, STEPS
 from enc_caffe.form import Form
 from enc_caffe.measuring.passes import NetTask, batches, engine_of
+from enc_caffe.measuring.probes import number_of_probes
 from enc_caffe.measuring.subject import Subject, batch_for, net_task
 from enc_caffe.network import Layer, Network
 
@@ -25,6 +26,10 @@ from enc_caffe.network import Layer, Network
 DENSE = 1.25
 #: Bytes a second of the blobs that both networks keep between two layers, written and read.
 KEPT = 3e8
+#: Passes over the images for gradients: of the sampled forms, and of those that were chosen.
+GRADIENT_PASSES = 2
+#: A backward pass with its products over a forward pass (2.4 on ResNet-56).
+DIRECTION = 2.4
 #: Images of the pass that is timed.
 TIMED = 20
 
@@ -53,6 +58,7 @@ def stages(
     networks: int,
     dense: bool = False,
     left: Optional[Remaining] = None,
+    predicted: bool = False,
 ) -> dict[str, float]:
     """Seconds by stage.
 
@@ -70,6 +76,8 @@ def stages(
         Whether metrics are measured at more ranks where they bend.
     left : Remaining, optional
         What is not known yet; without it nothing is.
+    predicted : bool
+        Whether gradients predict the metrics.
     """
     left = left or everything(forms)
     batch = min(TIMED, made.look.images, batch_for(made.look.network, made.memory, made.executor.workers))
@@ -89,9 +97,13 @@ def stages(
         passes = sum(remaining[x.name] * left.metrics[x.name, f] for x in layers for f in forms[x.name])
         passes *= DENSE if dense else 1
         found["metrics"] = images * once * passes / workers
+    if predicted:
+        scores = made.look.scores
+        probes = number_of_probes(scores.classes, scores.softmax)
+        found["gradients"] = GRADIENT_PASSES * images * once * (1 + DIRECTION * probes) / workers
     if networks:
         each = images * once / workers
-        if kind == "asymmetric":
+        if kind.startswith("asymmetric"):
             size = sum((patch_size(x) + 2 * x.out_channels) * patch_size(x) * x.groups * _positions(x) for x in known)
             solve = sum(_alternation(x, forms[x.name][len(forms[x.name]) // 2]) for x in known) / rate
             kept = sum(8.0 * (int(np.prod(x.bottom_shapes[0][1:])) + int(np.prod(x.top_shapes[0][1:]))) for x in known)

@@ -13,7 +13,7 @@ from enc_caffe.calibration.decomposer import Decomposer
 from enc_caffe.calibration.sensitivity import Sensed, backward_task, sense_all
 from enc_caffe.form import Form
 from enc_caffe.measuring.layers import Pair
-from enc_caffe.measuring.probes import predicted
+from enc_caffe.measuring.probes import predicted_each
 from enc_caffe.measuring.subject import layer_counts
 from enc_caffe.progress import Stages, quiet
 
@@ -49,6 +49,7 @@ class Forecast:
         self._sensed: list[Sensed] = []
         self.measured: dict[Pair, float] = {}
         self._scales: dict[Pair, float] = {}
+        self._values: dict[Pair, float] = {}
 
     def remarks(self) -> list[str]:
         """What a person should know of the layers that no gradient arrives at."""
@@ -98,7 +99,11 @@ class Forecast:
 
     def predicted(self, pair: Pair) -> float:
         """What gradients say that one layer in a form adds to the divergence, alone."""
-        return self._value(self._changes[pair]) if pair in self._changes else self.measured[pair]
+        if pair not in self._changes:
+            return self.measured[pair]
+        if pair not in self._values:
+            self._values[pair] = self._value(self._changes[pair])
+        return self._values[pair]
 
     def alone(self, pair: Pair) -> float:
         """The measured divergence where there is one, else the predicted one."""
@@ -106,9 +111,15 @@ class Forecast:
 
     def together(self, forms: Mapping[str, Form]) -> float:
         """What a whole plan diverges: changes of the scores added up over layers, cross terms included."""
+        return float(np.mean(self.each(forms)))
+
+    def each(self, forms: Mapping[str, Form]) -> np.ndarray:
+        """The same for every image; of measured layers without a gradient the mean."""
         apart = sum(self.measured[p] for p in forms.items() if p not in self._changes)
         moved = [np.float32(self.scale(p)) * self._changes[p] for p in forms.items() if p in self._changes]
-        return apart + (self._value(np.sum(moved, axis=0)) if moved else 0.0)
+        if not moved:
+            return np.full(self.decomposer.made.look.images, float(apart))
+        return apart + self._each(np.sum(moved, axis=0))
 
     def known(self) -> Iterable[Pair]:
         """All layers and forms that were learnt."""
@@ -120,17 +131,17 @@ class Forecast:
 
     @property
     def width(self) -> int:
-        """Length of a vector."""
-        return int(np.prod(self._sensed[0].roots.shape[:2])) if self._sensed else 1
+        """Length of what :meth:`vector` gives for one image."""
+        return int(self._sensed[0].roots.shape[1]) if self._sensed else 1
 
     def vector(self, pair: Pair) -> np.ndarray:
-        """Half of whose squared length is the layer's divergence to second order; 0 of a blocked layer, and of a whole one."""
+        """Rows (images, m) whose squared lengths are twice the layer's divergences to second order; 0 of a blocked and of a whole
+        layer."""
         changes = self._changes.get(pair)
         if changes is None:
-            return np.zeros(self.width, np.float32)
-        sensed = self._sensed[0]
-        moved = np.einsum("nab,nb->na", sensed.roots, changes) * (self.scale(pair) / np.sqrt(len(changes)))
-        return moved.astype(np.float32).reshape(-1)
+            return np.zeros((self.decomposer.made.look.images, self.width), np.float32)
+        moved = np.einsum("nab,nb->na", self._sensed[0].roots, changes) * self.scale(pair)
+        return moved.astype(np.float32)
 
     def scale(self, pair: Pair) -> float:
         """By what a layer's change of the scores is multiplied so that it costs what was measured; 1 where nothing was."""
@@ -142,10 +153,13 @@ class Forecast:
         return self._scales[pair]
 
     def _value(self, changes: np.ndarray) -> float:
+        return float(np.mean(self._each(changes)))
+
+    def _each(self, changes: np.ndarray) -> np.ndarray:
         sensed = self._sensed[0]
         # Where every change of the scores is known, what it costs need not be taken to second order.
         known = sensed.softmax and sensed.roots.shape[1] == sensed.scores.shape[1] - 1
-        return predicted(changes, sensed.roots, sensed.scores if known else None)
+        return predicted_each(changes, sensed.roots, sensed.scores if known else None)
 
 
 def corrections(costs: Sequence[float], ratios: Mapping[int, float]) -> np.ndarray:

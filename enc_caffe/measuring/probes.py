@@ -111,12 +111,18 @@ def _spread(q: np.ndarray, p: np.ndarray, root: np.ndarray) -> np.ndarray:
 
 
 def predicted(changes: np.ndarray, roots: np.ndarray, scores: Optional[np.ndarray] = None) -> float:
-    """Mean divergence that directional changes (n, m) make: to second order, or with ``scores`` (n, m + 1) of the softmax itself."""
+    """Mean over the images of :func:`predicted_each`."""
+    return float(np.mean(predicted_each(changes, roots, scores)))
+
+
+def predicted_each(changes: np.ndarray, roots: np.ndarray, scores: Optional[np.ndarray] = None) -> np.ndarray:
+    """Divergence of each image that directional changes (n, m) make: to second order, or with ``scores`` (n, m + 1) of the softmax
+    itself."""
     if scores is None:
         moved = np.einsum("nab,nb->na", roots, changes)
-        return 0.5 * float(np.sum(moved**2)) / len(changes)
+        return np.asarray(0.5 * np.sum(moved**2, axis=1))
     shift = changes @ complement(scores.shape[1])
     p = softmax_of(scores)
     # log sum p exp(shift) less sum p shift, in a form that does not cancel.
     mean = np.sum(p * shift, axis=1, keepdims=True)
-    return float(np.mean(np.log1p(np.sum(p * np.expm1(shift - mean), axis=1))))
+    return np.asarray(np.log1p(np.sum(p * np.expm1(shift - mean), axis=1)))

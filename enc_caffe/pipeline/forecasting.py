@@ -13,6 +13,7 @@ from enc_caffe.form import WHOLE, Form
 from enc_caffe.measuring.layers import Pair
 from enc_caffe.metrics.table import LayerMetrics, MetricsTable
 from enc_caffe.pipeline.planning import Found, search_plan, together_plan
+from enc_caffe.search import exact
 from enc_caffe.search.build import TimeOf
 from enc_caffe.search.options import SearchOptions
 from enc_caffe.search.problem import SearchLayer, SearchResult
@@ -22,9 +23,11 @@ from enc_caffe.search.together import Vectors, descend
 SMALL = 1e-3
 #: Searches in a row at most, each by what the one before had measured.
 ROUNDS = 6
-#: Places of a layer's axis on either side of the chosen one that whole plans are looked for among. Where more than this part of the
-#: layers ends at the edge, the window moves; windows at most: each costs a pass for gradients.
-NEAR, EDGES, WINDOWS = 5, 0.1, 2
+#: Places of a layer's axis on either side of the chosen one that whole plans are looked for among.
+NEAR = 5
+#: What cross terms are multiplied by, to choose among, and images of a half at least. They are of a few images, those whose
+#: divergence is large, more than what single layers do is.
+TRUSTS, FOLD = (0.1, 0.3, 1.0), 50
 #: Metrics that are predicted.
 PREDICTED = ("fisher", "fisher+measured")
 
@@ -136,36 +139,96 @@ def _corrected(m: LayerMetrics, ratios: Mapping[int, float], forecast: Forecast)
 
 
 def _together(table: MetricsTable, found: Found, forecast: Forecast) -> Found:
-    """The plan refined by what all layers change together."""
-    problem, start, begun = found.problem, found.result.ranks, time.perf_counter()
-    fixed = [p for p in problem.fixed.items() if p[1] != WHOLE]
-    near = [_near(x, r) for x, r in zip(problem.layers, start)]
-
-    def value_of(ranks: Sequence[int]) -> float:
-        return forecast.together(SearchResult(tuple(ranks), 0.0).plan_forms(problem))
-
-    ranks, rounds, first = start, 0, None
-    for _ in range(WINDOWS):
-        pairs = [(x.name, x.forms[p]) for x, own in zip(problem.layers, near) for p in own if x.forms[p] != WHOLE]
-        forecast.learn([*fixed, *pairs])
-        first = value_of(start) if first is None else first
-        rest = sum((forecast.vector(p) for p in fixed), np.zeros(forecast.width, np.float32))
-        layers = [
-            Vectors(own, np.stack([forecast.vector((x.name, x.forms[p])) for p in own]))
-            for x, own in zip(problem.layers, near)
-        ]  # fmt: skip
-        step = descend(problem, layers, ranks, value_of, rest)
-        rounds, ranks = rounds + step.rounds, step.ranks
-        wider = [np.union1d(own, _near(x, r)) for x, own, r in zip(problem.layers, near, ranks)]
-        edges = sum(r in (own[0], own[-1]) and len(new) > len(own) for r, own, new in zip(ranks, near, wider))
-        if edges <= EDGES * len(ranks):
-            break
-        near = wider
-    words = (
-        f"predicted divergence of the whole network {first:.6f} at the least sum over layers, which is proven, and "
-        f"{value_of(ranks):.6f} at this plan: a local optimum of what all layers change together, {rounds} rounds from there"
+    """The plan refined by what all layers change together, as far as images that did not choose say that this helps."""
+    begun = time.perf_counter()
+    whole = _Whole(found, forecast)
+    trust, words = whole.trust()
+    ranks = whole.descend(whole.everything, trust) if trust > 0 else whole.start
+    note = (
+        f"predicted divergence of the whole network {whole.value(whole.start):.6f} at the least sum over layers, which is proven, "
+        f"and {whole.value(ranks):.6f} at this plan: {words}"
     )
-    return together_plan(table, found, ranks, words, time.perf_counter() - begun)
+    return together_plan(table, found, ranks, note, time.perf_counter() - begun)
+
+
+class _Whole:
+    """A search's plans as whole networks, by prediction."""
+
+    def __init__(self, found: Found, forecast: Forecast) -> None:
+        self.problem, self.start, self.forecast = found.problem, found.result.ranks, forecast
+        self.near = [_near(x, r) for x, r in zip(self.problem.layers, self.start)]
+        self.fixed = [p for p in self.problem.fixed.items() if p[1] != WHOLE]
+        pairs = [
+            (x.name, x.forms[p]) for x, own in zip(self.problem.layers, self.near) for p in own if x.forms[p] != WHOLE
+        ]  # fmt: skip
+        forecast.learn([*self.fixed, *pairs])
+        self.alone = [
+            {int(p): 0.0 if x.forms[p] == WHOLE else forecast.alone((x.name, x.forms[p])) for p in own}
+            for x, own in zip(self.problem.layers, self.near)
+        ]  # fmt: skip
+        self.start = self._least_sum()
+        self.everything = np.ones(forecast.decomposer.made.look.images, bool)
+
+    def _least_sum(self) -> tuple[int, ...]:
+        """The least sum among the forms near the chosen ones, which are known exactly now."""
+        layers = []
+        for layer, own, alone in zip(self.problem.layers, self.near, self.alone):
+            metric = layer.metric.copy()
+            metric[own] = [np.exp(-alone[int(p)]) for p in own]
+            layers.append(replace(layer, ranks=own, others=None, metric=metric))
+        return exact.plans(replace(self.problem, layers=tuple(layers)))[0][0][0]
+
+    def each(self, ranks: Sequence[int]) -> np.ndarray:
+        """Predicted divergence of every image."""
+        return self.forecast.each(SearchResult(tuple(ranks), 0.0).plan_forms(self.problem))
+
+    def value(self, ranks: Sequence[int]) -> float:
+        """Their mean."""
+        return float(np.mean(self.each(ranks)))
+
+    def descend(self, images: np.ndarray, trust: float) -> tuple[int, ...]:
+        """A plan of less divergence on some images, cross terms multiplied by ``trust``."""
+        scale = np.float32(1.0 / np.sqrt(images.sum()))
+
+        def vector(pair: Pair) -> np.ndarray:
+            return (self.forecast.vector(pair)[images] * scale).reshape(-1)
+
+        def value_of(ranks: Sequence[int]) -> float:
+            alone = sum(own[r] for own, r in zip(self.alone, ranks))
+            return trust * float(np.mean(self.each(ranks)[images])) + (1.0 - trust) * alone
+
+        rest = sum((vector(p) for p in self.fixed), np.zeros(int(images.sum()) * self.forecast.width, np.float32))
+        layers = [
+            Vectors(own, np.stack([vector((x.name, x.forms[p])) for p in own]))
+            for x, own in zip(self.problem.layers, self.near)
+        ]  # fmt: skip
+        return descend(self.problem, layers, self.start, value_of, rest, trust).ranks
+
+    def trust(self) -> tuple[float, str]:
+        """How far cross terms are to be trusted, by both halves of the images in turn: one chooses, the other says what it is worth.
+
+        What gains less than its standard error over the least sum is chance.
+        """
+        if len(self.everything) < 2 * FOLD:
+            return 0.0, f"too few images to know cross terms by (at least {2 * FOLD})"
+        odd = np.arange(len(self.everything)) % 2 == 1
+        before = self.each(self.start)
+        gains: dict[float, np.ndarray] = {}
+        for trust in TRUSTS:
+            after = np.zeros(len(odd))
+            for half in (odd, ~odd):
+                after[~half] = self.each(self.descend(half, trust))[~half]
+            gains[trust] = before - after
+        best = max(TRUSTS, key=lambda t: float(gains[t].mean()))
+        gain, error = float(gains[best].mean()), float(gains[best].std() / np.sqrt(len(odd)))
+        if gain <= error:
+            return 0.0, (
+                f"halves of the images do not agree that cross terms lead to a better one (gain {gain:.2g}, standard error {error:.2g})"
+            )
+        return best, (
+            f"a local optimum of what all layers change together, cross terms weighed {best:g} (on the other half of the images "
+            f"{gain:.2g} less, standard error {error:.2g})"
+        )
 
 
 def _near(layer: SearchLayer, rank: int) -> np.ndarray:

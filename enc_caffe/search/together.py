@@ -60,6 +60,7 @@ def descend(
     start: Sequence[int],
     value_of: Callable[[Sequence[int]], float],
     rest: Optional[np.ndarray] = None,
+    cross: float = 1.0,
 ) -> Descent:
     """Forms of pairs of layers changed together, within the budgets, while the value falls.
 
@@ -73,8 +74,10 @@ def descend(
         What is to fall; the quadratic form proposes changes, this decides.
     rest : ndarray, shape (D,), optional
         Sum of the vectors of fixed forms.
+    cross : float
+        What cross terms are multiplied by in the quadratic form: below 1 they are trusted less than what each layer does alone.
     """
-    space = _Space(problem, layers, rest)
+    space = _Space(problem, layers, rest, cross)
     at = space.index(start)
     best = before = value_of(tuple(start))
     rounds = 0
@@ -91,13 +94,16 @@ def descend(
 class _Space:
     """All known forms in one row, their products with each other and their costs."""
 
-    def __init__(self, problem: SearchProblem, layers: Sequence[Vectors], rest: Optional[np.ndarray]) -> None:
+    def __init__(
+        self, problem: SearchProblem, layers: Sequence[Vectors], rest: Optional[np.ndarray], cross: float
+    ) -> None:  # fmt: skip
         self.layers = layers
         self.first = np.cumsum([0, *(len(x.places) for x in layers)])
         self.owner = np.repeat(np.arange(len(layers)), np.diff(self.first))
         rows = np.concatenate([x.vectors for x in layers])
         self.products = np.asarray(rows @ rows.T, np.float64)
-        self.toward = np.zeros(len(rows)) if rest is None else np.asarray(rows @ rest, np.float64)
+        self.products[self.owner[:, None] != self.owner[None]] *= cross
+        self.toward = np.zeros(len(rows)) if rest is None else cross * np.asarray(rows @ rest, np.float64)
         self.budgets = list(problem.budgets.items())
         self.spent = [problem.fixed_costs.get(name, 0) for name, _ in self.budgets]
         self.costs = [

@@ -28,8 +28,8 @@ DENSE = 1.25
 KEPT = 3e8
 #: Passes over the images for gradients: of the sampled forms, and of those that were chosen.
 GRADIENT_PASSES = 2
-#: A backward pass with its products over a forward pass (2.4 on ResNet-56).
-DIRECTION = 2.4
+#: A backward pass with its products over a forward pass (2.5 to 2.7 on ResNet-56).
+DIRECTION = 2.6
 #: Images of the pass that is timed.
 TIMED = 20
 
@@ -67,7 +67,8 @@ def stages(
     layers : sequence of Layer
         Those that may be decomposed.
     forms : mapping of layer to sampled forms
-    kind : {'svd', 'weighted', 'asymmetric'}
+    kind : str
+        Of :data:`enc_caffe.calibration.decomposer.KINDS`.
     measured : bool
         Whether metrics are measured at the sampled ranks.
     networks : int
@@ -97,10 +98,13 @@ def stages(
         passes = sum(remaining[x.name] * left.metrics[x.name, f] for x in layers for f in forms[x.name])
         passes *= DENSE if dense else 1
         found["metrics"] = images * once * passes / workers
+    scores = made.look.scores
+    gradients = images * once * (1 + DIRECTION * number_of_probes(scores.classes, scores.softmax)) / workers
+    if kind.endswith("fisher") and left.factors:
+        # What outputs cost, other factors by it, and what both change: three passes, one of them over half of the images.
+        found["what outputs cost"] = 2.5 * gradients + found["factors"]
     if predicted:
-        scores = made.look.scores
-        probes = number_of_probes(scores.classes, scores.softmax)
-        found["gradients"] = GRADIENT_PASSES * images * once * (1 + DIRECTION * probes) / workers
+        found["gradients"] = GRADIENT_PASSES * gradients
     if networks:
         each = images * once / workers
         if kind.startswith("asymmetric"):

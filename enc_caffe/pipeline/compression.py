@@ -217,7 +217,7 @@ def compress(
                     images, table, default_only=True, progress=chooser.step("metrics"), decomposer=chooser.decomposer,
                     dense=making.dense,
                 )  # fmt: skip
-        if forecast is not None and chooser is not None:
+        if forecast is not None and chooser is not None and not evaluating:
             predictor = Predictor(options, forecast, time_of)
             found = chooser.mixture(table, options, time_of, predictor) if mixed else predictor(table)
             table = predictor.completed(table)

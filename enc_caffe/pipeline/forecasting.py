@@ -75,7 +75,7 @@ def search_predicted(
 ) -> Found:
     """The least sum of predicted divergences, and from there less divergence of the whole plan.
 
-    With ``fisher+measured`` chosen forms whose prediction is above :data:`SMALL` are measured and the search is made again, until
+    The second step is of the method ``model`` alone. With ``fisher+measured`` chosen forms whose prediction is above :data:`SMALL` are measured and the search is made again, until
     all of them are. The optimum of the sum is proven; that of the whole plan's divergence, cross terms included, is a local one
     that begins there.
 
@@ -96,7 +96,8 @@ def search_predicted(
         forecast.measure(large)
         table = _anew(table, large, forecast)
         found = search_plan(table, options, None, time_of)
-    return _together(table, found, forecast)
+    # Other methods have plans of their own, which no optimum takes the place of.
+    return _together(table, found, forecast) if options.method == "model" else found
 
 
 def _places(m: LayerMetrics) -> list[int]:
@@ -145,7 +146,7 @@ def _together(table: MetricsTable, found: Found, forecast: Forecast) -> Found:
     trust, words = whole.trust()
     ranks = whole.descend(whole.everything, trust) if trust > 0 else whole.start
     note = (
-        f"predicted divergence of the whole network {whole.value(whole.start):.6f} at the least sum over layers, which is proven, "
+        f"predicted divergence of the whole network {whole.value(whole.start):.6f} at the least sum over layers, proven among the forms near it, "
         f"and {whole.value(ranks):.6f} at this plan: {words}"
     )
     return together_plan(table, found, ranks, note, time.perf_counter() - begun)

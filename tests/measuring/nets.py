@@ -122,3 +122,13 @@ def with_zero(weights: Path, path: Path, name: str) -> Path:
                 blob.data[:] = [0.0] * len(blob.data)
     path.write_bytes(net.SerializeToString())
     return path
+
+
+def behind_argmax() -> str:
+    """A convolution whose output only an ArgMax reads, beside one that goes on."""
+    return (
+        HEAD.format(name="argmax") + conv("a", "data", 8) + simple("ra", "ReLU", "a") + conv("lost", "a", 8)
+        + 'layer { name: "most" type: "ArgMax" bottom: "lost" top: "most" argmax_param { axis: 1 } }\n' + conv("b", "a", 1)
+        + 'layer { name: "sum" type: "Eltwise" bottom: "b" bottom: "most" top: "sum" }\n' + conv("c", "sum", 8)
+        + TAIL.format(last="c") + LOSS
+    )  # fmt: skip

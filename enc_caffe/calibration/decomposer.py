@@ -23,6 +23,7 @@ from enc_caffe.errors import UsageError, WeightsError
 from enc_caffe.files.arrays import locked, read_arrays, write_arrays
 from enc_caffe.form import Form
 from enc_caffe.measuring.factors import read_error, read_factors
+from enc_caffe.measuring.probes import FEW, MOST
 from enc_caffe.measuring.store import digest_of
 from enc_caffe.measuring.subject import Subject, net_task, reference_scores
 from enc_caffe.network import Layer, Made, Network
@@ -180,7 +181,10 @@ class Decomposer:
             return Path(self._temporary.name) / kind
         made = self.made
         assert made.store is not None
-        return made.store.folder(made.context({**made.key(), "arrays": [RIDGE, ROUNDS, STEPS, POSITIONS]})) / kind
+        key: dict[str, Any] = {"arrays": [RIDGE, ROUNDS, STEPS, POSITIONS]}
+        if kind.startswith(("changes-", "factors-", "outputs")):
+            key["gradients"] = [MOST, FEW, OUTPUT_RIDGE]
+        return made.store.folder(made.context({**made.key(), **key})) / kind
 
     def _layers(self, names: Iterable[str]) -> dict[str, Layer]:
         return {n: self.made.look.network[n] for n in names}

@@ -22,7 +22,7 @@ from enc_caffe.form import Form
 from enc_caffe.network import Layer
 
 #: Added to G, as a part of its mean diagonal.
-OUTPUT_RIDGE = 1e-2
+OUTPUT_RIDGE = 1e-1
 
 #: R and its inverse, of one group.
 Root = tuple[np.ndarray, np.ndarray]

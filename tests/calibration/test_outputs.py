@@ -46,7 +46,7 @@ def test_every_form_has_the_better_factors_on_the_other_images(tmp_path: Path, t
             values = [predicted(s[held], probes["roots"][held], probes["scores"][held]) for s in sides]
             chosen = values[1] < values[0]
             taken += chosen
-            source = folder.parent / ("factors-outputs" if chosen else "factors")
+            source = decomposer.folder("factors-outputs" if chosen else "factors")
             for a, b in zip(read_factors(folder, name, form), read_factors(source, name, form)):
                 assert np.array_equal(a, b)
             kept = read_arrays(change_file(folder.parent / "changes-fisher", name))[str(form)]

@@ -208,6 +208,13 @@ def leading_comments(path: Path) -> str:
     return split_layers(_read_text(Path(path)))[0]
 
 
+def from_text(text: str) -> Any:
+    """The NetParameter of text that :func:`to_text` wrote."""
+    net = caffe_pb2().NetParameter()
+    text_format.Parse(text, net)
+    return net
+
+
 def to_text(message: Any) -> str:
     """Prototxt text of a message."""
     return text_format.MessageToString(message, as_utf8=True)

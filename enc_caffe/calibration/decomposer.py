@@ -15,18 +15,22 @@ from enc_caffe.caffe_io.describe import describe
 from enc_caffe.caffe_io.emit import chain_blobs, replace_layers, write_compressed
 from enc_caffe.calibration.layerwise import Blobs, CalibrationTask, Step, calibrate, flattened, grouped
 from enc_caffe.calibration.moments import POSITIONS, block_of, collect_all, columns_known, factorise_all, with_moments
+from enc_caffe.calibration.outputs import better_factors, costs_of_outputs
 from enc_caffe.decomposition import chain_of
-from enc_caffe.decomposition.regression import FEW, RIDGE, ROUNDS, STEPS
+from enc_caffe.decomposition.outputs import OUTPUT_RIDGE
+from enc_caffe.decomposition.regression import FEW as FEW_COLUMNS
+from enc_caffe.decomposition.regression import RIDGE, ROUNDS, STEPS
 from enc_caffe.errors import UsageError, WeightsError
 from enc_caffe.files.arrays import locked, read_arrays, write_arrays
 from enc_caffe.form import Form
 from enc_caffe.measuring.factors import read_error, read_factors
+from enc_caffe.measuring.probes import FEW, MOST
 from enc_caffe.measuring.store import digest_of
 from enc_caffe.measuring.subject import Subject, net_task, reference_scores
 from enc_caffe.network import Layer, Made, Network
 from enc_caffe.progress import Stages, quiet
 
-KINDS = ("svd", "weighted", "asymmetric")
+KINDS = ("svd", "weighted", "fisher", "asymmetric", "asymmetric_fisher")
 #: What may be put right: ``bn`` estimates the statistics of BatchNorm layers again on the images, ``change`` corrects them
 #: by how much they differ between both networks on the images, ``bias`` corrects the biases of pairs, ``auto`` takes what
 #: measures best.
@@ -41,9 +45,9 @@ class Decomposition:
 
     Attributes
     ----------
-    kind : {'svd', 'weighted', 'asymmetric'}
-        The error of the weights, of the layer's output on the original's inputs, or of its output on the inputs that
-        come from the compressed layers before it.
+    kind : {'svd', 'weighted', 'fisher', 'asymmetric', 'asymmetric_fisher'}
+        The error of the weights, of the layer's output on the original's inputs, the same weighted by what changes of the
+        outputs cost, or the error of its output on the inputs that come from the compressed layers before it, plain or weighted.
     recalibrate : frozenset of str
         Names of :data:`RECALIBRATE`.
     """
@@ -68,6 +72,16 @@ class Decomposition:
         if "auto" not in self.recalibrate:
             return [self]
         return [replace(self, recalibrate=frozenset({"bias"}) | norms) for norms in ALTERNATIVES]
+
+    @property
+    def knows_outputs(self) -> bool:
+        """Whether errors of the outputs are weighted by what they cost."""
+        return self.kind in ("fisher", "asymmetric_fisher")
+
+    @property
+    def asymmetric(self) -> bool:
+        """Whether layers are solved for the inputs that come from the compressed ones before them."""
+        return self.kind in ("asymmetric", "asymmetric_fisher")
 
     @property
     def plain(self) -> bool:
@@ -107,7 +121,7 @@ def steps_for(
             form = forms[layer.name]
             names = tuple(layer.name + stage.suffix for stage in chain_of(layer, form).stages)
             biased = layer.bias and "bias" in how.recalibrate and columns_known(layer)
-            if how.kind == "asymmetric" and with_moments(layer):
+            if how.asymmetric and with_moments(layer):
                 free = biased or layer.tops[0] in norms
                 steps.append(Step("chain", layer, form, names, free))
             elif biased and layer.tops[0] not in norms:
@@ -152,7 +166,15 @@ class Decomposer:
 
     def key(self) -> dict[str, Any]:
         """What factors depend on beside the images and the network."""
-        return {} if self.how.kind == "svd" else {"decomposition": ["weighted", RIDGE, FEW, ROUNDS, STEPS, POSITIONS]}
+        if self.how.kind == "svd":
+            return {}
+        outputs = ["fisher", OUTPUT_RIDGE] if self.how.knows_outputs else ["weighted"]
+        return {"decomposition": [*outputs, RIDGE, FEW_COLUMNS, ROUNDS, STEPS, POSITIONS]}
+
+    @property
+    def factors_kind(self) -> str:
+        """What factors of :meth:`prepare` minimise: asymmetric ones begin as weighted ones."""
+        return "svd" if self.how.kind == "svd" else "fisher" if self.how.knows_outputs else "weighted"
 
     def folder(self, kind: str) -> Path:
         """Where arrays of a kind are kept, whoever makes them."""
@@ -160,7 +182,10 @@ class Decomposer:
             return Path(self._temporary.name) / kind
         made = self.made
         assert made.store is not None
-        return made.store.folder(made.context({**made.key(), "arrays": [RIDGE, FEW, ROUNDS, STEPS, POSITIONS]})) / kind
+        key: dict[str, Any] = {"arrays": [RIDGE, FEW_COLUMNS, ROUNDS, STEPS, POSITIONS]}
+        if kind.startswith(("changes-", "factors-", "outputs")):
+            key["gradients"] = [MOST, FEW, OUTPUT_RIDGE]
+        return made.store.folder(made.context({**made.key(), **key})) / kind
 
     def _layers(self, names: Iterable[str]) -> dict[str, Layer]:
         return {n: self.made.look.network[n] for n in names}
@@ -185,7 +210,13 @@ class Decomposer:
             layers, lambda x: self._model.weights(x)[0], moments, factors, wanted, made.executor,
             lambda d, a: self.progress("factors", d, a),
         )  # fmt: skip
-        return str(factors)
+        if not self.how.knows_outputs:
+            return str(factors)
+        return str(
+            better_factors(
+                made, layers, lambda x: self._model.weights(x)[0], self.folder, wanted, self.progress,
+            )
+        )  # fmt: skip
 
     def errors(self, pairs: Iterable[tuple[str, Form]]) -> dict[tuple[str, Form], float]:
         """Part of the power of each layer's output that its weighted factors lose on the images."""
@@ -247,7 +278,7 @@ class Decomposer:
 
     def check(self, forms: Mapping[str, Form]) -> None:
         """Raise :class:`UsageError` where some layer cannot be made in this way."""
-        if self.placement != "published" or self.how.kind != "asymmetric":
+        if self.placement != "published" or not self.how.asymmetric:
             return
         for name, layer in self._layers(forms).items():
             published, exact = (chain_of(layer, forms[name], p) for p in ("published", "exact"))
@@ -269,8 +300,11 @@ class Decomposer:
         block = block_of(network)
         if any(s.kind != "norm" for s in steps):
             original = net_task(plain, (), block)
+        roots: dict[str, Any] = {}
+        if self.how.kind == "asymmetric_fisher":
+            roots = costs_of_outputs(made, self._layers(forms), self.folder, self.progress)
         task = CalibrationTask(
-            net_task(plain, (), block, caffemodel, pairs, described), original, str(work), made.look.images
+            net_task(plain, (), block, caffemodel, pairs, described), original, str(work), made.look.images, roots
         )
         return calibrate(
             task, steps, initial, self._weights, made.executor,

@@ -18,6 +18,7 @@ from enc_caffe.decomposition import scheme_for
 from enc_caffe.decomposition.patches import patch_size
 from enc_caffe.form import Form
 from enc_caffe.measuring.passes import NetTask, batches, engine_of
+from enc_caffe.measuring.probes import number_of_probes
 from enc_caffe.measuring.subject import Subject, batch_for, net_task
 from enc_caffe.network import Layer, Network
 
@@ -29,6 +30,10 @@ WORTH = 0.85
 SMALLER, EACH = 0.5, 0.004
 #: Bytes a second of the blobs that both networks keep between two layers, written and read.
 KEPT = 3e8
+#: Passes over the images for gradients: of the sampled forms, and of those that were chosen.
+GRADIENT_PASSES = 2
+#: A backward pass with its products over a forward pass (2.5 to 2.7 on ResNet-56).
+DIRECTION = 2.6
 #: Images of the pass that is timed.
 TIMED = 20
 
@@ -58,6 +63,7 @@ def stages(
     dense: bool = False,
     left: Optional[Remaining] = None,
     trained: int = 0,
+    predicted: bool = False,
 ) -> dict[str, float]:
     """Seconds by stage.
 
@@ -66,7 +72,8 @@ def stages(
     layers : sequence of Layer
         Those that may be decomposed.
     forms : mapping of layer to sampled forms
-    kind : {'svd', 'weighted', 'asymmetric'}
+    kind : str
+        Of :data:`enc_caffe.calibration.decomposer.KINDS`.
     measured : bool
         Whether metrics are measured at the sampled ranks.
     networks : int
@@ -77,6 +84,8 @@ def stages(
         What is not known yet; without it nothing is.
     trained : int
         Images that pass through both networks in a distillation, which one process computes.
+    predicted : bool
+        Whether gradients predict the metrics.
     """
     left = left or everything(forms)
     batch = min(TIMED, made.look.images, batch_for(made.look.network, made.memory, made.executor.workers))
@@ -97,9 +106,16 @@ def stages(
         passes *= DENSE if dense else 1
         passes *= WORTH if kind != "svd" and any(len({f.scheme for f in own}) > 1 for own in forms.values()) else 1
         found["metrics"] = images * once * passes / workers
+    scores = made.look.scores
+    gradients = images * once * (1 + DIRECTION * number_of_probes(scores.classes, scores.softmax)) / workers
+    if kind.endswith("fisher") and left.factors:
+        # What outputs cost, other factors by it, and what both change: three passes, one of them over half of the images.
+        found["what outputs cost"] = 2.5 * gradients + found["factors"]
+    if predicted:
+        found["gradients"] = GRADIENT_PASSES * gradients
     if networks:
         each = images * once / workers
-        if kind == "asymmetric":
+        if kind.startswith("asymmetric"):
             size = sum((patch_size(x) + 2 * x.out_channels) * patch_size(x) * x.groups * _positions(x) for x in known)
             solve = sum(_solving(x, [forms[x.name][len(forms[x.name]) // 2]], rate) for x in known)
             kept = sum(8.0 * (int(np.prod(x.bottom_shapes[0][1:])) + int(np.prod(x.top_shapes[0][1:]))) for x in known)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Callable, Iterator, Mapping, Optional, Sequence
 
@@ -20,8 +20,9 @@ import numpy as np
 
 from enc_caffe.calibration.moments import MomentSum, image_columns, image_patches
 from enc_caffe.decomposition import scheme_for
+from enc_caffe.decomposition.outputs import output_roots, solve_turned, turned
 from enc_caffe.decomposition.patches import patch_size
-from enc_caffe.decomposition.regression import Moments, group_weights
+from enc_caffe.decomposition.regression import Moments, group_weights, regular
 from enc_caffe.errors import CaffeError
 from enc_caffe.files.arrays import UNREADABLE, arrays_writer, read_arrays, write_arrays
 from enc_caffe.form import WHOLE, Form
@@ -72,13 +73,15 @@ class Step:
 class CalibrationTask:
     """Both networks (the original only where some step needs it), not folded, and the folder of what is kept between steps.
 
-    The tasks' ``batch`` is how many images are summed at once.
+    The tasks' ``batch`` is how many images are summed at once. ``outputs`` has G (g, O/g, O/g) of layers whose outputs' errors are
+    weighted.
     """
 
     compressed: NetTask
     original: Optional[NetTask]
     folder: str
     images: int
+    outputs: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 def advance(
@@ -241,7 +244,8 @@ def calibrate(
     dict of layer to arrays
         Blobs in Caffe's order; layers that no step changed are absent.
     """
-    folder = Path(task.folder)
+    # Workers sum; what weighs the outputs stays here.
+    folder, small = Path(task.folder), replace(task, outputs={})
     chunks = [c for c in range(CHUNKS) if len(range(*span(task.images, c, task.compressed.batch)))]
     done, base, found = _resume(folder, len(steps), chunks)
     progress(done, len(steps))
@@ -256,9 +260,9 @@ def calibrate(
         else:
             since = {n for s in steps[max(base, 0) : at] for n in _changes(s)}
             changed = {n: b for n, b in found.items() if n in since}
-            jobs = [(task, base, at, steps, c, changed, keep) for c in chunks]
+            jobs = [(small, base, at, steps, c, changed, keep) for c in chunks]
             (sums,) = run_all(executor, advance, jobs, [1] * len(chunks), fold=_merged)
-            blobs = _solved(step, sums, initial, weights_of)
+            blobs = _solved(step, sums, initial, weights_of, task.outputs.get(step.layer.name))
         found.update(blobs)
         before, base = base, at if keep else base
         _remember(folder, at + 1, base, found)
@@ -280,7 +284,9 @@ def _merged(first: Any, second: Any) -> Any:
     return first[0] + second[0], [first[1][0] + second[1][0]]
 
 
-def _solved(step: Step, sums: Any, initial: Blobs, weights_of: Callable[[Layer], list[np.ndarray]]) -> Blobs:
+def _solved(
+    step: Step, sums: Any, initial: Blobs, weights_of: Callable[[Layer], list[np.ndarray]], outputs: Optional[np.ndarray] = None
+) -> Blobs:  # fmt: skip
     layer = step.layer
     if step.kind == "norm":
         mean, square = sums[0] / sums[1][0]
@@ -310,7 +316,12 @@ def _solved(step: Step, sums: Any, initial: Blobs, weights_of: Callable[[Layer],
         middle = x if step.free else np.zeros_like(x)
         moments.append(Moments(inputs - np.outer(middle, middle), targets - np.outer(x, constant), own.columns))
         means.append((x, y))
-    factors = scheme.solve(layer, arrays[0], moments, step.form)
+    ready = regular(layer, arrays[0], moments)
+    if outputs is None:
+        factors = scheme.solve_regular(layer, arrays[0], ready, step.form)
+    else:
+        roots = output_roots(outputs)
+        factors = solve_turned(scheme, layer, arrays[0], turned(ready, roots), roots, step.form)
     blobs = {name: [factor] for name, factor in zip(step.names, factors)}
     if bias is not None:
         new = bias.reshape(-1)

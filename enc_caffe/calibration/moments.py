@@ -15,6 +15,7 @@ import numpy as np
 from scipy.linalg import blas
 
 from enc_caffe.decomposition import Factoriser, scheme_for
+from enc_caffe.decomposition.outputs import output_roots, solve_turned, turned
 from enc_caffe.decomposition.patches import patch_size, patches, sampled_positions
 from enc_caffe.decomposition.regression import Moments, group_weights, output_power, regular
 from enc_caffe.errors import CaffeError
@@ -162,10 +163,13 @@ def collect_all(task: NetTask, folder: Path, images: int, executor: Executor, me
     run_all(executor, collect, jobs, [len(p) for p in parts], progress)
 
 
-def factorise(layer: Layer, weights: np.ndarray, moments: str, folder: str, forms: Sequence[Form]) -> None:
+def factorise(
+    layer: Layer, weights: np.ndarray, moments: str, folder: str, forms: Sequence[Form], outputs: Optional[np.ndarray] = None
+) -> None:  # fmt: skip
     """Write a layer's weighted factors in some forms, and the part of its output's power that each loses (in a worker).
 
-    Without moments the factors are those of plain SVD, and the part is that of the weights.
+    Without moments the factors are those of plain SVD, and the part is that of the weights. ``outputs`` (g, O/g, O/g) weighs the outputs'
+    errors (:mod:`enc_caffe.decomposition.outputs`).
     """
     arrays = read_arrays(Path(moments)) if with_moments(layer) else None
     if arrays is None and with_moments(layer):
@@ -177,9 +181,13 @@ def factorise(layer: Layer, weights: np.ndarray, moments: str, folder: str, form
     ready = regular(layer, weights, known) if known else []
     plain: dict[str, Factoriser] = {}
     power = sum(map(output_power, inputs, flat))
+    roots = output_roots(outputs) if outputs is not None and ready else []
+    turned_moments = turned(ready, roots)
     for form in forms:
         scheme = scheme_for(form.scheme)
-        if ready:
+        if roots:
+            factors = solve_turned(scheme, layer, weights, turned_moments, roots, form)
+        elif ready:
             factors = scheme.solve_regular(layer, weights, ready, form)
         else:
             if form.scheme not in plain:
@@ -199,14 +207,16 @@ def factorise_all(
     wanted: Iterable[tuple[str, Form]],
     executor: Executor,
     progress: Progress,
+    outputs: Optional[Mapping[str, np.ndarray]] = None,
 ) -> None:
-    """Factors of every (layer, form) as files in ``folder``; those that are there stay."""
+    """Factors of every (layer, form) as files in ``folder``; those that are there stay. ``outputs`` weighs errors of some layers'
+    outputs."""
     missing: dict[str, list[Form]] = {}
     for name, form in dict.fromkeys(wanted):
         if read_arrays(factor_file(folder, name, form)) is None:
             missing.setdefault(name, []).append(form)
     jobs = [
-        (layers[n], weights_of(layers[n]), str(moment_file(moments, n)), str(folder), forms)
+        (layers[n], weights_of(layers[n]), str(moment_file(moments, n)), str(folder), forms, (outputs or {}).get(n))
         for n, forms in missing.items()
     ]
     run_all(executor, factorise, jobs, [len(f) for f in missing.values()], progress)

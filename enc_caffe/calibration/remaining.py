@@ -45,7 +45,8 @@ def remaining(decomposer: Decomposer, forms: Mapping[str, Sequence[Form]]) -> Re
     whole, made = everything(forms), decomposer.made
     if made.store is None:
         return whole
-    moments, factors = decomposer.folder("moments"), decomposer.folder("factors")
+    kind = "factors-fisher" if decomposer.how.knows_outputs else "factors"
+    moments, factors = decomposer.folder("moments"), decomposer.folder(kind)
     return Remaining(
         frozenset(n for n in whole.moments if not moment_file(moments, n).exists()),
         frozenset((n, f) for n, f in whole.factors if not factor_file(factors, n, f).exists()),

@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Optional
 
 from enc_caffe import pipeline
 from enc_caffe.calibration.decomposer import Decomposer, Decomposition
+from enc_caffe.calibration.forecast import Forecast
 from enc_caffe.cli.common import add_dense, add_model, add_workers, load_network, open_store, workers
 from enc_caffe.cli.feed import add_feed
 from enc_caffe.cli.images import add_images, shown, take_images
@@ -18,7 +20,9 @@ from enc_caffe.files.output import check_parent, claimed
 from enc_caffe.metrics.files import write_metrics
 from enc_caffe.metrics.sampling import sampler_from
 from enc_caffe.metrics.table import MetricsTable
+from enc_caffe.pipeline.forecasting import predicted_metrics
 from enc_caffe.pipeline.measurement import concerns, falling_curves, images_of, measured_metrics, output_errors
+from enc_caffe.progress import Stages
 from enc_caffe.terminal.progress import progress_bar, stage_bars
 
 
@@ -34,13 +38,14 @@ def register(commands: Any) -> None:
     p.add_argument("--fully_connected", action="store_true", help="decompose fully connected layers too")
     p.add_argument("--out", type=Path, required=True, metavar="METRICS.json")
     p.add_argument(
-        "--decomposition", choices=("svd", "weighted"), default="svd",
+        "--decomposition", choices=("svd", "weighted", "fisher"), default="svd",
         help="factors that are measured: of plain SVD (default), or of least error of the layer's output",
     )  # fmt: skip
     p.add_argument(
-        "--measure", choices=("all", "output"), default="all",
+        "--measure", choices=("all", "output", "fisher"), default="all",
         help="all (default): accuracy and divergence, a pass for every form; output: what part of its output's power each layer "
-        "loses, from second moments alone (with --decomposition weighted)",
+        "loses, from second moments alone (with --decomposition weighted); fisher: the divergence of each form by gradients, one "
+        "backward pass for each direction of the scores, whatever the number of forms",
     )  # fmt: skip
     add_dense(p)
     add_schemes(p)
@@ -105,6 +110,8 @@ def _measured(args: argparse.Namespace, loaded: pipeline.LoadedNetwork, table: M
             decomposer = None if how.plain and args.measure == "all" else Decomposer(images, how, progress=stages)
             if args.measure == "output":
                 return _outputs(args, table, decomposer)
+            if args.measure == "fisher":
+                return _predictions(args, table, decomposer or Decomposer(images, how, progress=stages), stages)
             measured = measured_metrics(
                 images, table, args.accuracy, args.samples == "vbmf", step, decomposer, args.dense
             )  # fmt: skip
@@ -133,3 +140,24 @@ def _outputs(args: argparse.Namespace, table: MetricsTable, decomposer: Optional
     forms = sum(e is not None for m in found.layers for e in m.series("sampled_output_error"))
     print(f"{args.out}: output errors of {forms} forms of {table.network} on {decomposer.made.look.images} images")
     return found
+
+
+def _predictions(args: argparse.Namespace, table: MetricsTable, decomposer: Decomposer, stages: Stages) -> MetricsTable:
+    start, look = time.perf_counter(), decomposer.made.look
+    forecast = Forecast(decomposer, [m.name for m in table.layers], stages)
+    for line in forecast.remarks():
+        print(line, file=sys.stderr)
+    found = predicted_metrics(table, forecast, args.samples == "vbmf")
+    extra = {
+        **dict(table.extra),
+        "decomposition": args.decomposition,
+        "images": look.images,
+        "lmdb": decomposer.made.lmdb.name,
+    }
+    forms = sum(e is not None for m in found.layers for e in m.series("sampled_fisher"))
+    print(
+        f"{args.out}: predicted divergences of {forms} forms of {table.network} on {look.images} images, {time.perf_counter() - start:.0f} s"
+    )
+    return replace(
+        found, source=f"gradients on {look.images} images of {decomposer.made.lmdb.name}", extra=tuple(extra.items())
+    )

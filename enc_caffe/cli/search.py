@@ -68,6 +68,10 @@ def run(args: argparse.Namespace) -> None:
 
 def _search(args: argparse.Namespace) -> None:
     options = search_options(args)
+    if options.metric == "fisher+measured":
+        raise UsageError(
+            "--metric fisher+measured measures as it searches: enc-caffe compress does; here --metric fisher"
+        )
     table = read_metrics(args.metrics)
     latency = times_of(args)
     with_images = _images(args)

@@ -55,7 +55,8 @@ def add_search(command: argparse.ArgumentParser, sweeps: bool = False, solver: s
     )
     how.add_argument(
         "--metric", default="pca",
-        help="pca (default), measured, combined (A_c), or divergence or loss where the metrics hold them",
+        help="pca (default), measured, combined (A_c), or divergence, loss, output or fisher where the metrics hold them; compress also "
+        "takes fisher+measured: what gradients predict, measured where it is large and decides",
     )  # fmt: skip
     how.add_argument(
         solver, dest="search_solver", default="exact", help="of model and inf: exact (default) or the paper's space"

@@ -17,7 +17,10 @@ from enc_caffe.metrics.vbmf import estimate
 from enc_caffe.network import Layer
 
 #: Where each metric that adds up over layers is kept.
-SERIES = {"divergence": "sampled_divergence", "loss": "sampled_cross_entropy", "output": "sampled_output_error"}
+SERIES = {
+    "divergence": "sampled_divergence", "loss": "sampled_cross_entropy", "output": "sampled_output_error",
+    "fisher": "sampled_fisher", "fisher+measured": "sampled_fisher",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Mapping, Optional, Sequence
+from typing import Callable, Mapping, Optional, Sequence
 
 import numpy as np
 
@@ -84,7 +84,10 @@ class Chooser:
     def _report(self, what: str, done: int, all_: int) -> None:
         self._progress(self._what + what, done, all_)
 
-    def mixture(self, table: MetricsTable, options: SearchOptions, time_of: Optional[TimeOf]) -> Found:
+    def mixture(
+        self, table: MetricsTable, options: SearchOptions, time_of: Optional[TimeOf],
+        search: Optional[Callable[[MetricsTable], Found]] = None,
+    ) -> Found:  # fmt: skip
         """The plan of all schemes, or of one of them wherever it can be had: what diverges least as a whole network."""
         seen = 0
 
@@ -94,7 +97,7 @@ class Chooser:
             self._what = f"mixture or one scheme, plan {seen}: "
             return self.evaluator.divergence(forms)
 
-        found = search_mixture(table, options, value_of, time_of)
+        found = search_mixture(table, options, value_of, time_of, search)
         self._what = ""
         return found[0][1]
 

@@ -13,6 +13,7 @@ from enc_caffe.caffe_io.distill import Distillation
 from enc_caffe.caffe_io.variants import check_one_input
 from enc_caffe.calibration import duration
 from enc_caffe.calibration.decomposer import Decomposition
+from enc_caffe.calibration.forecast import Forecast
 from enc_caffe.calibration.layerwise import Blobs
 from enc_caffe.calibration.remaining import remaining
 from enc_caffe.decomposition.policy import PAPER
@@ -28,6 +29,7 @@ from enc_caffe.metrics.table import MetricsTable
 from enc_caffe.pipeline.choosing import Chooser
 from enc_caffe.pipeline.distilled import passes
 from enc_caffe.pipeline.emission import Emitted, emit
+from enc_caffe.pipeline.forecasting import PREDICTED, Predictor, predicted_metrics
 from enc_caffe.pipeline.loading import LoadedNetwork
 from enc_caffe.pipeline.measurement import concerns, images_of, measured_metrics, output_errors
 from enc_caffe.pipeline.planning import check_search, search_plan
@@ -195,7 +197,7 @@ def compress(
     # Where whole networks are measured anyway, they decide between a mixture and one scheme too.
     mixed = making.refine > 0 and options.schemes != PAPER and not evaluating
     with resources.workers.executor() as executor:
-        chooser = None
+        chooser, forecast = None, None
         if options.metric != "pca" or evaluating or making.refine or not how.plain:
             images = images_of(loaded, source.weights, lmdb, executor, resources.store, resources.memory)
             chooser = Chooser(images, how, making.placement, progress)
@@ -207,16 +209,22 @@ def compress(
             sampled: dict[str, list[Form]] = {}
             for m in table.layers:
                 sampled.setdefault(m.name, []).extend(m.form(r) for r in m.measure_at)
-            left, measured = remaining(chooser.decomposer, sampled), options.metric not in ("pca", "output")
+            left, measured = remaining(chooser.decomposer, sampled), options.metric not in ("pca", "output", *PREDICTED)
             seconds = duration.stages(
                 images, [layer for layer, _ in table.by_layer()], sampled, how.kind, measured,
                 making.refine + len(how.alternatives()) + (len({m.scheme for m in table.layers}) if mixed else 0), making.dense, left,
                 passes(loaded, making.iterations) if making.iterations else 0,
+                options.metric in PREDICTED,
             )  # fmt: skip
             known = f"; {left.measured:.0%} of the metrics are known already" if left.measured and measured else ""
             notice(f"measuring on {images.look.images} images: {duration.words(seconds, executor.workers)}{known}")
             if options.metric == "output":
                 table = output_errors(table, chooser.decomposer, default_only=True)
+            elif options.metric in PREDICTED:
+                forecast = Forecast(chooser.decomposer, [m.name for m in table.layers], progress)
+                for line in forecast.remarks():
+                    notice(line)
+                table = predicted_metrics(table, forecast)
             elif options.metric != "pca":
                 table = measured_metrics(
                     images, table, default_only=True, progress=chooser.step("metrics"), decomposer=chooser.decomposer,
@@ -226,7 +234,11 @@ def compress(
             raise UsageError(
                 "--distill_iterations: images have no say in the rest; give --quality max or a --decomposition"
             )
-        if chooser is not None and mixed:
+        if forecast is not None and chooser is not None and not evaluating:
+            predictor = Predictor(options, forecast, time_of)
+            found = chooser.mixture(table, options, time_of, predictor) if mixed else predictor(table)
+            table = predictor.completed(table)
+        elif chooser is not None and mixed:
             found = chooser.mixture(table, options, time_of)
         else:
             found = search_plan(table, options, chooser.evaluator if chooser and evaluating else None, time_of)

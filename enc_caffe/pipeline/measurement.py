@@ -133,7 +133,7 @@ def output_errors(table: MetricsTable, decomposer: Decomposer, default_only: boo
     )
     extra = {
         **dict(table.extra),
-        "decomposition": "weighted",
+        "decomposition": decomposer.factors_kind,
         "images": decomposer.made.look.images,
         "lmdb": decomposer.made.lmdb.name,
     }

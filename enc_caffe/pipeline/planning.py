@@ -82,7 +82,11 @@ def with_one_scheme(table: MetricsTable, options: SearchOptions, scheme: str) ->
 
 
 def search_mixture(
-    table: MetricsTable, options: SearchOptions, value_of: PlanAccuracy, time_of: Optional[TimeOf] = None
+    table: MetricsTable,
+    options: SearchOptions,
+    value_of: PlanAccuracy,
+    time_of: Optional[TimeOf] = None,
+    search: Optional[Callable[[MetricsTable], Found]] = None,
 ) -> list[tuple[float, Found]]:
     """The optimum among all forms, and those with one scheme wherever it can be had, by the whole network's value, least first.
 
@@ -93,14 +97,17 @@ def search_mixture(
     ----------
     value_of : callable of the plan's forms
         What is to become small, such as the network's mean divergence from the original.
+    search : callable of a table, optional
+        Finds each plan, instead of :func:`search_plan`.
     """
-    found = [search_plan(table, options, None, time_of)]
+    search = search or (lambda known: search_plan(known, options, None, time_of))
+    found = [search(table)]
     for scheme in dict.fromkeys(m.scheme for m in table.layers):
         single = with_one_scheme(table, options, scheme)
         if single is not None:
             # A target that this scheme cannot reach is no fault of the others.
             with contextlib.suppress(InfeasibleError, MetricsError):
-                found.append(search_plan(single, options, None, time_of))
+                found.append(search(single))
     different = {tuple(f.plan.forms.items()): f for f in reversed(found)}
     return sorted(((value_of(f.plan.forms), f) for f in different.values()), key=lambda pair: pair[0])
 
@@ -130,6 +137,15 @@ def refined_plan(table: MetricsTable, found: Found, refined: Refined) -> Found:
         "evaluations": len(refined.evaluated), "divergence_before": refined.evaluated[0][1], "divergence": refined.value,
     }  # fmt: skip
     return Found(replace(plan, about=replace(plan.about, refined=about)), result, problem)
+
+
+def together_plan(table: MetricsTable, found: Found, ranks: Sequence[int], note: str, seconds: float) -> Found:
+    """A search whose plan was changed by what all layers do together; what it costs is counted anew, and the gap to the least sum is
+    said."""
+    problem = found.problem
+    result = SearchResult(tuple(ranks), problem.score(ranks), found.result.candidates, note=note)
+    result = replace(result, gap=optimality_gap(problem, result))
+    return Found(_plan(table, problem, result, (found.plan.about.search_seconds or 0.0) + seconds), result, problem)
 
 
 def optimality_gap(problem: SearchProblem, result: SearchResult) -> Optional[float]:

@@ -10,7 +10,7 @@ from enc_caffe.errors import UsageError
 from enc_caffe.form import CONVENTIONS
 
 FIRST_LAYER = ("keep", "half", "search")
-PRODUCTS = ("pca", "measured", "divergence", "loss", "output")
+PRODUCTS = ("pca", "measured", "divergence", "loss", "output", "fisher", "fisher+measured")
 METRICS = (*PRODUCTS, "combined")
 PRESETS = ("budget", "paper", "published")
 SOLVERS = ("exact", "space")
@@ -30,9 +30,9 @@ class SearchOptions:
     ----------
     method : str
         A name in :data:`enc_caffe.search.methods.METHODS`.
-    metric : {'pca', 'measured', 'combined', 'divergence', 'loss', 'output'}
-        A_p (Eq. 7), A_m (Eq. 6), A_c (Eq. 8), or exp(-sum) of a measured divergence or loss, or of the part of their outputs'
-        power that the layers lose.
+    metric : {'pca', 'measured', 'combined', 'divergence', 'loss', 'output', 'fisher', 'fisher+measured'}
+        A_p (Eq. 7), A_m (Eq. 6), A_c (Eq. 8), or exp(-sum) of a measured divergence or loss, of the part of their outputs'
+        power that the layers lose, or of the divergences that gradients predict (and measurements correct).
     target_flops, target_params, target_latency : float, optional
         Budgets as parts of what the counted layers cost whole; several hold together.
     target_accuracy : float, optional

@@ -267,7 +267,7 @@ def test_only_what_a_plan_changes_is_put_right(residual: Setting) -> None:
 def test_published_strides_and_unknown_names_are_refused(residual: Setting) -> None:
     with pytest.raises(UsageError, match="layer 'c3' has stride"):
         residual.decomposer(Decomposition("asymmetric"), placement="published").blobs({"c3": Form("spatial", (3,))})
-    with pytest.raises(UsageError, match="known are svd, weighted, asymmetric"):
+    with pytest.raises(UsageError, match="known are svd, weighted, fisher, asymmetric, asymmetric_fisher"):
         Decomposition("best")
     with pytest.raises(UsageError, match="exclude each other"):
         Decomposition("svd", frozenset({"bn", "change"}))

@@ -108,3 +108,27 @@ def write_images(path: Path, number: int, seed: int = 0, labels: bool = True) ->
     marks = rng.integers(0, 5, number) if labels else np.full(number, -1)
     write_lmdb(path, from_arrays(pixels.astype(np.uint8), marks.astype(np.int64))[1])
     return path
+
+
+def with_zero(weights: Path, path: Path, name: str) -> Path:
+    """A copy of a caffemodel in which one layer's blobs are 0."""
+    from enc_caffe.caffe_io.proto import caffe_pb2
+
+    net = caffe_pb2().NetParameter()
+    net.ParseFromString(Path(weights).read_bytes())
+    for layer in net.layer:
+        if layer.name == name:
+            for blob in layer.blobs:
+                blob.data[:] = [0.0] * len(blob.data)
+    path.write_bytes(net.SerializeToString())
+    return path
+
+
+def behind_argmax() -> str:
+    """A convolution whose output only an ArgMax reads, beside one that goes on."""
+    return (
+        HEAD.format(name="argmax") + conv("a", "data", 8) + simple("ra", "ReLU", "a") + conv("lost", "a", 8)
+        + 'layer { name: "most" type: "ArgMax" bottom: "lost" top: "most" argmax_param { axis: 1 } }\n' + conv("b", "a", 1)
+        + 'layer { name: "sum" type: "Eltwise" bottom: "b" bottom: "most" top: "sum" }\n' + conv("c", "sum", 8)
+        + TAIL.format(last="c") + LOSS
+    )  # fmt: skip

@@ -1,0 +1,45 @@
+"""The network that gradients are taken of: what is kept, where gradients arrive, and which rates Caffe gets."""
+
+from __future__ import annotations
+
+from enc_caffe.caffe_io.backward import backward_net, backward_text
+from enc_caffe.caffe_io.prototxt import from_text, to_text
+from tests.measuring import nets
+
+INPUT = 'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 3 dim: 12 dim: 12 } } }\n'
+
+
+def test_it_ends_with_the_scores_and_only_first_layers_learn() -> None:
+    text = (
+        INPUT + nets.conv("a", "data", 8) + nets.simple("ra", "ReLU", "a") + nets.conv("b", "a", 8, bias=False)
+        + nets.conv("other", "a", 4) + nets.conv("beside", "data", 8) + nets.simple("late", "ReLU", "b")
+        + 'layer { name: "sum" type: "Eltwise" bottom: "b" bottom: "beside" top: "sum" propagate_down: true propagate_down: false }\n'
+        + nets.simple("prob", "Softmax", "sum", "prob")
+    )  # fmt: skip
+    net, reached, blocked = backward_net(from_text(text), "sum")
+    assert [x.name for x in net.layer] == ["data", "a", "ra", "b", "beside", "late", "sum"]
+    assert reached == {x.name for x in net.layer} and not blocked
+    rates = {x.name: [p.lr_mult for p in x.param] for x in net.layer if x.type == "Convolution"}
+    # Gradients arrive at b by themselves; a and beside read the data.
+    assert rates == {"a": [1.0, 0.0], "b": [0.0], "beside": [1.0, 0.0]}
+    assert list(net.layer[-1].loss_weight) == [1.0] and not net.layer[-1].propagate_down
+
+
+def test_nothing_goes_into_a_layer_without_a_gradient() -> None:
+    text, reached, blocked = backward_text(to_text(from_text(nets.behind_argmax().split("\n", 2)[2])), "fc")
+    net = {x.name: x for x in from_text(text).layer}
+    assert "lost" in blocked and "most" in blocked and {"a", "b", "sum", "c", "fc"} <= reached
+    # The reader of an ArgMax says that its second bottom needs no gradient.
+    assert list(net["sum"].propagate_down) == [True, False] and "loss" not in net
+
+
+def test_weights_that_are_shared_keep_equal_rates() -> None:
+    shared = 'param { name: "w" lr_mult: 0 } param { name: "v" lr_mult: 2 decay_mult: 0 }'
+    text = (
+        INPUT + nets.conv("a", "data", 3).replace("convolution_param", shared + " convolution_param")
+        + nets.conv("b", "a", 3).replace("convolution_param", shared + " convolution_param")
+    )  # fmt: skip
+    net, reached, _ = backward_net(from_text(text), "b")
+    assert (
+        all(not p.HasField("lr_mult") and p.name in ("w", "v") for x in net.layer for p in x.param) and "a" in reached
+    )

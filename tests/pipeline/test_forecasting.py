@@ -1,0 +1,185 @@
+"""Searches by predicted divergences, with real Caffe: sums, whole plans, and measurements where predictions are large."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from enc_caffe import pipeline
+from enc_caffe.calibration.decomposer import Decomposer, Decomposition
+from enc_caffe.calibration.forecast import Forecast, corrections
+from enc_caffe.cli import main
+from enc_caffe.measuring.store import ResultStore
+from enc_caffe.measuring.subject import PlanEvaluator, layer_counts
+from enc_caffe.metrics.files import read_metrics
+from enc_caffe.pipeline import forecasting
+from enc_caffe.pipeline.forecasting import predicted_metrics, search_predicted
+from enc_caffe.pipeline.measurement import images_of
+from enc_caffe.pipeline.planning import search_plan
+from enc_caffe.plan import read_plan
+from enc_caffe.search.options import SearchOptions
+from enc_caffe.workers.choice import Workers
+from tests.measuring import nets
+
+pytestmark = pytest.mark.caffe
+IMAGES = 30
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory):
+    """A residual network, images and a store that predictions of all forms go into."""
+    folder = tmp_path_factory.mktemp("forecast")
+    model, weights = nets.write_net(folder, nets.residual())
+    lmdb = nets.write_images(folder / "lmdb", IMAGES)
+    loaded = pipeline.load(model, lmdb, schemes="all")
+    with ResultStore(folder / "s.sqlite") as store, Workers(2).executor() as executor:
+        images = images_of(loaded, weights, lmdb, executor, store)
+        decomposer = Decomposer(images, Decomposition("weighted"))
+        table = pipeline.pca_metrics(loaded, weights)
+        yield images, decomposer, table, model, weights, lmdb
+
+
+def options(metric: str = "fisher", target: float = 0.7) -> SearchOptions:
+    return SearchOptions("model", metric, target, schemes="all")
+
+
+def test_predictions_follow_what_is_measured(small) -> None:
+    images, decomposer, table, *_ = small
+    forecast = Forecast(decomposer, [m.name for m in table.layers])
+    found = predicted_metrics(table, forecast)
+    pairs = [(m.name, m.form(r)) for m in found.layers for r in m.sampled_ranks if forecast.knows((m.name, m.form(r)))]
+    counts = layer_counts(images, pairs, factors=decomposer.prepare(pairs), key=decomposer.key())
+    values = [(forecast.predicted(p), counts[p].divergence / IMAGES) for p in pairs]
+    # Random weights of 8 channels: what ReLUs turn is much of a small change, and 30 images are few.
+    ratios = [a / b for a, b in values if 1e-7 < b < 1e-3]
+    assert len(ratios) > 5 and np.median(np.abs(np.log(ratios))) < 0.5, values
+    assert np.corrcoef(np.log(np.maximum(values, 1e-9)).T)[0, 1] > 0.95
+    series = [v for m in found.layers for v in m.series("sampled_fisher") if v is not None]
+    assert len(series) == len(pairs)
+
+
+def test_whole_plans_are_predicted_and_end_no_worse_than_the_least_sum(small) -> None:
+    images, decomposer, table, *_ = small
+    forecast = Forecast(decomposer, [m.name for m in table.layers])
+    known = predicted_metrics(table, forecast)
+    plain = search_plan(known, options())
+    forecast.learn(plain.plan.forms.items())
+    found = search_predicted(known, options(), forecast)
+    assert found.plan.about.flops_ratio <= 0.7 and "at the least sum over layers, proven among the forms near it" in (
+        found.plan.about.note or ""
+    )
+    # Cross terms: changes of the scores add up, divergences do not.
+    evaluator = PlanEvaluator(
+        images, blobs_of=decomposer.blobs, name=decomposer.name(), reference=decomposer.reference()
+    )  # fmt: skip
+    for forms in (plain.plan.forms, found.plan.forms):
+        vectors = sum(forecast.vector(p) for p in forms.items())
+        # To second order; the softmax itself is what together takes, within a few of these.
+        assert forecast.together(forms) == pytest.approx(0.5 * np.sum(vectors**2) / IMAGES, rel=0.5)
+        assert abs(np.log(forecast.together(forms) / evaluator.divergence(forms))) < np.log(5.0)
+
+
+def test_cross_terms_are_trusted_as_far_as_the_other_half_of_the_images_says(
+    small, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    _, decomposer, table, *_ = small
+    monkeypatch.setattr(forecasting, "FOLD", 10)
+    forecast = Forecast(decomposer, [m.name for m in table.layers])
+    known = predicted_metrics(table, forecast)
+    whole = forecasting._Whole(search_plan(known, options()), forecast)
+    for trust in forecasting.TRUSTS:
+        ranks = whole.descend(whole.everything, trust)
+        assert whole.problem.fits(ranks)
+        if trust == 1.0:
+            assert whole.value(ranks) <= whole.value(whole.start) * (1 + 1e-9)
+    # Halves that agree: each image twice.
+    monkeypatch.setattr(forecast, "each", _doubled(forecast.each))
+    monkeypatch.setattr(forecast, "vector", _doubled(forecast.vector))
+    trust, words = whole.trust()
+    gains = whole.value(whole.start) - whole.value(whole.descend(whole.everything, 1.0))
+    assert trust > 0 and "a local optimum" in words if gains > 0 else trust == 0
+    found = search_predicted(known, options(), forecast)
+    assert forecast.together(found.plan.forms) <= whole.value(whole.start) * (1 + 1e-6)
+
+
+def _doubled(of):
+    """Rows 0, 0, 1, 1, ... of the first half of what a function gives."""
+    return lambda *given: np.repeat(of(*given)[: IMAGES // 2], 2, axis=0)
+
+
+def test_large_predictions_are_measured_and_their_curves_corrected(small, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, decomposer, table, *_ = small
+    monkeypatch.setattr(forecasting, "SMALL", 1e-5)
+    forecast = Forecast(decomposer, [m.name for m in table.layers])
+    known = predicted_metrics(table, forecast)
+    found = search_predicted(known, options("fisher+measured"), forecast)
+    assert forecast.measured
+    # A form that was measured has its measured divergence in whole plans: its vector is as long as that says.
+    for pair in list(forecast.measured)[:4]:
+        if forecast.measured[pair] > 0 and 0.3 < forecast.scale(pair) < 3:
+            ratio = (forecast.scale(pair) ** 2) * forecast.predicted(pair) / forecast.measured[pair]
+            assert ratio == pytest.approx(1.0, rel=1e-6)
+    assert found.plan.about.metric == "fisher+measured"
+
+
+def test_corrections_are_linear_in_the_logarithm() -> None:
+    assert np.array_equal(corrections([1.0, 2.0], {}), [1.0, 1.0])
+    np.testing.assert_allclose(corrections([1, 2, 3, 4], {1: 0.5, 2: 2.0}), [0.5, 0.5, 2.0, 2.0])
+    np.testing.assert_allclose(corrections([1, 2, 3], {0: 0.25, 2: 1.0}), [0.25, 0.5, 1.0])
+
+
+def test_layers_without_a_gradient_are_measured(tmp_path: Path) -> None:
+    model, weights = nets.write_net(tmp_path, nets.behind_argmax())
+    lmdb = nets.write_images(tmp_path / "lmdb", 12)
+    loaded = pipeline.load(model, lmdb, schemes=("spatial",))
+    with Workers(1).executor() as executor:
+        images = images_of(loaded, weights, lmdb, executor)
+        table = pipeline.pca_metrics(loaded, weights)
+        forecast = Forecast(Decomposer(images, Decomposition("weighted")), [m.name for m in table.layers])
+        assert forecast.blocked == ("lost",) and "lost" in forecast.remarks()[0]
+        found = predicted_metrics(table, forecast)
+        assert {n for n, _ in forecast.measured} == {"lost"}
+        asked = SearchOptions("model", "fisher", 0.7, schemes=("spatial",))
+        assert search_predicted(found, asked, forecast).plan.about.flops_ratio <= 0.7
+
+
+def test_commands(small, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, _, _, model, weights, lmdb = small
+    common = [
+        "--model",
+        str(model),
+        "--weights",
+        str(weights),
+        "--lmdb",
+        str(lmdb),
+        "--store",
+        str(tmp_path / "s"),
+        "--schemes",
+        "all",
+    ]
+    metrics = tmp_path / "metrics.json"
+    assert main(["metrics", *common, "--decomposition", "weighted", "--measure", "fisher", "--out", str(metrics)]) == 0
+    table = read_metrics(metrics)
+    assert all(any(v is not None for v in m.series("sampled_fisher")) for m in table.layers)
+    asked = ["--schemes", "all", "--method", "model", "--target_flops", "0.7", "--out", str(tmp_path / "ranks.json")]
+    assert main(["search", str(metrics), "--metric", "fisher", *asked]) == 0
+    assert read_plan(tmp_path / "ranks.json").about.metric == "fisher"
+    assert main(["search", str(metrics), "--metric", "fisher+measured", *asked]) != 0
+    assert "enc-caffe compress does" in capsys.readouterr().err
+    out = tmp_path / "out"
+    rest = [
+        "--method",
+        "model",
+        "--metric",
+        "fisher",
+        "--decomposition",
+        "fisher",
+        "--target_flops",
+        "0.7",
+        "--out",
+        str(out),
+    ]
+    assert main(["compress", *common, *rest]) == 0
+    assert "too few images to know cross terms by" in (read_plan(out / "ranks.json").about.note or "")

@@ -63,7 +63,7 @@ def stages(
     dense: bool = False,
     left: Optional[Remaining] = None,
     trained: int = 0,
-    predicted: bool = False,
+    predicted: float = 0.0,
 ) -> dict[str, float]:
     """Seconds by stage.
 
@@ -84,8 +84,8 @@ def stages(
         What is not known yet; without it nothing is.
     trained : int
         Images that pass through both networks in a distillation, which one process computes.
-    predicted : bool
-        Whether gradients predict the metrics.
+    predicted : float
+        Part of the metrics that gradients are still to predict.
     """
     left = left or everything(forms)
     batch = min(TIMED, made.look.images, batch_for(made.look.network, made.memory, made.executor.workers))
@@ -112,7 +112,7 @@ def stages(
         # What outputs cost, other factors by it, and what both change: three passes, one of them over half of the images.
         found["what outputs cost"] = 2.5 * gradients + found["factors"]
     if predicted:
-        found["gradients"] = GRADIENT_PASSES * gradients
+        found["gradients"] = GRADIENT_PASSES * gradients * predicted
     if networks:
         each = images * once / workers
         if kind.startswith("asymmetric"):

@@ -10,12 +10,19 @@ from typing import Iterable, Mapping, Sequence
 import numpy as np
 
 from enc_caffe.calibration.decomposer import Decomposer
-from enc_caffe.calibration.sensitivity import Sensed, backward_task, sense_all
+from enc_caffe.calibration.sensitivity import Sensed, backward_task, change_file, sense_all
 from enc_caffe.form import Form
 from enc_caffe.measuring.layers import Pair
 from enc_caffe.measuring.probes import predicted_each
 from enc_caffe.measuring.subject import layer_counts
 from enc_caffe.progress import Stages, quiet
+
+
+def unpredicted(decomposer: Decomposer, names: Iterable[str]) -> float:
+    """Part of the layers of which nothing is predicted yet."""
+    own = list(dict.fromkeys(names))
+    folder = decomposer.folder(f"changes-{decomposer.factors_kind}")
+    return sum(not change_file(folder, name).exists() for name in own) / max(1, len(own))
 
 
 class Forecast:

@@ -13,7 +13,7 @@ from enc_caffe.caffe_io.distill import Distillation
 from enc_caffe.caffe_io.variants import check_one_input
 from enc_caffe.calibration import duration
 from enc_caffe.calibration.decomposer import Decomposition
-from enc_caffe.calibration.forecast import Forecast
+from enc_caffe.calibration.forecast import Forecast, unpredicted
 from enc_caffe.calibration.layerwise import Blobs
 from enc_caffe.calibration.remaining import remaining
 from enc_caffe.decomposition.policy import PAPER
@@ -127,11 +127,11 @@ class Output:
 #: What ``--quality`` stands for, by the names of the command's flags.
 QUALITY: dict[str, dict[str, Any]] = {
     "best": {
-        "method": "model", "metric": "divergence", "decomposition": "asymmetric", "recalibrate": frozenset({"auto"}),
+        "method": "model", "metric": "fisher", "decomposition": "asymmetric", "recalibrate": frozenset({"auto"}),
         "refine": 6, "dense": True, "schemes": "all",
     },
     "max": {
-        "method": "model", "metric": "divergence", "decomposition": "asymmetric", "recalibrate": frozenset({"auto"}),
+        "method": "model", "metric": "fisher", "decomposition": "asymmetric", "recalibrate": frozenset({"auto"}),
         "refine": 6, "dense": True, "schemes": "all", "distill_iterations": 1000,
     },
     "paper": {
@@ -209,14 +209,16 @@ def compress(
             sampled: dict[str, list[Form]] = {}
             for m in table.layers:
                 sampled.setdefault(m.name, []).extend(m.form(r) for r in m.measure_at)
-            left, measured = remaining(chooser.decomposer, sampled), options.metric not in ("pca", "output", *PREDICTED)
+            left = remaining(chooser.decomposer, sampled)
+            gradients = unpredicted(chooser.decomposer, sampled) if options.metric in PREDICTED else 0.0
+            measured = options.metric not in ("pca", "output", *PREDICTED)
             seconds = duration.stages(
                 images, [layer for layer, _ in table.by_layer()], sampled, how.kind, measured,
                 making.refine + len(how.alternatives()) + (len({m.scheme for m in table.layers}) if mixed else 0), making.dense, left,
-                passes(loaded, making.iterations) if making.iterations else 0,
-                options.metric in PREDICTED,
+                passes(loaded, making.iterations) if making.iterations else 0, gradients,
             )  # fmt: skip
-            known = f"; {left.measured:.0%} of the metrics are known already" if left.measured and measured else ""
+            done = left.measured if measured else 1.0 - gradients if options.metric in PREDICTED else 0.0
+            known = f"; {done:.0%} of the metrics are known already" if done else ""
             notice(f"measuring on {images.look.images} images: {duration.words(seconds, executor.workers)}{known}")
             if options.metric == "output":
                 table = output_errors(table, chooser.decomposer, default_only=True)

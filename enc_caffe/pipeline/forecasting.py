@@ -59,7 +59,9 @@ def predicted_metrics(table: MetricsTable, forecast: Forecast, default_only: boo
     places = [tuple((default_only and m.measure_at) or m.sampled_ranks) for m in table.layers]
     forecast.learn((m.name, m.form(r)) for m, own in zip(table.layers, places) for r in own)
     layers = tuple(_with_predictions(m, own, forecast) for m, own in zip(table.layers, places))
-    return replace(table, layers=layers)
+    made, kind = forecast.decomposer.made, forecast.decomposer.factors_kind
+    extra = {**dict(table.extra), "decomposition": kind, "images": made.look.images, "lmdb": made.lmdb.name}
+    return replace(table, layers=layers, extra=tuple(extra.items()))
 
 
 def _with_predictions(m: LayerMetrics, places: Sequence[int], forecast: Forecast) -> LayerMetrics:

@@ -237,9 +237,9 @@ def test_a_lock_file_of_another_user_holds_nobody_up(tmp_path: Path) -> None:
 
 def _readable_copy(folder: Path) -> Path:
     """The package's two modules that claims need, where every user can read them."""
-    (folder / "code" / "enc_caffe").mkdir(parents=True)
+    (folder / "code" / "enc_caffe" / "files").mkdir(parents=True)
     (folder / "code" / "enc_caffe" / "__init__.py").write_text("")
-    for name in ("output.py", "errors.py"):
+    for name in ("files/__init__.py", "files/output.py", "errors.py"):
         shutil.copy(ROOT / "enc_caffe" / name, folder / "code" / "enc_caffe" / name)
     return folder / "code"
 

@@ -194,6 +194,9 @@ def opencv_agrees(folder: Path, network: Network, wanted: Blobs, inputs: Blobs) 
     """Whether OpenCV's Caffe reader computes the outputs of ``deploy.prototxt`` as Caffe does: yes, or why not."""
     import cv2
 
+    # Its Caffe reader is made for two axes: with three an assertion of its own fails, or it divides by zero, which ends the process.
+    if any(layer.type == "Convolution" and len(layer.bottom_shapes[0]) > 4 for layer in network.layers):
+        return "no: it reads convolutions of two axes at most"
     # These networks are tiny: threads have nothing to share out.
     cv2.setNumThreads(1)
     try:

@@ -201,7 +201,7 @@ def compress(
         Images that choose; labels are not looked at.
     out : path
         Folder to make.
-    quality : {'best', 'paper'}
+    quality : {'best', 'max', 'paper'}
     test_lmdb : path, optional
         Labelled images that the accuracies are of.
     workers, store
@@ -230,8 +230,12 @@ def compress(
         raise UsageError(f"quality {quality!r}: known are {', '.join(QUALITY)}")
     asked = {**QUALITY[quality], **options}
     asked["placement"] = asked.pop("stride_placement", asked.get("placement", "exact"))
+    asked["iterations"] = asked.pop("distill_iterations", 0)
     how = Decomposition(asked.pop("decomposition"), frozenset(asked.pop("recalibrate")))
-    making = Making(how, **{k: asked.pop(k) for k in ("refine", "dense", "placement", "fully_connected") if k in asked})
+    making = Making(
+        how,
+        **{k: asked.pop(k) for k in ("refine", "dense", "placement", "fully_connected", "iterations") if k in asked},
+    )
     if isinstance(asked.get("schemes"), str):
         asked["schemes"] = parse_schemes(asked["schemes"])
     with contextlib.ExitStack() as stack:

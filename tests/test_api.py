@@ -13,6 +13,7 @@ import pytest
 
 import enc_caffe
 from enc_caffe.errors import UsageError
+from tests.measuring import nets
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -63,5 +64,15 @@ def test_rooms_are_functions_too() -> None:
 def test_what_is_not_there_is_said() -> None:
     with pytest.raises(AttributeError, match="no attribute 'shrink'"):
         enc_caffe.shrink  # noqa: B018
-    with pytest.raises(UsageError, match="quality 'great': known are best, paper"):
+    with pytest.raises(UsageError, match="quality 'great': known are best, max, paper"):
         enc_caffe.compress("m", "w", "i", "o", quality="great", target_flops=0.5)
+
+
+@pytest.mark.caffe
+def test_max_distils(tmp_path: Path) -> None:
+    model, weights = nets.write_net(tmp_path, nets.grouped())
+    lmdb, said = nets.write_images(tmp_path / "lmdb", 40), []
+    result = enc_caffe.compress(
+        model, weights, lmdb, tmp_path / "out", "max", target_flops=0.3, refine=0, distill_iterations=4, notice=said.append
+    )  # fmt: skip
+    assert result.making.endswith("distilled in 4 iterations") and any(x.startswith("distillation: ") for x in said)

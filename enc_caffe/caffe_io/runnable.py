@@ -68,6 +68,16 @@ def runnable(net: Any, network: Network, source: str) -> Runnable:
             f"{source}: layer '{first.name}': Caffe has no type '{first.type}' and cannot run anything with weights before it; "
             "searching by PCA energy and emitting need no run"
         )
+    out, named = part_of(net, kept, outputs, network)
+    words = (
+        f"{source}: Caffe has no type '{first.type}' (layer '{first.name}'): the network is run up to there, and its "
+        f"output{'s' if len(outputs) > 1 else ''} {named} compared; the {len(gone)} layers left out are carried through"
+    )
+    return Runnable(out, words, frozenset(p.name for p in gone))
+
+
+def part_of(net: Any, kept: list[Any], outputs: list[str], network: Network) -> tuple[Any, str]:
+    """These layers of a network as one with all its outputs in one blob, and the outputs' names in words."""
     out = type(net)(name=net.name)
     if net.HasField("state"):
         out.state.CopyFrom(net.state)
@@ -75,11 +85,7 @@ def runnable(net: Any, network: Network, source: str) -> Runnable:
         out.layer.add().CopyFrom(param)
     put_together(out, outputs, network, kept)
     named = ", ".join(outputs[:NAMED]) + (f" and {len(outputs) - NAMED} more" if len(outputs) > NAMED else "")
-    words = (
-        f"{source}: Caffe has no type '{first.type}' (layer '{first.name}'): the network is run up to there, and its "
-        f"output{'s' if len(outputs) > 1 else ''} {named} compared; the {len(gone)} layers left out are carried through"
-    )
-    return Runnable(out, words, frozenset(p.name for p in gone))
+    return out, named
 
 
 def outputs_of(layers: list[Any]) -> tuple[list[Any], list[str]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from enc_caffe.caffe_io.describe import selected
-from enc_caffe.caffe_io.runnable import NAMED, OUTPUT, Runnable, outputs_of, put_together
+from enc_caffe.caffe_io.runnable import OUTPUT, Runnable, outputs_of, part_of
 from enc_caffe.network import Network
 from enc_caffe.shapes import UNKNOWN, count
 
@@ -28,13 +28,7 @@ def several_outputs(net: Any, network: Network, source: str) -> Runnable:
     shapes = [network.shape_of(blob) for blob in outputs]
     if len(outputs) < 2 or any(s == UNKNOWN or len(s) < 2 or s[:1] not in batches for s in shapes):
         return Runnable(net)
-    out = type(net)(name=net.name)
-    if net.HasField("state"):
-        out.state.CopyFrom(net.state)
-    for param in kept:
-        out.layer.add().CopyFrom(param)
-    put_together(out, outputs, network, kept)
-    named = ", ".join(outputs[:NAMED]) + (f" and {len(outputs) - NAMED} more" if len(outputs) > NAMED else "")
+    out, named = part_of(net, kept, outputs, network)
     return Runnable(
         out,
         f"{source}: the network has {len(outputs)} outputs; {named} are compared, each by how much it varies itself",

@@ -100,6 +100,7 @@ def finetune(
     CaffeError
         With Caffe's own last line, or where the training diverged.
     """
+    _check_schedule(overrides or {})
     original = read_solver(Path(solver))
     path = Path(model) if model is not None else _net_of(original, Path(solver))
     net = read_net(path, python_layers)
@@ -147,6 +148,16 @@ def finetune(
             return _trained(out, original, files, weights, overrides, gpu, repeatable, progress)
         except OSError as exc:
             raise OutputError(f"{out}: cannot be written ({exc.strerror})") from None
+
+
+def _check_schedule(overrides: Mapping[str, Any]) -> None:
+    """Raise UsageError for numbers that Caffe would abort on, or train backwards by."""
+    for name, least in (("max_iter", 1), ("snapshot", 0)):
+        if overrides.get(name, least) < least:
+            raise UsageError(f"--{name} {overrides[name]}: {least} or more is needed")
+    rate = overrides.get("base_lr", 1.0)
+    if not 0 < rate < math.inf:
+        raise UsageError(f"--base_lr {rate:g}: a number above 0 is needed")
 
 
 def _staged(net: Any, solver: Any) -> Any:

@@ -186,6 +186,8 @@ def compress(
     check_new(out, output.force)
     if making.refine < 0:
         raise UsageError(f"--refine {making.refine}: 0 or more evaluations are needed")
+    if making.iterations < 0:
+        raise UsageError(f"--distill_iterations {making.iterations}: 0 or more are needed")
     loaded = source.load(lmdb, options.schemes, making.fully_connected).measurable()
     check_one_input(loaded.net, loaded.network, str(source.model))
     for line in loaded.notices():

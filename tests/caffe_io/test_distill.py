@@ -177,6 +177,7 @@ def test_labels_count_where_they_are_asked_for_and_blobs_too(tmp_path: Path) -> 
         ),
         (["--distill", "--temperature", "0"], "--temperature 0: a number above 0 is needed"),
         (["--distill", "--distill_labels", "-1"], "--distill_labels -1: 0 or more is needed"),
+        (["--quality", "max", "--distill_iterations", "-5"], "--distill_iterations -5: 0 or more are needed"),
         (["--temperature", "2"], "--temperature says how to distil; give --distill too"),
     ],
 )

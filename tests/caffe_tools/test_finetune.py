@@ -262,6 +262,20 @@ def test_what_held_out_images_call_worse_is_not_kept(
     assert len(list((tmp_path / "auto" / "rates").glob("*/caffe_train.log"))) >= 2
 
 
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--max_iter", "0"], "--max_iter 0: 1 or more is needed"),
+        (["--snapshot", "-1", "--keep_best"], "--snapshot -1: 0 or more is needed"),
+        (["--base_lr", "-1"], "--base_lr -1: a number above 0 is needed"),
+        (["--base_lr", "nan"], "--base_lr nan: a number above 0 is needed"),
+    ],
+)
+def test_a_schedule_that_caffe_would_abort_on(flags: list[str], words: str, tmp_path: Path, capsys) -> None:
+    assert main(["finetune", "--solver", str(DIGITS / "solver.prototxt"), *flags, "--out", str(tmp_path / "out")]) == 2
+    assert words in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
 def test_a_rate_that_is_no_number_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["finetune", "--solver", "s", "--out", "o", "--base_lr", "fast"])

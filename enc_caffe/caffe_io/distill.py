@@ -9,7 +9,7 @@ label is read, unless the student's own loss is asked for too.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Iterable, Iterator, Mapping, Optional, Sequence
 
@@ -49,7 +49,7 @@ class Distillation:
     """
 
     temperature: float = 2.0
-    blobs: Mapping[str, float] = ()  # type: ignore[assignment]
+    blobs: Mapping[str, float] = field(default_factory=dict)
     labels: float = 0.0
     frozen: bool = True
     lmdb: Optional[Path] = None
@@ -59,7 +59,6 @@ class Distillation:
             raise UsageError(f"--temperature {self.temperature:g}: a number above 0 is needed")
         if not 0 <= self.labels < float("inf"):
             raise UsageError(f"--distill_labels {self.labels:g}: 0 or more is needed")
-        object.__setattr__(self, "blobs", dict(self.blobs))
 
 
 def distill_net(

@@ -134,8 +134,11 @@ def finetune(
                 by = criterion(_staged(net, original), str(path))
                 trained_on, held_lmdb, held = _held_out(train, selection, out)
                 train = train_val_net(net, network, trained_on or train_lmdb, held_lmdb)
-                size, batches = covering(held, batch_size(data_layers(train, "TEST")[0]))
-                for layer in data_layers(train, "TEST"):
+                tests = data_layers(train, "TEST")
+                if not tests:
+                    raise UsageError(f"{path}: the TEST phase has no data layer that could bring held-out images")
+                size, batches = covering(held, batch_size(tests[0]))
+                for layer in tests:
                     if layer.type == "Data":
                         layer.data_param.batch_size = size
             name = "train_val.prototxt" if own is net and by is None else TRAINED

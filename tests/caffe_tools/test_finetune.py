@@ -276,6 +276,18 @@ def test_a_schedule_that_caffe_would_abort_on(flags: list[str], words: str, tmp_
     assert words in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
+def test_held_out_images_need_a_data_layer(digits: list[str], tmp_path: Path, capsys) -> None:
+    given = (
+        ' name: "data" type: "Input" top: "data" top: "label" include { phase: TEST } input_param { '
+        "shape { dim: 45 dim: 1 dim: 8 dim: 8 } shape { dim: 45 } } }\n"
+    )
+    parts = (DIGITS / "train_val.prototxt").read_text().split("layer {")
+    (tmp_path / "n.prototxt").write_text("layer {".join(given if "digits_test_lmdb" in p else p for p in parts))
+    flags = ["--model", str(tmp_path / "n.prototxt"), *digits[:4], "--keep_best", "--out", str(tmp_path / "out")]
+    assert main(["finetune", *flags]) == 2
+    assert "n.prototxt: the TEST phase has no data layer" in capsys.readouterr().err
+
+
 def test_a_rate_that_is_no_number_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["finetune", "--solver", "s", "--out", "o", "--base_lr", "fast"])

@@ -88,7 +88,9 @@ def _calibrated(args: argparse.Namespace, loaded: pipeline.LoadedNetwork, plan: 
     if how.plain:
         return {}, ""
     if args.lmdb is None:
-        raise UsageError(f"--decomposition and --recalibrate ({how.words()}) look at images: give --lmdb or --images")
+        raise UsageError(
+            f"--decomposition, --recalibrate and --reconstruct ({how.words()}) look at images: give --lmdb or --images"
+        )
     forms = pipeline.plan_forms(loaded, plan, str(args.ranks))
     loaded.check_measurable(forms, str(args.ranks))
     with open_store(args) as store, workers(args).executor() as executor, stage_bars() as bars:

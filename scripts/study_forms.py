@@ -53,29 +53,29 @@ class Subject:
 
     model: Callable[[Path], Path]
     weights: str
-    images: Callable[[Path, Path, int], tuple[Path, Path]]
+    images: Callable[[Path, Path, int, int], tuple[Path, Path]]
 
 
-def _cifar10(data: Path, out: Path, number: int) -> tuple[Path, Path]:
-    paths = out / f"train_{number}_lmdb", out / "test_lmdb"
+def _cifar10(data: Path, out: Path, number: int, seed: int) -> tuple[Path, Path]:
+    paths = out / f"train_{number}_{seed}_lmdb", out / "test_lmdb"
     for path, part in zip(paths, ("train", "test")):
         if not path.is_dir():
             pixels, labels = read_sheets(data / "cifar10" / part)
-            kept = np.sort(stratified(labels, number)) if part == "train" else np.arange(len(labels))
+            kept = np.sort(stratified(labels, number, seed)) if part == "train" else np.arange(len(labels))
             write_lmdb(path, sources.from_arrays(pixels[kept], labels[kept])[1])
     return paths
 
 
-def _imagenet(data: Path, out: Path, number: int) -> tuple[Path, Path]:
+def _imagenet(data: Path, out: Path, number: int, seed: int) -> tuple[Path, Path]:
     import cv2
 
-    paths = out / f"calibration_{number}_lmdb", out / "val_lmdb"
+    paths = out / f"calibration_{number}_{seed}_lmdb", out / "val_lmdb"
     for path, part in zip(paths, ("calibration", "val")):
         if path.is_dir():
             continue
         rows = [line.split() for line in (data / "imagenet" / f"{part}.txt").read_text().splitlines()]
         if part == "calibration":
-            kept = np.sort(np.random.default_rng(0).choice(len(rows), number, replace=False))
+            kept = np.sort(np.random.default_rng(seed).choice(len(rows), number, replace=False))
             rows = [rows[i] for i in kept]
         pixels = np.stack([cv2.imread(str(data / "imagenet" / name)).transpose(2, 0, 1) for name, _ in rows])
         write_lmdb(path, sources.from_arrays(pixels, np.array([int(label) for _, label in rows]))[1])
@@ -94,9 +94,9 @@ class Study:
     """One network with its images and workers."""
 
     def __init__(self, subject: Subject, data: Path, out: Path, number: int, executor: Any, store: ResultStore, bars: Any,
-                 plain: bool = False, metric: str = "fisher") -> None:  # fmt: skip
+                 plain: bool = False, metric: str = "fisher", seed: int = 0) -> None:  # fmt: skip
         self.subject, self.data, self.executor, self.store, self.bars = subject, data, executor, store, bars
-        self.chosen_by, self.reported_on = subject.images(data, out, number)
+        self.chosen_by, self.reported_on = subject.images(data, out, number, seed)
         self.weights = data / subject.weights
         loaded = self.load("all")
         self.choosing, self.reporting = (

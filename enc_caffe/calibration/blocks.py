@@ -25,6 +25,7 @@ from enc_caffe.calibration.segments import Segment
 from enc_caffe.errors import CaffeError, UsageError
 from enc_caffe.files.arrays import UNREADABLE, read_arrays, write_arrays
 from enc_caffe.measuring.passes import Engine, NetTask, batches, engine_of
+from enc_caffe.measuring.scores import count
 from enc_caffe.progress import Progress, silent
 from enc_caffe.workers.executor import Executor, beat, run_all
 
@@ -205,6 +206,29 @@ def fit(task: BlocksTask, at: int, rate: float, blobs: Blobs) -> tuple[Blobs, fl
             if now < least:
                 least, best = now, weights()
     return best, first, least
+
+
+def held_apart(task: BlocksTask, blobs: Blobs) -> tuple[float, float]:
+    """Divergence of the compressed network on the images that are held out, before its weights become these and after (in a worker)."""
+    places = [i for first, stop in task.spans for i in range(first, stop)]
+    held, totals = set(places[HELD - 1 :: HELD]), [0.0, 0.0]
+    with contextlib.ExitStack() as stack:
+        ours, theirs = (stack.enter_context(engine_of(t)) for t in (task.compressed, task.original))
+        # The worker's net has had other weights put in since.
+        before = {name: [ours.model.array(b) for b in ours.model.layers[name].blobs] for name in blobs}
+        for first, stop in task.spans:
+            at = first
+            for data, _ in batches(task.compressed, first, stop):
+                chosen = data[[i for i in range(len(data)) if at + i in held]]
+                at += len(data)
+                if not len(chosen):
+                    continue
+                whole = theirs.run(chosen)
+                for side, weights in enumerate((before, blobs)):
+                    ours.put(weights)
+                    counts = count(ours.run(chosen), whole, None, task.original.softmax, units=task.original.units)
+                    totals[side] += counts.divergence
+    return totals[0] / len(held), totals[1] / len(held)
 
 
 def fit_blocks(

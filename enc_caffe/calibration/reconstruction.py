@@ -13,7 +13,7 @@ from enc_caffe.caffe_io.caffemodel import CaffeModel
 from enc_caffe.caffe_io.describe import describe
 from enc_caffe.caffe_io.emit import replace_layers, write_compressed
 from enc_caffe.caffe_io.prototxt import from_text
-from enc_caffe.calibration.blocks import BATCH, HELD, RATES, STEPS, BlocksTask, fit_blocks, spans
+from enc_caffe.calibration.blocks import BATCH, HELD, RATES, STEPS, BlocksTask, fit_blocks, held_apart, spans
 from enc_caffe.calibration.layerwise import Blobs, flattened, grouped
 from enc_caffe.calibration.moments import block_of
 from enc_caffe.calibration.runs import COSTS, blob_roots
@@ -66,7 +66,8 @@ def reconstructed(
     made: Subject, model: CaffeModel, forms: Mapping[str, Form], placement: str, base: Blobs, folder: Path, key: str,
     progress: Stages,
 ) -> Blobs:  # fmt: skip
-    """Weights of all layers that differ from the original's, fitted by blocks from ``base`` on.
+    """Weights of all layers that differ from the original's, fitted by blocks from ``base`` on; ``base`` itself where the network
+    does not come nearer on the images that are held out.
 
     Parameters
     ----------
@@ -87,7 +88,11 @@ def reconstructed(
             )
             task = replace(task, roots=costs)
             fitted, _ = fit_blocks(task, made.executor, lambda d, a: progress("blocks fitted", d, a))
-            found = {**base, **fitted}
+            # Each run came nearer on images that it did not see; whether the scores did, these say too.
+            before, after = (
+                made.executor.result(made.executor.submit(held_apart, task, fitted)) if fitted else (0.0, 0.0)
+            )
+            found = {**base, **fitted} if after < before else dict(base)
             write_arrays(kept, flattened(found))
         shutil.rmtree(work, ignore_errors=True)
     return found

@@ -181,8 +181,8 @@ def add_making(command: argparse.ArgumentParser) -> None:
         "bias: biases of pairs; auto: what gives the least divergence",
     )  # fmt: skip
     how.add_argument(
-        "--reconstruct", choices=RECONSTRUCT[1:], default=argparse.SUPPRESS,
-        help="fit runs of layers to the original's blobs by gradient steps, after that; kept where the network comes nearer",
+        "--reconstruct", choices=("none", *RECONSTRUCT[1:]), default=argparse.SUPPRESS,
+        help="blocks: fit runs of layers to the original's blobs by gradient steps, after that; kept where the network comes nearer",
     )  # fmt: skip
 
 

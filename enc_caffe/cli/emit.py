@@ -100,5 +100,5 @@ def _calibrated(args: argparse.Namespace, loaded: pipeline.LoadedNetwork, plan: 
         chooser = Chooser(images, how, args.stride_placement, bars)
         chooser.settle(forms)
         divergence = chooser.evaluator.divergence(forms)
-        words = f"; {chooser.decomposer.how.words()}: divergence from the original {divergence:.4f} on {images.look.images} images"
+        words = f"; {chooser.words()}: divergence from the original {divergence:.4f} on {images.look.images} images"
         return chooser.decomposer.blobs(forms), words

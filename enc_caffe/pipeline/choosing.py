@@ -9,6 +9,7 @@ import numpy as np
 
 from enc_caffe.caffe_io.distill import Distillation
 from enc_caffe.caffe_io.emit import Blobs
+from enc_caffe.calibration.blocks import FEWEST
 from enc_caffe.calibration.decomposer import Decomposer, Decomposition
 from enc_caffe.form import Form
 from enc_caffe.measuring.subject import PlanEvaluator, Subject
@@ -58,7 +59,9 @@ class Chooser:
                 made[-1][1].counts(forms)
             self._what = ""
             self.decomposer, self.evaluator = min(made, key=lambda m: m[1].divergence(forms))
-        if self._how.reconstruct:
+        if self._how.reconstruct and self._images.look.images < FEWEST:
+            self._more = f"; {self._images.look.images} images are too few to fit blocks (at least {FEWEST})"
+        elif self._how.reconstruct:
             made = [(self.decomposer, self.evaluator)]
             made.append(self._made(replace(self.decomposer.how, reconstruct=self._how.reconstruct)))
             self.decomposer, self.evaluator = min(made, key=lambda m: m[1].divergence(forms))
@@ -76,7 +79,7 @@ class Chooser:
         found, kept = distilled(
             loaded, self._images.weights, plan, blobs, folder, how, iterations, self._placement, self._report
         )
-        self._more = f", distilled in {iterations} iterations"
+        self._more = f", distilled in {iterations} iterations{self._more}"
         self.evaluator = PlanEvaluator(
             self._images, self._placement, progress=lambda plans, done, all_: self._report("whole networks", done, all_),
             blobs_of=lambda forms: found, name=[*name, "distilled", folder.name], reference=self.decomposer.reference(),

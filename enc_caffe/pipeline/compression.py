@@ -131,14 +131,14 @@ class Output:
 QUALITY: dict[str, dict[str, Any]] = {
     "best": {
         "method": "model", "metric": "fisher", "decomposition": "asymmetric", "recalibrate": frozenset({"auto"}),
-        "refine": 6, "dense": True, "schemes": "all",
+        "reconstruct": "blocks", "refine": 6, "dense": True, "schemes": "all",
     },
     "max": {
         "method": "model", "metric": "fisher", "decomposition": "asymmetric", "recalibrate": frozenset({"auto"}),
-        "refine": 6, "dense": True, "schemes": "all", "distill_iterations": 1000,
+        "reconstruct": "blocks", "refine": 6, "dense": True, "schemes": "all", "distill_iterations": 1000,
     },
     "paper": {
-        "preset": "published", "stride_placement": "published", "decomposition": "svd", "recalibrate": frozenset(),
+        "preset": "published", "stride_placement": "published", "decomposition": "svd", "recalibrate": frozenset(), "reconstruct": "",
         "refine": 0, "dense": False, "schemes": "paper",
     },
 }  # fmt: skip

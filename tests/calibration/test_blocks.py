@@ -14,6 +14,7 @@ from enc_caffe.calibration import reconstruction
 from enc_caffe.calibration.decomposer import Decomposition
 from enc_caffe.errors import UsageError
 from enc_caffe.form import Form
+from enc_caffe.measuring.scores import divergence
 from enc_caffe.workers.choice import Workers
 from enc_caffe.workers.pycaffe import forward
 from tests.calibration.test_layerwise import Setting
@@ -63,15 +64,27 @@ def test_every_run_comes_nearer_on_images_that_it_did_not_see_and_so_does_the_wh
         )
     )[blob]
     assert np.sum((ours - theirs) ** 2) / np.sum(theirs**2) == pytest.approx(errors[-1][1], rel=1e-3)
+    # What decides in the end is the network's divergence on them.
+    apart = setting.executor.result(setting.executor.submit(module.held_apart, task, fitted))
+    reference = setting.executor.result(
+        setting.executor.submit(
+            forward, task.original.prototxt, task.original.weights, {"data": setting.data()[held]}, ["fc"]
+        )
+    )["fc"]
+    for weights, value in zip((base, {**base, **fitted}), apart):
+        own = setting.executor.result(setting.executor.submit(scores, task, weights, setting.data()[held], "fc"))
+        assert value == pytest.approx(divergence(reference, own) / len(held), rel=1e-4)
+    assert apart[1] < apart[0]
     assert setting.divergence(AFTER, forms) < setting.divergence(BEFORE, forms)
     assert made.how.words() == "asymmetric, fitted by blocks"
 
 
 def scores(task, blobs, data, blob):
-    """A blob of the compressed network with these weights (in a worker)."""
+    """A blob of the compressed network with these weights, or those of its caffemodel (in a worker)."""
     from enc_caffe.measuring.passes import engine_of
 
     with engine_of(task.compressed) as engine:
+        engine.put({n: [engine.model.array(b) for b in engine.model.layers[n].blobs] for n in engine.net.params})
         engine.put(blobs)
         engine.run(data)
         return np.array(engine.net.blobs[blob].data)

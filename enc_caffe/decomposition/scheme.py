@@ -118,6 +118,11 @@ class Scheme(ABC):
         """Rows and columns of one group's matrix, where a form is one rank of it; else None."""
         return None
 
+    def matrix_shapes(self, layer: Layer) -> list[tuple[int, int]]:
+        """Rows and columns of each of :meth:`matrices`; here of schemes whose form is one rank."""
+        shape = self.matrix_shape(layer)
+        return [] if shape is None else [shape] * layer.groups
+
     def max_rank(self, layer: Layer) -> int:
         """Forms of the ladder; of a scheme whose form is one rank of a matrix r_max, where the chain costs what the layer costs
         (METHOD section 1).

@@ -48,6 +48,7 @@ ROOMS = {
         "workers",
         "caffe_tools",
         "measuring",
+        "calibration",
         "report",
         "pipeline",
         "terminal",

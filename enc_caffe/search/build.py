@@ -88,6 +88,10 @@ def build_problem(table: MetricsTable, options: SearchOptions, time_of: Optional
             fixed_log += _log_metric(entry, place, table, options)
         for name, value in whole.items():
             spent[name] += value
+    if not layers and options.method == "y_d":
+        raise MetricsError(
+            f"network '{table.network}': VBMF finds in no layer a rank that would save anything; --method y_d has no plan"
+        )
     if not layers:
         raise MetricsError(
             f"network '{table.network}': no layer is left to search (first layer, --whole, --bounds, --schemes and "

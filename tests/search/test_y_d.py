@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from enc_caffe.decomposition import group_spectra, scheme_for, schemes
-from enc_caffe.errors import UsageError
+from enc_caffe.errors import MetricsError, UsageError
 from enc_caffe.form import Form
 from enc_caffe.metrics.table import LayerMetrics, MetricsTable
 from enc_caffe.network import Convolution, InnerProduct, Layer
@@ -69,6 +69,8 @@ def test_where_nothing_is_saved_or_all_is_noise_a_layer_stays_whole() -> None:
     full, noise = convolution("full", 8, 8, (8, 8)), connected("noise", 1, 1e3)
     plan = found(convolution("first", 3, 24, (3, 5)), full, noise).plan
     assert set(plan.forms) == {"first"}
+    with pytest.raises(MetricsError, match="VBMF finds in no layer a rank that would save anything"):
+        found(full, noise)
 
 
 def test_it_says_how_far_it_is_from_a_budget_and_needs_none() -> None:

@@ -233,9 +233,13 @@ def run(
     Raises
     ------
     UsageError
-        Naming the known rivals where a name is none.
+        Naming the known rivals where a name is none, or for a target or setting that makes no sense.
     """
     wanted, missing = chosen(names)
+    for rival in wanted:
+        for target in arena.targets:
+            # What makes no sense is said before anything is evaluated.
+            arena.options(rival, target)
     with claimed(out), workers.executor() as executor:
         out.mkdir(parents=True, exist_ok=True)
         match = Match(arena, out, store, workers, executor, bar, say)

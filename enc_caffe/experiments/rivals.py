@@ -9,12 +9,12 @@ from typing import Any, Callable, Mapping, Optional, Sequence
 from enc_caffe import __version__
 from enc_caffe.calibration.decomposer import Decomposition
 from enc_caffe.complexity import network_complexity
-from enc_caffe.errors import InfeasibleError, MetricsError, UsageError
+from enc_caffe.errors import InfeasibleError, MetricsError, OutputError, UsageError
 from enc_caffe.experiments.inputs import count
 from enc_caffe.experiments.run import command, plain
 from enc_caffe.experiments.steps import Steps
 from enc_caffe.experiments.timed import Timed, cpu_seconds
-from enc_caffe.files.jsonfile import write_json
+from enc_caffe.files.jsonfile import read_json, write_json
 from enc_caffe.files.output import claimed
 from enc_caffe.form import CONVENTIONS
 from enc_caffe.measuring.store import ResultStore
@@ -223,7 +223,8 @@ def run(
 ) -> list[str]:  # fmt: skip
     """All rivals, or those that are named, at all targets; ``out`` becomes the folder of an experiment.
 
-    What was finished is not done again; each network that was evaluated is in the store.
+    What was finished is not done again; each network that was evaluated is in the store. Rows of earlier runs on the same
+    files stay in the table.
 
     Returns
     -------
@@ -245,6 +246,7 @@ def run(
         match = Match(arena, out, store, workers, executor, bar, say)
         write_metrics(out / "metrics.json", match.modes)
         networks, remarks = [match.original()], []
+        before = _before(out, match.inputs)
         # What takes long comes last, so that the rest of the table is there before.
         for rival in sorted(wanted, key=_length):
             for target in arena.targets[:1] if rival.method in UNBUDGETED else arena.targets:
@@ -252,8 +254,27 @@ def run(
                     networks.append(match.play(rival, target))
                 except (InfeasibleError, MetricsError) as exc:
                     remarks.append(f"{rival.label} at {target:g}: {str(exc).splitlines()[0]}")
-                _write(arena, out, networks, remarks + missing, match.inputs)
+                now = {_place(n) for n in networks}
+                kept = [n for n in before if _place(n) not in now]
+                _write(arena, out, networks + kept, remarks + missing, match.inputs)
     return remarks + missing
+
+
+def _place(entry: Mapping[str, Any]) -> tuple[str, Any]:
+    return entry["method"], None if entry["method"] in UNBUDGETED else entry.get("target")
+
+
+def _before(out: Path, inputs: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Rows of a table that stands there already, where it is of the same files."""
+    try:
+        known = read_json(out / "experiment.json", EXPERIMENT, OutputError)
+        return list(known["networks"]) if known["files"] == _files(inputs) else []
+    except (OutputError, KeyError):
+        return []
+
+
+def _files(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in inputs.items() if k != "version"}
 
 
 def _length(rival: Rival) -> tuple[bool, ...]:
@@ -286,5 +307,5 @@ def _write(
         "network": arena.network, "images": f"Accuracy on {images:,} test images; all was chosen on {count(arena.choose):,} others",
         "networks": sorted(networks, key=lambda n: (-n.get("target", 2.0), order.get(n["method"], -1))),
         "remarks": list(remarks), "commands": [command()], "versions": versions(),
-        "files": {k: v for k, v in inputs.items() if k != "version"},
+        "files": _files(inputs),
     })  # fmt: skip

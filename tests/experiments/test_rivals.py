@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +86,13 @@ def test_one_table_that_goes_on_where_it_was(arena: rivals.Arena, tmp_path: Path
     assert "Learning curves" in titles and "Forms side by side" in titles
     record = json.loads((out / "experiment.json").read_text())
     assert record["networks"][1]["options"]["episodes"] is None
+    # One of them at another target joins the table.
+    with ResultStore(tmp_path / "store.sqlite") as store:
+        more = replace(arena, targets=(0.7,))
+        rivals.run(more, ("map",), out, store, Workers(1), lambda *a: None, lambda line: None)
+    assert [(n.method, n.target) for n in read_run(out).networks] == [
+        ("original", None), ("map", 0.7), ("uniform", 0.6), ("adc", 0.6), ("map", 0.6), ("balf", 0.6),
+    ]  # fmt: skip
 
 
 def test_names_that_are_none_and_rivals_that_are_missing() -> None:

@@ -36,11 +36,14 @@ class Scheme(ABC):
         For a person.
     ranks : int
         How many ranks a form has.
+    modes : bool
+        Whether each of several ranks is that of its own matrix of :meth:`matrices`.
     """
 
     name: str = ""
     title: str = ""
     ranks: int = 1
+    modes: bool = False
 
     @abstractmethod
     def refuses(self, layer: Layer) -> str:

@@ -41,6 +41,7 @@ class Tucker2(Scheme):
     name = "tucker2"
     title = "1 x 1 to fewer channels, Dh x Dw, 1 x 1 to all"
     ranks = 2
+    modes = True
 
     def refuses(self, layer: Layer) -> str:
         """Convolutions of one group whose kernel is larger than 1x1."""

@@ -12,7 +12,7 @@ from enc_caffe.report.rows import Network, Run
 from enc_caffe.search.methods import METHODS
 
 #: The paper's words for the rivals whose label is another one.
-WORDS = {"Heuristic [17]": "heuristic", "Asym.3D [11]": "asym3d"}
+WORDS = {"Heuristic [17]": "heuristic", "Asym.3D [11]": "asym"}
 #: Make's targets by network and MACs.
 TARGETS = {
     ("AlexNet", 0.375): "alexnet-37", ("AlexNet", 0.31): "alexnet-31", ("VGG-16", 0.25): "vgg16-25", ("VGG-16", 0.24): "vgg16-24",

@@ -62,7 +62,17 @@ class Rival:
         return str(self.search["method"])
 
 
-_BEST = QUALITY["best"]
+def _of_quality(key: str, label: str, name: str) -> Rival:
+    """The row of ``enc-caffe compress --quality NAME``; without it a row that is missing."""
+    if name not in QUALITY:
+        return Rival(key, label, {"method": name})
+    own = QUALITY[name]
+    search = {n: own[n] for n in ("method", "metric", "schemes") if n in own}
+    return Rival(
+        key, label, search, Making(Decomposition(own["decomposition"], own["recalibrate"]), own["refine"], own["dense"])
+    )
+
+
 WEIGHTED = Making(Decomposition("weighted"))
 #: In the order of the table. A method that this version has not is said to be missing, and joins as soon as it is there.
 RIVALS: tuple[Rival, ...] = (
@@ -71,8 +81,8 @@ RIVALS: tuple[Rival, ...] = (
     Rival("vbmf", "VBMF ranks, scaled [13]", {"method": "vbmf"}),
     Rival("y_d", "Y-D et al. [13]", {"method": "y_d", "schemes": "all"}),
     Rival("energy", "PCA energy, greedy [16]", {"method": "energy"}),
-    Rival("asym3d", "Asym. 3-D [11]", {"method": "asym3d"}),
-    Rival("prune", "Channel pruning [1]", {"method": "prune"}),
+    Rival("asym", "Asym. 3-D [11]", {"method": "asym"}),
+    _of_quality("pruning", "Channel pruning [1]", "channel_pruning"),
     Rival("3c", "CP-3C [1]", {"method": "3c"}),
     Rival("amc", "AMC [4]", {"method": "amc"}),
     Rival("adc", "ADC [17]", {"method": "adc"}),
@@ -84,10 +94,7 @@ RIVALS: tuple[Rival, ...] = (
     Rival("exact", "exact optimum of A_p", {"method": "model"}),
     Rival("balf", "Lagrangian, whitened SVD (BALF's rule)", {"method": "lagrangian", "metric": "output"}, WEIGHTED),
     Rival("forms", "exact over all forms, output error", {"method": "model", "metric": "output", "schemes": "all"}, WEIGHTED),
-    Rival(
-        "best", "--quality best", {n: _BEST[n] for n in ("method", "metric", "schemes")},
-        Making(Decomposition(_BEST["decomposition"], _BEST["recalibrate"]), _BEST["refine"], _BEST["dense"]),
-    ),
+    _of_quality("best", "--quality best", "best"),
 )  # fmt: skip
 
 

@@ -147,7 +147,7 @@ class LayerMetrics:
     @property
     def modes(self) -> bool:
         """Whether a form has one rank for each of several unfoldings."""
-        return self._rules.ranks > 1
+        return self._rules.modes
 
     @cached_property
     def vbmf_form(self) -> Optional[Form]:

@@ -29,7 +29,7 @@ def form_of(entry: LayerMetrics, first: bool) -> Optional[Form]:
 def check(table: MetricsTable, options: SearchOptions) -> None:
     """Raise :class:`UsageError` where the metrics have no unfoldings of two modes, or for what the rule does not know."""
     if not any(m.modes for m in table.layers):
-        named = ",".join(n for n, s in schemes().items() if s.ranks > 1)
+        named = ",".join(n for n, s in schemes().items() if s.modes)
         raise UsageError(
             f"--method y_d: the metrics of '{table.network}' have no scheme with a rank for each channel mode; compute them with "
             f"--schemes {named},inner_product --fully_connected (or --schemes all), and give compress the same"

@@ -14,7 +14,7 @@ from enc_caffe.pipeline.planning import search_plan
 from enc_caffe.search.build import build_problem
 from tests.search.tables import entry, options
 
-MODES = next(n for n, s in schemes().items() if s.ranks > 1)
+MODES = next(n for n, s in schemes().items() if s.modes)
 
 
 def curves(layer: Layer, weights: np.ndarray, scheme: str) -> LayerMetrics:

@@ -67,7 +67,7 @@ def _of_quality(key: str, label: str, name: str) -> Rival:
     if name not in QUALITY:
         return Rival(key, label, {"method": name})
     own = QUALITY[name]
-    search = {n: own[n] for n in ("method", "metric", "schemes") if n in own}
+    search: dict[str, Any] = {n: own[n] for n in ("method", "metric", "schemes") if n in own}
     return Rival(
         key, label, search, Making(Decomposition(own["decomposition"], own["recalibrate"]), own["refine"], own["dense"])
     )

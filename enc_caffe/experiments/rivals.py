@@ -137,19 +137,21 @@ class Match:
         everything = arena.source.load(arena.choose, "all", True)
         self.table = pca_metrics(loaded, arena.source.weights)
         self.modes = pca_metrics(everything, arena.source.weights)
+        self._what = ""
         self._chooser, self._reporter = (
-            PlanEvaluator(
-                images_of(loaded, arena.source.weights, p, executor, store),
-                progress=lambda plans, done, all_: self.bar(done, all_, self._what),
-            )
+            PlanEvaluator(images_of(loaded, arena.source.weights, p, executor, store), progress=self._progress)
             for p in (arena.choose, arena.test)
         )
-        self._timed, self._what = Timed(self._chooser, out / "seconds.json"), ""
+        self._timed = Timed(self._chooser, out / "seconds.json")
         self.inputs = {
             "weights": store.file_digest(arena.source.weights), "model": store.file_digest(arena.source.model),
             "choose": store.file_digest(arena.choose / "data.mdb"), "test": store.file_digest(arena.test / "data.mdb"),
             "version": __version__,
         }  # fmt: skip
+
+    def _progress(self, plans: int, done: int, all_: int) -> None:
+        self._timed.measuring()
+        self.bar(done, all_, self._what)
 
     def original(self) -> dict[str, Any]:
         """The network whole."""

@@ -15,8 +15,6 @@ from enc_caffe.form import Form
 from enc_caffe.measuring.store import digest_of
 
 FORMAT = "enc-caffe-seconds/1"
-#: An answer within so many seconds came from the store: evaluating a plan's network takes longer.
-AT_ONCE = 0.1
 
 
 def cpu_seconds() -> float:
@@ -46,6 +44,7 @@ class Timed:
     Parameters
     ----------
     accuracy : callable of a plan's forms
+        Whoever makes it calls :meth:`measuring` while images are run.
     path : Path
     """
 
@@ -59,20 +58,25 @@ class Timed:
                 self._known = {}
         self._asked: dict[str, None] = {}
         self._inside, self._started = 0.0, cpu_seconds()
+        self._real = False
 
     def begin(self) -> None:
         """Another search begins."""
         self._asked, self._inside, self._started = {}, 0.0, cpu_seconds()
 
+    def measuring(self) -> None:
+        """Images are run: the present answer does not come from the store."""
+        self._real = True
+
     def __call__(self, forms: Mapping[str, Form]) -> float:
         """The accuracy."""
-        start = cpu_seconds()
+        start, self._real = cpu_seconds(), False
         value = self._accuracy(forms)
         took = cpu_seconds() - start
         self._inside += took
         name = digest_of({n: str(f) for n, f in forms.items()})
         self._asked[name] = None
-        if took > AT_ONCE and name not in self._known:
+        if self._real and name not in self._known:
             self._known[name] = took
             write_json(self._path, {"format": FORMAT, "seconds": self._known})
         return value

@@ -41,6 +41,14 @@ def best_so_far(network: Network) -> list[tuple[float, float]]:
     return found
 
 
+def _stairs(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The same with a point below each rise: what was best stays so until then."""
+    found = points[:1]
+    for (_, before), (at, value) in zip(points, points[1:]):
+        found += [(at, before), (at, value)] if value != before else [(at, value)]
+    return found
+
+
 def learning(run: Run, name: str) -> Iterable[Section]:
     """The curves of all agents in one chart."""
     learners = [n for n in run.networks if n.learning]
@@ -51,14 +59,19 @@ def learning(run: Run, name: str) -> Iterable[Section]:
         label = n.label if n.target is None else f"{n.label} at {n.target:g}"
         curve, best = learning_curve(n), best_so_far(n)
         series.append(Series(f"{label}, mean of {BLOCK} episodes", curve, label, line=True))
-        series.append(Series(f"{label}, best so far", best, label, hollow=True, line=True))
+        series.append(Series(f"{label}, best so far", _stairs(best), label, hollow=True, line=True))
         words.append(
             f"{label} begins at {curve[0][1]:.1f} % (mean of {BLOCK}), ends at {curve[-1][1]:.1f} %, best {best[-1][1]:.1f} % "
             f"of {len(n.learning)} episodes, first reached in episode {best[-2][0]:.0f}"
         )
-    drawing = Points("episode", "top-1 accuracy on the images that choose, %", series)
+    drawing = Points("episode", "top-1 accuracy, %", series)
     chart = Chart(name, "Learning curves", "; ".join(words), drawing)
-    yield Section("Learning curves", ["Every episode is one evaluation of a whole network."], (), [chart])
+    yield Section(
+        "Learning curves",
+        ["Every episode is one evaluation of a whole network on the images that choose."],
+        (),
+        [chart],
+    )
 
 
 def ranks(run: Run) -> Iterable[Section]:

@@ -23,6 +23,7 @@ def test_a_learning_curve_is_means_of_ten_and_the_best_so_far() -> None:
         "begins at 10.0 %" in chart.words and "best 70.0 % of 22 episodes, first reached in episode 16" in chart.words
     )
     assert isinstance(chart.drawing, Points) and [s.hollow for s in chart.drawing.series] == [False, True]
+    assert chart.drawing.series[1].points == [(1, 10), (11, 10), (11, 30), (16, 30), (16, 70), (22, 70)]
     assert list(beside.learning(Run("r", "", "net", networks=[Network("x", "x")]), "n")) == []
 
 

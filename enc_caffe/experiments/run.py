@@ -69,7 +69,7 @@ def _run(x: Experiment, choices: Choices, out: Path, store: ResultStore, bar: Ba
         lab = Laboratory(x, choices, out, steps, inputs, executor, store, bar)
         table = metrics(lab)
         networks = [original(lab)]
-        for method in ("uniform", *(choices.methods or (x.method,))):
+        for method in dict.fromkeys(("uniform", *(choices.methods or (x.method,)))):
             plan = search(lab, table, method)
             for placement in x.placements:
                 networks.append(network(lab, plan, method, placement))

@@ -155,7 +155,7 @@ def train(
     seen : callable of episode and reward
         Called after every episode.
     """
-    # So small products take a machine that is shared fifty times as long with several threads, and their last digits, and
+    # So small products take a machine that is shared up to forty times as long with several threads, and their last digits, and
     # so the walk, would depend on the number.
     with threadpool_limits(1, user_api="blas"):
         return _train(Agent(environment.features, schedule, seed, start), environment, seen)

@@ -6,7 +6,7 @@ export ENC_CAFFE_DATA
 EXPERIMENTS := resnet56-50 resnet56-55 vgg16-25 vgg16-24 vgg16-20 alexnet-37 alexnet-31 \
 	vgg16-57 vgg16-41 vgg16-39 vgg16-33 table1 table2 table3 table4 fig2 fig3 fig6 fig7 paper
 
-.PHONY: help install caffe demo test lint format compare bench fuzz fuzz-guided kills docker docker-gpu docker-test docker-gpu-test deploy-test clean $(EXPERIMENTS)
+.PHONY: help install caffe demo test lint format compare rivals bench fuzz fuzz-guided kills docker docker-gpu docker-test docker-gpu-test deploy-test clean $(EXPERIMENTS)
 help:
 	@echo "make install      .venv with the package, Caffe, and the commands enc-caffe and caffe"
 	@echo "make caffe        build BVLC Caffe into the per-user cache (make install does it too)"
@@ -16,6 +16,8 @@ help:
 	@echo "                  TEST_LMDB= do all of it"
 	@echo "make table1       a table of the paper beside what can be had here (also table2 to table4; fig2, fig3, fig6, fig7; paper)"
 	@echo "                  variables: METHOD=map|model|inf, FINETUNE=0|1, WORKERS=, GPU=0,1|all, WEIGHTS=, OUT="
+	@echo "make rivals       every method of the paper's tables on ResNet-56: accuracy, evaluations and time of the search; variables:"
+	@echo "                  METHOD=uniform,adc,..., TARGETS=0.5,0.3, EPISODES=, CHOOSE=, LMDB=, TEST_LMDB=, MODEL=, WEIGHTS=, COUNT="
 	@echo "make compare      all search methods on ResNet-56 at equal MACs (ENC_CAFFE_DATA=DIR)"
 	@echo "make test         all tests, two files at a time (JOBS=N)"
 	@echo "make lint         ruff and mypy;  make format  rewrites the layout"
@@ -41,6 +43,12 @@ $(EXPERIMENTS): install
 		$(if $(WEIGHTS),--weights $(WEIGHTS)) $(if $(IMAGENET_LMDB),--imagenet_lmdb $(IMAGENET_LMDB)) \
 		$(if $(TEST_LMDB),--test_lmdb $(TEST_LMDB)) $(if $(FINETUNE),--finetune $(FINETUNE)) \
 		$(if $(WORKERS),--workers $(WORKERS)) $(if $(GPU),--gpu $(GPU)) --out $(OUT)/$@
+
+rivals: install
+	@$(PY) scripts/rivals.py --out $(OUT)/rivals $(if $(METHOD),--method $(METHOD)) $(if $(TARGETS),--targets $(TARGETS)) \
+		$(if $(EPISODES),--episodes $(EPISODES)) $(if $(CHOOSE),--choose $(CHOOSE)) $(if $(WORKERS),--workers $(WORKERS)) \
+		$(if $(MODEL),--model $(MODEL)) $(if $(WEIGHTS),--weights $(WEIGHTS)) $(if $(LMDB),--lmdb $(LMDB)) \
+		$(if $(TEST_LMDB),--test_lmdb $(TEST_LMDB)) $(if $(COUNT),--count $(COUNT))
 
 compare: install
 	@$(PY) scripts/compare_methods.py --out $(OUT)/compare $(if $(METRICS),--metrics $(METRICS))

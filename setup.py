@@ -43,6 +43,7 @@ setup(
         "lmdb>=1.4",
         "opencv-python-headless>=4.7.0.72,<5",
         "rich>=13.0",
+        "threadpoolctl>=3.1",
         "pooch>=1.7",
         'tomli>=2.0; python_version < "3.11"',
     ],

@@ -39,6 +39,8 @@ class Provenance:
     refined : mapping
         What whole networks changed.
     note : str
+    learning : mapping
+        An agent's seed and schedule, and the accuracy of every episode.
     more : mapping
         Fields of a file that this version does not know.
     """
@@ -63,6 +65,7 @@ class Provenance:
     accuracy: Optional[float] = None
     refined: Optional[Mapping[str, Any]] = None
     note: Optional[str] = None
+    learning: Optional[Mapping[str, Any]] = None
     more: Mapping[str, Any] = field(default_factory=dict)
 
     def known(self) -> dict[str, Any]:
@@ -129,7 +132,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
         ("flops_ratio", "params_ratio", "latency_ratio", "objective", "gap", "search_seconds", "accuracy"), (int, float)
     ),
     **dict.fromkeys(("candidates", "evaluated"), (int,)),
-    **dict.fromkeys(("targets", "refined"), (dict,)),
+    **dict.fromkeys(("targets", "refined", "learning"), (dict,)),
     "proven_optimal": (bool,),
 }
 

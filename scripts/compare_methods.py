@@ -38,7 +38,7 @@ METHODS: tuple[tuple[str, dict[str, object], bool], ...] = (
     ("uniform", {"method": "uniform"}, False),
     ("VBMF ranks, scaled [13]", {"method": "vbmf"}, False),
     ("PCA energy, greedy [16]", {"method": "energy"}, False),
-    ("iterative [18], A_p", {"method": "iterative"}, False),
+    ("ARS [18], A_p", {"method": "ars"}, False),
     ("random, best of 20", {"method": "random"}, False),
     ("ENC-Map, y_p", {"method": "map"}, False),
     ("ENC-Model, A_p, paper's space", {"method": "model", "solver": "space", "density": 0.5, "complexity_margin": 0.002}, False),

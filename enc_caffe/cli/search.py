@@ -31,6 +31,7 @@ from enc_caffe.pipeline import planning
 from enc_caffe.pipeline.measurement import concerns, images_of
 from enc_caffe.pipeline.planning import PlanAccuracy, SweepPoint
 from enc_caffe.plan import write_plan
+from enc_caffe.search.methods import most_evaluations
 from enc_caffe.terminal.plans import show_found, show_plan, show_sweep
 from enc_caffe.terminal.progress import progress_bar
 
@@ -75,7 +76,8 @@ def _search(args: argparse.Namespace) -> None:
     table = read_metrics(args.metrics)
     latency = times_of(args)
     with_images = _images(args)
-    for accuracy in _accuracy(args, table) if with_images else iter((None,)):
+    expected = most_evaluations(options, len({m.name for m in table.layers}))
+    for accuracy in _accuracy(args, table, expected) if with_images else iter((None,)):
         if args.target_flops and len(args.target_flops) > 1:
             with progress_bar("targets", len(args.target_flops)) as bar:
                 points = planning.sweep(table, options, args.target_flops, accuracy, latency, bar)
@@ -102,7 +104,7 @@ def _images(args: argparse.Namespace) -> bool:
     return bool(given)
 
 
-def _accuracy(args: argparse.Namespace, table: MetricsTable) -> Iterator[PlanAccuracy]:
+def _accuracy(args: argparse.Namespace, table: MetricsTable, expected: int) -> Iterator[PlanAccuracy]:
     loaded = load_network(args, args.lmdb, True)
     _check_layers(args, loaded, table)
     with contextlib.ExitStack() as stack:
@@ -113,7 +115,7 @@ def _accuracy(args: argparse.Namespace, table: MetricsTable) -> Iterator[PlanAcc
             print(line, file=sys.stderr)
         yield PlanEvaluator(
             images, args.stride_placement, args.accuracy,
-            lambda plans, done, all_: bar(plans * all_ + done, (plans + 1) * all_),
+            lambda plans, done, all_: bar(plans * all_ + done, max(expected, plans + 1) * all_),
         )  # fmt: skip
 
 

@@ -13,7 +13,9 @@ from enc_caffe.errors import UsageError
 from enc_caffe.form import CONVENTIONS
 from enc_caffe.metrics.latency import read_latency
 from enc_caffe.search.build import TimeOf
+from enc_caffe.search.methods import METHODS
 from enc_caffe.search.options import COUNTS, SearchOptions
+from enc_caffe.search.own import OWN
 
 
 def bounds_argument(text: str) -> tuple[str, Optional[int], Optional[int]]:
@@ -50,9 +52,7 @@ def add_search(command: argparse.ArgumentParser, sweeps: bool = False, solver: s
         "--target_accuracy", type=float, metavar="A", help="least MACs whose predicted (or evaluated) accuracy is A"
     )
     how = command.add_argument_group("how ranks are found")
-    how.add_argument(
-        "--method", default="map", help="map, model, inf, uniform, vbmf, energy, iterative or random (default: map)"
-    )
+    how.add_argument("--method", default="map", help=f"{', '.join(METHODS)} (default: map)")
     how.add_argument(
         "--metric", default="pca",
         help="pca (default), measured, combined (A_c), or divergence, loss, output or fisher where the metrics hold them; compress also "
@@ -75,7 +75,8 @@ def add_search(command: argparse.ArgumentParser, sweeps: bool = False, solver: s
         "--groups", action=argparse.BooleanOptionalAction, default=True,
         help="search layers of equal cost by their summed rank in the space (default: yes)",
     )  # fmt: skip
-    how.add_argument("--seed", type=int, default=0, help="of random (default: 0)")
+    how.add_argument("--seed", type=int, default=0, help="of random and adc (default: 0)")
+    add_own(command)
     rank = command.add_argument_group("ranks that are allowed")
     rank.add_argument(
         "--first_layer", help="keep, half or search: what becomes of the first layer (default: keep with the paper's schemes, "
@@ -97,6 +98,17 @@ def add_search(command: argparse.ArgumentParser, sweeps: bool = False, solver: s
         help="how MACs are counted (default: exact, with --count paper the paper's)",
     )
     add_schemes(command)
+
+
+def add_own(command: argparse.ArgumentParser) -> None:
+    """Settings of one method each (:mod:`enc_caffe.search.own`)."""
+    group = command.add_argument_group("settings of one method alone")
+    for own in OWN.values():
+        default = "" if own.default is None else f" (default: {own.default:g})"
+        group.add_argument(
+            own.flag, type=int if own.whole else float, metavar="N" if own.whole else "X",
+            help=f"of {own.methods[0]}: {own.what}{default}",
+        )  # fmt: skip
 
 
 def add_schemes(command: Any) -> None:
@@ -133,7 +145,7 @@ def search_options(args: argparse.Namespace) -> SearchOptions:
         bounds={name: (low, high) for name, low, high in args.bounds}, whole=frozenset(args.whole), preset=args.preset,
         solver=args.search_solver, space_margin=args.space_margin, complexity_margin=args.complexity_margin,
         density=args.density, candidates=args.candidates, groups=args.groups, seed=args.seed, schemes=args.schemes,
-        count=args.count,
+        count=args.count, **{name: getattr(args, name) for name in OWN},
     )  # fmt: skip
 
 

@@ -36,11 +36,14 @@ class Scheme(ABC):
         For a person.
     ranks : int
         How many ranks a form has.
+    modes : bool
+        Whether each of several ranks is that of its own matrix of :meth:`matrices`.
     """
 
     name: str = ""
     title: str = ""
     ranks: int = 1
+    modes: bool = False
 
     @abstractmethod
     def refuses(self, layer: Layer) -> str:
@@ -117,6 +120,11 @@ class Scheme(ABC):
     def matrix_shape(self, layer: Layer) -> Optional[tuple[int, int]]:
         """Rows and columns of one group's matrix, where a form is one rank of it; else None."""
         return None
+
+    def matrix_shapes(self, layer: Layer) -> list[tuple[int, int]]:
+        """Rows and columns of each of :meth:`matrices`; here of schemes whose form is one rank."""
+        shape = self.matrix_shape(layer)
+        return [] if shape is None else [shape] * layer.groups
 
     def max_rank(self, layer: Layer) -> int:
         """Forms of the ladder; of a scheme whose form is one rank of a matrix r_max, where the chain costs what the layer costs

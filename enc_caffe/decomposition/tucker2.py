@@ -41,6 +41,7 @@ class Tucker2(Scheme):
     name = "tucker2"
     title = "1 x 1 to fewer channels, Dh x Dw, 1 x 1 to all"
     ranks = 2
+    modes = True
 
     def refuses(self, layer: Layer) -> str:
         """Convolutions of one group whose kernel is larger than 1x1."""
@@ -60,6 +61,11 @@ class Tucker2(Scheme):
         """The unfoldings of the input and of the output mode: (I, O Dh Dw) and (O, I Dh Dw)."""
         w = per_group(layer, weights)[0]
         return [w.transpose(1, 0, 2, 3).reshape(w.shape[1], -1), w.reshape(w.shape[0], -1)]
+
+    def matrix_shapes(self, layer: Layer) -> list[tuple[int, int]]:
+        """Of both unfoldings."""
+        o, i, dh, dw = group_size(layer)
+        return [(i, o * dh * dw), (o, i * dh * dw)]
 
     def forms(self, layer: Layer, spectra: Sequence[np.ndarray]) -> tuple[Form, ...]:
         """Pairs of ranks of which no other costs as little at as small an error, by the bound of the higher-order SVD.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Optional
@@ -230,3 +231,32 @@ def lmdb_identity(path: Path) -> list[Any]:
     """Path, size and time of an LMDB: what a step knows it by, since hashing 252 GB would take longer than the step."""
     stat = (Path(path) / "data.mdb").stat()
     return [str(Path(path).absolute()), stat.st_size, stat.st_mtime_ns]
+
+
+def cifar_parts(out: Path, number: int) -> tuple[Path, Path]:
+    """LMDBs of the first ``number`` training images of CIFAR-10, and of all test images that are here; made once.
+
+    Raises
+    ------
+    UsageError
+        For a number below 1, or above what is here.
+    """
+    found = local_images()
+    paths = out / f"train{number}_lmdb", out / "test_lmdb"
+    for path, part, most in ((paths[0], "train", number), (paths[1], "test", None)):
+        if path.exists():
+            continue
+        if found is None:
+            total, records = sources.from_cifar10(cifar10_folder(), part)
+            write_lmdb(path, records if most is None else itertools.islice(records, most))
+            continue
+        if found.is_dir():
+            pixels, labels = read_sheets(found / part)
+        else:
+            with np.load(found, allow_pickle=False) as data:
+                pixels, labels = data[f"{part}_images"], data[f"{part}_labels"].astype(np.int64)
+        total = len(pixels)
+        if most is not None and not 1 <= most <= total:
+            raise UsageError(f"--choose {most}: 1 to {total} training images are here")
+        write_lmdb(path, sources.from_arrays(pixels[:most], labels[:most])[1])
+    return paths

@@ -12,6 +12,7 @@ from enc_caffe.experiments import figures, from_metrics
 from enc_caffe.experiments import run as with_images
 from enc_caffe.experiments.fetch import data_folder
 from enc_caffe.experiments.inputs import Choices, announce, check_given
+from enc_caffe.experiments.policies import command_for, measured, on_resnet56
 from enc_caffe.experiments.settings import Experiment, experiments, read_experiment
 from enc_caffe.measuring.store import ResultStore, default_store
 from enc_caffe.metrics.files import read_metrics
@@ -31,6 +32,8 @@ TABLES: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
     "table4": tuple((f"vgg16-{n}", ("model",)) for n in (57, 41, 39, 33)),
 }  # fmt: skip
 NUMERALS = {"table1": "I", "table2": "II", "table3": "III", "table4": "IV"}
+#: Tables with other groups' methods, which stand beside ours on ResNet-56 (``make rivals``).
+BESIDE = ("table1", "table2")
 #: Where ENC_CAFFE_DATA may have metrics of a network.
 METRICS = {"VGG-16": "vgg16.json", "ResNet-56": "res56.json"}
 
@@ -132,6 +135,11 @@ def table(name: str, root: Path, choices: Choices, out: Path) -> None:
             say(f"{each} is skipped: {exc}")
     rows = [_row(p, runs) for p in RESULTS if p.table == NUMERALS[name]]
     headers = ["network", "policy", "MACs", "paper: loss, top-1/5", "tuned", "here: loss, top-1/5", "tuned"]
+    if name in BESIDE:
+        match = measured(out.parent / "rivals")
+        for row, p in zip(rows, (p for p in RESULTS if p.table == NUMERALS[name])):
+            row += [on_resnet56(p.policy, match), command_for(p)]
+        headers += ["ResNet-56 here: loss", "the row itself"]
     print_table(f"Table {NUMERALS[name]}: loss of accuracy in percentage points, top-1/top-5", headers, rows, left=2)
     for line in skipped:
         print(f"skipped: {line}")

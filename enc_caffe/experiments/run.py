@@ -15,6 +15,7 @@ from enc_caffe.caffe_io.emit import NONE, Blobs
 from enc_caffe.caffe_io.prototxt import read_net, to_text
 from enc_caffe.caffe_tools.finetune import RESULT, finetune
 from enc_caffe.caffe_tools.training import Step
+from enc_caffe.decomposition.policy import ALL
 from enc_caffe.experiments.inputs import Choices, Inputs, gather
 from enc_caffe.experiments.settings import Experiment
 from enc_caffe.experiments.steps import Steps
@@ -28,8 +29,9 @@ from enc_caffe.pipeline.measurement import images_of, measured_metrics
 from enc_caffe.pipeline.planning import search_plan
 from enc_caffe.pipeline.reporting import EXPERIMENT, sha256, versions
 from enc_caffe.plan import Plan, read_plan, write_plan
-from enc_caffe.search.methods import EVALUATING
+from enc_caffe.search.methods import EVALUATING, most_evaluations
 from enc_caffe.search.options import SearchOptions
+from enc_caffe.search.own import UNBUDGETED
 from enc_caffe.workers.executor import Executor
 
 Bar = Callable[..., None]
@@ -67,7 +69,7 @@ def _run(x: Experiment, choices: Choices, out: Path, store: ResultStore, bar: Ba
         lab = Laboratory(x, choices, out, steps, inputs, executor, store, bar)
         table = metrics(lab)
         networks = [original(lab)]
-        for method in ("uniform", *(choices.methods or (x.method,))):
+        for method in dict.fromkeys(("uniform", *(choices.methods or (x.method,)))):
             plan = search(lab, table, method)
             for placement in x.placements:
                 networks.append(network(lab, plan, method, placement))
@@ -134,11 +136,16 @@ def search(lab: Laboratory, table: MetricsTable, method: str) -> Plan:
         if method in EVALUATING:
             loaded = pipeline.load(lab.x.model, lab.inputs.partial, None, lab.x.fully_connected)
             images = images_of(loaded, lab.inputs.weights, lab.inputs.partial, lab.executor, lab.store)
-            number = options.candidates or 0
+            number = most_evaluations(options, len(table.layers))
             accuracy = PlanEvaluator(
                 images, progress=lambda plans, done, all_: lab.bar(plans * all_ + done, max(number, plans + 1) * all_, "plans")
             )  # fmt: skip
-        write_plan(path, search_plan(table, options, accuracy).plan)
+        known = table
+        if method in UNBUDGETED:
+            # Its rule looks at other schemes, and at fully connected layers, by the caffemodel alone.
+            everything = pipeline.load(lab.x.model, lab.inputs.test, None, True, schemes=ALL)
+            known = pipeline.pca_metrics(everything, lab.inputs.weights)
+        write_plan(path, search_plan(known, options, accuracy).plan)
         return {}
 
     key = {"metrics": sha256(lab.out / "metrics.json"), "options": plain(options), "version": __version__}

@@ -142,12 +142,38 @@ class LayerMetrics:
         shape = self._rules.matrix_shape(self.layer)
         if shape is None:
             raise MetricsError(f"layer '{self.name}': scheme '{self.scheme}' has no single rank for VBMF to estimate")
+        return max(1, min(self.max_rank, max(self._empirical_ranks())))
+
+    @property
+    def modes(self) -> bool:
+        """Whether a form has one rank for each of several unfoldings."""
+        return self._rules.modes
+
+    @cached_property
+    def vbmf_form(self) -> Optional[Form]:
+        """The form whose every rank is VBMF's of its own unfolding: the rule of [13]. It need not be on the ladder.
+
+        Where VBMF finds nothing but noise it gives no rank: such a mode stays whole, and so does a layer of one matrix (None).
+        """
+        found = self._empirical_ranks()
+        if not self.modes:
+            return Form(self.scheme, (min(self.max_rank, max(found)),)) if max(found) else None
+        limits = self._rules.limits(self.layer)
+        return Form(self.scheme, tuple(min(n, r) if r else n for n, r in zip(limits, found)))
+
+    def energy_of(self, form: Form) -> float:
+        """y_p of a form of the scheme, on the ladder or off it."""
+        if form in self.forms:
+            return float(self.energy[self.forms.index(form) + 1])
+        return float(self._rules.energy(self.layer, self.singular_values, [form])[0])
+
+    def _empirical_ranks(self) -> list[int]:
         ranks = []
-        for spectrum in self.singular_values:
+        for spectrum, shape in zip(self.singular_values, self._rules.matrix_shapes(self.layer)):
             missing = min(shape) - len(spectrum)
             tail = np.linspace(spectrum[-1], 0, missing + 2)[1:-1] if missing > 0 else np.zeros(0)
             ranks.append(estimate(np.concatenate([spectrum, tail]), *shape).empirical_rank)
-        return max(1, min(self.max_rank, max(ranks)))
+        return ranks
 
     def surrogate_points(self, kind: str) -> tuple[np.ndarray, np.ndarray]:
         """Sampled ranks and exp(-d) there, d being the ``divergence``, the ``loss`` or the ``output`` error that the truncation adds."""

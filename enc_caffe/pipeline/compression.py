@@ -250,6 +250,8 @@ def compress(
             found = chooser.mixture(table, options, time_of)
         else:
             found = search_plan(table, options, chooser.evaluator if chooser and evaluating else None, time_of)
+        if found.result.note:
+            notice(found.result.note)
         blobs: Blobs = {}
         if chooser is not None:
             found = chooser.refined(table, found, making.refine) if making.refine else found

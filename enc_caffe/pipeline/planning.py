@@ -18,6 +18,7 @@ from enc_caffe.search import exact, methods
 from enc_caffe.search.build import TimeOf, build_problem, has_values
 from enc_caffe.search.enc_map import predicted_accuracy
 from enc_caffe.search.options import SearchOptions
+from enc_caffe.search.own import UNBUDGETED
 from enc_caffe.search.problem import AccuracyOf, SearchProblem, SearchResult
 from enc_caffe.search.refine import Refined
 
@@ -49,7 +50,7 @@ def search_plan(
     table : MetricsTable
     options : SearchOptions
     accuracy : callable of the plan's forms, optional
-        Evaluates a plan; ``inf`` needs it, ``random``, ``iterative`` and ``--target_accuracy`` use it.
+        Evaluates a plan; ``inf`` and ``adc`` need it, ``random``, ``ars`` and ``--target_accuracy`` use it.
     time_of : callable of layer and form, optional
         Nanoseconds, where latency has a budget.
     """
@@ -119,7 +120,9 @@ def check_search(table: MetricsTable, options: SearchOptions, time_of: Optional[
     layers = tuple(
         replace(m, extra=(("sampled_divergence", [1.0 / r for r in m.sampled_ranks]),)) for m in table.layers
     )
-    build_problem(replace(table, layers=layers), replace(options, metric="divergence"), time_of).check_feasible()
+    problem = build_problem(replace(table, layers=layers), replace(options, metric="divergence"), time_of)
+    if options.method not in UNBUDGETED:
+        problem.check_feasible()
     if options.metric in ("pca", "combined"):
         # These compare no schemes.
         build_problem(table, replace(options, metric="pca"), time_of)
@@ -176,7 +179,8 @@ def _plan(table: MetricsTable, problem: SearchProblem, result: SearchResult, sec
         convention=problem.convention, counted=problem.counted, targets=targets,
         objective=math.exp(min(result.log_objective, MOST)), proven_optimal=result.proven_optimal,
         gap=result.gap if result.gap is not None and math.isfinite(result.gap) else None, candidates=result.candidates,
-        evaluated=len(result.evaluated) or None, search_seconds=seconds, accuracy=result.accuracy, note=result.note or None,
+        evaluated=len({ranks for ranks, _ in result.evaluated}) or None, search_seconds=seconds, accuracy=result.accuracy, note=result.note or None,
+        learning=result.learning,
     )  # fmt: skip
     forms = result.plan_forms(problem)
     return Plan(table.network, {x.name: forms[x.name] for x, _ in table.by_layer() if x.name in forms}, about)

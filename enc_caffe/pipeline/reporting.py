@@ -95,15 +95,20 @@ def label_of(method: str, placement: Optional[str]) -> str:
 def _network(folder: Path, entry: Mapping[str, Any], table: Optional[MetricsTable]) -> Network:
     method, placement = str(entry["method"]), entry.get("placement") or ""
     plan = read_plan(folder / entry["ranks"]) if entry.get("ranks") else None
-    tuned = entry.get("finetuned") or {}
+    tuned, searched = entry.get("finetuned") or {}, entry.get("search") or {}
     label = str(entry.get("label") or label_of(method, placement))
     return Network(
         label, method, placement, dict(entry.get("macs", {})), entry.get("parameters"), _score(entry.get("score")),
-        _score(tuned.get("score")), tuned.get("epochs"), plan.about.search_seconds if plan else None,
+        _score(tuned.get("score")), tuned.get("epochs"), searched.get("seconds", plan.about.search_seconds if plan else None),
         _layers(table, plan, placement or "exact", entry.get("options")) if plan and table else (),
         read_training(folder / tuned["folder"], label) if tuned.get("folder") else None,
-        _target(plan), _details(plan),
+        _target(plan), _details(plan), searched.get("evaluations"), _learning(plan),
     )  # fmt: skip
+
+
+def _learning(plan: Optional[Plan]) -> tuple[float, ...]:
+    found = (plan.about.learning or {}).get("accuracy", ()) if plan else ()
+    return tuple(float(v) for v in found)
 
 
 def _target(plan: Optional[Plan]) -> Optional[float]:

@@ -13,7 +13,10 @@ BASELINES: dict[str, tuple[float, Optional[float]]] = {
 }
 
 #: Words of the paper for a method of ours.
-METHODS = {"uniform": "Uniform", "inf": "ENC-Inf", "model": "ENC-Model", "map": "ENC-Map"}
+METHODS = {
+    "uniform": "Uniform", "inf": "ENC-Inf", "model": "ENC-Model", "map": "ENC-Map", "adc": "ADC [17]", "ars": "ARS [18]",
+    "y_d": "Y-D et al. [13]",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

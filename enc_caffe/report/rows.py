@@ -62,6 +62,10 @@ class Network:
     macs : mapping of convention to part of the original's
     details : sequence of (name, value)
         Whatever else is known, in words.
+    evaluations : int, optional
+        Networks that the search evaluated.
+    learning : sequence of float
+        Accuracy of every episode, where an agent searched.
     """
 
     label: str
@@ -77,6 +81,8 @@ class Network:
     training: Optional[Training] = None
     target: Optional[float] = None
     details: Sequence[tuple[str, str]] = ()
+    evaluations: Optional[int] = None
+    learning: Sequence[float] = ()
 
 
 @dataclass(frozen=True)

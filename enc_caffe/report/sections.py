@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Iterable, Optional, Sequence
 
 from enc_caffe.form import WHOLE
+from enc_caffe.report import beside
 from enc_caffe.report.paper import BASELINES, METHODS, PaperResult, of_network, result_for
 from enc_caffe.report.rows import (
     Chart,
@@ -71,6 +72,8 @@ def summary_table(run: Run) -> Table:
         headers += [f"top-{k} %" for k in ks] + ["loss"]
     if tuned:
         headers += ["fine-tuned %", "loss, tuned"]
+    if beside.has_searches(run):
+        headers += ["evaluations", "search s"]
     if known:
         headers += ["paper: loss", *(["paper: tuned"] if any(p and p.after != (None, None) for p in papers) else [])]
     rows = []
@@ -84,6 +87,8 @@ def summary_table(run: Run) -> Table:
         if tuned:
             row.append(_percent(network.finetuned.percent()) if network.finetuned else NOTHING)
             row.append(_percent(_loss(network, original, True)))
+        if "evaluations" in headers:
+            row += beside.search_cells(network)
         if known:
             row.append(_paper_loss(run, network, paper))
             if "paper: tuned" in headers:
@@ -185,6 +190,8 @@ def _of_run(run: Run, prefix: str) -> Iterable[Section]:
     if charts:
         text = ["A bar is the space from R_min to R_max that ENC-Map gives at the target less and plus its margin."]
         yield Section(f"{prefix}Ranks per layer (Figure 3)", text if _bounded(run) else (), (), charts)
+    yield from beside.ranks(run)
+    yield from beside.learning(run, _name("learning", run.name))
     if tables:
         text = ["MACs of one image in the exact convention; parameters without biases."]
         yield Section(f"{prefix}Layers before and after", text, tables)

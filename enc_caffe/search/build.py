@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Callable, Optional, Sequence, Union
 
 import numpy as np
@@ -15,6 +16,7 @@ from enc_caffe.metrics.curves import RankOf, inverse_of_curve, rank_over_metric
 from enc_caffe.metrics.table import SERIES, LayerMetrics, MetricsTable
 from enc_caffe.network import Layer
 from enc_caffe.rounding import round_half_up
+from enc_caffe.search import y_d
 from enc_caffe.search.frontier import frontier_layer
 from enc_caffe.search.options import RESOURCES, SearchOptions
 from enc_caffe.search.problem import EVERYTHING, LISTED, SearchLayer, SearchProblem
@@ -59,6 +61,8 @@ def build_problem(table: MetricsTable, options: SearchOptions, time_of: Optional
         If a layer lacks what the metric needs, or no layer is left to search.
     """
     _check_names(table, options)
+    if options.method == "y_d":
+        y_d.check(table, options)
     if "latency" in options.targets and time_of is None:
         raise UsageError("--target_latency needs --latency LATENCY.json (enc-caffe latency measures one)")
     whole_network = table.known("network_macs"), table.known("network_parameters")
@@ -84,6 +88,10 @@ def build_problem(table: MetricsTable, options: SearchOptions, time_of: Optional
             fixed_log += _log_metric(entry, place, table, options)
         for name, value in whole.items():
             spent[name] += value
+    if not layers and options.method == "y_d":
+        raise MetricsError(
+            f"network '{table.network}': VBMF finds in no layer a rank that would save anything; --method y_d has no plan"
+        )
     if not layers:
         raise MetricsError(
             f"network '{table.network}': no layer is left to search (first layer, --whole, --bounds, --schemes and "
@@ -112,6 +120,10 @@ Made = Union[SearchLayer, tuple[LayerMetrics, int], None]
 def _layer(
     curves: Sequence[LayerMetrics], table: MetricsTable, options: SearchOptions, costs: _Costs, first: bool
 ) -> Made:  # fmt: skip
+    if options.method == "y_d":
+        return _one_shot(
+            [m for m in curves if options.schemes == PAPER or _asked_for(m, options)], options, costs, first
+        )
     able = [m for m in curves if _asked_for(m, options)]
     places = [allowed_places(m, options) for m in able]
     name = curves[0].name
@@ -136,6 +148,23 @@ def _layer(
     return SearchLayer(
         name, ranks, entry.max_rank, {n: np.concatenate([[0], c]) for n, c in costs.table(entry.layer, grid).items()},
         values, inverse, entry.energy, entry.vbmf_rank if options.method == "vbmf" else None, None, (WHOLE, *grid),
+        described=entry.layer,
+    )  # fmt: skip
+
+
+def _one_shot(curves: Sequence[LayerMetrics], options: SearchOptions, costs: _Costs, first: bool) -> Made:
+    """A layer with one place, the form that the rule of [13] gives it; whole where that would cost no less."""
+    known = [m for m in curves if m.modes or m.layer.inner_product is not None]
+    if not known or known[0].name in options.whole or (first and options.first_layer == "keep"):
+        return None
+    entry = next((m for m in known if m.modes), known[0])
+    form = y_d.form_of(entry, first)
+    if form is None or form_cost(entry.layer, form)[0] >= form_cost(entry.layer, WHOLE)[0]:
+        return None
+    values = np.array([0.0, entry.energy_of(form)])
+    return SearchLayer(
+        entry.name, np.array([1]), 1, {n: np.concatenate([[0], c]) for n, c in costs.table(entry.layer, [form]).items()},
+        values, lambda y: np.ones_like(np.asarray(y, float)), values, None, None, (WHOLE, form), described=entry.layer,
     )  # fmt: skip
 
 
@@ -161,6 +190,7 @@ def _mixture(
     # An accuracy is reached by the least MACs.
     limited = [n for n in RESOURCES if n in options.targets or (n == "macs" and options.target_accuracy is not None)]
     made = frontier_layer(layer.name, forms, costs.table(layer, forms), values, limited, energy)
+    made = replace(made, described=layer)
     if len(made.choices) > 1:
         return made
     form = made.forms[int(made.choices[0])]

@@ -5,8 +5,22 @@ from __future__ import annotations
 from typing import Callable, Optional
 
 from enc_caffe.errors import UsageError
-from enc_caffe.search import enc_inf, enc_map, enc_model, energy, iterative, random_search, uniform, vbmf
+from enc_caffe.search import (
+    adc,
+    ars,
+    enc_inf,
+    enc_map,
+    enc_model,
+    energy,
+    heuristic,
+    lagrangian,
+    random_search,
+    uniform,
+    vbmf,
+    y_d,
+)
 from enc_caffe.search.accuracy import least_complexity
+from enc_caffe.search.options import SearchOptions, space_settings
 from enc_caffe.search.problem import AccuracyOf, SearchProblem, SearchResult
 
 Method = Callable[[SearchProblem, Optional[AccuracyOf]], SearchResult]
@@ -18,11 +32,20 @@ METHODS: dict[str, Method] = {
     "uniform": uniform.search,
     "vbmf": vbmf.search,
     "energy": energy.search,
-    "iterative": iterative.search,
+    "ars": ars.search,
+    "iterative": ars.search,
     "random": random_search.search,
+    "heuristic": heuristic.search,
+    "lagrangian": lagrangian.search,
+    "y_d": y_d.search,
+    "adc": adc.search,
+}
+#: What the paper compares with and this version has not, with the reason.
+MISSING = {
+    "amc": "AMC [4] prunes channels, which no form of a layer does here; --method adc is the same agent over ranks",
 }
 #: Methods that choose by evaluation where images are given.
-EVALUATING = ("inf", "iterative", "random")
+EVALUATING = ("inf", "ars", "iterative", "random", "adc")
 
 
 def method_for(name: str) -> Method:
@@ -30,6 +53,8 @@ def method_for(name: str) -> Method:
     try:
         return METHODS[name]
     except KeyError:
+        if name in MISSING:
+            raise UsageError(f"--method {name}: {MISSING[name]}") from None
         raise UsageError(f"--method {name}: known are {', '.join(METHODS)}") from None
 
 
@@ -50,4 +75,16 @@ def solver_name(problem: SearchProblem) -> str:
     method = problem.options.method
     if method in ("model", "inf"):
         return problem.options.solver
-    return {"map": "mapping", "uniform": "scaling", "vbmf": "scaling"}.get(method, method)
+    named = {"map": "mapping", "uniform": "scaling", "vbmf": "scaling", "heuristic": "scaling", "y_d": "one shot"}
+    return named.get(method, method)
+
+
+def most_evaluations(options: SearchOptions, layers: int) -> int:
+    """Networks that a search evaluates, nearly: for a bar of progress; 0 where that is not known."""
+    if options.method == "adc":
+        return int(options.own("episodes"))
+    if options.method in ("inf", "random"):
+        return space_settings(options, layers).candidates
+    if options.method in ("ars", "iterative") and options.target_flops is not None:
+        return int((1.0 - options.target_flops) / options.own("step") + 1) * int(options.own("shortlist"))
+    return 0

@@ -8,6 +8,7 @@ from typing import Any, Mapping, Optional
 from enc_caffe.decomposition.policy import PAPER, Schemes
 from enc_caffe.errors import UsageError
 from enc_caffe.form import CONVENTIONS
+from enc_caffe.search import own
 
 FIRST_LAYER = ("keep", "half", "search")
 PRODUCTS = ("pca", "measured", "divergence", "loss", "output", "fisher", "fisher+measured")
@@ -68,6 +69,12 @@ class SearchOptions:
         What targets of MACs and parameters are parts of: the whole network, or the layers that can be decomposed, in the
         paper's convention. Default: the network where its costs are known, but the paper's count with the presets
         ``paper`` and ``published``.
+    episodes, exploration, noise, noise_decay : optional
+        Of ``adc``: how its agent learns.
+    step, boundary, shortlist : optional
+        Of ``ars``: how its steps go.
+    tilt : float, optional
+        Of ``heuristic``. All of these: :data:`enc_caffe.search.own.OWN`.
     """
 
     method: str = "map"
@@ -92,6 +99,14 @@ class SearchOptions:
     seed: int = 0
     schemes: Schemes = PAPER
     count: Optional[str] = None
+    episodes: Optional[int] = None
+    exploration: Optional[int] = None
+    noise: Optional[float] = None
+    noise_decay: Optional[float] = None
+    step: Optional[float] = None
+    boundary: Optional[float] = None
+    shortlist: Optional[int] = None
+    tilt: Optional[float] = None
 
     def __post_init__(self) -> None:
         words: tuple[tuple[Optional[str], tuple[Optional[str], ...], str], ...] = (
@@ -107,7 +122,11 @@ class SearchOptions:
                 raise UsageError(f"{FLAGS[flag]} {part}: a part of the original {RESOURCES[flag]} in (0, 1] is needed")
         if self.target_accuracy is not None and not 0 < self.target_accuracy <= 1:
             raise UsageError(f"--target_accuracy {self.target_accuracy}: a number in (0, 1] is needed")
-        if not self.targets and self.target_accuracy is None:
+        if self.method in own.UNBUDGETED and self.target_accuracy is not None:
+            raise UsageError(
+                f"--target_accuracy {self.target_accuracy}: --method {self.method} makes one network, whatever is asked for"
+            )
+        if not self.targets and self.target_accuracy is None and self.method not in own.UNBUDGETED:
             raise UsageError(f"no target: give {', '.join(FLAGS.values())} or --target_accuracy")
         if not 0 <= self.floor <= 1:
             raise UsageError(f"--floor {self.floor}: a part of r_max between 0 and 1 is needed")
@@ -119,6 +138,15 @@ class SearchOptions:
         ):  # fmt: skip
             if value_ is not None and not 0 < value_ <= 1:
                 raise UsageError(f"{flag} {value_}: a number in (0, 1] is needed")
+        own.check(self.method, self._own)
+
+    @property
+    def _own(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in own.OWN}
+
+    def own(self, name: str) -> float:
+        """A setting of the method's own: as given, else its default."""
+        return own.value_of(name, self._own)
 
     @property
     def first_layer_is(self) -> str:

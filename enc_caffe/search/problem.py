@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Callable, Iterable, Mapping, Optional, Sequence
+from typing import Any, Callable, Iterable, Mapping, Optional, Sequence
 
 import numpy as np
 
 from enc_caffe.errors import InfeasibleError, UsageError
 from enc_caffe.form import WHOLE, Form
 from enc_caffe.metrics.curves import RankOf
+from enc_caffe.network import Layer
 from enc_caffe.search.options import FLAGS, RESOURCES, SearchOptions
 
 #: What a problem counts where nothing says what the whole network costs.
@@ -54,6 +55,8 @@ class SearchLayer:
         The form of every place from 0 on; the first is none.
     others : ndarray of int, optional
         Further places, off the axis, that the exact search may choose: as good as those on it by another resource.
+    described : Layer, optional
+        The layer itself, for methods that look at its geometry.
     """
 
     name: str
@@ -67,6 +70,7 @@ class SearchLayer:
     axis: Optional[np.ndarray] = None
     forms: tuple[Form, ...] = ()
     others: Optional[np.ndarray] = None
+    described: Optional[Layer] = None
 
     @property
     def points(self) -> np.ndarray:
@@ -254,6 +258,8 @@ class SearchResult:
         What the user should know about how the ranks were found.
     accuracy : float, optional
         Accuracy of the plan, evaluated or predicted, where the method looked at it.
+    learning : mapping, optional
+        What an agent learned by: its seed and schedule, and the accuracy of every episode.
     """
 
     ranks: tuple[int, ...]
@@ -267,6 +273,7 @@ class SearchResult:
     space: Optional[tuple[tuple[int, ...], tuple[int, ...]]] = None
     note: str = ""
     accuracy: Optional[float] = None
+    learning: Optional[Mapping[str, Any]] = None
 
     def plan_forms(self, problem: SearchProblem) -> dict[str, Form]:
         """All forms of the plan, the fixed ones included; layers that stay whole are absent."""

@@ -21,7 +21,7 @@ def show_plan(table: MetricsTable, plan: Plan) -> None:
         form = plan.forms.get(layer.name, WHOLE)
         own = next((m for m in curves if m.scheme == form.scheme), None)
         part = form_cost(layer, form)[0] / form_cost(layer, WHOLE)[0]
-        energy = "" if own is None else f"{own.energy[own.forms.index(form) + 1]:.4f}"
+        energy = "" if own is None else f"{own.energy_of(form):.4f}"
         rows.append(
             [
                 layer.name,

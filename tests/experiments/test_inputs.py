@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from enc_caffe.caffe_io.datum import ImageLmdb
-from enc_caffe.experiments.inputs import Choices, _words, announce, gather
+from enc_caffe.errors import UsageError
+from enc_caffe.experiments.inputs import Choices, _words, announce, cifar_parts, gather
 from enc_caffe.experiments.settings import read_experiment
 from enc_caffe.experiments.steps import Steps
 from tests.caffe_io.test_sheets import sheet
@@ -62,3 +63,22 @@ def test_sheets_go_before_the_subset(tmp_path: Path, monkeypatch: pytest.MonkeyP
     lmdb = ImageLmdb(found.test)
     assert {i.pixels.tobytes(): i.label for i in lmdb.images()} == wanted
     lmdb.close()
+
+
+def test_parts_of_cifar_to_choose_and_to_test_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng, data = np.random.default_rng(0), tmp_path / "data"
+    images = {part: rng.integers(0, 256, (n, 3, 32, 32), dtype=np.uint8) for part, n in (("train", 12), ("test", 7))}
+    data.mkdir()
+    np.savez(
+        data / "cifar10_subset.npz", **{f"{p}_images": x for p, x in images.items()},
+        **{f"{p}_labels": np.arange(len(x)) % 10 for p, x in images.items()},
+    )  # fmt: skip
+    monkeypatch.setenv("ENC_CAFFE_DATA", str(data))
+    choose, test = cifar_parts(tmp_path / "out", 5)
+    assert [len(ImageLmdb(p)) for p in (choose, test)] == [5, 7]
+    # Made once.
+    made = (choose / "data.mdb").stat().st_mtime_ns
+    assert cifar_parts(tmp_path / "out", 5) == (choose, test) and (choose / "data.mdb").stat().st_mtime_ns == made
+    for number in (0, 13):
+        with pytest.raises(UsageError, match=f"--choose {number}: 1 to 12 training images are here"):
+            cifar_parts(tmp_path / "out", number)

@@ -1,9 +1,10 @@
-"""Iterative rank search, after Kim and Kyung (arXiv 1806.10821; [18] of the paper), as far as its abstract defines it.
+"""ARS: the iterative rank search of Kim and Kyung (arXiv 1806.10821; [18] of the paper), as far as its abstract defines it.
 
 The cost falls in small steps. Each step looks at plans within a boundary around the present ranks, predicts their
-accuracy by a linear approximation, and goes on from the best. What the abstract leaves open is set here: a step is 5% of
-C_orig, the boundary lets a layer lose at most 15% of r_max a step, the linear approximation is the sum of the layers'
-log-metrics, and where images are there the three plans with the best prediction are evaluated.
+accuracy by a linear approximation, and goes on from the best. What the abstract leaves open is assumed here, and can be
+set: a step is 5% of C_orig (``step``), the boundary lets a layer lose at most 15% of r_max a step (``boundary``), where
+images are there the three plans with the best prediction are evaluated (``shortlist``), and the linear approximation is
+the sum of the logarithms of the layers' metrics (``metric``). ``iterative`` is the name that it had here before.
 """
 
 from __future__ import annotations
@@ -14,10 +15,6 @@ from typing import Optional
 from enc_caffe.errors import InfeasibleError
 from enc_caffe.search import exact
 from enc_caffe.search.problem import AccuracyOf, SearchProblem, SearchResult, best_evaluated, main_budget
-
-STEP = 0.05
-BOUNDARY = 0.15
-SHORTLIST = 3
 
 
 def search(problem: SearchProblem, accuracy: Optional[AccuracyOf] = None) -> SearchResult:
@@ -33,14 +30,14 @@ def search(problem: SearchProblem, accuracy: Optional[AccuracyOf] = None) -> Sea
     evaluated: list[tuple[tuple[int, ...], float]] = []
     resource, goal = main_budget(problem)
     whole = problem.originals[resource]
-    seen = 0
+    seen, own = 0, problem.options.own
     while True:
         reached = problem.cost(resource, ranks)
-        limit = max(goal, reached - STEP * whole)
+        limit = max(goal, reached - own("step") * whole)
         last = limit <= goal
         step = _around(problem, ranks, {**problem.budgets, resource: limit} if last else {resource: limit})
         try:
-            plans, _ = exact.plans(step, SHORTLIST)
+            plans, _ = exact.plans(step, int(own("shortlist")))
         except InfeasibleError:
             if reached <= _lowest(step, resource):
                 raise
@@ -58,7 +55,7 @@ def search(problem: SearchProblem, accuracy: Optional[AccuracyOf] = None) -> Sea
 def _around(problem: SearchProblem, ranks: tuple[int, ...], budgets: dict[str, float]) -> SearchProblem:
     layers = []
     for layer, rank in zip(problem.layers, ranks):
-        lowest = min(rank - 1, rank - BOUNDARY * layer.max_rank)
+        lowest = min(rank - 1, rank - problem.options.own("boundary") * layer.max_rank)
         inside = layer.ranks[(layer.ranks <= rank) & (layer.ranks >= lowest)]
         # Where ranks are multiples, the boundary always lets one step down.
         below = layer.ranks[layer.ranks < rank]

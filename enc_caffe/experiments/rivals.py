@@ -1,0 +1,320 @@
+"""Every method of the paper's tables that there is, on the same network, images and MACs; what the search of each costs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Callable, Mapping, Optional, Sequence
+
+from enc_caffe import __version__
+from enc_caffe.calibration.decomposer import Decomposition
+from enc_caffe.complexity import network_complexity
+from enc_caffe.errors import InfeasibleError, MetricsError, OutputError, UsageError
+from enc_caffe.experiments.inputs import count
+from enc_caffe.experiments.run import command, plain
+from enc_caffe.experiments.steps import Steps
+from enc_caffe.experiments.timed import Timed, cpu_seconds
+from enc_caffe.files.jsonfile import read_json, write_json
+from enc_caffe.files.output import claimed
+from enc_caffe.form import CONVENTIONS
+from enc_caffe.measuring.store import ResultStore
+from enc_caffe.measuring.subject import PlanEvaluator
+from enc_caffe.metrics.files import write_metrics
+from enc_caffe.network import Network
+from enc_caffe.pipeline.compression import QUALITY, Making, Output, compress
+from enc_caffe.pipeline.measurement import images_of
+from enc_caffe.pipeline.planning import search_plan
+from enc_caffe.pipeline.reporting import EXPERIMENT, versions
+from enc_caffe.pipeline.source import Resources, Source
+from enc_caffe.pipeline.spectra import pca_metrics
+from enc_caffe.plan import Plan, write_plan
+from enc_caffe.search.methods import EVALUATING, METHODS
+from enc_caffe.search.options import SearchOptions
+from enc_caffe.search.own import OWN, UNBUDGETED
+from enc_caffe.workers.choice import Workers
+from enc_caffe.workers.executor import Executor
+
+
+@dataclass(frozen=True)
+class Rival:
+    """One row.
+
+    Attributes
+    ----------
+    key : str
+        Of its files, and on the command line.
+    label : str
+        As the paper names it; the number in brackets is its reference.
+    search : mapping
+        Fields of :class:`SearchOptions`.
+    making : Making, optional
+        Where images have a say in the weights too: such a row goes through the whole of ``enc-caffe compress``.
+    """
+
+    key: str
+    label: str
+    search: Mapping[str, Any]
+    making: Optional[Making] = None
+
+    @property
+    def method(self) -> str:
+        """The search method."""
+        return str(self.search["method"])
+
+
+def _of_quality(key: str, label: str, name: str) -> Rival:
+    """The row of ``enc-caffe compress --quality NAME``; without it a row that is missing."""
+    if name not in QUALITY:
+        return Rival(key, label, {"method": name})
+    own = QUALITY[name]
+    search: dict[str, Any] = {n: own[n] for n in ("method", "metric", "schemes") if n in own}
+    return Rival(
+        key, label, search, Making(Decomposition(own["decomposition"], own["recalibrate"]), own["refine"], own["dense"])
+    )
+
+
+WEIGHTED = Making(Decomposition("weighted"))
+#: In the order of the table. A method that this version has not is said to be missing, and joins as soon as it is there.
+RIVALS: tuple[Rival, ...] = (
+    Rival("uniform", "Uniform", {"method": "uniform"}),
+    Rival("heuristic", "Heuristic, ours", {"method": "heuristic"}),
+    Rival("vbmf", "VBMF ranks, scaled [13]", {"method": "vbmf"}),
+    Rival("y_d", "Y-D et al. [13]", {"method": "y_d", "schemes": "all"}),
+    Rival("energy", "PCA energy, greedy [16]", {"method": "energy"}),
+    Rival("asym", "Asym. 3-D [11]", {"method": "asym"}),
+    _of_quality("pruning", "Channel pruning [1]", "channel_pruning"),
+    Rival("3c", "CP-3C [1]", {"method": "3c"}),
+    Rival("amc", "AMC [4]", {"method": "amc"}),
+    Rival("adc", "ADC [17]", {"method": "adc"}),
+    Rival("ars", "ARS [18]", {"method": "ars"}),
+    Rival("lagrangian", "Lagrangian, A_p", {"method": "lagrangian"}),
+    Rival("map", "ENC-Map", {"method": "map"}),
+    Rival("model", "ENC-Model", {"method": "model", "solver": "space"}),
+    Rival("inf", "ENC-Inf", {"method": "inf", "solver": "space"}),
+    Rival("exact", "exact optimum of A_p", {"method": "model"}),
+    Rival("balf", "Lagrangian, whitened SVD (BALF's rule)", {"method": "lagrangian", "metric": "output"}, WEIGHTED),
+    Rival("forms", "exact over all forms, output error", {"method": "model", "metric": "output", "schemes": "all"}, WEIGHTED),
+    _of_quality("best", "--quality best", "best"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Arena:
+    """What all rivals share: the network, images that choose and images that test, targets, and what is counted.
+
+    ``settings`` are given for the methods that know them, such as ``episodes``.
+    """
+
+    name: str
+    network: str
+    source: Source
+    choose: Path
+    test: Path
+    targets: Sequence[float]
+    count: str = "paper"
+    first_layer: Optional[str] = "keep"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def options(self, rival: Rival, target: float) -> SearchOptions:
+        """What a rival searches for."""
+        known = {n: v for n, v in self.settings.items() if n not in OWN or rival.method in OWN[n].methods}
+        first = None if rival.search.get("schemes", "paper") != "paper" else self.first_layer
+        return SearchOptions(
+            **{**known, "target_flops": target, "count": self.count, "first_layer": first, **rival.search}
+        )
+
+
+class Match:
+    """One arena with its files, store and workers."""
+
+    def __init__(
+        self, arena: Arena, out: Path, store: ResultStore, workers: Workers, executor: Executor,
+        bar: Callable[..., None], say: Callable[[str], None],
+    ) -> None:  # fmt: skip
+        self.arena, self.out, self.store, self.workers, self.bar, self.say = arena, out, store, workers, bar, say
+        self.steps = Steps(out / "steps", say)
+        loaded = arena.source.load(arena.choose)
+        everything = arena.source.load(arena.choose, "all", True)
+        self.table = pca_metrics(loaded, arena.source.weights)
+        self.modes = pca_metrics(everything, arena.source.weights)
+        self._what = ""
+        self._chooser, self._reporter = (
+            PlanEvaluator(images_of(loaded, arena.source.weights, p, executor, store), progress=self._progress)
+            for p in (arena.choose, arena.test)
+        )
+        self._timed = Timed(self._chooser, out / "seconds.json")
+        self.inputs = {
+            "weights": store.file_digest(arena.source.weights), "model": store.file_digest(arena.source.model),
+            "choose": store.file_digest(arena.choose / "data.mdb"), "test": store.file_digest(arena.test / "data.mdb"),
+            "version": __version__,
+        }  # fmt: skip
+
+    def _progress(self, plans: int, done: int, all_: int) -> None:
+        self._timed.measuring()
+        self.bar(done, all_, self._what)
+
+    def original(self) -> dict[str, Any]:
+        """The network whole."""
+        self._what = "original"
+        made = self.steps.run("original", self.inputs, [], lambda: {"score": self._score({})})
+        return {
+            "method": "original", "label": "original", "macs": {"paper": 1.0, "exact": 1.0}, "parameters": 1.0, **made
+        }  # fmt: skip
+
+    def play(self, rival: Rival, target: float) -> dict[str, Any]:
+        """One rival at one target: its plan, what the search took, and the accuracy on the test images."""
+        options = self.arena.options(rival, target)
+        name = rival.key if rival.method in UNBUDGETED else f"{rival.key}-{target:g}"
+        self._what, path = name, self.out / f"ranks-{name}.json"
+        key = {**self.inputs, "options": plain(options), "making": repr(rival.making)}
+        make = self._searched if rival.making is None else self._compressed
+        made = self.steps.run(name, key, [path], lambda: make(rival, options, name, path))
+        return {
+            "method": rival.key, "label": rival.label, "ranks": path.name, "options": plain(options), "target": target, **made
+        }  # fmt: skip
+
+    def _searched(self, rival: Rival, options: SearchOptions, name: str, path: Path) -> dict[str, Any]:
+        table = self.modes if rival.method in UNBUDGETED else self.table
+        evaluating = rival.method in EVALUATING
+        self._timed.begin()
+        found = search_plan(table, options, self._timed if evaluating else None)
+        evaluations, seconds = self._timed.ended()
+        plan = replace(found.plan, about=replace(found.plan.about, search_seconds=seconds))
+        write_plan(path, plan)
+        made = {"search": {"evaluations": evaluations, "seconds": seconds}, **self._costs(plan)}
+        return {**made, "score": self._score(plan.forms)}
+
+    def _compressed(self, rival: Rival, options: SearchOptions, name: str, path: Path) -> dict[str, Any]:
+        assert rival.making is not None
+        start = cpu_seconds()
+        ended: list[float] = []
+
+        def progress(what: str, done: int, all_: int) -> None:
+            if "accuracy" in what and not ended:
+                ended.append(cpu_seconds() - start)
+            self.bar(done, all_, f"{name}: {what}")
+
+        result = compress(
+            self.arena.source, self.arena.choose, self.out / name, options, rival.making,
+            Resources(self.workers, self.store), Output(self.arena.test, top_k=(1, 5), force=True), None, progress,
+        )  # fmt: skip
+        write_plan(path, result.plan)
+        refined = result.plan.about.refined
+        search = {"evaluations": refined["evaluations"] if refined else 0, "seconds": ended[0] if ended else None}
+        made = {"search": search, **self._costs(result.plan)}
+        if result.after is not None:
+            made["score"] = {
+                "images": result.after.images,
+                "correct": {str(k): v for k, v in result.after.correct.items()},
+            }
+        return made
+
+    def _costs(self, plan: Plan) -> dict[str, Any]:
+        # Parts of the layers that the paper counts, less what is saved in others too: one measure for all.
+        counted, everything = (
+            Network(t.network, tuple(layer for layer, _ in t.by_layer())) for t in (self.table, self.modes)
+        )
+        whole, found = network_complexity(counted, {}), {}
+        for convention in CONVENTIONS:
+            before, after = (network_complexity(everything, f, convention) for f in ({}, plan.forms))
+            found[convention] = 1.0 - (before.macs - after.macs) / whole.macs
+            parameters = 1.0 - (before.parameters - after.parameters) / whole.parameters
+        return {"macs": found, "parameters": parameters}
+
+    def _score(self, forms: Mapping[str, Any]) -> dict[str, Any]:
+        found = self._reporter.counts(forms)
+        return {"images": found.images, "correct": {"1": found.correct, "5": found.correct_5}}
+
+
+def run(
+    arena: Arena, names: Sequence[str], out: Path, store: ResultStore, workers: Workers, bar: Callable[..., None],
+    say: Callable[[str], None],
+) -> list[str]:  # fmt: skip
+    """All rivals, or those that are named, at all targets; ``out`` becomes the folder of an experiment.
+
+    What was finished is not done again; each network that was evaluated is in the store. Rows of earlier runs on the same
+    files stay in the table.
+
+    Returns
+    -------
+    list of str
+        What could not be had, and why.
+
+    Raises
+    ------
+    UsageError
+        Naming the known rivals where a name is none, or for a target or setting that makes no sense.
+    """
+    wanted, missing = chosen(names)
+    for rival in wanted:
+        for target in arena.targets:
+            # What makes no sense is said before anything is evaluated.
+            arena.options(rival, target)
+    with claimed(out), workers.executor() as executor:
+        out.mkdir(parents=True, exist_ok=True)
+        match = Match(arena, out, store, workers, executor, bar, say)
+        write_metrics(out / "metrics.json", match.modes)
+        networks, remarks = [match.original()], []
+        before = _before(out, match.inputs)
+        # What takes long comes last, so that the rest of the table is there before.
+        for rival in sorted(wanted, key=_length):
+            for target in arena.targets[:1] if rival.method in UNBUDGETED else arena.targets:
+                try:
+                    networks.append(match.play(rival, target))
+                except (InfeasibleError, MetricsError) as exc:
+                    remarks.append(f"{rival.label} at {target:g}: {str(exc).splitlines()[0]}")
+                now = {_place(n) for n in networks}
+                kept = [n for n in before if _place(n) not in now]
+                _write(arena, out, networks + kept, remarks + missing, match.inputs)
+    return remarks + missing
+
+
+def _place(entry: Mapping[str, Any]) -> tuple[str, Any]:
+    return entry["method"], None if entry["method"] in UNBUDGETED else entry.get("target")
+
+
+def _before(out: Path, inputs: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Rows of a table that stands there already, where it is of the same files."""
+    try:
+        known = read_json(out / "experiment.json", EXPERIMENT, OutputError)
+        return list(known["networks"]) if known["files"] == _files(inputs) else []
+    except (OutputError, KeyError):
+        return []
+
+
+def _files(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in inputs.items() if k != "version"}
+
+
+def _length(rival: Rival) -> tuple[bool, ...]:
+    return (
+        rival.making is not None and rival.making.refine > 0,
+        rival.method == "adc",
+        rival.making is not None,
+        rival.method in EVALUATING,
+    )
+
+
+def chosen(names: Sequence[str]) -> tuple[list[Rival], list[str]]:
+    """The rivals of these names (all where there is none) whose method is there, and a line for each that is not."""
+    known = {r.key: r for r in RIVALS}
+    unknown = [n for n in names if n not in known]
+    if unknown:
+        raise UsageError(f"METHOD={','.join(names)}: no rival '{unknown[0]}'; there is {', '.join(known)}")
+    picked = [known[n] for n in names] if names else list(RIVALS)
+    missing = [f"{r.label}: not in this version" for r in picked if r.method not in METHODS]
+    return [r for r in picked if r.method in METHODS], missing
+
+
+def _write(
+    arena: Arena, out: Path, networks: Sequence[dict[str, Any]], remarks: Sequence[str], inputs: Mapping[str, Any]
+) -> None:
+    order = {r.key: at for at, r in enumerate(RIVALS)}
+    images = networks[0]["score"]["images"]
+    write_json(out / "experiment.json", {
+        "format": EXPERIMENT, "name": arena.name, "title": f"{arena.network}: all methods beside each other",
+        "network": arena.network, "images": f"Accuracy on {images:,} test images; all was chosen on {count(arena.choose):,} others",
+        "networks": sorted(networks, key=lambda n: (-n.get("target", 2.0), order.get(n["method"], -1))),
+        "remarks": list(remarks), "commands": [command()], "versions": versions(),
+        "files": _files(inputs),
+    })  # fmt: skip

@@ -1,0 +1,124 @@
+"""All rivals on the digits' network in real Caffe: one table, interrupted and gone on with."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from enc_caffe.caffe_io.datum import write_lmdb
+from enc_caffe.caffe_io.sources import from_arrays
+from enc_caffe.caffe_tools.finetune import finetune
+from enc_caffe.errors import UsageError
+from enc_caffe.experiments import policies, rivals
+from enc_caffe.measuring.store import ResultStore
+from enc_caffe.pipeline.reporting import read_run
+from enc_caffe.pipeline.source import Source
+from enc_caffe.plan import read_plan
+from enc_caffe.report.paper import RESULTS
+from enc_caffe.report.rows import Network, Run, Score
+from enc_caffe.report.sections import report_of, summary_table
+from enc_caffe.search.methods import METHODS
+from enc_caffe.workers.choice import Workers
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+NAMES = ("uniform", "y_d", "amc", "adc", "map", "balf")
+
+
+@pytest.fixture
+def arena(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> rivals.Arena:
+    """The digits' network with weights of a few iterations."""
+    monkeypatch.setenv("ENC_CAFFE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "1")
+    folder = tmp_path / "digits"
+    shutil.copytree(ROOT / "prototxt" / "digits", folder)
+    rng = np.random.default_rng(0)
+    labels = np.arange(240) % 10
+    images = rng.integers(0, 8, (240, 1, 8, 8)).astype(np.uint8)
+    images[np.arange(240), 0, labels % 8, labels // 8 * 4] = 16
+    for name, part in (("train", slice(0, 180)), ("test", slice(180, 240))):
+        write_lmdb(tmp_path / name, from_arrays(images[part], labels[part])[1])
+    trained = finetune(
+        folder / "solver.prototxt", None, tmp_path / "trained", None, tmp_path / "train", tmp_path / "test",
+        {"max_iter": 30, "snapshot": 30, "random_seed": 3},
+    )  # fmt: skip
+    source = Source(folder / "train_val.prototxt", trained.weights)
+    settings = {"episodes": 6, "exploration": 3}
+    return rivals.Arena("r", "digits", source, tmp_path / "train", tmp_path / "test", (0.6,), "all", "search", settings)
+
+
+@pytest.mark.caffe
+def test_one_table_that_goes_on_where_it_was(arena: rivals.Arena, tmp_path: Path) -> None:
+    out, said = tmp_path / "out", []
+
+    def stop(line: str) -> None:
+        said.append(line)
+        if line == "balf-0.6 ...":
+            raise KeyboardInterrupt
+
+    with ResultStore(tmp_path / "store.sqlite") as store:
+        with pytest.raises(KeyboardInterrupt):
+            rivals.run(arena, NAMES, out, store, Workers(1), lambda *a: None, stop)
+        before = [line for line in said if line.endswith("...")]
+        said.clear()
+        missing = rivals.run(arena, NAMES, out, store, Workers(1), lambda *a: None, said.append)
+    assert before == ["original ...", "uniform-0.6 ...", "y_d ...", "map-0.6 ...", "balf-0.6 ..."]
+    # A step without a result is tried again.
+    assert [line for line in said if line.endswith("...")] == ["y_d ...", "balf-0.6 ...", "adc-0.6 ..."]
+    nothing = "Y-D et al. [13] at 0.6: network 'digits': VBMF finds in no layer a rank that would save anything"
+    assert missing[0].startswith(nothing) and missing[1:] == ["AMC [4]: not in this version"]
+    run = read_run(out)
+    rows = {n.method: n for n in run.networks}
+    assert list(rows) == ["original", "uniform", "adc", "map", "balf"]
+    assert all(n.score is not None and n.score.images == 60 for n in run.networks)
+    for key in ("uniform", "adc", "map", "balf"):
+        assert rows[key].macs["exact"] <= 0.6 + 1e-9 or arena.count == "paper"
+    assert 1 <= (rows["adc"].evaluations or 0) <= 6 and rows["uniform"].evaluations == 0
+    assert len(rows["adc"].learning) == 6 and (rows["adc"].search_seconds or 0) > 0
+    assert read_plan(out / "ranks-adc-0.6.json").about.method == "adc"
+    table = summary_table(run)
+    assert {"evaluations", "search s"} <= set(table.headers) and list(run.remarks) == missing
+    titles = [s.title for s in report_of([run]).sections]
+    assert "Learning curves" in titles and "Forms side by side" in titles
+    record = json.loads((out / "experiment.json").read_text())
+    assert record["networks"][1]["options"]["episodes"] is None
+    # One of them at another target joins the table.
+    with ResultStore(tmp_path / "store.sqlite") as store:
+        more = replace(arena, targets=(0.7,))
+        rivals.run(more, ("map",), out, store, Workers(1), lambda *a: None, lambda line: None)
+    assert [(n.method, n.target) for n in read_run(out).networks] == [
+        ("original", None), ("map", 0.7), ("uniform", 0.6), ("adc", 0.6), ("map", 0.6), ("balf", 0.6),
+    ]  # fmt: skip
+
+
+def test_names_that_are_none_and_rivals_that_are_missing() -> None:
+    with pytest.raises(UsageError, match="METHOD=uniform,magic: no rival 'magic'; there is uniform, heuristic"):
+        rivals.chosen(("uniform", "magic"))
+    there, missing = rivals.chosen(())
+    assert {r.method for r in there} <= set(METHODS)
+    assert len(there) + len(missing) == len(rivals.RIVALS) == len({r.key for r in rivals.RIVALS})
+
+
+def test_every_policy_of_the_papers_tables_is_a_rival() -> None:
+    assert all(policies.rival_of(p.policy) for p in RESULTS)
+    rows = {(p.table, p.network, p.policy): policies.command_for(p) for p in RESULTS}
+    assert rows["I", "VGG-16", "ADC [17]"] == "make vgg16-25 METHOD=adc IMAGENET_LMDB= TEST_LMDB="
+    assert rows["II", "VGG-16", "Y-D et al. [13]"] == "make vgg16-20 METHOD=y_d IMAGENET_LMDB= TEST_LMDB="
+    assert rows["I", "ResNet-56", "Uniform"] == "make resnet56-50 METHOD=uniform"
+    assert rows["IV", "VGG-16", "ADC [17]"] == "-"
+
+
+def test_resnet56_beside_a_policy() -> None:
+    def network(method: str, right: int, macs: float, target: float = 0.5) -> Network:
+        return Network(method, method, "", {"paper": macs}, score=Score(1000, {1: right}), target=target)
+
+    run = Run("rivals", "", "ResNet-56", networks=[
+        network("original", 930, 1.0), network("adc", 900, 0.49), network("adc", 700, 0.3, 0.3), network("y_d", 100, 0.37),
+    ])  # fmt: skip
+    assert policies.on_resnet56("ADC [17]", run) == "3.00 at 0.490"
+    assert policies.on_resnet56("Y-D et al. [13]", run) == "83.00 at 0.370"
+    assert policies.on_resnet56("Uniform", run) == policies.on_resnet56("ADC [17]", None) == "make rivals"

@@ -80,11 +80,14 @@ class Coupling:
     groups : tuple of Group, in order of their first makers
     bottoms, tops : mapping of layer to tuple of ndarray of int or None
         Unit of every index of axis 1 of each bottom and top; None where there are none to follow.
+    fixed : mapping of unit to str
+        Units that cannot be taken out, and why.
     """
 
     groups: tuple[Group, ...]
     bottoms: Mapping[str, tuple[Optional[Units], ...]]
     tops: Mapping[str, tuple[Optional[Units], ...]]
+    fixed: Mapping[int, str]
 
     def read_by(self, name: str) -> tuple[Optional[Group], str]:
         """The group that a layer reads and alone decides on, or why there is none.
@@ -94,6 +97,9 @@ class Coupling:
         units = next(iter(self.bottoms.get(name, ())), None)
         if units is None:
             return None, "its input has no channels to follow"
+        why = next((self.fixed[u] for u in units.tolist() if u in self.fixed), "")
+        if why:
+            return None, why
         found = [g for g in self.groups if set(g.units) & set(units.tolist())]
         if len(found) != 1:
             makers = [m for g in found for m in g.makers]
@@ -241,7 +247,6 @@ def _weighted(walk: _Walk, layer: _Layer, below: list[Optional[Units]], where: s
     above = walk.fresh(layer.top_shapes)
     if why:
         walk.fix([*below, *above], f"{where}: {why}")
-        return above
     if units is not None:
         walk.places.append(("reader", layer.name, units))
     made = above[0]
@@ -285,4 +290,4 @@ def _grouped(walk: _Walk) -> Coupling:
         side: {n: tuple(walk.roots(u) for u in own) for n, own in known.items()}
         for side, known in (("b", walk.bottoms), ("t", walk.tops))
     }
-    return Coupling(tuple(groups), ends["b"], ends["t"])
+    return Coupling(tuple(groups), ends["b"], ends["t"], why)

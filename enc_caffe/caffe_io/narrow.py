@@ -31,6 +31,9 @@ class Narrow:
     gone: frozenset[int]
 
     def __post_init__(self) -> None:
+        fixed = self.network.coupled.fixed
+        for unit in sorted(self.gone & fixed.keys()):
+            raise PlanError(f"these channels cannot be taken out: {fixed[unit]}")
         for group in self.network.coupled.groups:
             own = self.gone.intersection(group.units)
             if own and group.why_not:

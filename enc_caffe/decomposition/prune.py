@@ -20,6 +20,7 @@ from enc_caffe.decomposition.pruning import (
     columns_of,
     elimination_order,
     lasso_choice,
+    lasso_path,
     magnitude_order,
     refitted,
     responses,
@@ -57,8 +58,11 @@ def least_error(moments: Moments, weights: np.ndarray, channels: int, number: in
 
 
 def by_lasso(moments: Moments, weights: np.ndarray, channels: int, number: int) -> np.ndarray:
-    """By a penalty on the channels' responses."""
-    return lasso_choice(*responses(moments, weights, channels), number)
+    """By a penalty on the channels' responses; the path of penalties is followed once for all numbers."""
+    known, gram_and_along = moments.__dict__, responses(moments, weights, channels)
+    if "lasso" not in known:
+        known["lasso"] = lasso_path(*gram_and_along)
+    return lasso_choice(*gram_and_along, number, known["lasso"])
 
 
 def by_magnitude(moments: Moments, weights: np.ndarray, channels: int, number: int) -> np.ndarray:

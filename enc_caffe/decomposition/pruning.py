@@ -11,14 +11,19 @@ With x the inputs that one output sees, in blocks of one channel each, A = E[x x
 
 from __future__ import annotations
 
+from typing import Sequence
+
 import numpy as np
 
 from enc_caffe.decomposition.regression import Moments, solve
 
-#: Steps of coordinate descent at one penalty, and of the bisection for it.
-SWEEPS, HALVINGS = 200, 60
+#: Sweeps of coordinate descent at one penalty, penalties of a path, each a part of the one before, and steps of a bisection between two.
+SWEEPS, PENALTIES, FALL, HALVINGS = 100, 60, 0.85, 12
 #: Change of the largest factor at which a descent has arrived.
-ARRIVED = 1e-7
+ARRIVED = 1e-6
+
+#: Penalty and the factors that it leaves.
+Point = tuple[float, np.ndarray]
 
 
 def magnitude_order(weights: np.ndarray, channels: int) -> np.ndarray:
@@ -61,35 +66,58 @@ def responses(moments: Moments, weights: np.ndarray, channels: int) -> tuple[np.
 
 def lasso(gram: np.ndarray, along: np.ndarray, penalty: float, start: np.ndarray) -> np.ndarray:
     """Factors b of least b' Q b / 2 - b' q + penalty |b|_1 by coordinate descent."""
-    factors = start.copy()
     diagonal = np.diag(gram)
+    alive = np.flatnonzero(diagonal > 1e-12 * max(float(diagonal.max()), 1e-300))
+    factors = np.zeros(len(along))
+    factors[alive] = start[alive]
     product = gram @ factors
-    alive = np.flatnonzero(diagonal > 1e-12 * max(diagonal.max(), 1e-300))
-    factors[np.setdiff1d(np.arange(len(factors)), alive)] = 0.0
-    product = gram @ factors
+    # Sweeps over those that are not 0 until they rest, then one over all.
+    every, rows = alive.tolist(), alive.tolist()
     for _ in range(SWEEPS):
         most = 0.0
-        for c in alive.tolist():
-            pull = along[c] - product[c] + diagonal[c] * factors[c]
-            new = np.sign(pull) * max(0.0, abs(pull) - penalty) / diagonal[c]
-            change = new - factors[c]
-            if change:
-                product += gram[:, c] * change
+        for c in rows:
+            old = factors[c]
+            pull = along[c] - product[c] + diagonal[c] * old
+            new = (pull - penalty if pull > penalty else pull + penalty if pull < -penalty else 0.0) / diagonal[c]
+            if new != old:
+                product += gram[c] * (new - old)
                 factors[c] = new
-                most = max(most, abs(change))
-        if most < ARRIVED:
+                most = max(most, abs(new - old))
+        if most >= ARRIVED:
+            rows = np.flatnonzero(factors).tolist()
+        elif rows is every or len(rows) == len(every):
             break
+        else:
+            rows = every
     return factors
 
 
-def lasso_choice(gram: np.ndarray, along: np.ndarray, number: int) -> np.ndarray:
-    """Exactly ``number`` channels, in their order: those that are left at the least penalty that leaves no more.
+def lasso_path(gram: np.ndarray, along: np.ndarray) -> list[Point]:
+    """Factors at falling penalties, from the one that leaves nothing."""
+    penalty, factors = float(np.abs(along).max()), np.zeros(len(along))
+    path = [(penalty, factors)]
+    for _ in range(PENALTIES):
+        penalty *= FALL
+        factors = lasso(gram, along, penalty, factors)
+        path.append((penalty, factors))
+    return path
 
-    Where a penalty that leaves just so many is not to be found, the weakest of those at the penalty before it go, and where fewer than
+
+def lasso_choice(gram: np.ndarray, along: np.ndarray, number: int, path: Sequence[Point] = ()) -> np.ndarray:
+    """Exactly ``number`` channels, in their order: those that are left at the largest penalty that leaves so many.
+
+    Where a penalty that leaves just so many is not to be found, the weakest of those at the penalty after it go, and where fewer than
     the number have any response, the earliest others fill it up.
+
+    Parameters
+    ----------
+    path : sequence of Point
+        Of :func:`lasso_path`, where it is known.
     """
-    low, high = 0.0, float(np.abs(along).max()) or 1.0
-    factors = lasso(gram, along, low, np.ones(len(along)))
+    path = path or lasso_path(gram, along)
+    at = next((i for i, (_, f) in enumerate(path) if np.count_nonzero(f) >= number), len(path) - 1)
+    low, factors = path[at]
+    high = path[max(0, at - 1)][0]
     for _ in range(HALVINGS):
         if np.count_nonzero(factors) <= number:
             break

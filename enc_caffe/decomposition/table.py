@@ -56,7 +56,7 @@ def scheme_for(name: str) -> Scheme:
         return known[name]
     near = difflib.get_close_matches(name, known, 1)
     meant = f" (did you mean {near[0]}?)" if near else ""
-    raise PlanError(f"unknown scheme '{name}'{meant}; known: {', '.join(known)}")
+    raise PlanError(f"unknown scheme '{name}'{meant}; known: {', '.join(schemes())}")
 
 
 def chain_of(layer: Layer, form: Form, placement: str = "exact") -> Chain:

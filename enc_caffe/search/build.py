@@ -7,15 +7,17 @@ from typing import Callable, Optional, Sequence, Union
 
 import numpy as np
 
-from enc_caffe.decomposition import form_cost, named
+from enc_caffe.decomposition import form_cost, named, pruning
 from enc_caffe.decomposition.policy import ALL, PAPER
+from enc_caffe.decomposition.prune import channels_of
 from enc_caffe.errors import MetricsError, UsageError
 from enc_caffe.form import WHOLE, Form
 from enc_caffe.metrics.curves import RankOf, inverse_of_curve, rank_over_metric
-from enc_caffe.metrics.table import SERIES, LayerMetrics, MetricsTable
+from enc_caffe.metrics.table import SERIES, Before, LayerMetrics, MetricsTable
 from enc_caffe.network import Layer
 from enc_caffe.rounding import round_half_up
 from enc_caffe.search.frontier import frontier_layer
+from enc_caffe.search.groups import Member, disjoint, group_layer
 from enc_caffe.search.options import RESOURCES, SearchOptions
 from enc_caffe.search.problem import EVERYTHING, LISTED, SearchLayer, SearchProblem
 
@@ -30,9 +32,9 @@ class _Costs:
         self.convention, self.time_of = convention, time_of
         self.resources = ("macs", "parameters", *(("latency",) if time_of else ()))
 
-    def of(self, layer: Layer, form: Form) -> tuple[int, ...]:
-        """In the order of the resources."""
-        costs = form_cost(layer, form, self.convention)
+    def of(self, layer: Layer, form: Form, outputs: Optional[int] = None) -> tuple[int, ...]:
+        """In the order of the resources; ``outputs``: those that are left where channels were taken out."""
+        costs = form_cost(layer, form, self.convention, outputs=outputs)
         return (*costs, self.time_of(layer, form)) if self.time_of else costs
 
     def table(self, layer: Layer, forms: Sequence[Form]) -> dict[str, np.ndarray]:
@@ -69,11 +71,25 @@ def build_problem(table: MetricsTable, options: SearchOptions, time_of: Optional
     fixed: dict[str, Form] = {}
     layers: list[SearchLayer] = []
     fixed_log, first = 0.0, table.known("first_layer") or table.layers[0].name
+    groups = _groups(table, options, first)
+    known = {layer.name: (layer, curves) for layer, curves in table.by_layer()}
+    inside = {m for before in groups.values() for m in before.makers}
     for layer, curves in table.by_layer():
         whole = dict(zip(costs.resources, costs.of(layer, WHOLE)))
+        before = groups.get(layer.name)
+        if before is not None:
+            # What others have of the channels that this layer reads is counted with it.
+            whole["macs"] += channels_of(layer) * before.macs
+            whole["parameters"] += channels_of(layer) * before.parameters
         for name, value in whole.items():
             originals[name] += value
-        made = _layer(curves, table, options, costs, layer.name == first)
+        if layer.name in inside:
+            continue
+        if before is not None:
+            members = [_member(*known[n], table, options) for n in (layer.name, *before.makers)]
+            layers.append(group_layer(members[0], members[1:], before, costs.of, costs.resources, _limited(options)))
+            continue
+        made = _layer([m for m in curves if m.before is None], table, options, costs, layer.name == first)
         if isinstance(made, SearchLayer):
             layers.append(made)
             continue
@@ -114,7 +130,7 @@ def _layer(
 ) -> Made:  # fmt: skip
     able = [m for m in curves if _asked_for(m, options)]
     places = [allowed_places(m, options) for m in able]
-    name = curves[0].name
+    name = curves[0].name if curves else ""
     if name in options.whole or not any(len(p) for p in places):
         return None
     if first and name not in options.bounds and options.first_layer_is != "search":
@@ -149,23 +165,61 @@ def _mixture(
     """The frontier of all forms of all schemes, and the layer whole, whose metric is 1."""
     _check_comparable(able, options)
     layer = able[0].layer
-    # What another scheme clearly beat was not measured.
-    known = [(m, own) for m, own in zip(able, places) if has_values(m, options.metric)]
-    able, places = [m for m, _ in known] or able, [own for _, own in known] or places
-    forms = [WHOLE, *(m.form(int(p)) for m, own in zip(able, places) for p in own)]
-    values = np.concatenate([[1.0], *(_curve(m, table, options)[0][own] for m, own in zip(able, places))])
+    able, places = _measured(able, places, options)
+    forms, values = _forms_and_values(able, places, table, options)
     # y_p matters to A_c alone, which compares no schemes.
     energy = values
     if options.metric == "combined":
         energy = np.concatenate([[1.0], *(m.energy[own] for m, own in zip(able, places))])
-    # An accuracy is reached by the least MACs.
-    limited = [n for n in RESOURCES if n in options.targets or (n == "macs" and options.target_accuracy is not None)]
-    made = frontier_layer(layer.name, forms, costs.table(layer, forms), values, limited, energy)
+    made = frontier_layer(layer.name, forms, costs.table(layer, forms), values, _limited(options), energy)
     if len(made.choices) > 1:
         return made
     form = made.forms[int(made.choices[0])]
     found = next(((m, int(p)) for m, own in zip(able, places) for p in own if m.form(int(p)) == form), None)
     return None if form == WHOLE else found
+
+
+def _measured(
+    able: Sequence[LayerMetrics], places: Sequence[np.ndarray], options: SearchOptions
+) -> tuple[Sequence[LayerMetrics], Sequence[np.ndarray]]:
+    """Those curves that have values; what another scheme clearly beat was not measured."""
+    known = [(m, own) for m, own in zip(able, places) if has_values(m, options.metric)]
+    return [m for m, _ in known] or able, [own for _, own in known] or places
+
+
+def _forms_and_values(
+    able: Sequence[LayerMetrics], places: Sequence[np.ndarray], table: MetricsTable, options: SearchOptions
+) -> tuple[list[Form], np.ndarray]:
+    """The layer whole, whose metric is 1, and all forms of its curves."""
+    forms = [WHOLE, *(m.form(int(p)) for m, own in zip(able, places) for p in own)]
+    return forms, np.concatenate([[1.0], *(_curve(m, table, options)[0][own] for m, own in zip(able, places))])
+
+
+def _limited(options: SearchOptions) -> list[str]:
+    """Resources that have budgets; an accuracy is reached by the least MACs."""
+    return [n for n in RESOURCES if n in options.targets or (n == "macs" and options.target_accuracy is not None)]
+
+
+def _groups(table: MetricsTable, options: SearchOptions, first: str) -> dict[str, Before]:
+    """Layers that may read fewer channels, with those that make them, no layer in two groups."""
+    readers = {m.name: m.before for m in table.layers if m.before is not None and _asked_for(m, options)}
+    if readers and "latency" in options.targets:
+        raise UsageError(
+            f"--target_latency: nothing says how long layers with fewer channels take; leave {', '.join(pruning())} out of --schemes"
+        )
+    kept = {first} if options.first_layer_is == "keep" else set()
+    return disjoint(readers, lambda name: name not in kept and name not in options.whole)
+
+
+def _member(layer: Layer, curves: Sequence[LayerMetrics], table: MetricsTable, options: SearchOptions) -> Member:
+    """A layer of a group with its forms."""
+    asked = [m for m in curves if _asked_for(m, options)]
+    if not asked:
+        return Member(layer, (WHOLE,), np.ones(1))
+    _check_comparable(asked, options)
+    able, places = _measured(asked, [allowed_places(m, options) for m in asked], options)
+    forms, values = _forms_and_values(able, places, table, options)
+    return Member(layer, tuple(forms), values)
 
 
 def has_values(entry: LayerMetrics, metric: str) -> bool:
@@ -192,7 +246,9 @@ def _check_comparable(able: Sequence[LayerMetrics], options: SearchOptions) -> N
 def _asked_for(entry: LayerMetrics, options: SearchOptions) -> bool:
     if options.schemes == PAPER:
         return entry.paper
-    return options.schemes == ALL or entry.scheme in options.schemes
+    if options.schemes == ALL:
+        return entry.before is None
+    return entry.scheme in options.schemes
 
 
 def _log_metric(entry: LayerMetrics, place: int, table: MetricsTable, options: SearchOptions) -> float:

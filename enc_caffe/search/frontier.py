@@ -32,7 +32,7 @@ def frontier_layer(
         The resources that have budgets; the first orders the axis.
     """
     table = np.stack([costs[n] for n in limited])
-    kept = _undominated(table, values)
+    kept = undominated(table, values)
     order = kept[np.lexsort((-values[kept], table[0][kept]))]
     rises = np.concatenate([[True], values[order][1:] > np.maximum.accumulate(values[order])[:-1]])
     places = np.arange(1, len(order) + 1)
@@ -50,7 +50,7 @@ def frontier_layer(
     )  # fmt: skip
 
 
-def _undominated(costs: np.ndarray, values: np.ndarray) -> np.ndarray:
+def undominated(costs: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Positions of the options (costs (resources, n), values (n,)) that no other one beats or equals in everything."""
     order = np.lexsort((*costs[::-1], -values))
     if len(costs) == 1:

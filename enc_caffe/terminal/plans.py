@@ -6,7 +6,7 @@ import math
 from typing import Optional
 
 from enc_caffe.decomposition import form_cost
-from enc_caffe.form import WHOLE
+from enc_caffe.form import WHOLE, Form
 from enc_caffe.metrics.table import MetricsTable
 from enc_caffe.pipeline import planning
 from enc_caffe.pipeline.planning import Found, SweepPoint
@@ -21,7 +21,8 @@ def show_plan(table: MetricsTable, plan: Plan) -> None:
         form = plan.forms.get(layer.name, WHOLE)
         own = next((m for m in curves if m.scheme == form.scheme), None)
         part = form_cost(layer, form)[0] / form_cost(layer, WHOLE)[0]
-        energy = "" if own is None else f"{own.energy[own.forms.index(form) + 1]:.4f}"
+        alone = Form(form.scheme, form.ranks)
+        energy = "" if own is None or form.inside else f"{own.energy[own.forms.index(alone) + 1]:.4f}"
         rows.append(
             [
                 layer.name,

@@ -228,9 +228,8 @@ def _tops(walk: _Walk, layer: _Layer, below: list[Optional[Units]]) -> list[Opti
         if layer.type == "Flatten" and layer.top_shapes[0] == (shape[0], count(shape[1:])):
             walk.places.append(("keeper", layer.name, known[0]))
             return [np.repeat(known[0], count(shape[2:]))]
-    walk.fix(below, f"{where}: {why}" if why else f"{where} does not treat every channel by itself")
     above = walk.fresh(layer.top_shapes)
-    walk.fix(above, f"{where} makes them of all that it reads")
+    walk.fix([*below, *above], f"{where}: {why}" if why else f"{where} does not treat every channel by itself")
     return above
 
 

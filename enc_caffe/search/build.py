@@ -86,7 +86,11 @@ def build_problem(table: MetricsTable, options: SearchOptions, time_of: Optional
         if layer.name in inside:
             continue
         if before is not None:
-            members = [_member(*known[n], table, options) for n in (layer.name, *before.makers)]
+            # Of a maker that could read fewer channels itself, that other group is none.
+            members = [
+                _member(known[n][0], [m for m in known[n][1] if m.before is None or n == layer.name], table, options)
+                for n in (layer.name, *before.makers)
+            ]
             layers.append(group_layer(members[0], members[1:], before, costs.of, costs.resources, _limited(options)))
             continue
         made = _layer([m for m in curves if m.before is None], table, options, costs, layer.name == first)

@@ -125,8 +125,11 @@ def test_layers_that_share_one_are_not_both_groups() -> None:
     options = SearchOptions(method="model", metric="divergence", schemes=("spatial", "prune"), target_flops=0.5)
     problem = build_problem(table, options)
     assert [x.name for x in problem.layers] == ["b+a", "c"]
+    assert any(f.scheme == "prune" for place in problem.layers[0].together for _, f in place)
+    assert not any(f.scheme == "prune" for f in problem.layers[1].forms)
     # A layer that must stay whole keeps its channels, and so do those around it.
     kept = build_problem(table, replace(options, whole=frozenset({"a"})))
+    assert not any(n == "b" and f.scheme == "prune" for place in kept.layers[-1].together for n, f in place)
     assert [x.name for x in kept.layers] == ["c+b"]
 
 

@@ -23,6 +23,8 @@ from enc_caffe.network import Layer, Made, Network
 #: What ``--schemes`` takes: a word, or names of schemes.
 Schemes = Union[str, tuple[str, ...]]
 PAPER, ALL = "paper", "all"
+#: Channel pruning by itself, as He, Zhang and Sun have it.
+CHANNEL_PRUNING: Schemes = ("prune_lasso",)
 
 _PASS_THROUGH = frozenset({"BatchNorm", "Scale", "Bias", "ReLU", "PReLU", "ELU", "Dropout", "Split", "Power"})
 
@@ -68,6 +70,28 @@ def parse_schemes(text: str) -> Schemes:
             meant = f" (did you mean {near[0]}?)" if near else ""
             raise UsageError(f"--schemes {text}: '{name}' is unknown{meant}; known are {', '.join(words)}")
     return names
+
+
+def with_rule(asked: Schemes, rule: str) -> Schemes:
+    """Schemes with the one beside them that takes channels out by a rule (``error``, ``lasso``, ``magnitude``).
+
+    Raises
+    ------
+    UsageError
+        With the paper's policy, which gives a layer one scheme.
+    """
+    names = [p.name for p in pruning().values() if p.rule == rule]
+    if asked == PAPER:
+        raise UsageError(
+            f"--prune_by {rule}: the paper's schemes are one a layer; give --schemes all, a list, or {','.join(names)} alone"
+        )
+    own = tuple(schemes()) if asked == ALL else tuple(asked)
+    return tuple(dict.fromkeys((*own, *names)))
+
+
+def takes_channels_out(asked: Schemes) -> list[str]:
+    """Those of the schemes that take channels out."""
+    return [] if isinstance(asked, str) else [n for n in asked if n in pruning()]
 
 
 def policy_for(network: Network, asked: Schemes = PAPER, fully_connected: bool = False) -> Policy:

@@ -76,6 +76,8 @@ class Prune(Scheme):
     Parameters
     ----------
     name, title : str
+    rule : str
+        What ``--prune_by`` calls it.
     choice : callable
     scheme_of : callable of a name
         Finds the scheme of the form inside.
@@ -83,8 +85,8 @@ class Prune(Scheme):
 
     ranks = 1
 
-    def __init__(self, name: str, title: str, choice: Choice, scheme_of: Callable[[str], Scheme]) -> None:
-        self.name, self.title, self._choice, self._scheme_of = name, title, choice, scheme_of
+    def __init__(self, name: str, title: str, rule: str, choice: Choice, scheme_of: Callable[[str], Scheme]) -> None:
+        self.name, self.title, self.rule, self._choice, self._scheme_of = name, title, rule, choice, scheme_of
 
     def refuses(self, layer: Layer) -> str:
         """Convolutions of one group, and fully connected layers whose weights stand as they are; the graph has the last word."""

@@ -123,9 +123,9 @@ def form_cost(
 _PRUNING.update({
     p.name: p
     for p in (
-        Prune("prune", "fewer channels read, by the least error of the outputs", least_error, scheme_for),
-        Prune("prune_lasso", "fewer channels read, by LASSO on the responses", by_lasso, scheme_for),
-        Prune("prune_magnitude", "fewer channels read, by the weights' magnitude", by_magnitude, scheme_for),
+        Prune("prune", "fewer channels read, by the least error of the outputs", "error", least_error, scheme_for),
+        Prune("prune_lasso", "fewer channels read, by LASSO on the responses", "lasso", by_lasso, scheme_for),
+        Prune("prune_magnitude", "fewer channels read, by the weights' magnitude", "magnitude", by_magnitude, scheme_for),
     )
 })  # fmt: skip
 

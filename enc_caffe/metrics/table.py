@@ -214,15 +214,19 @@ class MetricsTable:
             own = tuple(curves)
             yield own[0].layer, own
 
-    def cost(self, forms: Mapping[str, Form], convention: str = "exact") -> tuple[int, int]:
-        """MACs and parameters of the layers that are listed, and of those before pruned ones, in these forms."""
-        before = {m.name: m.before for m in self.layers if m.before is not None}
+    def widths(self, forms: Mapping[str, Form]) -> dict[str, int]:
+        """Output channels that are left of layers that lose some, by name."""
         left: dict[str, int] = {}
-        for name, known in before.items():
+        for name, known in {m.name: m.before for m in self.layers if m.before is not None}.items():
             form = forms.get(name, WHOLE)
             if takes_channels(form):
                 left.update(dict.fromkeys(known.makers, form.ranks[0]))
-        macs = parameters = 0
+        return left
+
+    def cost(self, forms: Mapping[str, Form], convention: str = "exact") -> tuple[int, int]:
+        """MACs and parameters of the layers that are listed, and of those before pruned ones, in these forms."""
+        before = {m.name: m.before for m in self.layers if m.before is not None}
+        left, macs, parameters = self.widths(forms), 0, 0
         for layer, _ in self.by_layer():
             form = forms.get(layer.name, WHOLE)
             own = form_cost(layer, form, convention, outputs=left.get(layer.name))

@@ -16,11 +16,11 @@ from enc_caffe.terminal.tables import print_table
 
 def show_plan(table: MetricsTable, plan: Plan) -> None:
     """Forms of all layers and the plan's costs in both conventions."""
-    rows = []
+    rows, left = [], table.widths(plan.forms)
     for layer, curves in table.by_layer():
         form = plan.forms.get(layer.name, WHOLE)
         own = next((m for m in curves if m.scheme == form.scheme), None)
-        part = form_cost(layer, form)[0] / form_cost(layer, WHOLE)[0]
+        part = form_cost(layer, form, outputs=left.get(layer.name))[0] / form_cost(layer, WHOLE)[0]
         alone = Form(form.scheme, form.ranks)
         energy = "" if own is None or form.inside else f"{own.energy[own.forms.index(alone) + 1]:.4f}"
         rows.append(

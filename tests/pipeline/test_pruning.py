@@ -86,7 +86,7 @@ def test_an_emitted_plan_trains_in_stock_caffe(folder: Path, tmp_path: Path) -> 
         fc5="prune_magnitude:40",
     )
     out = tmp_path / "out"
-    main(command(folder, "emit", "--ranks", plan, "--decomposition", "weighted", "--out", str(out)))
+    main(command(folder, "emit", "--ranks", plan, "--decomposition", "weighted", "--distill", "--out", str(out)))
     shapes = {x.name: [b.shape for b in x.blobs] for x in CaffeModel(out / "compressed.caffemodel")}
     assert shapes["conv1_h"][0] == (20, 4, 1, 1) and shapes["conv2_v"][0] == (24, 20, 3, 1)
     assert (

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from enc_caffe.cli.common import range_of
-from enc_caffe.decomposition import pruning, schemes
+from enc_caffe.decomposition import on_request, pruning, schemes
 from enc_caffe.decomposition.policy import PAPER, Schemes, parse_schemes, with_rule
 from enc_caffe.errors import UsageError
 from enc_caffe.form import CONVENTIONS
@@ -104,7 +104,7 @@ def add_schemes(command: Any) -> None:
     command.add_argument(
         "--schemes", type=schemes_argument, default=PAPER, metavar="paper|all|LIST",
         help="what a layer may become: the paper's scheme (default), any scheme, or one of a list such as spatial,channel; "
-        f"known are {', '.join(schemes())}; {', '.join(pruning())} take channels out, and are not among all",
+        f"known are {', '.join(schemes())}; {', '.join(pruning())}, which take channels out, and {', '.join(on_request())} are not among all",
     )  # fmt: skip
     command.add_argument(
         "--prune_by", choices=tuple(p.rule for p in pruning().values()), metavar="error|lasso|magnitude",

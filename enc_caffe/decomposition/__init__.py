@@ -8,6 +8,7 @@ from enc_caffe.decomposition.table import (
     check_worth,
     form_cost,
     named,
+    on_request,
     pruning,
     rank_of,
     register,
@@ -16,6 +17,6 @@ from enc_caffe.decomposition.table import (
 )
 
 __all__ = [
-    "Factoriser", "Factors", "Scheme", "chain_of", "check_form", "check_worth", "form_cost", "group_spectra", "named", "pruning", "rank_of", "register",
+    "Factoriser", "Factors", "Scheme", "chain_of", "check_form", "check_worth", "form_cost", "group_spectra", "named", "on_request", "pruning", "rank_of", "register",
     "scheme_for", "schemes",
 ]  # fmt: skip

@@ -16,7 +16,7 @@ from enc_caffe.decomposition.channel import Channel
 from enc_caffe.decomposition.inner_product import FullyConnected
 from enc_caffe.decomposition.matrix import MatrixScheme
 from enc_caffe.decomposition.spatial import Spatial
-from enc_caffe.decomposition.table import named, pruning, scheme_for, schemes
+from enc_caffe.decomposition.table import named, on_request, pruning, scheme_for, schemes
 from enc_caffe.errors import UsageError
 from enc_caffe.network import Layer, Made, Network
 
@@ -62,7 +62,7 @@ def parse_schemes(text: str) -> Schemes:
         return text
     parts = [part for part in text.split(",") if part]
     names = tuple(dict.fromkeys(n for p in parts for n in (schemes() if p == ALL else (p,)))) or (text,)
-    known = {**schemes(), **pruning()}
+    known = {**schemes(), **on_request(), **pruning()}
     for name in names:
         if name not in known:
             words = [PAPER, ALL, *known]

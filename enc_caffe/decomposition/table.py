@@ -11,6 +11,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Optional, Sequence
 
+from enc_caffe.decomposition.asym3d import Asym3d
 from enc_caffe.decomposition.channel import Channel
 from enc_caffe.decomposition.inner_product import FullyConnected
 from enc_caffe.decomposition.prune import Prune, by_lasso, by_magnitude, least_error, narrowed
@@ -36,6 +37,7 @@ for _scheme in (Spatial(), SpatialTransposed(), Channel(), FullyConnected(), Tuc
 
 
 _PRUNING: dict[str, Prune] = {}
+_ON_REQUEST: dict[str, Scheme] = {Asym3d.name: Asym3d()}
 
 
 def schemes() -> dict[str, Scheme]:
@@ -49,9 +51,14 @@ def pruning() -> dict[str, Prune]:
     return _PRUNING
 
 
+def on_request() -> dict[str, Scheme]:
+    """Schemes of a layer by itself that only a list of names asks for, by name: rivals, which nothing shows to make a mixture better."""
+    return _ON_REQUEST
+
+
 def scheme_for(name: str) -> Scheme:
     """Scheme by name; :class:`PlanError` naming the nearest and all known ones otherwise."""
-    known: dict[str, Scheme] = {**_SCHEMES, **_PRUNING}
+    known: dict[str, Scheme] = {**_SCHEMES, **_ON_REQUEST, **_PRUNING}
     if name in known:
         return known[name]
     near = difflib.get_close_matches(name, known, 1)

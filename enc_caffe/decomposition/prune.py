@@ -106,6 +106,10 @@ class Prune(Scheme):
         """All channels."""
         return (channels_of(layer),)
 
+    def max_rank(self, layer: Layer) -> int:
+        """All channels: fewer cost less, however many."""
+        return channels_of(layer)
+
     def matrices(self, layer: Layer, weights: np.ndarray) -> list[np.ndarray]:
         """A diagonal of every channel's sum of absolute weights."""
         flat = group_weights(layer, weights)[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Callable, Optional, Sequence, Union
+from typing import Callable, Mapping, Optional, Sequence, Union
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from enc_caffe.metrics.table import SERIES, Before, LayerMetrics, MetricsTable
 from enc_caffe.network import Layer
 from enc_caffe.rounding import round_half_up
 from enc_caffe.search.frontier import frontier_layer
-from enc_caffe.search.groups import Member, disjoint, group_layer
+from enc_caffe.search.groups import LONGEST, Group, Member, disjoint, group_layer
 from enc_caffe.search.options import RESOURCES, SearchOptions
 from enc_caffe.search.problem import EVERYTHING, LISTED, SearchLayer, SearchProblem
 
@@ -71,27 +71,21 @@ def build_problem(table: MetricsTable, options: SearchOptions, time_of: Optional
     fixed: dict[str, Form] = {}
     layers: list[SearchLayer] = []
     fixed_log, first = 0.0, table.known("first_layer") or table.layers[0].name
-    groups = _groups(table, options, first)
+    befores = {m.name: m.before for m in table.layers if m.before is not None and _asked_for(m, options)}
+    groups = {n: group for group in _groups(befores, options, first) for n in group.names}
     known = {layer.name: (layer, curves) for layer, curves in table.by_layer()}
-    inside = {m for before in groups.values() for m in before.makers}
     for layer, curves in table.by_layer():
-        whole = dict(zip(costs.resources, costs.of(layer, WHOLE)))
-        before = groups.get(layer.name)
-        if before is not None:
+        whole, group = dict(zip(costs.resources, costs.of(layer, WHOLE))), groups.get(layer.name)
+        if group is not None and layer.name in group.readers:
             # What others have of the channels that this layer reads is counted with it.
-            whole["macs"] += channels_of(layer) * before.macs
-            whole["parameters"] += channels_of(layer) * before.parameters
+            whole["macs"] += channels_of(layer) * befores[layer.name].macs
+            whole["parameters"] += channels_of(layer) * befores[layer.name].parameters
         for name, value in whole.items():
             originals[name] += value
-        if layer.name in inside:
-            continue
-        if before is not None:
-            # Of a maker that could read fewer channels itself, that other group is none.
-            members = [
-                _member(known[n][0], [m for m in known[n][1] if m.before is None or n == layer.name], table, options)
-                for n in (layer.name, *before.makers)
-            ]
-            layers.append(group_layer(members[0], members[1:], before, costs.of, costs.resources, _limited(options)))
+        if group is not None:
+            if layer.name == group.readers[-1]:
+                members = {n: _member(*known[n], n in group.readers, table, options) for n in group.names}
+                layers.append(group_layer(group, members, befores, costs.of, costs.resources, _limited(options)))
             continue
         made = _layer([m for m in curves if m.before is None], table, options, costs, layer.name == first)
         if isinstance(made, SearchLayer):
@@ -204,20 +198,23 @@ def _limited(options: SearchOptions) -> list[str]:
     return [n for n in RESOURCES if n in options.targets or (n == "macs" and options.target_accuracy is not None)]
 
 
-def _groups(table: MetricsTable, options: SearchOptions, first: str) -> dict[str, Before]:
-    """Layers that may read fewer channels, with those that make them, no layer in two groups."""
-    readers = {m.name: m.before for m in table.layers if m.before is not None and _asked_for(m, options)}
-    if readers and "latency" in options.targets:
+def _groups(befores: Mapping[str, Before], options: SearchOptions, first: str) -> list[Group]:
+    """Layers that are one item of the search, since some of them may read fewer channels."""
+    if befores and "latency" in options.targets:
         raise UsageError(
             f"--target_latency: nothing says how long layers with fewer channels take; leave {', '.join(pruning())} out of --schemes"
         )
     kept = {first} if options.first_layer_is == "keep" else set()
-    return disjoint(readers, lambda name: name not in kept and name not in options.whole)
+    # With two budgets there are too many combinations of more than two layers that no other one beats.
+    longest = LONGEST if len(_limited(options)) == 1 else 2
+    return disjoint(befores, lambda name: name not in kept and name not in options.whole, longest)
 
 
-def _member(layer: Layer, curves: Sequence[LayerMetrics], table: MetricsTable, options: SearchOptions) -> Member:
-    """A layer of a group with its forms."""
-    asked = [m for m in curves if _asked_for(m, options)]
+def _member(
+    layer: Layer, curves: Sequence[LayerMetrics], reads: bool, table: MetricsTable, options: SearchOptions
+) -> Member:
+    """A layer of a group with its forms; those that read fewer channels where it ``reads`` what the group makes."""
+    asked = [m for m in curves if _asked_for(m, options) and (reads or m.before is None)]
     if not asked:
         return Member(layer, (WHOLE,), np.ones(1))
     _check_comparable(asked, options)

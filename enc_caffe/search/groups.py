@@ -1,9 +1,10 @@
 """Layers whose channels are coupled, as one item of the search: its choices are the undominated combinations.
 
 With a pruned layer the layers before it lose outputs, so that costs do not add up over layers any more. They do over groups that share no layer: a
-group is a layer that may read fewer channels and the layers that make them, and a choice of it is how many are left and a form of each layer.
-Every layer is in one group at most, the earlier one of two. Values stay sums over layers: what a pruned layer loses by its channels and by the form
-of what is left is added up, which is no less than what the two lose apart from cross terms; whole networks decide about what was chosen.
+layer that may read fewer channels with the layers that make them, and, where it is the only reader of that, the layer after it. A choice of a
+group is how many channels are left between its layers and a form of each; dynamic programming along the group, whose state is how many are left,
+finds all that no other one beats. Longer chains are cut. Values stay sums over layers: what a pruned layer loses by its channels and by the form
+of what is left is added up, cross terms aside; whole networks decide about what was chosen.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ from enc_caffe.network import Layer
 from enc_caffe.search.frontier import frontier_layer, undominated
 from enc_caffe.search.problem import SearchLayer
 
+#: Layers behind each other in a group at most.
+LONGEST = 3
+
 #: Costs of a layer in a form with so many outputs (None: all), by resource.
 CostOf = Callable[[Layer, Form, Optional[int]], tuple[int, ...]]
 
@@ -35,16 +39,41 @@ class Member:
     values: np.ndarray
 
 
-def disjoint(readers: Mapping[str, Before], free: Callable[[str], bool]) -> dict[str, Before]:
-    """Of the layers that may read fewer channels those whose groups share no layer, in order; ``free``: whether a layer may change."""
+@dataclass(frozen=True)
+class Group:
+    """Layers that are one item: those that make the first channels, and readers of which each makes what the next one reads."""
+
+    makers: tuple[str, ...]
+    readers: tuple[str, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All layers in their order."""
+        return (*self.makers, *self.readers)
+
+
+def disjoint(readers: Mapping[str, Before], free: Callable[[str], bool], longest: int = LONGEST) -> list[Group]:
+    """Groups that share no layer, of at most ``longest`` layers behind each other; ``free``: whether a layer may change.
+
+    Parameters
+    ----------
+    readers : mapping of layer to Before, in order of execution
+    """
     taken: set[str] = set()
-    found = {}
+    found: list[Group] = []
     for name, before in readers.items():
-        own = {name, *before.makers}
-        if own & taken or not all(free(n) for n in own):
+        if name in taken or not all(free(n) for n in (name, *before.makers)):
             continue
-        taken |= own
-        found[name] = before
+        if taken.isdisjoint(before.makers):
+            found.append(Group(before.makers, (name,)))
+            taken |= {name, *before.makers}
+            continue
+        at = next(
+            (i for i, g in enumerate(found) if before.makers == g.readers[-1:] and len(g.readers) < longest - 1), None
+        )
+        if at is not None:
+            found[at] = replace(found[at], readers=(*found[at].readers, name))
+            taken.add(name)
     return found
 
 
@@ -60,16 +89,25 @@ class _Choices:
         kept = np.sort(undominated(self.costs[limited], self.logs))
         return _Choices([self.forms[i] for i in kept], self.costs[:, kept], self.logs[kept])
 
-    def times(self, other: _Choices) -> _Choices:
-        forms = [a + b for a in self.forms for b in other.forms]
+    @staticmethod
+    def joined(parts: Sequence[_Choices]) -> _Choices:
+        """All of several."""
+        costs, logs = np.concatenate([p.costs for p in parts], axis=1), np.concatenate([p.logs for p in parts])
+        return _Choices([f for p in parts for f in p.forms], costs, logs)
+
+    def times(self, other: _Choices, limited: Sequence[int]) -> _Choices:
+        """The best of all combinations with those of other layers."""
         costs = (self.costs[:, :, None] + other.costs[:, None, :]).reshape(len(self.costs), -1)
-        return _Choices(forms, costs, (self.logs[:, None] + other.logs[None]).reshape(-1))
+        logs = (self.logs[:, None] + other.logs[None]).reshape(-1)
+        kept = np.sort(undominated(costs[limited], logs))
+        pairs = [divmod(int(i), len(other.forms)) for i in kept]
+        return _Choices([self.forms[i] + other.forms[j] for i, j in pairs], costs[:, kept], logs[kept])
 
 
 def group_layer(
-    reader: Member,
-    makers: Sequence[Member],
-    before: Before,
+    group: Group,
+    members: Mapping[str, Member],
+    befores: Mapping[str, Before],
     cost_of: CostOf,
     resources: Sequence[str],
     limited: Sequence[str],
@@ -78,39 +116,58 @@ def group_layer(
 
     Parameters
     ----------
-    reader : Member
-        Its forms are those of the layer with all channels and, of schemes that take channels out, those without a form inside.
+    members : mapping of layer to Member
+        A reader's forms are those of the layer with all channels and, of schemes that take channels out, those without a form inside.
+    befores : mapping of reader to Before
     resources : sequence of str
         What ``cost_of`` counts, MACs and parameters first.
     limited : sequence of str
         Those that have budgets, the main one first.
     """
     columns = [list(resources).index(n) for n in limited]
-    apart = np.array([before.macs, before.parameters, *[0] * (len(resources) - 2)], dtype=np.int64)
 
-    def of(layer: Layer, forms: Sequence[Form], values: np.ndarray, outputs: Optional[int]) -> _Choices:
+    def of(
+        layer: Layer, forms: Sequence[Form], values: np.ndarray, outputs: Optional[int], apart: np.ndarray
+    ) -> _Choices:
         costs = np.array([cost_of(layer, f, outputs) for f in forms], dtype=np.int64).reshape(len(forms), -1).T
         with np.errstate(divide="ignore"):
-            return _Choices([(f,) for f in forms], costs, np.log(np.maximum(values, 0.0))).best(columns)
+            logs = np.log(np.maximum(values, 0.0))
+        return _Choices([(f,) for f in forms], costs + apart[:, None], logs).best(columns)
 
-    parts = []
-    for channels, forms, values in _reading(reader):
-        outputs = channels if channels < channels_of(reader.layer) else None
-        own = of(reader.layer, forms, values, None)
-        own = replace(own, costs=own.costs + channels * apart[:, None])
-        for maker in makers:
-            own = own.times(of(maker.layer, maker.forms, maker.values, outputs)).best(columns)
-        parts.append(own)
-    all_ = [f for p in parts for f in p.forms]
-    costs, logs = np.concatenate([p.costs for p in parts], axis=1), np.concatenate([p.logs for p in parts])
-    names = (reader.layer.name, *(m.layer.name for m in makers))
-    # Which of them is which place is what the placeholders say.
-    marks = [Form("choice", (i,)) for i in range(len(all_))]
-    made = frontier_layer(
-        "+".join(names), marks, {n: costs[i] for i, n in enumerate(resources)}, np.exp(logs), limited, np.exp(logs)
-    )
-    pairs = tuple(tuple(zip(names, all_[mark.ranks[0]])) for mark in made.forms)
+    reads = [list(_reading(members[n])) for n in group.readers]
+    nothing = np.zeros(len(resources), dtype=np.int64)
+    # By the number of channels that are left behind the layers so far.
+    found: dict[int, _Choices] = {}
+    for channels, outputs in _numbers(reads[0]):
+        own = _Choices([()], nothing[:, None], np.zeros(1))
+        for name in group.makers:
+            maker = members[name]
+            own = own.times(of(maker.layer, maker.forms, maker.values, outputs, nothing), columns)
+        found[channels] = own
+    for at, name in enumerate(group.readers):
+        layer, before = members[name].layer, befores[name]
+        apart = np.array([before.macs, before.parameters, *[0] * (len(resources) - 2)], dtype=np.int64)
+        ends = _numbers(reads[at + 1]) if at + 1 < len(reads) else [(layer.out_channels, None)]
+        found = {
+            left: _Choices.joined([
+                found[channels].times(of(layer, forms, values, outputs, channels * apart), columns)
+                for channels, forms, values in reads[at]
+            ]).best(columns)
+            for left, outputs in ends
+        }  # fmt: skip
+    (all_,) = found.values()
+    # The first is that of nothing: what the placeholders mean is which of them is which place.
+    marks = [Form("choice", (i,)) for i in range(len(all_.forms))]
+    costs, y = {n: all_.costs[i] for i, n in enumerate(resources)}, np.exp(all_.logs)
+    made = frontier_layer("+".join(group.names), marks, costs, y, limited, y)
+    pairs = tuple(tuple(zip(group.names, all_.forms[mark.ranks[0]])) for mark in made.forms)
     return replace(made, forms=(), together=pairs)
+
+
+def _numbers(reads: Sequence[tuple[int, list[Form], np.ndarray]]) -> list[tuple[int, Optional[int]]]:
+    """How many channels a reader may be left with, and the same for those who make them; None: all."""
+    most = max(channels for channels, _, _ in reads)
+    return [(channels, channels if channels < most else None) for channels, _, _ in reads]
 
 
 def _reading(reader: Member) -> Iterator[tuple[int, list[Form], np.ndarray]]:

@@ -122,15 +122,52 @@ def test_layers_that_share_one_are_not_both_groups() -> None:
     table = MetricsTable("net", "", (
         *first, *second, pruned(second, Before(("a",)), 1), *third, pruned(third, Before(("b",)), 2),
     ), 1.0)  # fmt: skip
-    options = SearchOptions(method="model", metric="divergence", schemes=("spatial", "prune"), target_flops=0.5)
+    options = SearchOptions(
+        method="model", metric="divergence", schemes=("spatial", "prune"), target_flops=0.5, target_params=0.5
+    )
     problem = build_problem(table, options)
-    assert [x.name for x in problem.layers] == ["b+a", "c"]
+    assert [x.name for x in problem.layers] == ["a+b", "c"]
     assert any(f.scheme == "prune" for place in problem.layers[0].together for _, f in place)
     assert not any(f.scheme == "prune" for f in problem.layers[1].forms)
     # A layer that must stay whole keeps its channels, and so do those around it.
     kept = build_problem(table, replace(options, whole=frozenset({"a"})))
     assert not any(n == "b" and f.scheme == "prune" for place in kept.layers[-1].together for n, f in place)
-    assert [x.name for x in kept.layers] == ["c+b"]
+    assert [x.name for x in kept.layers] == ["b+c"]
+
+
+def test_three_layers_behind_each_other_are_one_item_and_a_fourth_is_not() -> None:
+    names, made = "abcd", []
+    for i, name in enumerate(names):
+        own = curves(name, 4, 4, 6, 3, i)
+        made += [*own, *([pruned(own, Before((names[i - 1],)), i)] if i else [])]
+    table = MetricsTable("net", "", tuple(made), 1.0)
+    options = SearchOptions(method="model", metric="divergence", schemes=("spatial", "prune"), target_flops=0.5)
+    assert [x.name for x in build_problem(table, options).layers] == ["a+b+c", "d"]
+
+
+@settings(max_examples=6, deadline=None)
+@given(st.integers(0, 10_000), st.sampled_from((0.2, 0.35, 0.6)))
+def test_the_best_of_three_coupled_layers_is_found(seed: int, part: float) -> None:
+    first, second, third = (
+        [m for m in curves(name, i, o, 6, 1 if name == "second" else 3, seed + at) if m.scheme == "channel"]
+        for at, (name, i, o) in enumerate((("first", 3, 4), ("second", 4, 3), ("third", 3, 4)))
+    )
+    table = MetricsTable("net", "", (
+        *first, *second, pruned(tuple(second), Before(("first",)), seed), *third, pruned(tuple(third), Before(("second",), 36, 1), seed + 1),
+    ), 1.0)  # fmt: skip
+    options = SearchOptions(
+        method="model", metric="divergence", schemes=("channel", "prune"), floor=0.0, count="paper", convention="exact", target_flops=part
+    )  # fmt: skip
+    limit = math.floor(part * table.cost({})[0])
+    fit = [value for forms, value in every(table) if table.cost(forms)[0] <= limit]
+    try:
+        found = search_plan(table, options)
+    except InfeasibleError:
+        assert not fit
+        return
+    assert [x.name for x in found.problem.layers] == ["first+second+third"]
+    assert -found.result.log_objective == pytest.approx(min(fit), abs=1e-9)
+    assert table.cost(found.plan.forms)[0] <= limit
 
 
 def test_no_policy_prunes_unless_asked_to() -> None:

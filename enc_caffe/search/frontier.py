@@ -7,6 +7,7 @@ search, which looks at all of them.
 
 from __future__ import annotations
 
+import bisect
 from typing import Mapping, Sequence
 
 import numpy as np
@@ -58,9 +59,30 @@ def undominated(costs: np.ndarray, values: np.ndarray) -> np.ndarray:
         sorted_costs = costs[0][order]
         best = np.minimum.accumulate(sorted_costs)
         return order[np.concatenate([[True], sorted_costs[1:] < best[:-1]])]
+    if len(costs) == 2:
+        return order[_staircase(costs[0][order].tolist(), costs[1][order].tolist())]
     kept: list[int] = []
     for i in order:
         rivals = costs[:, kept]
         if not np.any(np.all(rivals <= costs[:, [i]], axis=0)):
             kept.append(int(i))
     return np.array(kept)
+
+
+def _staircase(first: list[int], second: list[int]) -> list[int]:
+    """Positions of points that none before them is at most equal to in both costs: the corners so far are kept in order."""
+    xs: list[float] = []
+    ys: list[float] = []
+    kept = []
+    for i, (x, y) in enumerate(zip(first, second)):
+        at = bisect.bisect_right(xs, x)
+        if at and ys[at - 1] <= y:
+            continue
+        kept.append(i)
+        # Corners that cost no less in both are none any more; one of the same first cost stands just before.
+        begin = at - 1 if at and xs[at - 1] == x else at
+        end = begin
+        while end < len(ys) and ys[end] >= y:
+            end += 1
+        xs[begin:end], ys[begin:end] = [x], [y]
+    return kept

@@ -17,7 +17,7 @@ help:
 	@echo "make table1       a table of the paper beside what can be had here (also table2 to table4; fig2, fig3, fig6, fig7; paper)"
 	@echo "                  variables: METHOD=map|model|inf, FINETUNE=0|1, WORKERS=, GPU=0,1|all, WEIGHTS=, OUT="
 	@echo "make compare      all search methods on ResNet-56 at equal MACs (ENC_CAFFE_DATA=DIR)"
-	@echo "make test         all tests"
+	@echo "make test         all tests, two files at a time (JOBS=N)"
 	@echo "make lint         ruff and mypy;  make format  rewrites the layout"
 	@echo "make bench        the benchmarks of scripts/bench_*.py"
 	@echo "make fuzz         100,000 damaged files of each format (INPUTS=, WORKERS=); make fuzz-guided: by atheris,"
@@ -46,7 +46,7 @@ compare: install
 	@$(PY) scripts/compare_methods.py --out $(OUT)/compare $(if $(METRICS),--metrics $(METRICS))
 
 test: install
-	@$(PY) -m pytest
+	@$(PY) -m pytest -n $(or $(JOBS),2) --dist loadfile
 
 lint: install
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy

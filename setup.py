@@ -16,7 +16,7 @@ EXTRAS = {
     "report": ["matplotlib>=3.6", "jinja2>=3.0"],
     "hdf5": ["h5py>=3.8"],
     "cluster": ["distributed>=2023.1", "dask>=2023.1"],
-    "test": ["pytest>=7.2", "pytest-timeout>=2.1", "hypothesis>=6.60"],
+    "test": ["pytest>=7.2", "pytest-timeout>=2.1", "pytest-xdist>=3.3.1", "hypothesis>=6.60"],
     "dev": [
         "ruff>=0.17,<0.18",
         "mypy>=1.8",

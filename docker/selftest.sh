@@ -81,4 +81,4 @@ kill $workers $scheduler
 wait || true
 
 say "tests"
-python -m pytest
+python -m pytest -n 2 --dist loadfile

@@ -211,7 +211,7 @@ def compress(
     notice : callable of a line that a person should read
     **options
         Budgets and whatever differs from the quality's: fields of SearchOptions, and ``decomposition``, ``recalibrate``,
-        ``refine``, ``dense``, ``placement``, ``fully_connected``.
+        ``reconstruct``, ``refine``, ``dense``, ``placement``, ``fully_connected``.
 
     Raises
     ------
@@ -231,7 +231,7 @@ def compress(
     asked = {**QUALITY[quality], **options}
     asked["placement"] = asked.pop("stride_placement", asked.get("placement", "exact"))
     asked["iterations"] = asked.pop("distill_iterations", 0)
-    how = Decomposition(asked.pop("decomposition"), frozenset(asked.pop("recalibrate")))
+    how = Decomposition(asked.pop("decomposition"), frozenset(asked.pop("recalibrate")), asked.pop("reconstruct", ""))
     making = Making(
         how,
         **{k: asked.pop(k) for k in ("refine", "dense", "placement", "fully_connected", "iterations") if k in asked},

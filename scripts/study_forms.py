@@ -3,11 +3,11 @@
     scripts/study_forms.py resnet56 --targets 0.5065,0.3,0.2,0.15
     scripts/study_forms.py squeezenet --targets 0.8,0.65,0.5
 
-ENC_CAFFE_DATA names the folder with the networks and images. Forms are chosen by divergences that are measured on a few
-training images with factors of least output error; accuracies are of the test (ResNet-56) or validation (SqueezeNet) images,
-which are looked at for the table alone. Networks are made by asymmetric reconstruction with biases (--decomposition asymmetric
---recalibrate bias), without refinement and training; --plain leaves that out. What was measured stays in the store: a run that was
-interrupted goes on.
+ENC_CAFFE_DATA names the folder with the networks and images. Forms are chosen by divergences that gradients predict (--metric
+divergence: that are measured) on a few training images with factors of least output error; accuracies are of the test (ResNet-56) or
+validation (SqueezeNet) images, which are looked at for the table alone. Networks are made by asymmetric reconstruction with biases
+(--decomposition asymmetric --recalibrate bias), without refinement and training; --plain leaves that out. What was measured stays in
+the store: a run that was interrupted goes on.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from enc_caffe.caffe_io import sources
 from enc_caffe.caffe_io.datum import stratified, write_lmdb
 from enc_caffe.caffe_io.sheets import read_sheets
 from enc_caffe.calibration.decomposer import Decomposer, Decomposition
+from enc_caffe.calibration.forecast import Forecast
 from enc_caffe.decomposition import form_cost, schemes
 from enc_caffe.errors import EncError, InfeasibleError
 from enc_caffe.experiments.fetch import data_folder
@@ -34,8 +35,9 @@ from enc_caffe.form import WHOLE, Form
 from enc_caffe.measuring.store import ResultStore
 from enc_caffe.measuring.subject import PlanEvaluator
 from enc_caffe.metrics.table import MetricsTable
+from enc_caffe.pipeline.forecasting import PREDICTED, Predictor, predicted_metrics
 from enc_caffe.pipeline.measurement import images_of, measured_metrics
-from enc_caffe.pipeline.planning import search_plan
+from enc_caffe.pipeline.planning import Found, search_plan
 from enc_caffe.search.build import build_problem
 from enc_caffe.search.options import SearchOptions
 from enc_caffe.terminal.progress import stage_bars
@@ -51,29 +53,29 @@ class Subject:
 
     model: Callable[[Path], Path]
     weights: str
-    images: Callable[[Path, Path, int], tuple[Path, Path]]
+    images: Callable[[Path, Path, int, int], tuple[Path, Path]]
 
 
-def _cifar10(data: Path, out: Path, number: int) -> tuple[Path, Path]:
-    paths = out / f"train_{number}_lmdb", out / "test_lmdb"
+def _cifar10(data: Path, out: Path, number: int, seed: int) -> tuple[Path, Path]:
+    paths = out / f"train_{number}_{seed}_lmdb", out / "test_lmdb"
     for path, part in zip(paths, ("train", "test")):
         if not path.is_dir():
             pixels, labels = read_sheets(data / "cifar10" / part)
-            kept = np.sort(stratified(labels, number)) if part == "train" else np.arange(len(labels))
+            kept = np.sort(stratified(labels, number, seed)) if part == "train" else np.arange(len(labels))
             write_lmdb(path, sources.from_arrays(pixels[kept], labels[kept])[1])
     return paths
 
 
-def _imagenet(data: Path, out: Path, number: int) -> tuple[Path, Path]:
+def _imagenet(data: Path, out: Path, number: int, seed: int) -> tuple[Path, Path]:
     import cv2
 
-    paths = out / f"calibration_{number}_lmdb", out / "val_lmdb"
+    paths = out / f"calibration_{number}_{seed}_lmdb", out / "val_lmdb"
     for path, part in zip(paths, ("calibration", "val")):
         if path.is_dir():
             continue
         rows = [line.split() for line in (data / "imagenet" / f"{part}.txt").read_text().splitlines()]
         if part == "calibration":
-            kept = np.sort(np.random.default_rng(0).choice(len(rows), number, replace=False))
+            kept = np.sort(np.random.default_rng(seed).choice(len(rows), number, replace=False))
             rows = [rows[i] for i in kept]
         pixels = np.stack([cv2.imread(str(data / "imagenet" / name)).transpose(2, 0, 1) for name, _ in rows])
         write_lmdb(path, sources.from_arrays(pixels, np.array([int(label) for _, label in rows]))[1])
@@ -92,29 +94,35 @@ class Study:
     """One network with its images and workers."""
 
     def __init__(self, subject: Subject, data: Path, out: Path, number: int, executor: Any, store: ResultStore, bars: Any,
-                 plain: bool = False) -> None:  # fmt: skip
+                 plain: bool = False, metric: str = "fisher", seed: int = 0) -> None:  # fmt: skip
         self.subject, self.data, self.executor, self.store, self.bars = subject, data, executor, store, bars
-        self.chosen_by, self.reported_on = subject.images(data, out, number)
+        self.chosen_by, self.reported_on = subject.images(data, out, number, seed)
         self.weights = data / subject.weights
         loaded = self.load("all")
         self.choosing, self.reporting = (
             images_of(loaded, self.weights, p, executor, store) for p in (self.chosen_by, self.reported_on)
         )
-        self.how = Decomposition("weighted")
+        self.metric, self.how = metric, Decomposition("weighted")
         self.making = self.how if plain else Decomposition("asymmetric", frozenset({"bias"}))
 
     def load(self, asked: Any) -> pipeline.LoadedNetwork:
         """The network, each layer with these schemes."""
         return pipeline.load(self.subject.model(self.data), self.chosen_by, schemes=asked)
 
-    def metrics(self, asked: Any) -> MetricsTable:
-        """Divergences of the forms of these schemes."""
+    def metrics(self, asked: Any) -> tuple[MetricsTable, Callable[[SearchOptions], Found]]:
+        """Divergences of the forms of these schemes, and the search by them."""
         table = pipeline.pca_metrics(self.load(asked), self.weights)
         words = asked if isinstance(asked, str) else ",".join(asked)
-        return measured_metrics(
-            self.choosing, table, default_only=True, decomposer=Decomposer(self.choosing, self.how, progress=self.bars),
+        decomposer = Decomposer(self.choosing, self.how, progress=self.bars)
+        if self.metric in PREDICTED:
+            forecast = Forecast(decomposer, [m.name for m in table.layers], self.bars)
+            table = predicted_metrics(table, forecast)
+            return table, lambda options: Predictor(options, forecast)(table)
+        table = measured_metrics(
+            self.choosing, table, default_only=True, decomposer=decomposer,
             progress=lambda done, all_: self.bars(f"{words}: images x forms", done, all_),
         )  # fmt: skip
+        return table, lambda options: search_plan(table, options)
 
     def accuracy(self, forms: dict[str, Form]) -> tuple[int, int, float]:
         """Right images of all, and the divergence on the images that chose."""
@@ -129,9 +137,9 @@ class Study:
         return counts.correct, counts.images, chooser.divergence(forms)
 
 
-def options(target: float, asked: Any) -> SearchOptions:
+def options(target: float, asked: Any, metric: str) -> SearchOptions:
     """The exact optimum by summed divergence at a part of ALL MACs."""
-    return SearchOptions("model", "divergence", target, schemes=asked)
+    return SearchOptions("model", metric, target, schemes=asked)
 
 
 def run(study: Study, targets: list[float], single: list[str]) -> dict[str, Any]:
@@ -142,11 +150,11 @@ def run(study: Study, targets: list[float], single: list[str]) -> dict[str, Any]
     layers: dict[str, Any] = {}
     for asked in ["all", *((name,) for name in single)]:
         words = asked if isinstance(asked, str) else asked[0]
-        table = study.metrics(asked)
+        table, search = study.metrics(asked)
         for target in targets:
             row: dict[str, Any] = {"schemes": words, "target": target}
             try:
-                found = search_plan(table, options(target, asked))
+                found = search(options(target, asked, study.metric))
             except InfeasibleError as exc:
                 row["error"] = str(exc)
                 print(f"| {words} | {target} | cannot be reached: {exc} |", flush=True)
@@ -163,13 +171,13 @@ def run(study: Study, targets: list[float], single: list[str]) -> dict[str, Any]
                 flush=True,
             )
             if words == "all":
-                layers[str(target)] = taken(table, target, found)
+                layers[str(target)] = taken(table, target, found, study.metric)
     return {"original": original[:2], "rows": rows, "layers": layers, "images": study.choosing.look.images}
 
 
-def taken(table: MetricsTable, target: float, found: Any) -> list[dict[str, Any]]:
+def taken(table: MetricsTable, target: float, found: Found, metric: str) -> list[dict[str, Any]]:
     """Every layer's form, and the best one of another scheme at the same cost or less: what it would have lost."""
-    problem = build_problem(table, options(target, "all"))
+    problem = build_problem(table, options(target, "all", metric))
     searched = {x.name: x for x in problem.layers}
     rows = []
     for layer, curves in table.by_layer():
@@ -181,9 +189,9 @@ def taken(table: MetricsTable, target: float, found: Any) -> list[dict[str, Any]
             loss = -float(np.log(own.metric[own.forms.index(form, 1)]))
         rival: Optional[tuple[float, str]] = None
         for m in curves:
-            if m.scheme == form.scheme or all(v is None for v in m.series("sampled_divergence")):
+            if m.scheme == form.scheme or all(v is None for v in m.series(f"sampled_{metric}")):
                 continue
-            values = m.surrogate("divergence")
+            values = m.surrogate(metric)
             for place, other in enumerate(m.forms, 1):
                 if form_cost(layer, other)[0] <= cost:
                     found_loss = -float(np.log(max(values[place], 1e-300)))
@@ -200,6 +208,7 @@ def main() -> int:
     parser.add_argument("--targets", default="0.5", help="parts of all MACs")
     parser.add_argument("--images", type=int, default=300, help="training images that choose (default: 300)")
     parser.add_argument("--single", default="", help="schemes to try alone (default: all that take a convolution)")
+    parser.add_argument("--metric", choices=("fisher", "divergence"), default="fisher", help="(default: fisher)")
     parser.add_argument("--plain", action="store_true", help="factors of least output error alone, no calibration")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--out", type=Path, default=None, help="folder (default: outputs/forms-NETWORK)")
@@ -218,7 +227,9 @@ def main() -> int:
             Workers(args.workers).executor() as executor,
             stage_bars() as bars,
         ):
-            study = Study(SUBJECTS[args.network], data, out, args.images, executor, store, bars, args.plain)
+            study = Study(
+                SUBJECTS[args.network], data, out, args.images, executor, store, bars, args.plain, args.metric
+            )
             found = run(study, [float(t) for t in args.targets.split(",")], single)
             write_json(out / "forms.json", json.loads(json.dumps(found)))
     except EncError as exc:

@@ -97,9 +97,14 @@ def read_net(path: Path, python_layers: bool = False) -> Any:
     PrototxtError
         With line and column where the text is not legal.
     """
+    return read_commented(path, python_layers)[0]
+
+
+def read_commented(path: Path, python_layers: bool = False) -> tuple[Any, str]:
+    """:func:`read_net`, and the comments before everything else in the file."""
     path = Path(path)
     text = _read_text(path)
-    _, blocks, rest = split_layers(text)
+    comments, blocks, rest = split_layers(text)
     net = caffe_pb2().NetParameter()
     mistake = _mistake(text, net)
     if mistake is None and len(blocks) == len(net.layer):
@@ -119,7 +124,7 @@ def read_net(path: Path, python_layers: bool = False) -> Any:
                 "give --allow_python_layers if you trust it"
             )
     _upgrade_inputs(net)
-    return net
+    return net, comments
 
 
 def _with_foreign(blocks: list[Block], rest: str, path: Path, first: Mistake) -> tuple[Any, str]:
@@ -201,11 +206,6 @@ def _upgrade_inputs(net: Any) -> None:
 def read_solver(path: Path) -> Any:
     """Read a solver's prototxt into a SolverParameter."""
     return _parse(_read_text(Path(path)), caffe_pb2().SolverParameter(), Path(path))
-
-
-def leading_comments(path: Path) -> str:
-    """Comments before everything else in a prototxt that :func:`read_net` has read."""
-    return split_layers(_read_text(Path(path)))[0]
 
 
 def from_text(text: str) -> Any:

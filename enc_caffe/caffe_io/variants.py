@@ -14,7 +14,7 @@ from enc_caffe.caffe_io.proto import caffe_pb2
 from enc_caffe.caffe_io.transform import color_of, resize_of
 from enc_caffe.caffe_io.verbatim import keep_foreign
 from enc_caffe.errors import NetworkError
-from enc_caffe.network import Network
+from enc_caffe.network import Made, Network, walk
 from enc_caffe.shapes import KNOWN_TYPES, UNKNOWN, WEIGHTLESS, Shape, brings_data, count
 
 _SCORERS = ("SoftmaxWithLoss", "Accuracy", "Softmax")
@@ -148,22 +148,23 @@ def _labels(layers: list[Any]) -> set[str]:
     A data layer's top is a label if nothing but losses and accuracies reads it, or layers without weights that read only
     labels themselves; the first top of the first data layer never is.
     """
+    graph = walk((at, at, p.bottom, p.top) for at, p in enumerate(layers))
     read = {b for p in layers for b in p.bottom}
-    labels = {top for p in layers if reads_data(p) for top in p.top}
-    labels -= {next((p.top[0] for p in layers if reads_data(p) and p.top), "")}
+    sources = [at for at, p in enumerate(layers) if reads_data(p)]
+    images = next((graph.tops[at][0] for at in sources if graph.tops[at]), None)
+    labels = {made for at in sources for made in graph.tops[at]} - {images}
     while True:
-        roots = {top: {top} for top in labels}
-        needed: set[str] = set()
-        for param in layers:
-            mine = set().union(*(roots.get(b, set()) for b in param.bottom))
-            if not mine or _is_scoring(param, read):
-                roots.update({t: mine for t in param.top if mine and t not in param.bottom})
-            elif all(b in roots for b in param.bottom) and param.type in WEIGHTLESS:
-                roots.update(dict.fromkeys(param.top, mine))
+        # What is made of labels alone, as long as all of these are labels.
+        made_of, needed = {made: {made} for made in labels}, set[Made]()
+        for at, param in enumerate(layers):
+            mine = set().union(*(made_of.get(b, set()) for b in graph.bottoms[at]))
+            of_labels = mine and all(b in made_of for b in graph.bottoms[at]) and param.type in WEIGHTLESS
+            if of_labels or (mine and _is_scoring(param, read)):
+                made_of.update(dict.fromkeys(graph.tops[at], mine))
             else:
                 needed |= mine
         if not needed:
-            return set(roots)
+            return {blob for blob, _ in made_of}
         labels -= needed
 
 

@@ -13,7 +13,7 @@ from enc_caffe.caffe_io.datum import ImageLmdb
 from enc_caffe.caffe_io.describe import batch_size, data_layers, set_state
 from enc_caffe.caffe_io.distill import has_teacher, write_student
 from enc_caffe.caffe_io.inference import for_inference
-from enc_caffe.caffe_io.prototxt import leading_comments, read_net, read_solver, to_text, verbatim_text
+from enc_caffe.caffe_io.prototxt import read_commented, read_solver, to_text, verbatim_text
 from enc_caffe.caffe_io.variants import deploy_net, sized_network, solver_param, train_val_net
 from enc_caffe.caffe_tools.programs import caffe_test, parse_training
 from enc_caffe.caffe_tools.selection import RATES, SHORT, SWEPT, Selection, criterion, hold_out, sweep
@@ -103,7 +103,7 @@ def finetune(
     _check_schedule(overrides or {})
     original = read_solver(Path(solver))
     path = Path(model) if model is not None else _net_of(original, Path(solver))
-    net = read_net(path, python_layers)
+    net, comments = read_commented(path, python_layers)
     _check_writes(net, path)
     out = Path(out).absolute()
     result = out / RESULT
@@ -114,12 +114,14 @@ def finetune(
     check_runs(network, str(path), training=True)
     if weights is not None:
         CaffeModel(Path(weights)).check(network, missing_ok=True)
-    own_path, own = (path, net) if not has_teacher(net) else _student_of(path, python_layers)
+    own_path, own = path, net
+    if has_teacher(net):
+        own_path, (own, comments) = _student_of(path, python_layers)
     own_network = (
         network if own is net else sized_network(_staged(own, original), str(own_path), shape, None, input_shapes)
     )
     # Trained weights are in the caffemodel, whatever filled them first.
-    deploy = verbatim_text(for_inference(deploy_net(_staged(own, original), own_network)), leading_comments(own_path))
+    deploy = verbatim_text(for_inference(deploy_net(_staged(own, original), own_network)), comments)
     test = to_text(train_val_net(own, own_network, train_lmdb, test_lmdb))
     with claimed(out):
         try:
@@ -172,13 +174,14 @@ def _staged(net: Any, solver: Any) -> Any:
     return staged
 
 
-def _student_of(path: Path, python_layers: bool) -> tuple[Path, Any]:
+def _student_of(path: Path, python_layers: bool) -> tuple[Path, tuple[Any, str]]:
+    """The path of the student alone; its network and comments."""
     own = path.parent / "train_val.prototxt"
     if not own.is_file():
         raise UsageError(
             f"{path}: trains a student beside its teacher, and {own}, which says what the student is, does not exist"
         )
-    return own, read_net(own, python_layers)
+    return own, read_commented(own, python_layers)
 
 
 def _held_out(train: Any, selection: Selection, out: Path) -> tuple[Optional[Path], Path, int]:
@@ -272,7 +275,7 @@ def covering(images: int, batch: int) -> tuple[int, int]:
 
 def tested(out: Path, weights: Path, gpu: str = "") -> tuple[dict[str, float], int, bool]:
     """Stock ``caffe test`` of weights on the TEST images of ``out/train_val.prototxt``: outputs, images, each met once."""
-    net = read_net(out / "train_val.prototxt", python_layers=True)
+    net, _ = read_commented(out / "train_val.prototxt", python_layers=True)
     layers = [layer for layer in data_layers(net) if layer.type == "Data"]
     if not layers:
         return {}, 0, True

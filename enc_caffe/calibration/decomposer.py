@@ -16,6 +16,7 @@ from enc_caffe.caffe_io.emit import chain_blobs, replace_layers, write_compresse
 from enc_caffe.calibration.layerwise import Blobs, CalibrationTask, Step, calibrate, flattened, grouped
 from enc_caffe.calibration.moments import POSITIONS, block_of, collect_all, columns_known, factorise_all, with_moments
 from enc_caffe.calibration.outputs import better_factors, costs_of_outputs
+from enc_caffe.calibration.reconstruction import KEY, reconstructed
 from enc_caffe.decomposition import chain_of
 from enc_caffe.decomposition.outputs import OUTPUT_RIDGE
 from enc_caffe.decomposition.regression import FEW as FEW_COLUMNS
@@ -35,6 +36,8 @@ KINDS = ("svd", "weighted", "fisher", "asymmetric", "asymmetric_fisher")
 #: by how much they differ between both networks on the images, ``bias`` corrects the biases of pairs, ``auto`` takes what
 #: measures best.
 RECALIBRATE = ("bn", "change", "bias", "auto")
+#: What is fitted by gradient steps in the end.
+RECONSTRUCT = ("", "blocks")
 #: What ``auto`` chooses among, beside the biases.
 ALTERNATIVES: tuple[frozenset[str], ...] = (frozenset(), frozenset({"change"}), frozenset({"bn"}))
 
@@ -50,10 +53,13 @@ class Decomposition:
         outputs cost, or the error of its output on the inputs that come from the compressed layers before it, plain or weighted.
     recalibrate : frozenset of str
         Names of :data:`RECALIBRATE`.
+    reconstruct : {'', 'blocks'}
+        Whether runs of layers are fitted to the original's blobs after that (:mod:`enc_caffe.calibration.blocks`).
     """
 
     kind: str = "svd"
     recalibrate: frozenset[str] = frozenset()
+    reconstruct: str = ""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -61,17 +67,19 @@ class Decomposition:
         unknown = sorted(self.recalibrate - set(RECALIBRATE))
         if unknown:
             raise UsageError(f"--recalibrate {','.join(unknown)}: known are {', '.join(RECALIBRATE)}")
-
+        if self.reconstruct not in RECONSTRUCT:
+            raise UsageError(f"--reconstruct {self.reconstruct}: known is {RECONSTRUCT[1]}")
         if {"bn", "change"} <= self.recalibrate or ("auto" in self.recalibrate and len(self.recalibrate) > 1):
             raise UsageError(
                 f"--recalibrate {','.join(sorted(self.recalibrate))}: bn and change exclude each other, and auto stands alone"
             )
 
     def alternatives(self) -> list[Decomposition]:
-        """What ``auto`` stands for; else only this."""
+        """What ``auto`` stands for; else only this. Nothing is fitted by blocks yet."""
+        plain = replace(self, reconstruct="")
         if "auto" not in self.recalibrate:
-            return [self]
-        return [replace(self, recalibrate=frozenset({"bias"}) | norms) for norms in ALTERNATIVES]
+            return [plain]
+        return [replace(plain, recalibrate=frozenset({"bias"}) | norms) for norms in ALTERNATIVES]
 
     @property
     def knows_outputs(self) -> bool:
@@ -86,12 +94,12 @@ class Decomposition:
     @property
     def plain(self) -> bool:
         """Whether no image has a say."""
-        return self.kind == "svd" and not self.recalibrate
+        return self.kind == "svd" and not self.recalibrate and not self.reconstruct
 
     def words(self) -> str:
         """For a person."""
         more = f", {' and '.join(sorted(self.recalibrate))} recalibrated" if self.recalibrate else ""
-        return self.kind + more
+        return self.kind + more + (", fitted by blocks" if self.reconstruct else "")
 
 
 def affected(network: Network, forms: Mapping[str, Form]) -> list[Layer]:
@@ -232,9 +240,12 @@ class Decomposer:
             self._blobs = {key: self._make(dict(forms), key)}
         return self._blobs[key]
 
-    def name(self) -> list[str]:
+    def name(self) -> list[Any]:
         """How the store calls plans that are made so."""
-        return [] if self.how.plain else [self.how.kind, *sorted(self.how.recalibrate), *self.key().values()]
+        if self.how.plain:
+            return []
+        own = [self.how.kind, *sorted(self.how.recalibrate), *self.key().values()]
+        return [*own, KEY] if self.how.reconstruct else own
 
     def reference(self) -> Path:
         """File of the original's scores on the images."""
@@ -245,6 +256,11 @@ class Decomposer:
             return {}
         network = self.made.look.network
         self.check(forms)
+        if self.how.reconstruct:
+            before = Decomposer(self.made, replace(self.how, reconstruct=""), self.placement, self.progress)
+            base = before.blobs(forms)
+            folder = self.folder("blocks")
+            return reconstructed(self.made, self._model, forms, self.placement, base, folder, key, self.progress)
         initial = self._initial(forms)
         steps = steps_for(network, forms, self.how, fixed_norms(self.made.net))
         if not steps:

@@ -64,6 +64,7 @@ def stages(
     left: Optional[Remaining] = None,
     trained: int = 0,
     predicted: float = 0.0,
+    fitted: int = 0,
 ) -> dict[str, float]:
     """Seconds by stage.
 
@@ -86,6 +87,8 @@ def stages(
         Images that pass through both networks in a distillation, which one process computes.
     predicted : float
         Part of the metrics that gradients are still to predict.
+    fitted : int
+        Images that pass forward and backward through every run of a fit by blocks, which one process computes.
     """
     left = left or everything(forms)
     batch = min(TIMED, made.look.images, batch_for(made.look.network, made.memory, made.executor.workers))
@@ -121,6 +124,10 @@ def stages(
             kept = sum(8.0 * (int(np.prod(x.bottom_shapes[0][1:])) + int(np.prod(x.top_shapes[0][1:]))) for x in known)
             each += images * (2 * once + size / rate + kept / KEPT) / workers + solve
         found["whole networks"] = networks * each
+    if fitted:
+        # Both networks forward once, and what enters and leaves a run written and read.
+        sizes = sum(8.0 * int(np.prod(x.top_shapes[0][1:])) for x in known)
+        found["blocks"] = fitted * once * (1 + DIRECTION) + images * (2 * once + sizes / KEPT) / workers
     if trained:
         # The original forward; the compressed network, which is smaller, forward and backward.
         found["distillation"] = trained * once * 3

@@ -114,7 +114,7 @@ def sense(task: NetTask, part: Part, key: str, folder: str, start: int, stop: in
                 diffs, layer = passed.diffs[name], engine.layers[name]
                 found.setdefault(f"changes/{name}", []).append(changes.along(engine.bottom(name), diffs))
                 if outputs and layer.out_channels // layer.groups <= MOST_OUTPUTS:
-                    own = output_moments(layer, diffs, passed.probes.roots)
+                    own = output_moments(layer.groups, diffs, passed.probes.roots)
                     if name in engine.parts:
                         # Of the convolution itself, before what was folded into it.
                         gain = engine.parts[name][0].reshape(layer.groups, -1)

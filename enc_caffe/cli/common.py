@@ -13,7 +13,7 @@ import numpy as np
 
 from enc_caffe import pipeline
 from enc_caffe.caffe_io.feed import AS_WRITTEN
-from enc_caffe.calibration.decomposer import KINDS, Decomposition
+from enc_caffe.calibration.decomposer import KINDS, RECONSTRUCT, Decomposition
 from enc_caffe.cli.feed import feed_of
 from enc_caffe.decomposition.policy import PAPER, Schemes
 from enc_caffe.errors import UsageError
@@ -180,6 +180,10 @@ def add_making(command: argparse.ArgumentParser) -> None:
         help="bn: statistics of BatchNorm layers estimated again; change: corrected by how they differ between both networks; "
         "bias: biases of pairs; auto: what gives the least divergence",
     )  # fmt: skip
+    how.add_argument(
+        "--reconstruct", choices=("none", *RECONSTRUCT[1:]), default=argparse.SUPPRESS,
+        help="blocks: fit runs of layers to the original's blobs by gradient steps, after that; kept where the network comes nearer",
+    )  # fmt: skip
 
 
 def add_dense(command: argparse.ArgumentParser) -> None:
@@ -197,7 +201,11 @@ def names_argument(text: str) -> frozenset[str]:
 
 def decomposition(args: argparse.Namespace) -> Decomposition:
     """What the arguments of :func:`add_making` ask for."""
-    return Decomposition(getattr(args, "decomposition", "svd"), getattr(args, "recalibrate", frozenset()))
+    return Decomposition(
+        getattr(args, "decomposition", "svd"),
+        getattr(args, "recalibrate", frozenset()),
+        getattr(args, "reconstruct", ""),
+    )
 
 
 def add_emission(command: argparse.ArgumentParser) -> None:

@@ -88,7 +88,9 @@ def _calibrated(args: argparse.Namespace, loaded: pipeline.LoadedNetwork, plan: 
     if how.plain:
         return {}, ""
     if args.lmdb is None:
-        raise UsageError(f"--decomposition and --recalibrate ({how.words()}) look at images: give --lmdb or --images")
+        raise UsageError(
+            f"--decomposition, --recalibrate and --reconstruct ({how.words()}) look at images: give --lmdb or --images"
+        )
     forms = pipeline.plan_forms(loaded, plan, str(args.ranks))
     loaded.check_measurable(forms, str(args.ranks))
     with open_store(args) as store, workers(args).executor() as executor, stage_bars() as bars:
@@ -98,5 +100,5 @@ def _calibrated(args: argparse.Namespace, loaded: pipeline.LoadedNetwork, plan: 
         chooser = Chooser(images, how, args.stride_placement, bars)
         chooser.settle(forms)
         divergence = chooser.evaluator.divergence(forms)
-        words = f"; {chooser.decomposer.how.words()}: divergence from the original {divergence:.4f} on {images.look.images} images"
+        words = f"; {chooser.words()}: divergence from the original {divergence:.4f} on {images.look.images} images"
         return chooser.decomposer.blobs(forms), words

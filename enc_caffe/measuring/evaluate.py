@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Callable, Mapping, Optional, Sequence
+from typing import Any, Callable, Mapping, Optional, Sequence
 
 import numpy as np
 
@@ -94,9 +94,33 @@ def evaluate(
     CaffeError
         With Caffe's own last line where it stopped.
     """
-    weights, lmdb = Path(weights).absolute(), Path(lmdb).absolute()
     net = feed.written(set_state(read_net(Path(model), python_layers), level, stages))
-    look = look_at(net, str(model), weights, lmdb, feed.transform(net, str(model)), input_shapes=input_shapes)
+    with contextlib.ExitStack() as stack:
+        if executor is None:
+            gpus = () if gpu is None else (gpu,)
+            executor = stack.enter_context(CaffeExecutor(workers, threads, gpus, advice="; start the command again"))
+        return evaluate_net(
+            net, str(model), weights, lmdb, executor, top_k, batch, feed, input_shapes, store, progress, notice
+        )
+
+
+def evaluate_net(
+    net: Any,
+    model: str,
+    weights: Path,
+    lmdb: Path,
+    executor: Executor,
+    top_k: tuple[int, ...] = (1,),
+    batch: int = 50,
+    feed: Feed = AS_WRITTEN,
+    input_shapes: Optional[Mapping[str, Shape]] = None,
+    store: Optional[ResultStore] = None,
+    progress: Callable[[int, int], None] = lambda done, all_: None,
+    notice: Callable[[str], None] = lambda line: None,
+) -> Evaluation:
+    """:func:`evaluate` of a network that has been read: a NetParameter, and the path that messages name."""
+    weights, lmdb = Path(weights).absolute(), Path(lmdb).absolute()
+    look = look_at(net, model, weights, lmdb, feed.transform(net, model), input_shapes=input_shapes)
     if any(not 1 <= k <= look.scores.classes for k in top_k):
         raise UsageError(f"--top_k {','.join(map(str, top_k))}: the network has {look.scores.classes} classes")
     if not look.labelled:
@@ -104,27 +128,13 @@ def evaluate(
             f"{lmdb}: its images have no labels for '{look.scores.labels or look.scores.scores}'; an accuracy needs them"
         )
     macs = sum(form_cost(x, WHOLE)[0] for x in look.network.weighted)
-    with contextlib.ExitStack() as stack:
-        if executor is None:
-            gpus = () if gpu is None else (gpu,)
-            executor = stack.enter_context(CaffeExecutor(workers, threads, gpus, advice="; start the command again"))
-        made = Subject(net, str(model), weights, lmdb, look, macs, executor, store, fold=False)
-        for line in fed_lines(net, str(model), weights, lmdb, look, executor):
-            notice(line)
-        tops = max(TOPS, *top_k)
-        task = replace(net_task(made, (), min(batch, made.chunk)), tops=tops)
-        context = made.context({**made.key(), "evaluated": tops}) if store is not None else ""
-        counts = measure(
-            task,
-            (),
-            look.images,
-            made.chunk,
-            executor,
-            store,
-            context,
-            "network",
-            lambda done, all_: progress(done, all_),
-        )[ORIGINAL]
+    made = Subject(net, model, weights, lmdb, look, macs, executor, store, fold=False)
+    for line in fed_lines(net, model, weights, lmdb, look, executor):
+        notice(line)
+    tops = max(TOPS, *top_k)
+    task = replace(net_task(made, (), min(batch, made.chunk)), tops=tops)
+    context = made.context({**made.key(), "evaluated": tops}) if store is not None else ""
+    counts = measure(task, (), look.images, made.chunk, executor, store, context, "network", progress)[ORIGINAL]
     if not np.isfinite(counts.cross_entropy):
         raise CaffeError(
             f"{model}: the network's scores are not finite on the images of {lmdb}; do the images have the scale that it expects?"

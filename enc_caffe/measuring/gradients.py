@@ -178,9 +178,9 @@ def _positions(layer: Layer, number: int) -> Iterator[np.ndarray]:
         yield np.arange(at, min(number, at + most))
 
 
-def output_moments(layer: Layer, diffs: np.ndarray, roots: np.ndarray) -> np.ndarray:
+def output_moments(groups: int, diffs: np.ndarray, roots: np.ndarray) -> np.ndarray:
     """Sum over images and positions of what changes of a group's outputs cost, shape (g, O/g, O/g), float64."""
     n, m, outputs = diffs.shape[:3]
-    own = outputs // layer.groups
+    own = outputs // groups
     turned = np.einsum("nab,nbop->oapn", roots, diffs, optimize=True).reshape(outputs, -1)
-    return np.stack([x @ x.T for x in np.asarray(turned, np.float64).reshape(layer.groups, own, -1)])
+    return np.stack([x @ x.T for x in np.asarray(turned, np.float64).reshape(groups, own, -1)])

@@ -9,6 +9,7 @@ import numpy as np
 
 from enc_caffe.caffe_io.distill import Distillation
 from enc_caffe.caffe_io.emit import Blobs
+from enc_caffe.calibration.blocks import FEWEST
 from enc_caffe.calibration.decomposer import Decomposer, Decomposition
 from enc_caffe.form import Form
 from enc_caffe.measuring.subject import PlanEvaluator, Subject
@@ -44,17 +45,25 @@ class Chooser:
         return decomposer, evaluator
 
     def settle(self, forms: Mapping[str, Form]) -> None:
-        """Take what gives the least divergence in these forms of all that ``--recalibrate auto`` stands for."""
+        """Take what gives the least divergence in these forms of all that ``--recalibrate auto`` stands for, then fit it by blocks
+        where that is asked for and comes nearer still.
+        """
         ways = self._how.alternatives()
         if not any(layer.type == "BatchNorm" for layer in self._images.look.network.layers):
             ways = ways[:1]
+        made: list[tuple[Decomposer, PlanEvaluator]] = []
         if len(ways) > 1:
-            made = []
             for at, how in enumerate(ways, 1):
                 self._what = f"recalibration {at} of {len(ways)}: "
                 made.append(self._made(how))
                 made[-1][1].counts(forms)
             self._what = ""
+            self.decomposer, self.evaluator = min(made, key=lambda m: m[1].divergence(forms))
+        if self._how.reconstruct and self._images.look.images < FEWEST:
+            self._more = f"; {self._images.look.images} images are too few to fit blocks (at least {FEWEST})"
+        elif self._how.reconstruct:
+            made = [(self.decomposer, self.evaluator)]
+            made.append(self._made(replace(self.decomposer.how, reconstruct=self._how.reconstruct)))
             self.decomposer, self.evaluator = min(made, key=lambda m: m[1].divergence(forms))
 
     def words(self) -> str:
@@ -70,7 +79,7 @@ class Chooser:
         found, kept = distilled(
             loaded, self._images.weights, plan, blobs, folder, how, iterations, self._placement, self._report
         )
-        self._more = f", distilled in {iterations} iterations"
+        self._more = f", distilled in {iterations} iterations{self._more}"
         self.evaluator = PlanEvaluator(
             self._images, self._placement, progress=lambda plans, done, all_: self._report("whole networks", done, all_),
             blobs_of=lambda forms: found, name=[*name, "distilled", folder.name], reference=self.decomposer.reference(),

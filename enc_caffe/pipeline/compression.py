@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any, Callable, Optional
 
 from enc_caffe.caffe_io.datum import ImageLmdb
+from enc_caffe.caffe_io.describe import set_state
 from enc_caffe.caffe_io.distill import Distillation
+from enc_caffe.caffe_io.prototxt import read_net
 from enc_caffe.caffe_io.variants import check_one_input
 from enc_caffe.calibration import duration
+from enc_caffe.calibration.blocks import BATCH, STEPS
 from enc_caffe.calibration.decomposer import Decomposition
 from enc_caffe.calibration.forecast import Forecast, unpredicted
 from enc_caffe.calibration.layerwise import Blobs
@@ -21,7 +24,7 @@ from enc_caffe.errors import UsageError
 from enc_caffe.files.jsonfile import write_json
 from enc_caffe.files.output import atomic_folder, check_new
 from enc_caffe.form import CONVENTIONS, Form
-from enc_caffe.measuring.evaluate import Evaluation, evaluate
+from enc_caffe.measuring.evaluate import Evaluation, evaluate_net
 from enc_caffe.measuring.images import look_at
 from enc_caffe.measuring.store import ResultStore
 from enc_caffe.metrics.files import write_metrics
@@ -128,18 +131,18 @@ class Output:
 QUALITY: dict[str, dict[str, Any]] = {
     "best": {
         "method": "model", "metric": "fisher", "decomposition": "asymmetric", "recalibrate": frozenset({"auto"}),
-        "refine": 6, "dense": True, "schemes": "all",
+        "reconstruct": "blocks", "refine": 6, "dense": True, "schemes": "all",
     },
     "max": {
         "method": "model", "metric": "fisher", "decomposition": "asymmetric", "recalibrate": frozenset({"auto"}),
-        "refine": 6, "dense": True, "schemes": "all", "distill_iterations": 1000,
+        "reconstruct": "blocks", "refine": 6, "dense": True, "schemes": "all", "distill_iterations": 1000,
     },
     "channel_pruning": {
         "method": "uniform", "metric": "pca", "decomposition": "asymmetric", "recalibrate": frozenset({"bias"}), "refine": 0,
         "dense": False, "schemes": CHANNEL_PRUNING,
     },
     "paper": {
-        "preset": "published", "stride_placement": "published", "decomposition": "svd", "recalibrate": frozenset(),
+        "preset": "published", "stride_placement": "published", "decomposition": "svd", "recalibrate": frozenset(), "reconstruct": "",
         "refine": 0, "dense": False, "schemes": "paper",
     },
 }  # fmt: skip
@@ -228,6 +231,7 @@ def compress(
                 images, [layer for layer, _ in table.by_layer()], sampled, how.kind, measured,
                 making.refine + len(how.alternatives()) + (len({m.scheme for m in table.layers}) if mixed else 0), making.dense, left,
                 passes(loaded, making.iterations) if making.iterations else 0, gradients,
+                STEPS * BATCH if how.reconstruct else 0,
             )  # fmt: skip
             done = left.measured if measured else 1.0 - gradients if options.metric in PREDICTED else 0.0
             known = f"; {done:.0%} of the metrics are known already" if done else ""
@@ -331,18 +335,18 @@ def _accuracies(
     if not look.labelled:
         return None, None
 
-    def accuracy(prototxt: Path, caffemodel: Path, what: str, say: Callable[[str], None]) -> Evaluation:
-        return evaluate(
-            prototxt, caffemodel, test, output.top_k, executor=executor, progress=partial(progress, what),
-            python_layers=source.python_layers, level=source.level, stages=source.stages, feed=source.feed, notice=say,
-            store=store,
+    # The original is in memory; the compressed one is read as a user's tools will read it.
+    emitted = work / "train_val.prototxt"
+    written = source.feed.written(set_state(read_net(emitted, source.python_layers), source.level, source.stages))
+
+    def accuracy(net: Any, prototxt: Path, caffemodel: Path, what: str, say: Callable[[str], None]) -> Evaluation:
+        return evaluate_net(
+            net, str(prototxt), caffemodel, test, executor, output.top_k, feed=source.feed, store=store,
+            progress=partial(progress, what), notice=say,
         )  # fmt: skip
 
-    before = accuracy(source.model, source.weights, "the original's accuracy", notice)
+    before = accuracy(loaded.net, source.model, source.weights, "the original's accuracy", notice)
     after = accuracy(
-        work / "train_val.prototxt",
-        work / "compressed.caffemodel",
-        "the compressed network's accuracy",
-        lambda line: None,
+        written, emitted, work / "compressed.caffemodel", "the compressed network's accuracy", lambda line: None
     )
     return before, after

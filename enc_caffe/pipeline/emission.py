@@ -14,7 +14,7 @@ from enc_caffe.caffe_io.distill import Distillation
 from enc_caffe.caffe_io.emit import NONE, Blobs, narrow_of, replace_layers, write_compressed
 from enc_caffe.caffe_io.inference import for_inference
 from enc_caffe.caffe_io.partial import deploy_shapes
-from enc_caffe.caffe_io.prototxt import leading_comments, read_solver, to_text, verbatim_text, write_prototxt
+from enc_caffe.caffe_io.prototxt import read_solver, to_text, verbatim_text, write_prototxt
 from enc_caffe.caffe_io.variants import deploy_net, solver_param, train_val_or_same
 from enc_caffe.caffe_tools.loadable import Original, check_loads
 from enc_caffe.complexity import Complexity, network_complexity
@@ -147,7 +147,7 @@ def emit(
         write_compressed(folder / "compressed.caffemodel", model, network, forms, progress, blobs, needed, narrow)
         train_val, untrained = train_val_or_same(compressed, described, train_lmdb, test_lmdb)
         train_val = loaded.feed.written(train_val)
-        header = plan_header(plan) + loaded.feed.remark() + leading_comments(loaded.path)
+        header = plan_header(plan) + loaded.feed.remark() + loaded.comments
         train_val_text = verbatim_text(loaded.without_flags(train_val), header)
         write_prototxt(folder / "train_val.prototxt", train_val_text)
         lacking = {layer.name for layer in compressed.layer if layer.name in network and layer.name not in model.layers}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Iterable, Mapping, Optional, Sequence
@@ -13,7 +14,7 @@ from enc_caffe.caffe_io.describe import set_state
 from enc_caffe.caffe_io.feed import AS_WRITTEN, Feed
 from enc_caffe.caffe_io.inputs import lacks_size, set_input_shape
 from enc_caffe.caffe_io.notices import notices
-from enc_caffe.caffe_io.prototxt import read_net
+from enc_caffe.caffe_io.prototxt import read_commented
 from enc_caffe.caffe_io.runnable import Runnable, runnable
 from enc_caffe.caffe_io.several import several_outputs
 from enc_caffe.caffe_io.transform import Transform, blame, first_size
@@ -30,6 +31,8 @@ from enc_caffe.shapes import Shape
 class LoadedNetwork:
     """A network read from its files: NetParameter, description, which layers are decomposed, whether Python ones are allowed.
 
+    ``comments`` are those at the head of the file, ``own_state`` is the state (level and stages) that the file itself asks for.
+
     Where it is not ``sized``, the heights and widths of its description only stand in for those of images, which nothing says.
     """
 
@@ -44,6 +47,8 @@ class LoadedNetwork:
     sized_by: str = ""
     top_shapes: Optional[Mapping[str, Shape]] = None
     sized: bool = True
+    comments: str = ""
+    own_state: Any = None
     _models: dict[Path, CaffeModel] = dataclasses.field(default_factory=dict, compare=False, repr=False)
 
     def model(self, weights: Path) -> CaffeModel:
@@ -106,9 +111,8 @@ class LoadedNetwork:
         out = type(net)()
         out.CopyFrom(net)
         out.ClearField("state")
-        own = read_net(self.path, python_layers=True)
-        if own.HasField("state"):
-            out.state.CopyFrom(own.state)
+        if self.own_state is not None:
+            out.state.CopyFrom(self.own_state)
         return out
 
     def notices(self) -> list[str]:
@@ -147,7 +151,9 @@ def load(
     weights : Path, optional
         Caffemodel by which to find a size of images where nothing else says it.
     """
-    net = feed.written(set_state(read_net(Path(model), python_layers or describe_only), level, stages))
+    read, comments = read_commented(Path(model), python_layers or describe_only)
+    own_state = deepcopy(read.state) if read.HasField("state") else None
+    net = feed.written(set_state(read, level, stages))
     shape, sized_by = None, ""
     if lmdb is not None:
         shape = first_size(Path(lmdb), feed.transform(net, str(model), pixels=False))
@@ -166,5 +172,5 @@ def load(
         )
     return LoadedNetwork(
         Path(model), net, network, policy_for(network, schemes, fully_connected), python_layers, level, tuple(stages), feed,
-        sized_by, input_shapes, sized,
+        sized_by, input_shapes, sized, comments, own_state,
     )  # fmt: skip

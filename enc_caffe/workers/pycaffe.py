@@ -12,8 +12,7 @@ import numpy as np
 from enc_caffe.workers.executor import DEVICE
 
 
-def load_net(prototxt: str, weights: Optional[str], gpu: Optional[int] = None) -> Any:
-    """A ``caffe.Net`` in the TEST phase from prototxt text and a caffemodel."""
+def _set_device(gpu: Optional[int]) -> None:
     import caffe
 
     if gpu is None and DEVICE in os.environ:
@@ -23,12 +22,46 @@ def load_net(prototxt: str, weights: Optional[str], gpu: Optional[int] = None) -
     else:
         caffe.set_device(gpu)
         caffe.set_mode_gpu()
+
+
+def load_net(prototxt: str, weights: Optional[str], gpu: Optional[int] = None) -> Any:
+    """A ``caffe.Net`` in the TEST phase from prototxt text and a caffemodel."""
+    import caffe
+
+    _set_device(gpu)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "net.prototxt"
         path.write_text(prototxt, encoding="utf-8")
         if weights is None:
             return caffe.Net(str(path), caffe.TEST)
         return caffe.Net(str(path), caffe.TEST, weights=weights)
+
+
+def adam_solver(prototxt: str, weights: str, rate: float, steps: int) -> Any:
+    """A ``caffe.AdamSolver`` that neither tests, prints nor writes; its learning rate falls to 0 in a straight line.
+
+    Parameters
+    ----------
+    prototxt : str
+        The net to train, its images by Input layers.
+    weights : str
+        Caffemodel whose layers of equal name it begins with.
+    """
+    import caffe
+    from caffe.proto import caffe_pb2
+
+    _set_device(None)
+    with tempfile.TemporaryDirectory() as folder:
+        net, path = Path(folder) / "net.prototxt", Path(folder) / "solver.prototxt"
+        net.write_text(prototxt, encoding="utf-8")
+        param = caffe_pb2.SolverParameter(
+            net=str(net), type="Adam", base_lr=rate, momentum=0.9, momentum2=0.999, delta=1e-8, lr_policy="poly", power=1.0,
+            max_iter=steps, display=0, random_seed=1, snapshot_prefix=str(Path(folder) / "s"), snapshot_after_train=False,
+        )  # fmt: skip
+        path.write_text(str(param), encoding="utf-8")
+        solver = caffe.AdamSolver(str(path))
+    solver.net.copy_from(weights)
+    return solver
 
 
 def layer_kernels() -> str:

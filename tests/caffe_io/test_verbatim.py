@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from enc_caffe.caffe_io.describe import describe
 from enc_caffe.caffe_io.emit import replace_layers
-from enc_caffe.caffe_io.prototxt import leading_comments, read_net, to_text, verbatim_text
+from enc_caffe.caffe_io.prototxt import read_commented, read_net, to_text, verbatim_text
 from enc_caffe.caffe_io.verbatim import split_layers
 from enc_caffe.errors import PrototxtError
 from enc_caffe.form import Form
@@ -46,7 +46,7 @@ def read(folder: Path, text: str):
 def test_what_is_not_changed_is_written_as_it_stood(tmp_path: Path) -> None:
     text = "# from the zoo, MIT licence\n\nname: 'n'\n" + INPUT + CONV + RELU
     net = read(tmp_path, text)
-    header = leading_comments(tmp_path / "n.prototxt")
+    _, header = read_commented(tmp_path / "n.prototxt")
     out = verbatim_text(net, header)
     assert header == "# from the zoo, MIT licence"
     assert CONV.strip() in out and RELU.strip() in out and INPUT.strip() in out
@@ -65,7 +65,7 @@ def test_a_changed_layer_is_written_anew(tmp_path: Path) -> None:
 
 def test_comments_before_a_first_layer_stand_once(tmp_path: Path) -> None:
     net = read(tmp_path, "# only this\n" + INPUT + CONV)
-    out = verbatim_text(net, leading_comments(tmp_path / "n.prototxt"))
+    out = verbatim_text(net, read_commented(tmp_path / "n.prototxt")[1])
     assert out.count("# only this") == 1
 
 

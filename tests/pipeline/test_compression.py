@@ -255,9 +255,13 @@ def test_the_time_of_a_second_target_is_what_is_left(tmp_path: Path, capsys) -> 
 
 
 def test_each_file_is_opened_and_decomposed_once(tmp_path: Path, monkeypatch) -> None:
+    from enc_caffe.caffe_io import prototxt
     from enc_caffe.caffe_io.caffemodel import CaffeModel
     from enc_caffe.pipeline import spectra as room
 
+    texts: list[str] = []
+    text_of = prototxt._read_text
+    monkeypatch.setattr(prototxt, "_read_text", lambda path: (texts.append(str(path)), text_of(path))[1])
     walked: list[str] = []
     spectra: list[str] = []
     walk, curve = CaffeModel._walk, room._curve
@@ -266,6 +270,9 @@ def test_each_file_is_opened_and_decomposed_once(tmp_path: Path, monkeypatch) ->
     assert compress(tmp_path, nets.grouped(), "--quality", "best", "--refine", "1")[0] == 0
     weights = next(p.name for p in tmp_path.glob("*.caffemodel"))
     assert walked.count(weights) == 1
+    model = next(str(p) for p in tmp_path.glob("*.prototxt"))
+    # The other time is the test's own, which makes weights for it.
+    assert texts.count(model) == 2
     assert spectra and len(set(spectra)) == len(spectra)
 
 

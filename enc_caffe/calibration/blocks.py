@@ -1,0 +1,274 @@
+"""A compressed network fitted run by run: each gives what the original gives there, for the inputs that really reach it.
+
+The factors of single layers have closed forms, or nearly so; a run of layers with what is not linear between them has none. It is
+fitted by gradient steps of Caffe's own solver (Adam) on the images, without labels: the squared error of the blob that leaves it, from
+the blob that the compressed layers before it give to the one that the original gives, weighted by what changes of its channels
+cost (tr(G E E'), as in :mod:`enc_caffe.decomposition.outputs`). A part of the images is held out, and the weights with the
+least error on it are kept, those of the start among them.
+
+Source: block-wise reconstruction, Li et al., "BRECQ" (2021), section 3.2, there for quantisation.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from enc_caffe.calibration.layerwise import CHUNKS, LIVE, Blobs, flattened, grouped, span
+from enc_caffe.calibration.runs import LOSS, TARGET, TURN, behind, training_net, turned_power
+from enc_caffe.calibration.segments import Segment
+from enc_caffe.errors import CaffeError, UsageError
+from enc_caffe.files.arrays import UNREADABLE, read_arrays, write_arrays
+from enc_caffe.measuring.passes import Engine, NetTask, batches, engine_of
+from enc_caffe.measuring.scores import count
+from enc_caffe.progress import Progress, silent
+from enc_caffe.workers.executor import Executor, beat, run_all
+
+#: Steps of a run, images of a step, and looks at the images that are held out.
+STEPS, BATCH, LOOKS = 300, 64, 6
+#: One image of so many is held out; images that are needed at least.
+HELD, FEWEST = 8, 40
+#: Learning rates of Adam, one after the other as long as nothing is gained; each falls to 0 in a straight line.
+RATES = (1e-3, 2.5e-4)
+
+
+@dataclass(frozen=True)
+class BlocksTask:
+    """Both networks, not folded, the folder of what is kept between two runs, the images of every chunk as (first, stop), the
+    steps of a run, and by blob the root (C, C) of what changes of its channels cost.
+    """
+
+    compressed: NetTask
+    original: NetTask
+    folder: str
+    segments: tuple[Segment, ...]
+    spans: tuple[tuple[int, int], ...]
+    steps: int = STEPS
+    roots: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+
+def spans(images: int, values: int, block: int) -> tuple[tuple[int, int], ...]:
+    """The images that are used, by chunk: as many of each as the room for ``values`` numbers of an image allows.
+
+    Raises
+    ------
+    UsageError
+        If there are fewer than :data:`FEWEST`.
+    """
+    if images < FEWEST:
+        raise UsageError(
+            f"--reconstruct blocks: {images} images; at least {FEWEST} are needed, a part of them to choose by"
+        )
+    used = max(FEWEST, LIVE // (4 * values))
+    whole = [span(images, chunk, block) for chunk in range(CHUNKS)]
+    if used >= images:
+        return tuple(s for s in whole if s[1] > s[0])
+    return tuple((first, first + -(-(stop - first) * used // images)) for first, stop in whole if stop > first)
+
+
+def advance(task: BlocksTask, at: int, kept: bool, chunk: int, blobs: Blobs) -> int:
+    """Bring one chunk of images to run ``at``: what enters it, and what the original gives behind it (in a worker).
+
+    Parameters
+    ----------
+    kept : bool
+        Whether to go on from what was kept of the run before; else from the images.
+    blobs : dict of layer to arrays
+        Weights of the compressed network that were fitted.
+    """
+    segment, engines = task.segments[at], []
+    with contextlib.ExitStack() as stack:
+        engines = [stack.enter_context(engine_of(t)) for t in (task.compressed, task.original)]
+        engines[0].put(blobs)
+        ends = (segment.bottom, segment.top)
+        found: list[list[np.ndarray]] = [[], []]
+        for states in _states(task, at, kept, chunk, engines):
+            for engine, (begin, state), blob, own in zip(engines, states, ends, found):
+                for name, value in state.items():
+                    engine.net.blobs[name].data[...] = value
+                engine.part(begin, behind(engine, blob))
+                own.append(np.array(engine.net.blobs[blob].data))
+    for path, own in zip(_files(task, at, chunk), found):
+        _write(path, np.concatenate(own))
+    return len(found[0])
+
+
+State = tuple[int, dict[str, np.ndarray]]
+
+
+def _states(task: BlocksTask, at: int, kept: bool, chunk: int, engines: Sequence[Engine]) -> Iterator[list[State]]:
+    """Where both networks begin, and with which blobs, a batch after the other."""
+    start, stop = task.spans[chunk]
+    if not kept:
+        for data, _ in batches(task.compressed, start, stop):
+            for engine in engines:
+                engine.size(len(data))
+            yield [(0, {engine.task.data: data}) for engine in engines]
+        return
+    before = task.segments[at - 1]
+    arrays = [_read(path) for path in _files(task, at - 1, chunk)]
+    begins = [behind(engine, blob) for engine, blob in zip(engines, (before.bottom, before.top))]
+    for first in range(0, stop - start, task.compressed.batch):
+        parts = [array[first : first + task.compressed.batch] for array in arrays]
+        for engine, part in zip(engines, parts):
+            engine.size(len(part))
+        yield [(begin, {blob: part}) for begin, blob, part in zip(begins, (before.bottom, before.top), parts)]
+
+
+def _files(task: BlocksTask, at: int, chunk: int) -> tuple[Path, Path]:
+    return Path(task.folder) / f"in-{at}-{chunk}.npy", Path(task.folder) / f"out-{at}-{chunk}.npy"
+
+
+def _write(path: Path, array: np.ndarray) -> None:
+    """Write beside, then rename."""
+    part = path.with_suffix(".part")
+    with part.open("wb") as handle:
+        np.save(handle, array)
+    os.replace(part, path)
+
+
+def _read(path: Path) -> np.ndarray:
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except UNREADABLE:
+        raise CaffeError(f"{path}: kept blobs are missing or damaged; run the command again") from None
+
+
+def fit(task: BlocksTask, at: int, rate: float, blobs: Blobs) -> tuple[Blobs, float, float]:
+    """Weights of a run, with its error on the images that are held out before and after, as a part of the target's power (in a worker).
+
+    Parameters
+    ----------
+    rate : float
+        Learning rate in the beginning.
+    blobs : dict of layer to arrays
+        Weights of layers of the compressed network that are not those of its caffemodel.
+    """
+    segment = task.segments[at]
+    pairs = [[_read(path) for path in _files(task, at, chunk)] for chunk in range(len(task.spans))]
+    places = [(c, i) for c, (entering, _) in enumerate(pairs) for i in range(len(entering))]
+    held, trained = places[HELD - 1 :: HELD], [p for n, p in enumerate(places) if n % HELD != HELD - 1]
+    batch = min(BATCH, len(trained))
+
+    def images(which: Sequence[tuple[int, int]], side: int) -> np.ndarray:
+        return np.stack([pairs[c][side][i] for c, i in which])
+
+    root = task.roots.get(segment.top)
+    power = sum(turned_power(root, images(held[i : i + BATCH], 1)) for i in range(0, len(held), BATCH)) / len(held)
+    shapes = [(batch, *a.shape[1:]) for a in pairs[0]]
+    text, fitted = training_net(task.compressed.prototxt, segment, shapes, power, root is not None)
+    if not fitted:
+        return {}, 0.0, 0.0
+    from enc_caffe.workers.pycaffe import adam_solver
+
+    solver = adam_solver(text, task.compressed.weights, rate, task.steps)
+    net = solver.net
+    for name in set(net.params) & set(blobs):
+        for blob, array in zip(net.params[name], blobs[name]):
+            blob.data[...] = np.reshape(array, blob.data.shape)
+    if root is not None:
+        net.params[TURN][0].data[...] = root.reshape(net.params[TURN][0].data.shape)
+
+    def put(which: Sequence[tuple[int, int]]) -> None:
+        for name, side in ((segment.bottom, 0), (TARGET, 1)):
+            own = images(which, side)
+            if len(net.blobs[name].data) != len(own):
+                net.blobs[name].reshape(*own.shape)
+            net.blobs[name].data[...] = own
+
+    def error() -> float:
+        total = 0.0
+        for first in range(0, len(held), batch):
+            own = held[first : first + batch]
+            put(own)
+            net.forward()
+            total += float(net.blobs[LOSS].data)
+            beat()
+        return total / (len(held) * max(power, 1e-30))
+
+    def weights() -> Blobs:
+        return {name: [np.array(b.data) for b in net.params[name]] for name in fitted}
+
+    first = least = error()
+    best: Blobs = {}
+    rng = np.random.default_rng(at)
+    for step in range(1, task.steps + 1):
+        put([trained[i] for i in np.sort(rng.choice(len(trained), batch, replace=False))])
+        solver.step(1)
+        beat()
+        if step % max(1, task.steps // LOOKS) == 0:
+            now = error()
+            if now < least:
+                least, best = now, weights()
+    return best, first, least
+
+
+def held_apart(task: BlocksTask, blobs: Blobs) -> tuple[float, float]:
+    """Divergence of the compressed network on the images that are held out, before its weights become these and after (in a worker)."""
+    places = [i for first, stop in task.spans for i in range(first, stop)]
+    held, totals = set(places[HELD - 1 :: HELD]), [0.0, 0.0]
+    with contextlib.ExitStack() as stack:
+        ours, theirs = (stack.enter_context(engine_of(t)) for t in (task.compressed, task.original))
+        # The worker's net has had other weights put in since.
+        before = {name: [ours.model.array(b) for b in ours.model.layers[name].blobs] for name in blobs}
+        for first, stop in task.spans:
+            at = first
+            for data, _ in batches(task.compressed, first, stop):
+                chosen = data[[i for i in range(len(data)) if at + i in held]]
+                at += len(data)
+                if not len(chosen):
+                    continue
+                whole = theirs.run(chosen)
+                for side, weights in enumerate((before, blobs)):
+                    ours.put(weights)
+                    counts = count(ours.run(chosen), whole, None, task.original.softmax, units=task.original.units)
+                    totals[side] += counts.divergence
+    return totals[0] / len(held), totals[1] / len(held)
+
+
+def fit_blocks(
+    task: BlocksTask, executor: Executor, progress: Progress = silent
+) -> tuple[Blobs, list[tuple[float, float]]]:
+    """Weights of the compressed network, run by run; what was fitted is kept, so that a stopped fit resumes where it stopped.
+
+    Returns
+    -------
+    blobs : dict of layer to arrays
+        Layers whose weights changed.
+    errors : list of (before, after)
+        Of every run, on the images that are held out, as parts of the power of the original's blob.
+    """
+    folder, number = Path(task.folder), len(task.segments)
+    done, found, errors = _resumed(folder)
+    progress(done, number)
+    kept = False
+    for at in range(done, number):
+        jobs = [(task, at, kept, chunk, found) for chunk in range(len(task.spans))]
+        run_all(executor, advance, jobs, [1] * len(jobs))
+        for chunk in range(len(task.spans)) if at else ():
+            for path in _files(task, at - 1, chunk):
+                with contextlib.suppress(OSError):
+                    os.unlink(path)
+        own, first, least = {}, 0.0, 0.0
+        for rate in RATES:
+            own, first, least = executor.result(executor.submit(fit, task, at, rate, found))
+            if own or not first:
+                break
+        found.update(own)
+        errors.append((first, least))
+        kept = True
+        arrays = flattened(found)
+        write_arrays(folder / "fitted.npz", {**arrays, "errors": np.array(errors, np.float64)})
+        progress(at + 1, number)
+    return found, errors
+
+
+def _resumed(folder: Path) -> tuple[int, Blobs, list[tuple[float, float]]]:
+    arrays = dict(read_arrays(folder / "fitted.npz") or {})
+    errors = [(float(a), float(b)) for a, b in arrays.pop("errors", np.zeros((0, 2)))]
+    return len(errors), grouped(arrays), errors

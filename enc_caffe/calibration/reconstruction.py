@@ -1,0 +1,98 @@
+"""A plan's network fitted by blocks: from its weights to better ones, kept beside the store."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Mapping
+
+import numpy as np
+
+from enc_caffe.caffe_io.caffemodel import CaffeModel
+from enc_caffe.caffe_io.describe import describe
+from enc_caffe.caffe_io.emit import replace_layers, write_compressed
+from enc_caffe.caffe_io.prototxt import from_text
+from enc_caffe.calibration.blocks import BATCH, HELD, RATES, STEPS, BlocksTask, fit_blocks, held_apart, spans
+from enc_caffe.calibration.layerwise import Blobs, flattened, grouped
+from enc_caffe.calibration.moments import block_of
+from enc_caffe.calibration.runs import COSTS, blob_roots
+from enc_caffe.calibration.segments import segments
+from enc_caffe.decomposition import chain_of
+from enc_caffe.files.arrays import locked, read_arrays, write_arrays
+from enc_caffe.form import Form
+from enc_caffe.measuring.subject import Subject, net_task
+from enc_caffe.network import Network
+from enc_caffe.progress import Stages
+
+#: What fits depend on beside the network, its images and weights.
+KEY = ["blocks", STEPS, BATCH, HELD, COSTS, *RATES]
+
+
+def blocks_task(
+    made: Subject, model: CaffeModel, forms: Mapping[str, Form], placement: str, base: Blobs, folder: Path
+) -> BlocksTask:
+    """Both networks, the compressed one's weights written into the folder, and the runs between them.
+
+    Raises
+    ------
+    UsageError
+        If there are too few images, or no run of layers.
+    """
+    network = made.look.network
+    net = replace_layers(made.net, network, forms, placement)
+    described = describe(net, None, "the plan's network", network.data_shapes)
+    path = folder / "plan.caffemodel"
+    write_compressed(path, model, network, forms, blobs=base)
+    plain, block = replace(made, fold=False), block_of(network)
+    compressed, original = net_task(plain, (), block, path, net, described), net_task(plain, (), block)
+    whole, small = (_scoring(task.prototxt, task.scores) for task in (original, compressed))
+    chains = {n: [n + stage.suffix for stage in chain_of(network[n], f).stages] for n, f in forms.items()}
+    runs = tuple(segments(whole, small, forms, chains))
+    sizes = [sum(int(np.prod(whole.shape_of(b)[1:])) for b in (run.bottom, run.top)) for run in runs]
+    used = spans(made.look.images, max(sizes, default=1), block)
+    return BlocksTask(compressed, original, str(folder), runs, used)
+
+
+def _scoring(prototxt: str, scores: str) -> Network:
+    """A deploy network up to its scores, described."""
+    net: Any = from_text(prototxt)
+    last = max(at for at, layer in enumerate(net.layer) if scores in layer.top)
+    del net.layer[last + 1 :]
+    return describe(net, None, "the network up to its scores")
+
+
+def reconstructed(
+    made: Subject, model: CaffeModel, forms: Mapping[str, Form], placement: str, base: Blobs, folder: Path, key: str,
+    progress: Stages,
+) -> Blobs:  # fmt: skip
+    """Weights of all layers that differ from the original's, fitted by blocks from ``base`` on; ``base`` itself where the network
+    does not come nearer on the images that are held out.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the subject's arrays.
+    key : str
+        Of the plan and the way it is made.
+    """
+    kept, work = folder / f"{key}.npz", folder / key[:32]
+    with locked(work.with_suffix(".lock")):
+        found = grouped(read_arrays(kept) or {})
+        if not found:
+            work.mkdir(parents=True, exist_ok=True)
+            task = blocks_task(made, model, forms, placement, base, work)
+            ends = [run.top for run in task.segments]
+            costs = blob_roots(
+                task.original, ends, made.look.images, made.executor, lambda d, a: progress("what blobs cost", d, a)
+            )
+            task = replace(task, roots=costs)
+            fitted, _ = fit_blocks(task, made.executor, lambda d, a: progress("blocks fitted", d, a))
+            # Each run came nearer on images that it did not see; whether the scores did, these say too.
+            before, after = (
+                made.executor.result(made.executor.submit(held_apart, task, fitted)) if fitted else (0.0, 0.0)
+            )
+            found = {**base, **fitted} if after < before else dict(base)
+            write_arrays(kept, flattened(found))
+        shutil.rmtree(work, ignore_errors=True)
+    return found

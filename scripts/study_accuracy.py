@@ -1,0 +1,129 @@
+"""What each step of --quality best is worth: ResNet-56 or SqueezeNet at some parts of the MACs, without training.
+
+    scripts/study_accuracy.py resnet56 --targets 0.3,0.2 --count paper --images 1000 --seed 0
+
+ENC_CAFFE_DATA names the folder with the networks and images. Plans are those of least predicted divergence (--metric fisher) over the
+paper's scheme alone and over all schemes; each is made in several ways, one step more each time. Everything is chosen by the
+training images alone, labels unseen; the test images are looked at for the table. What was computed stays in the store: a run that was
+interrupted goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any, Optional
+
+from study_forms import SUBJECTS, Study
+
+from enc_caffe.calibration.decomposer import Decomposition
+from enc_caffe.errors import EncError, InfeasibleError
+from enc_caffe.experiments.fetch import data_folder
+from enc_caffe.files.jsonfile import write_json
+from enc_caffe.form import Form
+from enc_caffe.measuring.store import ResultStore
+from enc_caffe.measuring.subject import PlanEvaluator
+from enc_caffe.pipeline.choosing import Chooser
+from enc_caffe.search.options import SearchOptions
+from enc_caffe.terminal.progress import stage_bars
+from enc_caffe.terminal.stopping import stoppable
+from enc_caffe.workers.choice import Workers
+
+AUTO = frozenset({"auto"})
+#: Ways to make a network, each a step more than the one before.
+WAYS = {
+    "svd": Decomposition(),
+    "weighted": Decomposition("weighted"),
+    "fisher": Decomposition("fisher"),
+    "asymmetric": Decomposition("asymmetric", frozenset({"bias"})),
+    "asymmetric_fisher": Decomposition("asymmetric_fisher", frozenset({"bias"})),
+    "auto": Decomposition("asymmetric", AUTO),
+    "blocks": Decomposition("asymmetric", AUTO, "blocks"),
+}
+
+
+def scored(study: Study, forms: dict[str, Form], how: Decomposition) -> dict[str, Any]:
+    """A network made in one way: its divergence on the images that choose, and the test images that are right."""
+    start = time.perf_counter()
+    chooser = Chooser(study.choosing, how, "exact", study.bars)
+    chooser.settle(forms)
+    apart = chooser.evaluator.divergence(forms)
+    seconds = time.perf_counter() - start
+    name = [*chooser.decomposer.name(), "made on", study.store.file_digest(study.chosen_by / "data.mdb")]
+    tester = PlanEvaluator(
+        study.reporting, blobs_of=chooser.decomposer.blobs, name=name,
+        progress=lambda plans, done, all_: study.bars("test images", done, all_),
+    )  # fmt: skip
+    counts = tester.counts(forms)
+    return {
+        "right": counts.correct, "of": counts.images, "divergence": apart, "making": chooser.words(), "seconds": seconds
+    }  # fmt: skip
+
+
+def main() -> int:
+    """Run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("network", choices=tuple(SUBJECTS))
+    parser.add_argument("--targets", default="0.3,0.2")
+    parser.add_argument("--count", choices=("all", "paper"), default="paper")
+    parser.add_argument("--images", type=int, default=1000, help="training images that choose (default: 1000)")
+    parser.add_argument("--schemes", default="spatial,all", help="paper's scheme alone, all (default: spatial,all)")
+    parser.add_argument("--ways", default=",".join(WAYS), help=f"(default: {','.join(WAYS)})")
+    parser.add_argument("--seed", type=int, default=0, help="of the images that choose (default: 0)")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=None, help="folder (default: outputs/accuracy-NETWORK)")
+    args = parser.parse_args()
+    data, out = data_folder(), args.out or Path("outputs") / f"accuracy-{args.network}"
+    if data is None:
+        print("ENC_CAFFE_DATA must name the folder with the networks and images", file=sys.stderr)
+        return 1
+    unknown = [w for w in args.ways.split(",") if w not in WAYS]
+    if unknown:
+        print(f"--ways {unknown[0]}: known are {', '.join(WAYS)}", file=sys.stderr)
+        return 2
+    rows: list[dict[str, Any]] = []
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with (
+            ResultStore(out / "results.sqlite") as store,
+            Workers(args.workers).executor() as executor,
+            stage_bars() as bars,
+        ):
+            study = Study(SUBJECTS[args.network], data, out, args.images, executor, store, bars, seed=args.seed)
+            for words in args.schemes.split(","):
+                asked: Any = words if words == "all" else (words,)
+                table, search = study.metrics(asked)
+                for target in map(float, args.targets.split(",")):
+                    options = SearchOptions("model", "fisher", target, schemes=asked, count=args.count)
+                    try:
+                        found: Optional[Any] = search(options)
+                    except InfeasibleError as exc:
+                        print(f"| {words} | {target} | cannot be reached: {exc} |", flush=True)
+                        continue
+                    assert found is not None
+                    for way in args.ways.split(","):
+                        row = {
+                            "schemes": words,
+                            "target": target,
+                            "count": args.count,
+                            "images": args.images,
+                            "way": way,
+                        }
+                        row.update(scored(study, dict(found.plan.forms), WAYS[way]))
+                        rows.append(row)
+                        write_json(out / f"accuracy-{args.seed}.json", json.loads(json.dumps({"rows": rows})))
+                        print(
+                            f"| {words} | {target} | {way} | {row['right'] / row['of']:.4f} | {row['divergence']:.4f} | "
+                            f"{row['making']} | {row['seconds']:.0f} s |", flush=True,
+                        )  # fmt: skip
+    except EncError as exc:
+        print(f"study_accuracy: {exc}", file=sys.stderr)
+        return exc.exit_status
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(stoppable("study_accuracy", main))

@@ -1,0 +1,130 @@
+"""Networks fitted run by run in real Caffe: the loss, what is kept of it, and whether the whole comes nearer."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from enc_caffe.caffe_io.caffemodel import CaffeModel
+from enc_caffe.calibration import blocks as module
+from enc_caffe.calibration import reconstruction
+from enc_caffe.calibration.decomposer import Decomposition
+from enc_caffe.errors import UsageError
+from enc_caffe.form import Form
+from enc_caffe.measuring.scores import divergence
+from enc_caffe.workers.choice import Workers
+from enc_caffe.workers.pycaffe import forward
+from tests.calibration.test_layerwise import Setting
+from tests.measuring import nets
+
+pytestmark = pytest.mark.caffe
+BEFORE, AFTER = Decomposition("asymmetric"), Decomposition("asymmetric", reconstruct="blocks")
+
+
+@pytest.fixture(scope="module")
+def workers():
+    with Workers(1).executor() as executor:
+        yield executor
+
+
+@pytest.fixture(scope="module", params=("residual", "grouped"))
+def setting(request, tmp_path_factory, workers) -> Setting:
+    return Setting(tmp_path_factory.mktemp(request.param), getattr(nets, request.param)(), workers, 120)
+
+
+def low(setting: Setting) -> dict[str, Form]:
+    """A quarter of r_max."""
+    return {n: Form(f.scheme, (max(1, f.ranks[0] // 2),)) for n, f in setting.forms.items()}
+
+
+def test_every_run_comes_nearer_on_images_that_it_did_not_see_and_so_does_the_whole(setting: Setting) -> None:
+    forms = low(setting)
+    made = setting.decomposer(AFTER)
+    folder = setting.folder / "work"
+    folder.mkdir()
+    task = reconstruction.blocks_task(
+        setting.images, CaffeModel(setting.weights), forms, "exact", setting.decomposer(BEFORE).blobs(forms), folder
+    )
+    fitted, errors = module.fit_blocks(replace(task, steps=150), setting.executor)
+    assert len(errors) == len(task.segments) and all(after <= before for before, after in errors)
+    assert any(after < 0.9 * before for before, after in errors)
+    # The errors are those of what is written: the whole network behind its last run, on the images that were held out.
+    held = [i for first, stop in task.spans for i in range(first, stop)][module.HELD - 1 :: module.HELD]
+    base = setting.decomposer(BEFORE).blobs(forms)
+    blob = task.segments[-1].top
+    ours = setting.executor.result(
+        setting.executor.submit(scores, task, {**base, **fitted}, setting.data()[held], blob)
+    )
+    theirs = setting.executor.result(
+        setting.executor.submit(
+            forward, task.original.prototxt, task.original.weights, {"data": setting.data()[held]}, [blob]
+        )
+    )[blob]
+    assert np.sum((ours - theirs) ** 2) / np.sum(theirs**2) == pytest.approx(errors[-1][1], rel=1e-3)
+    # What decides in the end is the network's divergence on them.
+    apart = setting.executor.result(setting.executor.submit(module.held_apart, task, fitted))
+    reference = setting.executor.result(
+        setting.executor.submit(
+            forward, task.original.prototxt, task.original.weights, {"data": setting.data()[held]}, ["fc"]
+        )
+    )["fc"]
+    for weights, value in zip((base, {**base, **fitted}), apart):
+        own = setting.executor.result(setting.executor.submit(scores, task, weights, setting.data()[held], "fc"))
+        assert value == pytest.approx(divergence(reference, own) / len(held), rel=1e-4)
+    assert apart[1] < apart[0]
+    assert setting.divergence(AFTER, forms) < setting.divergence(BEFORE, forms)
+    assert made.how.words() == "asymmetric, fitted by blocks"
+
+
+def scores(task, blobs, data, blob):
+    """A blob of the compressed network with these weights, or those of its caffemodel (in a worker)."""
+    from enc_caffe.measuring.passes import engine_of
+
+    with engine_of(task.compressed) as engine:
+        engine.put({n: [engine.model.array(b) for b in engine.model.layers[n].blobs] for n in engine.net.params})
+        engine.put(blobs)
+        engine.run(data)
+        return np.array(engine.net.blobs[blob].data)
+
+
+def test_a_fit_that_was_stopped_goes_on_and_comes_to_the_same(tmp_path: Path, workers) -> None:
+    setting = Setting(tmp_path, nets.residual(), workers, 60)
+    forms, model = low(setting), CaffeModel(setting.weights)
+    base = setting.decomposer(BEFORE).blobs(forms)
+    folders = [setting.folder / name for name in ("once", "twice")]
+    tasks = []
+    for folder in folders:
+        folder.mkdir()
+        tasks.append(reconstruction.blocks_task(setting.images, model, forms, "exact", base, folder))
+    assert len(tasks[0].segments) > 1
+    tasks = [replace(task, steps=30) for task in tasks]
+    whole, _ = module.fit_blocks(tasks[0], setting.executor)
+    done = []
+
+    def stop(at: int, of: int) -> None:
+        done.append(at)
+        if at == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        module.fit_blocks(tasks[1], setting.executor, stop)
+    again: list[int] = []
+    second, _ = module.fit_blocks(tasks[1], setting.executor, lambda at, of: again.append(at))
+    assert again[0] == 1 and set(whole) == set(second)
+    for name, arrays in whole.items():
+        for one, other in zip(arrays, second[name]):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_too_few_images_are_refused_and_too_large_blobs_take_fewer(setting: Setting) -> None:
+    with pytest.raises(UsageError, match="39 images; at least 40"):
+        module.spans(39, 10, 5)
+    assert module.spans(100, 10, 5)[-1][1] == 100
+    some = module.spans(10_000, module.LIVE // 4 // 1000, 10)
+    used = sum(stop - first for first, stop in some)
+    assert 1000 <= used <= 1000 + module.CHUNKS and len(some) == module.CHUNKS
+    # Spread over all of them.
+    assert some[-1][0] >= 8000

@@ -1,0 +1,109 @@
+"""The loss of a run, and what changes of a blob cost, in real Caffe."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from enc_caffe.calibration import runs as module
+from enc_caffe.calibration.segments import Segment
+from enc_caffe.decomposition.outputs import OUTPUT_RIDGE, output_roots
+from enc_caffe.measuring.passes import engine_of
+from enc_caffe.measuring.subject import net_task
+from enc_caffe.workers.choice import Workers
+from enc_caffe.workers.pycaffe import adam_solver
+from tests.calibration.test_layerwise import Setting
+from tests.measuring import nets
+
+pytestmark = pytest.mark.caffe
+INPUT = 'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 3 dim: 4 dim: 4 } } }\n'
+SHAPES = ((8, 3, 4, 4), (8, 4, 4, 4))
+
+
+def test_a_run_without_a_gradient_has_no_loss_and_dropout_passes_everything() -> None:
+    text = INPUT + nets.conv("a", "data", 4) + nets.simple("drop", "Dropout", "a")
+    with_argmax = text + nets.simple("most", "ArgMax", "a", "most")
+    assert module.training_net(with_argmax, Segment(1, 4, "data", "most"), SHAPES, 1.0, False) == ("", [])
+    prototxt, fitted = module.training_net(text, Segment(1, 3, "data", "a"), SHAPES, 2.0, False)
+    assert fitted == ["a"] and "Dropout" not in prototxt and "loss_weight: 0.0625" in prototxt
+    shared = text.replace("convolution_param", 'param { name: "w" } convolution_param')
+    assert module.training_net(shared, Segment(1, 3, "data", "a"), SHAPES, 2.0, False)[1] == []
+
+
+def loss_of(
+    prototxt: str, weights: str, x: np.ndarray, target: np.ndarray, root: np.ndarray | None, steps: int
+) -> list[float]:
+    """The loss before and after some steps, and the turned sum of squares by the blobs themselves (in a worker)."""
+    solver = adam_solver(prototxt, weights, 1e-2, steps)
+    net = solver.net
+    if root is not None:
+        net.params[module.TURN][0].data[...] = root.reshape(net.params[module.TURN][0].data.shape)
+    net.blobs["c0"].data[...], net.blobs[module.TARGET].data[...] = x, target
+    net.forward()
+    first, change = float(net.blobs[module.LOSS].data), np.array(net.blobs["sum"].data) - target
+    for _ in range(steps):
+        solver.step(1)
+    net.forward()
+    own = np.eye(8) if root is None else root
+    turned = net.params[module.TURN][0].data if root is not None else None
+    assert root is None or np.allclose(np.reshape(turned, own.shape), own, rtol=1e-6)
+    return [first, float(net.blobs[module.LOSS].data), module.turned_power(root, change)]
+
+
+def test_the_loss_is_the_turned_sum_of_squares_and_falls(tmp_path) -> None:
+    rng = np.random.default_rng(0)
+    root = output_roots(np.cov(rng.standard_normal((8, 20)))[None])[0][0]
+    with Workers(1).executor() as executor:
+        setting = Setting(tmp_path, nets.residual(), executor, 8)
+        text = net_task(replace(setting.images, fold=False), (), 8).prototxt
+        names = [block.split('"')[1] for block in text.split("layer {\n  name: ")[1:]]
+        segment = Segment(names.index("c1"), names.index("sum_relu") + 1, "c0", "sum")
+        x, target = (rng.standard_normal((8, 8, 12, 12)).astype(np.float32) for _ in range(2))
+        for own in (None, root):
+            power = module.turned_power(own, target) / 8
+            prototxt, fitted = module.training_net(text, segment, [x.shape, target.shape], power, own is not None)
+            assert fitted[:2] == ["c1", "c1_scale"] or fitted[0] == "c1"
+            job = executor.submit(loss_of, prototxt, str(setting.weights), x, target, own, 20)
+            first, last, by_hand = executor.result(job)
+            assert first == pytest.approx(by_hand, rel=1e-4)
+            assert last < 0.9 * first
+
+
+def by_finite_differences(task, blob: str, data: np.ndarray) -> np.ndarray:
+    """Sum over images and positions of J' (diag p - p p') J, J being the scores' derivatives by a blob's channels (in a worker)."""
+    with engine_of(task) as engine:
+        scores = engine.run(data)
+        soft = np.exp(scores - scores.max(axis=1, keepdims=True))
+        soft /= soft.sum(axis=1, keepdims=True)
+        begin, value = module.behind(engine, blob), np.array(engine.net.blobs[blob].data)
+        total = np.zeros((value.shape[1],) * 2)
+        for place in np.ndindex(value.shape[2:]):
+            rows = []
+            for channel in range(value.shape[1]):
+                both = []
+                for sign in (1, -1):
+                    moved = value.copy()
+                    moved[(slice(None), channel, *place)] += sign * 2e-2
+                    engine.net.blobs[blob].data[...] = moved
+                    engine.part(begin, len(engine.names))
+                    both.append(np.array(engine.net.blobs[task.scores].data, np.float64).reshape(len(data), -1))
+                rows.append((both[0] - both[1]) / 4e-2)
+            jacobian = np.stack(rows, axis=2)
+            mean = np.einsum("ik,ikc->ic", soft, jacobian)
+            total += np.einsum("ik,ikc,ikd->cd", soft, jacobian, jacobian) - mean.T @ mean
+        return total
+
+
+@pytest.mark.parametrize("blob", ("c3", "sum"))
+def test_what_a_blob_costs_is_the_divergence_of_its_changes(tmp_path, blob: str) -> None:
+    # Both are changed in place by what follows, c3 by BatchNorm, Scale and ReLU: it is the last value that counts.
+    with Workers(1).executor() as executor:
+        setting = Setting(tmp_path, nets.residual(), executor, 8)
+        task = net_task(replace(setting.images, fold=False), (), 8)
+        roots = module.blob_roots(task, ["nothing", blob], 8, executor, lambda done, all_: None)
+        assert set(roots) == {blob}
+        by_hand = executor.result(executor.submit(by_finite_differences, task, blob, setting.data()))
+        expected = by_hand / np.trace(by_hand) * len(by_hand) + OUTPUT_RIDGE * np.eye(len(by_hand))
+        np.testing.assert_allclose(roots[blob] @ roots[blob], expected, atol=0.03 * np.abs(expected).max())

@@ -1,0 +1,69 @@
+"""Where a network can be cut into runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from enc_caffe.caffe_io.describe import describe
+from enc_caffe.caffe_io.prototxt import read_net
+from enc_caffe.calibration.segments import Segment, cuts, segments
+from enc_caffe.form import Form
+from enc_caffe.network import Network
+from tests.measuring import nets
+
+INPUT = 'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 3 dim: 12 dim: 12 } } }\n'
+
+
+def network(folder: Path, text: str) -> Network:
+    """The network of a text."""
+    (folder / "n.prototxt").write_text('name: "n"\n' + INPUT + text)
+    return describe(read_net(folder / "n.prototxt"))
+
+
+def block(name: str, bottom: str, tail: str = "") -> str:
+    """Two convolutions beside a shortcut; with ``tail`` each of them is two layers."""
+    second = f"{name}a{tail}"
+    text = nets.conv(f"{name}a", bottom, 3)
+    if tail:
+        text = nets.conv(f"{name}a_v", bottom, 2) + nets.conv(second, f"{name}a_v", 3)
+    return (
+        text + nets.simple(f"{name}r", "ReLU", second) + nets.conv(f"{name}b", second, 3)
+        + f'layer {{ name: "{name}s" type: "Eltwise" bottom: "{name}b" bottom: "{bottom}" top: "{name}s" }}\n'
+        + nets.simple(f"{name}sr", "ReLU", f"{name}s")
+    )  # fmt: skip
+
+
+def test_a_network_is_cut_between_blocks_and_not_inside_one(tmp_path: Path) -> None:
+    whole = network(tmp_path, block("x", "data") + block("y", "xs"))
+    # Behind the data, the sum, the ReLU in place; never where a shortcut passes.
+    assert cuts(whole) == {1: "data", 5: "xs", 6: "xs", 10: "ys", 11: "ys"}
+
+
+def test_runs_go_from_block_to_block_behind_what_is_in_place(tmp_path: Path) -> None:
+    whole = network(tmp_path, block("x", "data") + block("y", "xs"))
+    small = network(tmp_path, block("x", "data") + block("y", "xs").replace('"ya"', '"ya_h"').replace('"yr"', '"yr"'))
+    forms = {"xa": Form("spatial", (1,)), "ya": Form("spatial", (1,))}
+    chains = {"xa": ["xa"], "ya": ["ya_h"]}
+    # Each block has one decomposed layer only: both make a run.
+    assert segments(whole, small, forms, chains) == [Segment(1, 11, "data", "ys")]
+    forms |= {"xb": Form("spatial", (1,)), "yb": Form("spatial", (1,))}
+    chains |= {"xb": ["xb"], "yb": ["yb"]}
+    assert segments(whole, small, forms, chains) == [Segment(1, 6, "data", "xs"), Segment(6, 11, "xs", "ys")]
+
+
+def test_layers_before_the_first_decomposed_one_are_in_no_run(tmp_path: Path) -> None:
+    whole = network(tmp_path, block("x", "data") + block("y", "xs") + block("z", "ys"))
+    forms = {n: Form("spatial", (1,)) for n in ("ya", "yb", "za")}
+    found = segments(whole, whole, forms, {n: [n] for n in forms})
+    # The last run has what is left.
+    assert found == [Segment(6, 11, "xs", "ys"), Segment(11, 16, "ys", "zs")]
+    assert segments(whole, whole, {}, {}) == []
+
+
+def test_a_blob_of_another_size_is_no_place_to_cut(tmp_path: Path) -> None:
+    first = network(tmp_path, nets.conv("a", "data", 4) + nets.conv("b", "a", 4) + nets.conv("c", "b", 4))
+    other = network(tmp_path, nets.conv("a", "data", 4) + nets.conv("b", "a", 5) + nets.conv("c", "b", 4))
+    forms = {n: Form("spatial", (1,)) for n in "abc"}
+    own = {n: [n] for n in forms}
+    assert [s.top for s in segments(first, first, forms, own)] == ["b", "c"]
+    assert [s.top for s in segments(first, other, forms, own)] == ["c"]

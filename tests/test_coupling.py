@@ -103,6 +103,9 @@ def test_a_fully_connected_layer_after_a_map_loses_all_inputs_of_a_channel() -> 
     kept = narrow.blobs("fc", [weight, bias])
     np.testing.assert_array_equal(kept[0], np.delete(weight, range(4, 8), axis=1))
     np.testing.assert_array_equal(kept[1], bias)
+    wide = narrow.widened("fc", [kept[0] + 100, kept[1]], [weight, bias])
+    np.testing.assert_array_equal(np.delete(wide[0], range(4, 8), axis=1), kept[0] + 100)
+    np.testing.assert_array_equal(wide[0][:, 4:8], weight[:, 4:8])
 
 
 @pytest.mark.parametrize(

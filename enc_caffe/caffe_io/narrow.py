@@ -6,7 +6,7 @@ The smaller network computes what the larger one does with the weights that read
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Optional, Sequence
+from typing import Any, Iterator, Optional, Sequence
 
 import numpy as np
 
@@ -88,28 +88,45 @@ class Narrow:
 
     def blobs(self, name: str, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
         """What is left of a layer's blobs."""
+        return [
+            a if places is None else np.asarray(a).reshape(shape)[places]
+            for a, (shape, places) in zip(arrays, self._places(name, arrays))
+        ]
+
+    def widened(self, name: str, narrow: Sequence[np.ndarray], wide: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """A layer's wide blobs with the values of narrow ones where these have them."""
+        found = []
+        for own, array, (shape, places) in zip(narrow, wide, self._places(name, wide)):
+            if places is None:
+                found.append(own)
+                continue
+            new = np.array(array).reshape(shape)
+            new[places] = np.asarray(own).reshape(new[places].shape)
+            found.append(new.reshape(np.shape(array)))
+        return found
+
+    def _places(
+        self, name: str, arrays: Sequence[np.ndarray]
+    ) -> Iterator[tuple[tuple[int, ...], Optional[tuple[np.ndarray, ...]]]]:
+        """Of every blob: a shape to see it in, and the places there that stay; None: all."""
         layer = self.network[name]
         below, above = self._ends(name)
         out = above[0] if above else None
-        if layer.convolution is not None:
-            weight = np.asarray(arrays[0])
-            weight = weight.reshape(layer.out_channels, layer.in_channels // layer.groups, *layer.kernel)
-            weight = weight if out is None else weight[out]
-            weight = weight if below is None or layer.groups > 1 else weight[:, below]
-            return [weight, *(b.reshape(-1) if out is None else b.reshape(-1)[out] for b in arrays[1:])]
+        if not layer.has_weights:
+            kept = below if below is not None else out
+            for i, b in enumerate(arrays):
+                cut = kept is not None and b.size == len(kept) and (layer.type, i) != ("BatchNorm", 2)
+                yield (b.size,), (np.flatnonzero(kept),) if cut and kept is not None else None
+            return
+        shape: tuple[int, ...] = (layer.out_channels, layer.in_channels // layer.groups, *layer.kernel)
         if layer.inner_product is not None:
-            turned = layer.inner_product.transposed
-            weight = arrays[0].reshape(layer.in_channels, -1).T if turned else arrays[0].reshape(-1, layer.in_channels)
-            weight = weight if out is None else weight[out]
-            if below is not None:
-                weight = weight[:, np.repeat(below, layer.in_channels // len(below))]
-            return [
-                weight.T if turned else weight,
-                *(b.reshape(-1) if out is None else b.reshape(-1)[out] for b in arrays[1:]),
-            ]
-        kept = below if below is not None else out
-        assert kept is not None
-        return [
-            b.reshape(-1)[kept] if b.size == len(kept) and (layer.type, i) != ("BatchNorm", 2) else b
-            for i, b in enumerate(arrays)
-        ]
+            shape = shape[:2]
+        rows, columns = (
+            np.arange(n) if k is None else np.flatnonzero(k) for n, k in ((shape[0], out), (shape[1], None))
+        )
+        if below is not None and layer.groups == 1:
+            columns = np.flatnonzero(np.repeat(below, shape[1] // len(below)))
+        turned = layer.inner_product is not None and layer.inner_product.transposed
+        yield (shape[::-1], np.ix_(columns, rows)) if turned else (shape, np.ix_(rows, columns))
+        for _ in arrays[1:]:
+            yield (shape[0],), (rows,)

@@ -11,7 +11,7 @@ import numpy as np
 
 from enc_caffe.caffe_io.caffemodel import CaffeModel
 from enc_caffe.caffe_io.describe import describe
-from enc_caffe.caffe_io.emit import replace_layers, write_compressed
+from enc_caffe.caffe_io.emit import narrow_of, replace_layers, write_compressed
 from enc_caffe.caffe_io.prototxt import from_text
 from enc_caffe.calibration.blocks import BATCH, HELD, RATES, STEPS, BlocksTask, fit_blocks, held_apart, spans
 from enc_caffe.calibration.layerwise import Blobs, flattened, grouped
@@ -43,7 +43,12 @@ def blocks_task(
     net = replace_layers(made.net, network, forms, placement)
     described = describe(net, None, "the plan's network", network.data_shapes)
     path = folder / "plan.caffemodel"
-    write_compressed(path, model, network, forms, blobs=base)
+    # Channels that are taken out would be filled: the narrow network is fitted.
+    narrow, known = narrow_of(model, network, described, forms, base)
+    write_compressed(path, model, network, forms, blobs=known, narrow=narrow)
+    if narrow is not None:
+        net = narrow.net(net)
+        described = describe(net, None, "the plan's network", network.data_shapes)
     plain, block = replace(made, fold=False), block_of(network)
     compressed, original = net_task(plain, (), block, path, net, described), net_task(plain, (), block)
     whole, small = (_scoring(task.prototxt, task.scores) for task in (original, compressed))
@@ -52,6 +57,24 @@ def blocks_task(
     sizes = [sum(int(np.prod(whole.shape_of(b)[1:])) for b in (run.bottom, run.top)) for run in runs]
     used = spans(made.look.images, max(sizes, default=1), block)
     return BlocksTask(compressed, original, str(folder), runs, used)
+
+
+def widened(
+    made: Subject, model: CaffeModel, forms: Mapping[str, Form], placement: str, base: Blobs, fitted: Blobs
+) -> Blobs:  # fmt: skip
+    """Fitted weights as wide as those of ``base``: what a narrow network does not have is as it was."""
+    network = made.look.network
+    wide = describe(
+        replace_layers(made.net, network, forms, placement), None, "the plan's network", network.data_shapes
+    )
+    narrow, known = narrow_of(model, network, wide, forms, base)
+    if narrow is None:
+        return fitted
+
+    def before(name: str) -> list[np.ndarray]:
+        return list(known[name]) if name in known else [model.array(b) for b in model.layers[name].blobs]
+
+    return {n: narrow.widened(n, own, before(n)) if narrow.touches(n) else own for n, own in fitted.items()}
 
 
 def _scoring(prototxt: str, scores: str) -> Network:
@@ -92,7 +115,9 @@ def reconstructed(
             before, after = (
                 made.executor.result(made.executor.submit(held_apart, task, fitted)) if fitted else (0.0, 0.0)
             )
-            found = {**base, **fitted} if after < before else dict(base)
+            found = dict(base)
+            if after < before:
+                found.update(widened(made, model, forms, placement, base, fitted))
             write_arrays(kept, flattened(found))
         shutil.rmtree(work, ignore_errors=True)
     return found

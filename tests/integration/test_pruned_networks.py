@@ -201,7 +201,7 @@ def test_taken_out_is_the_same_as_zero(caffe: CaffeExecutor, tmp_path: Path) -> 
             assert_equal({name: made.by_opencv(text, small) for name in wanted}, wanted)
             opencv += 1
     # Most networks have something to take out, and it is not always the same.
-    assert pruned > 0.7 * NETWORKS and seen_kinds > NETWORKS and opencv > 0.4 * NETWORKS
+    assert pruned > 0.7 * NETWORKS and seen_kinds > 0.8 * NETWORKS and opencv > 0.4 * NETWORKS
 
 
 def _empties_a_slice(network: Network, gone: set[int]) -> bool:
@@ -258,4 +258,4 @@ def test_plans_with_pruned_layers_are_emitted_and_counted(caffe: CaffeExecutor, 
             {n: str(f) for n, f in forms.items()},
             shapes,
         )
-    assert pruned > 0.4 * (NETWORKS // 2) and with_inside > 20
+    assert pruned > 0.4 * (NETWORKS // 2) and with_inside > NETWORKS // 6

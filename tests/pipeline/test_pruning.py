@@ -106,7 +106,7 @@ def test_an_emitted_plan_trains_in_stock_caffe(folder: Path, tmp_path: Path) -> 
 
 MIXED = (
     "--schemes", "spatial,inner_product", "--prune_by", "error", "--method", "model", "--metric", "fisher", "--decomposition", "asymmetric",
-    "--recalibrate", "bias",
+    "--recalibrate", "bias", "--reconstruct", "blocks",
 )  # fmt: skip
 
 

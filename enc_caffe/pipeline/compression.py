@@ -19,7 +19,7 @@ from enc_caffe.calibration.decomposer import Decomposition
 from enc_caffe.calibration.forecast import Forecast, unpredicted
 from enc_caffe.calibration.layerwise import Blobs
 from enc_caffe.calibration.remaining import remaining
-from enc_caffe.decomposition.policy import CHANNEL_PRUNING, PAPER, takes_channels_out
+from enc_caffe.decomposition.policy import CHANNEL_PRUNING, PAPER
 from enc_caffe.errors import UsageError
 from enc_caffe.files.jsonfile import write_json
 from enc_caffe.files.output import atomic_folder, check_new
@@ -195,12 +195,6 @@ def compress(
         raise UsageError(f"--refine {making.refine}: 0 or more evaluations are needed")
     if making.iterations < 0:
         raise UsageError(f"--distill_iterations {making.iterations}: 0 or more are needed")
-    pruned = takes_channels_out(options.schemes)
-    if making.iterations and pruned:
-        raise UsageError(
-            f"--distill_iterations {making.iterations}: training would fill the channels that {', '.join(pruned)} takes out; compress "
-            "without it, then fine-tune the folder (enc-caffe finetune)"
-        )
     loaded = source.load(lmdb, options.schemes, making.fully_connected).measurable()
     check_one_input(loaded.net, loaded.network, str(source.model))
     for line in loaded.notices():

@@ -204,7 +204,7 @@ def _groups(befores: Mapping[str, Before], options: SearchOptions, first: str) -
         raise UsageError(
             f"--target_latency: nothing says how long layers with fewer channels take; leave {', '.join(pruning())} out of --schemes"
         )
-    kept = {first} if options.first_layer_is == "keep" else set()
+    kept = {first} if options.first_layer_is != "search" else set()
     # With two budgets there are too many combinations of more than two layers that no other one beats.
     longest = LONGEST if len(_limited(options)) == 1 else 2
     return disjoint(befores, lambda name: name not in kept and name not in options.whole, longest)

@@ -231,7 +231,9 @@ def compress(
     asked = {**QUALITY[quality], **options}
     asked["placement"] = asked.pop("stride_placement", asked.get("placement", "exact"))
     asked["iterations"] = asked.pop("distill_iterations", 0)
-    how = Decomposition(asked.pop("decomposition"), frozenset(asked.pop("recalibrate")), asked.pop("reconstruct", ""))
+    how = Decomposition(
+        asked.pop("decomposition"), frozenset(asked.pop("recalibrate")), asked.pop("reconstruct", "none")
+    )
     making = Making(
         how,
         **{k: asked.pop(k) for k in ("refine", "dense", "placement", "fully_connected", "iterations") if k in asked},

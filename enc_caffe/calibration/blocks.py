@@ -29,8 +29,10 @@ from enc_caffe.measuring.scores import count
 from enc_caffe.progress import Progress, silent
 from enc_caffe.workers.executor import Executor, beat, run_all
 
-#: Steps of a run, images of a step, and looks at the images that are held out.
-STEPS, BATCH, LOOKS = 300, 64, 6
+#: How often a run sees every image, images of a step, and looks at the images that are held out.
+EPOCHS, BATCH, LOOKS = 20, 32, 6
+#: Multiply-adds of the original network that all steps together may stand for (1,000 images of VGG-16 would be 2.7e14), and least steps.
+MACS, FEWEST_STEPS = 2e13, 40
 #: One image of so many is held out; images that are needed at least.
 HELD, FEWEST = 8, 40
 #: Learning rates of Adam, one after the other as long as nothing is gained; each falls to 0 in a straight line.
@@ -48,7 +50,7 @@ class BlocksTask:
     folder: str
     segments: tuple[Segment, ...]
     spans: tuple[tuple[int, int], ...]
-    steps: int = STEPS
+    steps: int
     roots: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
@@ -69,6 +71,12 @@ def spans(images: int, values: int, block: int) -> tuple[tuple[int, int], ...]:
     if used >= images:
         return tuple(s for s in whole if s[1] > s[0])
     return tuple((first, first + -(-(stop - first) * used // images)) for first, stop in whole if stop > first)
+
+
+def steps_of(images: int, macs: int) -> int:
+    """Steps of every run, for so many images and a network of so many multiply-adds."""
+    passes = min(EPOCHS * images * (HELD - 1) / HELD, MACS / max(1, macs))
+    return max(FEWEST_STEPS, int(passes / BATCH))
 
 
 def advance(task: BlocksTask, at: int, kept: bool, chunk: int, blobs: Blobs) -> int:

@@ -37,7 +37,7 @@ KINDS = ("svd", "weighted", "fisher", "asymmetric", "asymmetric_fisher")
 #: measures best.
 RECALIBRATE = ("bn", "change", "bias", "auto")
 #: What is fitted by gradient steps in the end.
-RECONSTRUCT = ("", "blocks")
+RECONSTRUCT = ("none", "blocks")
 #: What ``auto`` chooses among, beside the biases.
 ALTERNATIVES: tuple[frozenset[str], ...] = (frozenset(), frozenset({"change"}), frozenset({"bn"}))
 
@@ -53,13 +53,13 @@ class Decomposition:
         outputs cost, or the error of its output on the inputs that come from the compressed layers before it, plain or weighted.
     recalibrate : frozenset of str
         Names of :data:`RECALIBRATE`.
-    reconstruct : {'', 'blocks'}
+    reconstruct : {'none', 'blocks'}
         Whether runs of layers are fitted to the original's blobs after that (:mod:`enc_caffe.calibration.blocks`).
     """
 
     kind: str = "svd"
     recalibrate: frozenset[str] = frozenset()
-    reconstruct: str = ""
+    reconstruct: str = "none"
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -68,7 +68,7 @@ class Decomposition:
         if unknown:
             raise UsageError(f"--recalibrate {','.join(unknown)}: known are {', '.join(RECALIBRATE)}")
         if self.reconstruct not in RECONSTRUCT:
-            raise UsageError(f"--reconstruct {self.reconstruct}: known is {RECONSTRUCT[1]}")
+            raise UsageError(f"--reconstruct {self.reconstruct}: known are {', '.join(RECONSTRUCT)}")
         if {"bn", "change"} <= self.recalibrate or ("auto" in self.recalibrate and len(self.recalibrate) > 1):
             raise UsageError(
                 f"--recalibrate {','.join(sorted(self.recalibrate))}: bn and change exclude each other, and auto stands alone"
@@ -76,7 +76,7 @@ class Decomposition:
 
     def alternatives(self) -> list[Decomposition]:
         """What ``auto`` stands for; else only this. Nothing is fitted by blocks yet."""
-        plain = replace(self, reconstruct="")
+        plain = replace(self, reconstruct="none")
         if "auto" not in self.recalibrate:
             return [plain]
         return [replace(plain, recalibrate=frozenset({"bias"}) | norms) for norms in ALTERNATIVES]
@@ -92,14 +92,19 @@ class Decomposition:
         return self.kind in ("asymmetric", "asymmetric_fisher")
 
     @property
+    def by_blocks(self) -> bool:
+        """Whether runs of layers are fitted in the end."""
+        return self.reconstruct == "blocks"
+
+    @property
     def plain(self) -> bool:
         """Whether no image has a say."""
-        return self.kind == "svd" and not self.recalibrate and not self.reconstruct
+        return self.kind == "svd" and not self.recalibrate and not self.by_blocks
 
     def words(self) -> str:
         """For a person."""
         more = f", {' and '.join(sorted(self.recalibrate))} recalibrated" if self.recalibrate else ""
-        return self.kind + more + (", fitted by blocks" if self.reconstruct else "")
+        return self.kind + more + (", fitted by blocks" if self.by_blocks else "")
 
 
 def affected(network: Network, forms: Mapping[str, Form]) -> list[Layer]:
@@ -245,7 +250,7 @@ class Decomposer:
         if self.how.plain:
             return []
         own = [self.how.kind, *sorted(self.how.recalibrate), *self.key().values()]
-        return [*own, KEY] if self.how.reconstruct else own
+        return [*own, KEY] if self.how.by_blocks else own
 
     def reference(self) -> Path:
         """File of the original's scores on the images."""
@@ -256,8 +261,8 @@ class Decomposer:
             return {}
         network = self.made.look.network
         self.check(forms)
-        if self.how.reconstruct:
-            before = Decomposer(self.made, replace(self.how, reconstruct=""), self.placement, self.progress)
+        if self.how.by_blocks:
+            before = Decomposer(self.made, replace(self.how, reconstruct="none"), self.placement, self.progress)
             base = before.blobs(forms)
             folder = self.folder("blocks")
             return reconstructed(self.made, self._model, forms, self.placement, base, folder, key, self.progress)

@@ -13,7 +13,19 @@ from enc_caffe.caffe_io.caffemodel import CaffeModel
 from enc_caffe.caffe_io.describe import describe
 from enc_caffe.caffe_io.emit import narrow_of, replace_layers, write_compressed
 from enc_caffe.caffe_io.prototxt import from_text
-from enc_caffe.calibration.blocks import BATCH, HELD, RATES, STEPS, BlocksTask, fit_blocks, held_apart, spans
+from enc_caffe.calibration.blocks import (
+    BATCH,
+    EPOCHS,
+    FEWEST_STEPS,
+    HELD,
+    MACS,
+    RATES,
+    BlocksTask,
+    fit_blocks,
+    held_apart,
+    spans,
+    steps_of,
+)
 from enc_caffe.calibration.layerwise import Blobs, flattened, grouped
 from enc_caffe.calibration.moments import block_of
 from enc_caffe.calibration.runs import COSTS, blob_roots
@@ -26,7 +38,7 @@ from enc_caffe.network import Network
 from enc_caffe.progress import Stages
 
 #: What fits depend on beside the network, its images and weights.
-KEY = ["blocks", STEPS, BATCH, HELD, COSTS, *RATES]
+KEY = ["blocks", EPOCHS, BATCH, HELD, COSTS, MACS, FEWEST_STEPS, *RATES]
 
 
 def blocks_task(
@@ -56,7 +68,8 @@ def blocks_task(
     runs = tuple(segments(whole, small, forms, chains))
     sizes = [sum(int(np.prod(whole.shape_of(b)[1:])) for b in (run.bottom, run.top)) for run in runs]
     used = spans(made.look.images, max(sizes, default=1), block)
-    return BlocksTask(compressed, original, str(folder), runs, used)
+    steps = steps_of(sum(stop - first for first, stop in used), made.macs)
+    return BlocksTask(compressed, original, str(folder), runs, used, steps)
 
 
 def widened(

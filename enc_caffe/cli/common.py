@@ -181,7 +181,7 @@ def add_making(command: argparse.ArgumentParser) -> None:
         "bias: biases of pairs; auto: what gives the least divergence",
     )  # fmt: skip
     how.add_argument(
-        "--reconstruct", choices=("none", *RECONSTRUCT[1:]), default=argparse.SUPPRESS,
+        "--reconstruct", choices=RECONSTRUCT, default=argparse.SUPPRESS,
         help="blocks: fit runs of layers to the original's blobs by gradient steps, after that; kept where the network comes nearer",
     )  # fmt: skip
 
@@ -204,7 +204,7 @@ def decomposition(args: argparse.Namespace) -> Decomposition:
     return Decomposition(
         getattr(args, "decomposition", "svd"),
         getattr(args, "recalibrate", frozenset()),
-        getattr(args, "reconstruct", ""),
+        getattr(args, "reconstruct", "none"),
     )
 
 

@@ -61,9 +61,9 @@ class Chooser:
                 made[-1][1].counts(forms)
             self._what = ""
             self.decomposer, self.evaluator = min(made, key=lambda m: m[1].divergence(forms))
-        if self._how.reconstruct and self._images.look.images < FEWEST:
+        if self._how.by_blocks and self._images.look.images < FEWEST:
             self._more = f"; {self._images.look.images} images are too few to fit blocks (at least {FEWEST})"
-        elif self._how.reconstruct:
+        elif self._how.by_blocks:
             made = [(self.decomposer, self.evaluator)]
             made.append(self._made(replace(self.decomposer.how, reconstruct=self._how.reconstruct)))
             self.decomposer, self.evaluator = min(made, key=lambda m: m[1].divergence(forms))

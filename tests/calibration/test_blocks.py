@@ -119,6 +119,13 @@ def test_a_fit_that_was_stopped_goes_on_and_comes_to_the_same(tmp_path: Path, wo
             np.testing.assert_array_equal(one, other)
 
 
+def test_steps_go_over_the_images_and_are_fewer_for_large_networks() -> None:
+    assert module.steps_of(1000, 126_000_000) == 20 * 875 // module.BATCH
+    # By multiply-adds: VGG-16 on 1,000 images.
+    assert module.steps_of(1000, 15_470_264_320) == int(2e13 / 15_470_264_320) // module.BATCH
+    assert module.steps_of(40, 10**6) == module.steps_of(10**6, 10**13) == module.FEWEST_STEPS
+
+
 def test_too_few_images_are_refused_and_too_large_blobs_take_fewer(setting: Setting) -> None:
     with pytest.raises(UsageError, match="39 images; at least 40"):
         module.spans(39, 10, 5)

@@ -137,13 +137,13 @@ QUALITY: dict[str, dict[str, Any]] = {
         "method": "model", "metric": "fisher", "decomposition": "asymmetric", "recalibrate": frozenset({"auto"}),
         "reconstruct": "blocks", "refine": 6, "dense": True, "schemes": "all", "distill_iterations": 1000,
     },
-    "channel_pruning": {
-        "method": "uniform", "metric": "pca", "decomposition": "asymmetric", "recalibrate": frozenset({"bias"}), "refine": 0,
-        "dense": False, "schemes": CHANNEL_PRUNING,
-    },
     "paper": {
         "preset": "published", "stride_placement": "published", "decomposition": "svd", "recalibrate": frozenset(), "reconstruct": "none",
         "refine": 0, "dense": False, "schemes": "paper",
+    },
+    "channel_pruning": {
+        "method": "uniform", "metric": "pca", "decomposition": "asymmetric", "recalibrate": frozenset({"bias"}), "refine": 0,
+        "reconstruct": "none", "dense": False, "schemes": CHANNEL_PRUNING,
     },
 }  # fmt: skip
 

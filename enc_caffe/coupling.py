@@ -113,7 +113,7 @@ class Coupling:
         if others:
             return (
                 None,
-                f"{' and '.join(group.makers)} is read by {', '.join(others)} too, which would have to lose the same channels",
+                f"{' and '.join(group.makers)} {'is' if len(group.makers) == 1 else 'are'} read by {', '.join(others)} too, which would have to lose the same channels",
             )
         cut = [k for k in group.keepers if len(self.tops[k]) > 1]
         if cut:

@@ -57,7 +57,7 @@ def test_a_residual_block_and_all_that_stands_between() -> None:
     stem = next(g for g in net.coupled.groups if "stem" in g.makers)
     assert (stem.makers, stem.readers, stem.why_not) == (("stem", "c1"), ("c0", "fc"), "")
     np.testing.assert_array_equal(net.coupled.tops["stem"][0], net.coupled.tops["c1"][0])
-    assert why(net, "c0") == "stem and c1 is read by fc too, which would have to lose the same channels"
+    assert why(net, "c0") == "stem and c1 are read by fc too, which would have to lose the same channels"
     assert why(net, "stem") == "layer 'data' (Input) brings them in"
     last = next(g for g in net.coupled.groups if "fc" in g.makers)
     assert last.why_not == "blob 'fc' is an output of the network"

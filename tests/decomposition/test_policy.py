@@ -204,4 +204,4 @@ def test_what_takes_channels_out_is_where_the_graph_lets_it(tmp_path: Path) -> N
     )
     assert found.schemes == {"b": ("prune",)}
     assert found.whole["stem"] == "layer 'data' (Input) brings them in"
-    assert found.whole["end"] == "stem and b is read by a too, which would have to lose the same channels"
+    assert found.whole["end"] == "stem and b are read by a too, which would have to lose the same channels"

@@ -216,10 +216,13 @@ def fit(task: BlocksTask, at: int, rate: float, blobs: Blobs) -> tuple[Blobs, fl
     return best, first, least
 
 
-def held_apart(task: BlocksTask, blobs: Blobs) -> tuple[float, float]:
-    """Divergence of the compressed network on the images that are held out, before its weights become these and after (in a worker)."""
+def held_apart(task: BlocksTask, blobs: Blobs) -> np.ndarray:
+    """Divergence of the compressed network, shape (2, images): before its weights become these and after, on each image that is held
+    out (in a worker).
+    """
     places = [i for first, stop in task.spans for i in range(first, stop)]
-    held, totals = set(places[HELD - 1 :: HELD]), [0.0, 0.0]
+    held = set(places[HELD - 1 :: HELD])
+    found: list[list[float]] = [[], []]
     with contextlib.ExitStack() as stack:
         ours, theirs = (stack.enter_context(engine_of(t)) for t in (task.compressed, task.original))
         # The worker's net has had other weights put in since.
@@ -232,11 +235,23 @@ def held_apart(task: BlocksTask, blobs: Blobs) -> tuple[float, float]:
                 if not len(chosen):
                     continue
                 whole = theirs.run(chosen)
-                for side, weights in enumerate((before, blobs)):
+                for own, weights in zip(found, (before, blobs)):
                     ours.put(weights)
-                    counts = count(ours.run(chosen), whole, None, task.original.softmax, units=task.original.units)
-                    totals[side] += counts.divergence
-    return totals[0] / len(held), totals[1] / len(held)
+                    scores = ours.run(chosen)
+                    own += [
+                        count(a[None], b[None], None, task.original.softmax, units=task.original.units).divergence
+                        for a, b in zip(scores, whole)
+                    ]
+    return np.array(found)
+
+
+def nearer(apart: np.ndarray) -> bool:
+    """Whether a fit is kept: what it gains on the images that are held out, shape (2, images), is not a loss by more than chance.
+
+    They are few, a few of them have most of the divergence, and they had a part in the weights that the fit began with.
+    """
+    gained = apart[0] - apart[1]
+    return bool(gained.mean() > -gained.std(ddof=1) / np.sqrt(len(gained)))
 
 
 def fit_blocks(

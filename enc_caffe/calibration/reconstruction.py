@@ -23,6 +23,7 @@ from enc_caffe.calibration.blocks import (
     BlocksTask,
     fit_blocks,
     held_apart,
+    nearer,
     spans,
     steps_of,
 )
@@ -38,7 +39,7 @@ from enc_caffe.network import Network
 from enc_caffe.progress import Stages
 
 #: What fits depend on beside the network, its images and weights.
-KEY = ["blocks", EPOCHS, BATCH, HELD, COSTS, MACS, FEWEST_STEPS, *RATES]
+KEY = ["blocks", "paired", EPOCHS, BATCH, HELD, COSTS, MACS, FEWEST_STEPS, *RATES]
 
 
 def blocks_task(
@@ -102,8 +103,8 @@ def reconstructed(
     made: Subject, model: CaffeModel, forms: Mapping[str, Form], placement: str, base: Blobs, folder: Path, key: str,
     progress: Stages,
 ) -> Blobs:  # fmt: skip
-    """Weights of all layers that differ from the original's, fitted by blocks from ``base`` on; ``base`` itself where the network
-    does not come nearer on the images that are held out.
+    """Weights of all layers that differ from the original's, fitted by blocks from ``base`` on; ``base`` itself where images that
+    are held out speak against it.
 
     Parameters
     ----------
@@ -124,12 +125,10 @@ def reconstructed(
             )
             task = replace(task, roots=costs)
             fitted, _ = fit_blocks(task, made.executor, lambda d, a: progress("blocks fitted", d, a))
-            # Each run came nearer on images that it did not see; whether the scores did, these say too.
-            before, after = (
-                made.executor.result(made.executor.submit(held_apart, task, fitted)) if fitted else (0.0, 0.0)
-            )
+            # Each run came nearer on images that it did not see; what the scores say on them must not speak against it.
+            apart = made.executor.result(made.executor.submit(held_apart, task, fitted)) if fitted else None
             found = dict(base)
-            if after < before:
+            if apart is not None and nearer(apart):
                 found.update(widened(made, model, forms, placement, base, fitted))
             write_arrays(kept, flattened(found))
         shutil.rmtree(work, ignore_errors=True)

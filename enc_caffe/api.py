@@ -201,7 +201,7 @@ def compress(
         Images that choose; labels are not looked at.
     out : path
         Folder to make.
-    quality : {'best', 'max', 'paper'}
+    quality : {'best', 'max', 'paper', 'channel_pruning'}
     test_lmdb : path, optional
         Labelled images that the accuracies are of.
     workers, store

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Collection, Mapping, Optional
 
 from enc_caffe.decomposition import form_cost
+from enc_caffe.decomposition.widths import widths
 from enc_caffe.form import WHOLE, Form
 from enc_caffe.network import Layer, Network
 
@@ -58,6 +59,7 @@ def network_complexity(
     placement : {'exact', 'published'}
     """
     layers = [x for x in network.weighted if counted is None or x.name in counted]
-    costs = [form_cost(x, forms.get(x.name, WHOLE), convention, placement) for x in layers]
+    left = widths(network, forms)
+    costs = [form_cost(x, forms.get(x.name, WHOLE), convention, placement, left.get(x.name)) for x in layers]
     words = "all" if counted is None else "decomposable"
     return Complexity(sum(m for m, _ in costs), sum(p for _, p in costs), convention, words)

@@ -2,12 +2,15 @@
 
 A form is a scheme with its ranks, such as ``spatial:12`` or ``tucker2:8x12``, or ``whole``. Its chain says which layers are
 written in the place of the original one. MACs and parameters are counted from the chain, and nowhere else.
+
+``prune:30`` keeps 30 of the channels that the layer READS, and ``prune:30+spatial:12`` decomposes what is left. The layers that
+make those channels lose the others too; their own forms stand beside, as those of whole outputs.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Iterator, Optional
 
 from enc_caffe.errors import PlanError
@@ -16,17 +19,26 @@ from enc_caffe.shapes import conv_output, count
 
 CONVENTIONS = ("paper", "exact")
 _TEXT = re.compile(r"([a-z][a-z0-9_]*)(?::([0-9]{1,9}(?:x[0-9]{1,9})*))?")
+_INSIDE = "+"
 
 
 @dataclass(frozen=True, order=True)
 class Form:
-    """A scheme and its ranks (of one group), in the order of its stages; no ranks where the layer stays whole."""
+    """A scheme and its ranks (of one group), in the order of its stages; no ranks where the layer stays whole.
+
+    Attributes
+    ----------
+    inside : tuple of Form, none or one
+        The form of what a scheme that takes channels out leaves of the layer; none: it stays as it is.
+    """
 
     scheme: str
     ranks: tuple[int, ...] = ()
+    inside: tuple[Form, ...] = ()
 
     def __str__(self) -> str:
-        return self.scheme + (":" + "x".join(map(str, self.ranks)) if self.ranks else "")
+        own = self.scheme + (":" + "x".join(map(str, self.ranks)) if self.ranks else "")
+        return _INSIDE.join([own, *map(str, self.inside)])
 
 
 #: The layer as it is.
@@ -35,12 +47,16 @@ WHOLE = Form("whole")
 
 def parse_form(text: object, where: str = "a form") -> Form:
     """A form from its text; :class:`PlanError` saying ``where`` for anything else."""
-    match = _TEXT.fullmatch(text) if isinstance(text, str) else None
-    if match is None or (match.group(1) == WHOLE.scheme) != (match.group(2) is None):
+    first, plus, rest = text.partition(_INSIDE) if isinstance(text, str) else ("", "", "")
+    match = _TEXT.fullmatch(first)
+    if match is None or (match.group(1) == WHOLE.scheme) != (match.group(2) is None) or _INSIDE in rest:
         raise PlanError(f"{where} is {str(text)[:80]!r}; a form such as spatial:12, tucker2:8x12 or whole is needed")
-    if match.group(2) is None:
+    inside = parse_form(rest, where) if plus else WHOLE
+    if match.group(2) is None and not plus:
         return WHOLE
-    return Form(match.group(1), tuple(int(r) for r in match.group(2).split("x")))
+    if match.group(2) is None or (plus and inside == WHOLE):
+        raise PlanError(f"{where} is {str(text)[:80]!r}; beside '{_INSIDE}' two forms with ranks are needed")
+    return Form(match.group(1), tuple(int(r) for r in match.group(2).split("x")), (inside,) if plus else ())
 
 
 @dataclass(frozen=True)
@@ -68,13 +84,31 @@ class Stage:
 
 @dataclass(frozen=True)
 class Chain:
-    """The layers that stand for one layer, in order."""
+    """The layers that stand for one layer, in order.
+
+    Attributes
+    ----------
+    stages : tuple of Stage
+    reads : int, optional
+        Input channels (of a fully connected layer, inputs) that are left of the layer's; None: all.
+    """
 
     stages: tuple[Stage, ...]
+    reads: Optional[int] = None
+
+    def ending(self, outputs: int) -> Chain:
+        """The same where only so many outputs are left."""
+        last = self.stages[-1]
+        conv, inner = last.convolution, last.inner_product
+        last = replace(
+            last, convolution=None if conv is None else replace(conv, num_output=outputs),
+            inner_product=None if inner is None else replace(inner, num_output=outputs),
+        )  # fmt: skip
+        return replace(self, stages=(*self.stages[:-1], last))
 
     def inputs(self, layer: Layer) -> Iterator[tuple[Stage, int]]:
         """Every stage with the channels that it reads."""
-        channels = layer.in_channels
+        channels = layer.in_channels if self.reads is None else self.reads
         for stage in self.stages:
             yield stage, channels
             channels = stage.num_output

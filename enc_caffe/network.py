@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Generic, Hashable, Iterable, Optional, TypeVar
 
+from enc_caffe.coupling import Coupling, coupling_of
 from enc_caffe.errors import PlanError
 from enc_caffe.shapes import Shape, brings_data, count
 
@@ -50,6 +51,8 @@ class Layer:
         Set for the layers that can be decomposed.
     keep_reason : str
         Why a layer with weights can never be decomposed (empty: it can).
+    fixed_channels : str
+        Why no channel of its bottoms and tops can be taken out, by the layer's own parameters (empty: its type decides).
     """
 
     name: str
@@ -61,6 +64,7 @@ class Layer:
     convolution: Optional[Convolution] = None
     inner_product: Optional[InnerProduct] = None
     keep_reason: str = ""
+    fixed_channels: str = ""
 
     @property
     def has_weights(self) -> bool:
@@ -185,6 +189,11 @@ class Network:
     def walk(self) -> Walk[str, Layer]:
         """Producers and readers of all blobs, by the layers' names."""
         return walk((x.name, x, x.bottoms, x.tops) for x in self.layers)
+
+    @cached_property
+    def coupled(self) -> Coupling:
+        """Which layers lose channels together."""
+        return coupling_of(self.layers, self.walk.bottoms, self.walk.tops, self.outputs)
 
     @property
     def data_shapes(self) -> dict[str, Shape]:

@@ -98,7 +98,7 @@ class Plan:
         """Rank by layer where every form has one; else :class:`PlanError`."""
         found = {}
         for name, form in self.forms.items():
-            if len(form.ranks) != 1:
+            if len(form.ranks) != 1 or form.inside:
                 raise PlanError(f"layer '{name}' has form '{form}', which is not one rank")
             found[name] = form.ranks[0]
         return found

@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "enc_caffe"
 
 SMALL = {"errors", "rounding", "progress", "files", "shapes"}
-MATHS = {"form", "network", "decomposition"}
+MATHS = {"coupling", "form", "network", "decomposition"}
 CAFFE = SMALL | MATHS | {"installation", "caffe_io"}
 ROOMS = {
     "errors": set(),
@@ -22,9 +22,10 @@ ROOMS = {
     "extensions": {"errors"},
     "fork": {"errors", "installation"},
     "shapes": {"errors"},
-    "network": {"errors", "shapes"},
+    "coupling": {"shapes"},
+    "network": {"coupling", "errors", "shapes"},
     "form": {"errors", "network", "shapes"},
-    "decomposition": {"errors", "form", "network", "rounding", "shapes"},
+    "decomposition": {"coupling", "errors", "form", "network", "rounding", "shapes"},
     "complexity": {"form", "network", "decomposition", "shapes"},
     "plan": {"form", "network", "errors", "files"},
     "metrics": SMALL | MATHS | {"callable_room"},

@@ -82,6 +82,17 @@ def test_fields_of_the_other_version_are_not_written_over(tmp_path: Path, data: 
     assert read_plan(tmp_path / "again.json").forms == {"a": Form("spatial", (3,))}
 
 
+def test_a_pruned_form_is_written_with_what_is_inside(tmp_path: Path) -> None:
+    forms = {"a": Form("spatial", (4,)), "b": Form("prune", (8,), (Form("spatial", (12,)),)), "c": Form("prune", (3,))}
+    write_plan(tmp_path / "r.json", Plan("net", forms))
+    assert json.loads((tmp_path / "r.json").read_text())["forms"]["b"] == "prune:8+spatial:12"
+    assert read_plan(tmp_path / "r.json").forms == forms
+    with pytest.raises(
+        PlanError, match="cannot say it: layer 'b' has form 'prune:8\\+spatial:12', which is not one rank"
+    ):
+        write_plan(tmp_path / "one.json", Plan("net", forms), 1)
+
+
 def test_version_1_says_what_it_cannot_say(tmp_path: Path) -> None:
     with pytest.raises(
         PlanError,

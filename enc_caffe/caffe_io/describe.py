@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Mapping, Optional, Sequence
 
+from enc_caffe.caffe_io.channels import fixed_channels, read_elsewhere
 from enc_caffe.caffe_io.fieldtext import values_of
 from enc_caffe.caffe_io.proto import caffe_pb2
 from enc_caffe.caffe_io.verbatim import source_of
@@ -207,6 +208,7 @@ def describe(
     names: dict[str, str] = {}
     unread: dict[str, None] = {}
     params, others = selected(net), _Others(net)
+    elsewhere = read_elsewhere(net, params)
     for i, param in enumerate(params):
         where = f"{source}: layer '{param.name}'"
         if param.name in names and not {param.type, names[param.name]} <= WEIGHTLESS:
@@ -228,7 +230,8 @@ def describe(
         if UNKNOWN in tops and UNKNOWN not in bottoms:
             unknown = unknown or f"layer '{param.name}' ({param.type}) does not say what it makes"
         _check_sizes(param, tops, where)
-        layers.append(_layer(param, bottoms, tops, where, unknown, others))
+        held = next((elsewhere[t] for t in param.top if t in elsewhere), "")
+        layers.append(_layer(param, bottoms, tops, where, unknown, others, held))
         shapes.update(zip(param.top, tops))
         # As Net::Init has it: a layer in place reads a blob and makes it anew.
         for bottom in param.bottom:
@@ -319,7 +322,9 @@ def _check_weights(layer: Layer, where: str) -> None:
         raise NetworkError(f"{where}: it would have {weights} weights; Caffe takes at most {MAX_COUNT}")
 
 
-def _layer(param: Any, bottoms: list[Shape], tops: list[Shape], where: str, unknown: str, others: _Others) -> Layer:
+def _layer(
+    param: Any, bottoms: list[Shape], tops: list[Shape], where: str, unknown: str, others: _Others, held: str = ""
+) -> Layer:  # fmt: skip
     convolution = inner_product = None
     reason = _keep_reason(param, bottoms, unknown, others)
     if UNKNOWN in bottoms:
@@ -340,6 +345,7 @@ def _layer(param: Any, bottoms: list[Shape], tops: list[Shape], where: str, unkn
         convolution,
         inner_product,
         reason,
+        held or fixed_channels(param, bottoms),
     )
     if layer.has_weights:
         _check_weights(layer, where)

@@ -9,8 +9,11 @@ import numpy as np
 
 from enc_caffe.caffe_io.caffemodel import CaffeModel, Record, kept_record, layer_record, write_caffemodel
 from enc_caffe.caffe_io.geometry import write_geometry
+from enc_caffe.caffe_io.narrow import Narrow
 from enc_caffe.caffe_io.proto import caffe_pb2
 from enc_caffe.decomposition import chain_of, scheme_for
+from enc_caffe.decomposition.prune import kept_channels
+from enc_caffe.decomposition.widths import pruned_group, takes_channels
 from enc_caffe.errors import PlanError
 from enc_caffe.files.output import atomic_file
 from enc_caffe.form import Form, Stage
@@ -45,6 +48,10 @@ def replace_layers(net: Any, network: Network, forms: Mapping[str, Form], placem
             out.layer.add().CopyFrom(param)
             continue
         stages = chain_of(network[param.name], forms[param.name], placement).stages
+        if not stages[0].suffix:
+            # It stays as it is but for the channels that it reads, which its prototxt does not say.
+            out.layer.add().CopyFrom(param)
+            continue
         for stage in stages:
             if param.name + stage.suffix in taken:
                 raise PlanError(
@@ -101,6 +108,37 @@ def chain_blobs(
     return blobs
 
 
+def narrow_of(
+    model: CaffeModel, network: Network, compressed: Network, forms: Mapping[str, Form], blobs: Blobs
+) -> tuple[Optional[Narrow], dict[str, Sequence[np.ndarray]]]:  # fmt: skip
+    """Which channels a plan takes out of its network, and ``blobs`` with those of all layers that read fewer.
+
+    Parameters
+    ----------
+    compressed : Network
+        What :func:`replace_layers` made, described.
+
+    Raises
+    ------
+    PlanError
+        If channels cannot be taken out, and why.
+    """
+    known, gone = dict(blobs), set()
+    for name, form in forms.items():
+        if not takes_channels(form):
+            continue
+        layer = network[name]
+        pruned_group(network, name)
+        first = name + chain_of(layer, form).stages[0].suffix
+        if first not in known:
+            known.update(chain_blobs(layer, form, model.weights(layer)))
+        units = compressed.coupled.bottoms[first][0]
+        pruned_group(compressed, first)
+        assert units is not None
+        gone |= set(units.tolist()) - set(units[kept_channels(layer, known[first][0], form.ranks[0])].tolist())
+    return (Narrow(compressed, frozenset(gone)) if gone else None), known
+
+
 def compressed_records(
     model: CaffeModel,
     network: Network,
@@ -108,11 +146,19 @@ def compressed_records(
     progress: Names,
     blobs: Blobs = NONE,
     needed: Mapping[str, Sequence[Shape]] = NO_SHAPES,
+    narrow: Optional[Narrow] = None,
 ) -> Iterator[Union[bytes, Record]]:
     """LayerParameter records of the compressed network, one at a time; untouched layers byte for byte.
 
     ``needed`` are the shapes that Caffe gives a kept layer's blobs, where they are known.
     """
+
+    def lost(name: str) -> bool:
+        return narrow is not None and narrow.touches(name)
+
+    def left(name: str, arrays: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+        return arrays if narrow is None or not lost(name) else narrow.blobs(name, arrays)
+
     for stored in model:
         if stored.name in forms:
             layer, form = network[stored.name], forms[stored.name]
@@ -121,7 +167,10 @@ def compressed_records(
             own = blobs if names[0] in blobs else chain_blobs(layer, form, arrays)
             progress(layer.name)
             for name in names:
-                yield layer_record(name, layer.type, own[name])
+                yield layer_record(name, layer.type, left(name, own[name]))
+        elif lost(stored.name):
+            known = blobs.get(stored.name) or [model.array(b) for b in stored.blobs]
+            yield layer_record(stored.name, network[stored.name].type, left(stored.name, known))
         elif stored.name in blobs:
             yield kept_record(model, stored, network[stored.name].type, needed.get(stored.name), blobs[stored.name])
         else:
@@ -137,6 +186,7 @@ def write_compressed(
     progress: Names = unnamed,
     blobs: Blobs = NONE,
     needed: Mapping[str, Sequence[Shape]] = NO_SHAPES,
+    narrow: Optional[Narrow] = None,
 ) -> None:
     """Write the compressed caffemodel, whole or not at all.
 
@@ -146,9 +196,13 @@ def write_compressed(
         Weights by layer of the compressed network, where they are not what SVD of the original's or the original has.
     needed : mapping of layer to shapes
         What Caffe gives the blobs of layers that are kept (:func:`enc_caffe.caffe_io.blobs.needed_blobs`).
+    narrow : Narrow, optional
+        Channels that are taken out of what all of this gives.
     """
     for name in forms:
         if name not in model.layers:
             model.weights(network[name])  # raises, naming the layer
     with atomic_file(Path(path)) as handle:
-        write_caffemodel(handle, network.name, compressed_records(model, network, forms, progress, blobs, needed))
+        write_caffemodel(
+            handle, network.name, compressed_records(model, network, forms, progress, blobs, needed, narrow)
+        )

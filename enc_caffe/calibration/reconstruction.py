@@ -11,7 +11,7 @@ import numpy as np
 
 from enc_caffe.caffe_io.caffemodel import CaffeModel
 from enc_caffe.caffe_io.describe import describe
-from enc_caffe.caffe_io.emit import replace_layers, write_compressed
+from enc_caffe.caffe_io.emit import narrow_of, replace_layers, write_compressed
 from enc_caffe.caffe_io.prototxt import from_text
 from enc_caffe.calibration.blocks import (
     BATCH,
@@ -56,7 +56,12 @@ def blocks_task(
     net = replace_layers(made.net, network, forms, placement)
     described = describe(net, None, "the plan's network", network.data_shapes)
     path = folder / "plan.caffemodel"
-    write_compressed(path, model, network, forms, blobs=base)
+    # Channels that are taken out would be filled: the narrow network is fitted.
+    narrow, known = narrow_of(model, network, described, forms, base)
+    write_compressed(path, model, network, forms, blobs=known, narrow=narrow)
+    if narrow is not None:
+        net = narrow.net(net)
+        described = describe(net, None, "the plan's network", network.data_shapes)
     plain, block = replace(made, fold=False), block_of(network)
     compressed, original = net_task(plain, (), block, path, net, described), net_task(plain, (), block)
     whole, small = (_scoring(task.prototxt, task.scores) for task in (original, compressed))
@@ -66,6 +71,24 @@ def blocks_task(
     used = spans(made.look.images, max(sizes, default=1), block)
     steps = steps_of(sum(stop - first for first, stop in used), made.macs)
     return BlocksTask(compressed, original, str(folder), runs, used, steps)
+
+
+def widened(
+    made: Subject, model: CaffeModel, forms: Mapping[str, Form], placement: str, base: Blobs, fitted: Blobs
+) -> Blobs:  # fmt: skip
+    """Fitted weights as wide as those of ``base``: what a narrow network does not have is as it was."""
+    network = made.look.network
+    wide = describe(
+        replace_layers(made.net, network, forms, placement), None, "the plan's network", network.data_shapes
+    )
+    narrow, known = narrow_of(model, network, wide, forms, base)
+    if narrow is None:
+        return fitted
+
+    def before(name: str) -> list[np.ndarray]:
+        return list(known[name]) if name in known else [model.array(b) for b in model.layers[name].blobs]
+
+    return {n: narrow.widened(n, own, before(n)) if narrow.touches(n) else own for n, own in fitted.items()}
 
 
 def _scoring(prototxt: str, scores: str) -> Network:
@@ -104,7 +127,9 @@ def reconstructed(
             fitted, _ = fit_blocks(task, made.executor, lambda d, a: progress("blocks fitted", d, a))
             # Each run came nearer on images that it did not see; what the scores say on them must not speak against it.
             apart = made.executor.result(made.executor.submit(held_apart, task, fitted)) if fitted else None
-            found = {**base, **fitted} if apart is not None and nearer(apart) else dict(base)
+            found = dict(base)
+            if apart is not None and nearer(apart):
+                found.update(widened(made, model, forms, placement, base, fitted))
             write_arrays(kept, flattened(found))
         shutil.rmtree(work, ignore_errors=True)
     return found

@@ -47,7 +47,7 @@ def register(commands: Any) -> None:
     p.add_argument("--fully_connected", action="store_true", help="decompose fully connected layers too")
     p.add_argument(
         "--quality", choices=tuple(QUALITY), help="best: least loss without training, by the images of --lmdb alone; max: then "
-        "trained on them, without labels; paper: as published; each sets the flags below, and a flag that is given holds",
+        "trained on them, without labels; paper: as published; channel_pruning: channels alone, by LASSO, the same part of every layer; each sets the flags below, and a flag that is given holds",
     )  # fmt: skip
     p.add_argument(
         "--refine", type=int, default=0, metavar="N", help="evaluate N whole networks to refine the ranks (default: 0)"

@@ -13,7 +13,7 @@ from enc_caffe.caffe_io.paths import named_paths, solver_paths
 from enc_caffe.caffe_io.prototxt import read_solver
 from enc_caffe.cli.common import add_model, load_network
 from enc_caffe.cli.images import add_images, take_images
-from enc_caffe.cli.searching import add_schemes
+from enc_caffe.cli.searching import add_schemes, schemes_of
 from enc_caffe.complexity import layer_macs, layer_parameters
 from enc_caffe.terminal.tables import print_table
 
@@ -34,7 +34,7 @@ def register(commands: Any) -> None:
 def run(args: argparse.Namespace) -> None:
     """Print the table."""
     take_images(args)
-    loaded = load_network(args, args.lmdb, args.fully_connected, args.schemes, describe_only=True)
+    loaded = load_network(args, args.lmdb, args.fully_connected, schemes_of(args), describe_only=True)
     network, policy = loaded.network, loaded.policy
     if args.weights:
         for name, words in misfits(loaded.model(args.weights), needed_blobs(loaded.net, network)).items():

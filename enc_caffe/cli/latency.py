@@ -8,7 +8,8 @@ from typing import Any
 
 from enc_caffe.cli.common import add_model, load_network
 from enc_caffe.cli.images import add_images, take_images
-from enc_caffe.cli.searching import add_schemes
+from enc_caffe.cli.searching import add_schemes, schemes_of
+from enc_caffe.decomposition.policy import takes_channels_out
 from enc_caffe.errors import UsageError
 from enc_caffe.files.output import check_parent, claimed
 from enc_caffe.measuring.latency import measure_latency
@@ -37,13 +38,18 @@ def run(args: argparse.Namespace) -> None:
     for flag, value, least in (("threads", args.threads, 1), ("batch", args.batch, 1), ("ranks", args.ranks, 2)):
         if value < least:
             raise UsageError(f"--{flag} {value}: {least} or more are needed")
+    pruned = takes_channels_out(schemes_of(args))
+    if pruned:
+        raise UsageError(
+            f"--schemes {','.join(pruned)}: layers before a pruned one change with it, and are not timed so; leave it out"
+        )
     take_images(args)
     with claimed(args.out):
         _latency(args)
 
 
 def _latency(args: argparse.Namespace) -> None:
-    loaded = load_network(args, args.lmdb, args.fully_connected, args.schemes)
+    loaded = load_network(args, args.lmdb, args.fully_connected, schemes_of(args))
     with progress_bar("nets timed", None) as bar:
         table = measure_latency(
             loaded.net, loaded.network, loaded.policy.schemes, args.threads, args.batch, args.ranks, progress=bar,

@@ -15,7 +15,7 @@ from enc_caffe.calibration.forecast import Forecast
 from enc_caffe.cli.common import add_dense, add_model, add_workers, load_network, open_store, workers
 from enc_caffe.cli.feed import add_feed
 from enc_caffe.cli.images import add_images, shown, take_images
-from enc_caffe.cli.searching import add_format, add_schemes
+from enc_caffe.cli.searching import add_format, add_schemes, schemes_of
 from enc_caffe.files.output import check_parent, claimed
 from enc_caffe.metrics.files import write_metrics
 from enc_caffe.metrics.sampling import sampler_from
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _metrics(args: argparse.Namespace) -> None:
     sampler = sampler_from(args.samples)
-    loaded = load_network(args, args.lmdb, args.fully_connected, args.schemes, describe_only=args.lmdb is None)
+    loaded = load_network(args, args.lmdb, args.fully_connected, schemes_of(args), describe_only=args.lmdb is None)
     loaded = loaded.measurable() if args.lmdb is not None else loaded
     number, done = len(loaded.policy.schemes), 0
     with progress_bar("singular values", number) as bar:

@@ -84,6 +84,8 @@ def _bounds(args: argparse.Namespace) -> Any:
         # Files of version 1 may leave the scheme out.
         at = next(
             (i for i, f in enumerate(layer.forms) if i and f.ranks == form.ranks and form.scheme in ("", f.scheme)), 0
+        ) or next(
+            (i for i, own_ in enumerate(layer.together) if i and all(plan.forms.get(n, WHOLE) == f for n, f in own_)), 0
         )
         own.append(at)
         if not at:

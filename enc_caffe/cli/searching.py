@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, Optional
 
 from enc_caffe.cli.common import range_of
-from enc_caffe.decomposition import schemes
-from enc_caffe.decomposition.policy import PAPER, Schemes, parse_schemes
+from enc_caffe.decomposition import on_request, pruning, schemes
+from enc_caffe.decomposition.policy import PAPER, Schemes, parse_schemes, with_rule
 from enc_caffe.errors import UsageError
 from enc_caffe.form import CONVENTIONS
 from enc_caffe.metrics.latency import read_latency
@@ -116,8 +116,17 @@ def add_schemes(command: Any) -> None:
     command.add_argument(
         "--schemes", type=schemes_argument, default=PAPER, metavar="paper|all|LIST",
         help="what a layer may become: the paper's scheme (default), any scheme, or one of a list such as spatial,channel; "
-        f"known are {', '.join(schemes())}",
+        f"known are {', '.join(schemes())}; {', '.join(pruning())}, which take channels out, and {', '.join(on_request())} are not among all",
     )  # fmt: skip
+    command.add_argument(
+        "--prune_by", choices=tuple(p.rule for p in pruning().values()), metavar="error|lasso|magnitude",
+        help="let layers read fewer channels too, chosen by the least error of their outputs, by LASSO, or by the weights alone",
+    )  # fmt: skip
+
+
+def schemes_of(args: argparse.Namespace) -> Schemes:
+    """What ``--schemes`` and ``--prune_by`` let a layer become."""
+    return with_rule(args.schemes, args.prune_by) if args.prune_by else args.schemes
 
 
 def schemes_argument(text: str) -> Schemes:
@@ -144,7 +153,7 @@ def search_options(args: argparse.Namespace) -> SearchOptions:
         floor=args.floor, convention=args.convention, multiple_of=args.multiple_of,
         bounds={name: (low, high) for name, low, high in args.bounds}, whole=frozenset(args.whole), preset=args.preset,
         solver=args.search_solver, space_margin=args.space_margin, complexity_margin=args.complexity_margin,
-        density=args.density, candidates=args.candidates, groups=args.groups, seed=args.seed, schemes=args.schemes,
+        density=args.density, candidates=args.candidates, groups=args.groups, seed=args.seed, schemes=schemes_of(args),
         count=args.count, **{name: getattr(args, name) for name in OWN},
     )  # fmt: skip
 

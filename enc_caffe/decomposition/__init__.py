@@ -8,6 +8,8 @@ from enc_caffe.decomposition.table import (
     check_worth,
     form_cost,
     named,
+    on_request,
+    pruning,
     rank_of,
     register,
     scheme_for,
@@ -15,6 +17,6 @@ from enc_caffe.decomposition.table import (
 )
 
 __all__ = [
-    "Factoriser", "Factors", "Scheme", "chain_of", "check_form", "check_worth", "form_cost", "group_spectra", "named", "rank_of", "register",
+    "Factoriser", "Factors", "Scheme", "chain_of", "check_form", "check_worth", "form_cost", "group_spectra", "named", "on_request", "pruning", "rank_of", "register",
     "scheme_for", "schemes",
 ]  # fmt: skip

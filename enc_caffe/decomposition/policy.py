@@ -2,7 +2,8 @@
 
 ``paper`` is the paper's policy (its section VI), one scheme a layer: channel where the data enters, spatial elsewhere, 1x1
 convolutions, shortcuts and (unless asked for) fully connected layers whole. ``all`` lets every layer have every scheme that
-takes it; so does a list of schemes, with those alone.
+takes it; so does a list of schemes, with those alone. Schemes that take channels out change other layers too and are in neither:
+``all,prune`` adds one.
 """
 
 from __future__ import annotations
@@ -15,13 +16,15 @@ from enc_caffe.decomposition.channel import Channel
 from enc_caffe.decomposition.inner_product import FullyConnected
 from enc_caffe.decomposition.matrix import MatrixScheme
 from enc_caffe.decomposition.spatial import Spatial
-from enc_caffe.decomposition.table import named, scheme_for, schemes
+from enc_caffe.decomposition.table import named, on_request, pruning, scheme_for, schemes
 from enc_caffe.errors import UsageError
 from enc_caffe.network import Layer, Made, Network
 
 #: What ``--schemes`` takes: a word, or names of schemes.
 Schemes = Union[str, tuple[str, ...]]
 PAPER, ALL = "paper", "all"
+#: Channel pruning by itself, as He, Zhang and Sun have it.
+CHANNEL_PRUNING: Schemes = ("prune_lasso",)
 
 _PASS_THROUGH = frozenset({"BatchNorm", "Scale", "Bias", "ReLU", "PReLU", "ELU", "Dropout", "Split", "Power"})
 
@@ -57,8 +60,9 @@ def parse_schemes(text: str) -> Schemes:
     """
     if text in (PAPER, ALL):
         return text
-    names = tuple(dict.fromkeys(part for part in text.split(",") if part)) or (text,)
-    known = schemes()
+    parts = [part for part in text.split(",") if part]
+    names = tuple(dict.fromkeys(n for p in parts for n in (schemes() if p == ALL else (p,)))) or (text,)
+    known = {**schemes(), **on_request(), **pruning()}
     for name in names:
         if name not in known:
             words = [PAPER, ALL, *known]
@@ -66,6 +70,28 @@ def parse_schemes(text: str) -> Schemes:
             meant = f" (did you mean {near[0]}?)" if near else ""
             raise UsageError(f"--schemes {text}: '{name}' is unknown{meant}; known are {', '.join(words)}")
     return names
+
+
+def with_rule(asked: Schemes, rule: str) -> Schemes:
+    """Schemes with the one beside them that takes channels out by a rule (``error``, ``lasso``, ``magnitude``).
+
+    Raises
+    ------
+    UsageError
+        With the paper's policy, which gives a layer one scheme.
+    """
+    names = [p.name for p in pruning().values() if p.rule == rule]
+    if asked == PAPER:
+        raise UsageError(
+            f"--prune_by {rule}: the paper's schemes are one a layer; give --schemes all, a list, or {','.join(names)} alone"
+        )
+    own = tuple(schemes()) if asked == ALL else tuple(asked)
+    return tuple(dict.fromkeys((*own, *names)))
+
+
+def takes_channels_out(asked: Schemes) -> list[str]:
+    """Those of the schemes that take channels out."""
+    return [] if isinstance(asked, str) else [n for n in asked if n in pruning()]
 
 
 def policy_for(network: Network, asked: Schemes = PAPER, fully_connected: bool = False) -> Policy:
@@ -85,6 +111,8 @@ def policy_for(network: Network, asked: Schemes = PAPER, fully_connected: bool =
         if not layer.has_weights and not layer.keep_reason:
             continue
         reasons = {s.name: layer.keep_reason or s.refuses(layer) or _too_small(s, layer) for s in table}
+        for name in pruning().keys() & reasons.keys():
+            reasons[name] = reasons[name] or network.coupled.read_by(layer.name)[1]
         found = tuple(n for n, why in reasons.items() if not why)
         if found:
             able[layer.name] = found
@@ -104,7 +132,8 @@ def _shared_reason(layer: Layer, reasons: Mapping[str, str]) -> str:
     """Why no scheme takes a layer, in few words."""
     if layer.keep_reason:
         return layer.keep_reason
-    own = [n for n in reasons if (n == FullyConnected.name) == (layer.inner_product is not None)]
+    connected = layer.inner_product is not None
+    own = [n for n in reasons if (n == FullyConnected.name) == connected or n in pruning()]
     if not own:
         kind = "fully connected" if layer.inner_product is not None else "a convolution"
         return f"{kind}, and none of the schemes asked for takes one"

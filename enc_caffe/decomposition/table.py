@@ -7,11 +7,14 @@ A further scheme is one file: a module with a subclass of :class:`Scheme` that e
 from __future__ import annotations
 
 import difflib
+from dataclasses import replace
 from functools import lru_cache
 from typing import Optional, Sequence
 
+from enc_caffe.decomposition.asym3d import Asym3d
 from enc_caffe.decomposition.channel import Channel
 from enc_caffe.decomposition.inner_product import FullyConnected
+from enc_caffe.decomposition.prune import Prune, by_lasso, by_magnitude, least_error, narrowed
 from enc_caffe.decomposition.scheme import Scheme
 from enc_caffe.decomposition.spatial import Spatial
 from enc_caffe.decomposition.spatial_t import SpatialTransposed
@@ -33,19 +36,34 @@ for _scheme in (Spatial(), SpatialTransposed(), Channel(), FullyConnected(), Tuc
     register(_scheme)
 
 
+_PRUNING: dict[str, Prune] = {}
+_ON_REQUEST: dict[str, Scheme] = {Asym3d.name: Asym3d()}
+
+
 def schemes() -> dict[str, Scheme]:
-    """All schemes by name."""
+    """All schemes of a layer by itself, by name."""
     return _SCHEMES
+
+
+def pruning() -> dict[str, Prune]:
+    """Schemes that take channels out of what a layer reads, by name: the layers before it change with it, and so no policy has them
+    unless they are asked for."""
+    return _PRUNING
+
+
+def on_request() -> dict[str, Scheme]:
+    """Schemes of a layer by itself that only a list of names asks for, by name: rivals, which nothing shows to make a mixture better."""
+    return _ON_REQUEST
 
 
 def scheme_for(name: str) -> Scheme:
     """Scheme by name; :class:`PlanError` naming the nearest and all known ones otherwise."""
-    known = schemes()
+    known: dict[str, Scheme] = {**_SCHEMES, **_ON_REQUEST, **_PRUNING}
     if name in known:
         return known[name]
     near = difflib.get_close_matches(name, known, 1)
     meant = f" (did you mean {near[0]}?)" if near else ""
-    raise PlanError(f"unknown scheme '{name}'{meant}; known: {', '.join(known)}")
+    raise PlanError(f"unknown scheme '{name}'{meant}; known: {', '.join(schemes())}")
 
 
 def chain_of(layer: Layer, form: Form, placement: str = "exact") -> Chain:
@@ -65,8 +83,11 @@ def check_form(layer: Layer, form: Form) -> None:
 
 
 def check_worth(layer: Layer, form: Form) -> None:
-    """Raise :class:`PlanError` where a form costs more than the layer whole, r_max aside."""
+    """Raise :class:`PlanError` where a form costs more than the layer whole, r_max aside; one inside a pruned one, than what is left."""
     if form == WHOLE:
+        return
+    if form.inside:
+        check_worth(narrowed(layer, form.ranks[0]), form.inside[0])
         return
     scheme = scheme_for(form.scheme)
     if scheme.matrix_shape(layer) is not None:
@@ -83,11 +104,37 @@ def check_worth(layer: Layer, form: Form) -> None:
         )
 
 
-@lru_cache(maxsize=2**16)
-def form_cost(layer: Layer, form: Form, convention: str = "exact", placement: str = "exact") -> tuple[int, int]:
-    """MACs of one image and parameters of a layer in a form, counted from its chain."""
+@lru_cache(maxsize=2**18)
+def form_cost(
+    layer: Layer, form: Form, convention: str = "exact", placement: str = "exact", outputs: Optional[int] = None
+) -> tuple[int, int]:
+    """MACs of one image and parameters of a layer in a form, counted from its chain.
+
+    Parameters
+    ----------
+    outputs : int, optional
+        Output channels that are left where others were taken out; a depthwise convolution has as many groups.
+    """
     chain = chain_of(layer, form, placement)
+    if outputs is not None and layer.groups == layer.in_channels > 1:
+        conv = chain.stages[-1].convolution
+        assert conv is not None
+        chain = Chain(
+            (replace(chain.stages[-1], convolution=replace(conv, num_output=outputs, groups=outputs)),), outputs
+        )
+    elif outputs is not None:
+        chain = chain.ending(outputs)
     return chain.macs(layer, convention), chain.parameters(layer)
+
+
+_PRUNING.update({
+    p.name: p
+    for p in (
+        Prune("prune", "fewer channels read, by the least error of the outputs", "error", least_error, scheme_for),
+        Prune("prune_lasso", "fewer channels read, by LASSO on the responses", "lasso", by_lasso, scheme_for),
+        Prune("prune_magnitude", "fewer channels read, by the weights' magnitude", "magnitude", by_magnitude, scheme_for),
+    )
+})  # fmt: skip
 
 
 def rank_of(form: Form) -> Optional[int]:

@@ -16,7 +16,7 @@ from enc_caffe.form import Form
 
 def factor_file(folder: Union[str, Path], layer: str, form: Form) -> Path:
     """Where the factors of a layer in a form are."""
-    return Path(folder) / f"{quote(layer, safe='')}-{form.scheme}-{'x'.join(map(str, form.ranks))}.npz"
+    return Path(folder) / f"{quote(layer, safe='')}-{str(form).replace(':', '-')}.npz"
 
 
 def write_factors(folder: Union[str, Path], layer: str, form: Form, factors: Factors, error: float) -> None:

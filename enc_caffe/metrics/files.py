@@ -9,10 +9,11 @@ from typing import Any, Optional, Sequence
 import numpy as np
 
 from enc_caffe.decomposition import check_form, scheme_for
+from enc_caffe.decomposition.prune import channels_of
 from enc_caffe.errors import MetricsError, PlanError
 from enc_caffe.files.jsonfile import check_finite, read_json, whole, write_json
 from enc_caffe.form import Form, parse_form, whole_chain
-from enc_caffe.metrics.table import LayerMetrics, MetricsTable
+from enc_caffe.metrics.table import Before, LayerMetrics, MetricsTable
 from enc_caffe.network import Convolution, InnerProduct, Layer
 from enc_caffe.shapes import MAX_COUNT, conv_output
 
@@ -35,10 +36,13 @@ def _layer_from(entry: dict[str, Any]) -> Layer:
     name, kind = str(entry["name"]), str(entry["type"])
     inputs, outputs = whole(entry["in_channels"]), whole(entry["out_channels"])
     if kind == "InnerProduct":
+        channels = whole(entry.get("channels", inputs), 1)
+        if inputs % channels:
+            raise ValueError(f"{inputs} inputs of {channels} channels")
         return Layer(
             name,
             kind,
-            bottom_shapes=((1, inputs),),
+            bottom_shapes=((1, inputs),) if channels == inputs else ((1, channels, inputs // channels),),
             top_shapes=((1, outputs),),
             inner_product=InnerProduct(outputs, bool(entry.get("bias", True))),
         )
@@ -143,7 +147,21 @@ def _curve_from(layer: Layer, entry: dict[str, Any], where: str, paper: bool) ->
     return LayerMetrics(
         layer, scheme, max_rank, spectra, tuple(order), tuple(accuracy[merged[r]] for r in order),
         None if vbmf is None else max(1, min(max_rank, vbmf)), tuple(extra.items()), ladder, paper,
+        before=_before(entry, where),
     )  # fmt: skip
+
+
+def _before(entry: dict[str, Any], where: str) -> Optional[Before]:
+    stated = entry.get("before")
+    if stated is None:
+        return None
+    try:
+        makers = stated["makers"]
+        if not isinstance(makers, list) or not all(isinstance(m, str) for m in makers):
+            raise ValueError("'makers' must be a list of names")
+        return Before(tuple(makers), whole(stated["macs"], 0), whole(stated["parameters"], 0))
+    except (KeyError, TypeError, ValueError, OverflowError) as exc:
+        raise MetricsError(f"{where}: field 'before' must have makers, macs and parameters ({exc})") from None
 
 
 def _ladder(layer: Layer, entry: dict[str, Any], where: str) -> tuple[Form, ...]:
@@ -307,6 +325,8 @@ def _geometry(layer: Layer) -> dict[str, Any]:
         "name": layer.name, "type": layer.type, "in_channels": layer.in_channels, "out_channels": layer.out_channels,
         "kernel": list(layer.kernel), "groups": layer.groups, "output": list(layer.output), "bias": layer.bias,
     }  # fmt: skip
+    if layer.inner_product is not None and len(layer.bottom_shapes[0]) > 2 and channels_of(layer) < layer.in_channels:
+        entry["channels"] = channels_of(layer)
     if layer.convolution is not None:
         conv = layer.convolution
         entry.update(
@@ -323,6 +343,7 @@ def _curve(m: LayerMetrics) -> dict[str, Any]:
         "sampled_forms": [str(m.form(r)) for r in m.sampled_ranks],
         "sampled_accuracy": list(m.sampled_accuracy),
         **({} if m.known_vbmf_rank is None else {"vbmf_rank": m.known_vbmf_rank}),
+        **({} if m.before is None else {"before": {**vars(m.before), "makers": list(m.before.makers)}}),
         **dict(m.extra),
     }  # fmt: skip
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
-from typing import Any, Iterator, Optional, Sequence
+from typing import Any, Iterator, Mapping, Optional, Sequence
 
 import numpy as np
 
 from enc_caffe.decomposition import Scheme, form_cost, scheme_for
+from enc_caffe.decomposition.prune import channels_of
+from enc_caffe.decomposition.widths import takes_channels
 from enc_caffe.errors import MetricsError
-from enc_caffe.form import Form
+from enc_caffe.form import WHOLE, Form
 from enc_caffe.metrics.curves import metric_over, surrogate_over
 from enc_caffe.metrics.vbmf import estimate
 from enc_caffe.network import Layer
@@ -21,6 +23,23 @@ SERIES = {
     "divergence": "sampled_divergence", "loss": "sampled_cross_entropy", "output": "sampled_output_error",
     "fisher": "sampled_fisher", "fisher+measured": "sampled_fisher",
 }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Before:
+    """The layers that lose outputs with what a pruned one does not read.
+
+    Attributes
+    ----------
+    makers : tuple of str
+        Those that the metrics list.
+    macs, parameters : int
+        Of one channel of all others that make or keep these channels: convolutions that stay whole, depthwise ones.
+    """
+
+    makers: tuple[str, ...]
+    macs: int = 0
+    parameters: int = 0
 
 
 @dataclass(frozen=True)
@@ -48,6 +67,8 @@ class LayerMetrics:
         Whether the paper's policy gives the layer this scheme.
     measure_at : tuple of int
         Those of the sampled ranks that are measured by default; not written.
+    before : Before, optional
+        Of a scheme that takes channels out: the layers that make them.
     """
 
     layer: Layer
@@ -61,6 +82,7 @@ class LayerMetrics:
     ladder: tuple[Form, ...] = ()
     paper: bool = True
     measure_at: tuple[int, ...] = ()
+    before: Optional[Before] = None
 
     @property
     def name(self) -> str:
@@ -217,6 +239,29 @@ class MetricsTable:
         for _, curves in groupby(self.layers, key=lambda m: m.name):
             own = tuple(curves)
             yield own[0].layer, own
+
+    def widths(self, forms: Mapping[str, Form]) -> dict[str, int]:
+        """Output channels that are left of layers that lose some, by name."""
+        left: dict[str, int] = {}
+        for name, known in {m.name: m.before for m in self.layers if m.before is not None}.items():
+            form = forms.get(name, WHOLE)
+            if takes_channels(form):
+                left.update(dict.fromkeys(known.makers, form.ranks[0]))
+        return left
+
+    def cost(self, forms: Mapping[str, Form], convention: str = "exact") -> tuple[int, int]:
+        """MACs and parameters of the layers that are listed, and of those before pruned ones, in these forms."""
+        before = {m.name: m.before for m in self.layers if m.before is not None}
+        left, macs, parameters = self.widths(forms), 0, 0
+        for layer, _ in self.by_layer():
+            form = forms.get(layer.name, WHOLE)
+            own = form_cost(layer, form, convention, outputs=left.get(layer.name))
+            macs, parameters = macs + own[0], parameters + own[1]
+            if layer.name in before:
+                channels = form.ranks[0] if takes_channels(form) else channels_of(layer)
+                macs += channels * before[layer.name].macs
+                parameters += channels * before[layer.name].parameters
+        return macs, parameters
 
     def known(self, name: str) -> Any:
         """A field of ``extra``; None where it is not there."""

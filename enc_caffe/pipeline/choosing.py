@@ -7,10 +7,12 @@ from typing import Callable, Mapping, Optional, Sequence
 
 import numpy as np
 
+from enc_caffe.caffe_io.caffemodel import opened
 from enc_caffe.caffe_io.distill import Distillation
 from enc_caffe.caffe_io.emit import Blobs
 from enc_caffe.calibration.blocks import FEWEST
 from enc_caffe.calibration.decomposer import Decomposer, Decomposition
+from enc_caffe.calibration.reconstruction import widened
 from enc_caffe.form import Form
 from enc_caffe.measuring.subject import PlanEvaluator, Subject
 from enc_caffe.metrics.table import MetricsTable
@@ -79,6 +81,9 @@ class Chooser:
         found, kept = distilled(
             loaded, self._images.weights, plan, blobs, folder, how, iterations, self._placement, self._report
         )
+        # Where channels are taken out a narrow network was trained.
+        model = opened(self._images.weights)
+        found = widened(self._images, model, plan.forms, self._placement, {n: list(b) for n, b in blobs.items()}, found)
         self._more = f", distilled in {iterations} iterations{self._more}"
         self.evaluator = PlanEvaluator(
             self._images, self._placement, progress=lambda plans, done, all_: self._report("whole networks", done, all_),

@@ -19,7 +19,7 @@ from enc_caffe.calibration.decomposer import Decomposition
 from enc_caffe.calibration.forecast import Forecast, unpredicted
 from enc_caffe.calibration.layerwise import Blobs
 from enc_caffe.calibration.remaining import remaining
-from enc_caffe.decomposition.policy import PAPER
+from enc_caffe.decomposition.policy import CHANNEL_PRUNING, PAPER
 from enc_caffe.errors import UsageError
 from enc_caffe.files.jsonfile import write_json
 from enc_caffe.files.output import atomic_folder, check_new
@@ -140,6 +140,10 @@ QUALITY: dict[str, dict[str, Any]] = {
     "paper": {
         "preset": "published", "stride_placement": "published", "decomposition": "svd", "recalibrate": frozenset(), "reconstruct": "none",
         "refine": 0, "dense": False, "schemes": "paper",
+    },
+    "channel_pruning": {
+        "method": "uniform", "metric": "pca", "decomposition": "asymmetric", "recalibrate": frozenset({"bias"}), "refine": 0,
+        "reconstruct": "none", "dense": False, "schemes": CHANNEL_PRUNING,
     },
 }  # fmt: skip
 

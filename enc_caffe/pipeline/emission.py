@@ -11,7 +11,7 @@ from enc_caffe.caffe_io.blobs import needed_blobs
 from enc_caffe.caffe_io.datum import ImageLmdb
 from enc_caffe.caffe_io.describe import batch_size, data_layers, describe
 from enc_caffe.caffe_io.distill import Distillation
-from enc_caffe.caffe_io.emit import NONE, Blobs, replace_layers, write_compressed
+from enc_caffe.caffe_io.emit import NONE, Blobs, narrow_of, replace_layers, write_compressed
 from enc_caffe.caffe_io.inference import for_inference
 from enc_caffe.caffe_io.partial import deploy_shapes
 from enc_caffe.caffe_io.prototxt import read_solver, to_text, verbatim_text, write_prototxt
@@ -19,6 +19,7 @@ from enc_caffe.caffe_io.variants import deploy_net, solver_param, train_val_or_s
 from enc_caffe.caffe_tools.loadable import Original, check_loads
 from enc_caffe.complexity import Complexity, network_complexity
 from enc_caffe.decomposition import check_form, check_worth
+from enc_caffe.decomposition.widths import pruned_group, takes_channels, widths
 from enc_caffe.errors import DatasetError, PlanError
 from enc_caffe.files.output import atomic_folder
 from enc_caffe.form import CONVENTIONS, Form
@@ -26,6 +27,8 @@ from enc_caffe.pipeline.distilling import write_distillation
 from enc_caffe.pipeline.loading import LoadedNetwork
 from enc_caffe.plan import Plan, write_plan
 from enc_caffe.progress import Names, unnamed
+
+NO_FORMS: Mapping[str, Form] = {}
 
 
 @dataclass(frozen=True)
@@ -54,10 +57,10 @@ class Emitted:
 
 
 def costs(
-    loaded: LoadedNetwork, forms: Mapping[str, Form], placement: str = "exact"
+    loaded: LoadedNetwork, forms: Mapping[str, Form], placement: str = "exact", also: Mapping[str, Form] = NO_FORMS
 ) -> dict[tuple[str, str], Complexity]:
-    """Complexity by (convention, counted)."""
-    decomposable = {*loaded.policy.schemes, *forms}
+    """Complexity by (convention, counted); layers that ``also`` changes count as decomposable too."""
+    decomposable = {*loaded.policy.schemes, *forms, *widths(loaded.network, {**also, **forms})}
     return {
         (c, k): network_complexity(loaded.network, forms, c, decomposable if k == "decomposable" else None, placement)
         for c in CONVENTIONS for k in ("decomposable", "all")
@@ -89,6 +92,8 @@ def plan_forms(loaded: LoadedNetwork, plan: Plan, source: str = "the plan") -> d
         try:
             check_form(layer, form)
             check_worth(layer, form)
+            if takes_channels(form):
+                pruned_group(loaded.network, name)
         except PlanError as exc:
             raise PlanError(f"{source}: {exc}") from None
         found[name] = form
@@ -130,10 +135,16 @@ def emit(
     given = loaded.top_shapes or {}
     described = describe(compressed, None, "the emitted prototxt", {**network.data_shapes, **given})
     described = replace(described, name=network.name)
+    narrow, blobs = narrow_of(model, network, described, forms, blobs)
     needed = needed_blobs(compressed, described)
+    if narrow is not None:
+        compressed = narrow.net(compressed)
+        described = replace(
+            describe(compressed, None, "the emitted prototxt", {**network.data_shapes, **given}), name=network.name
+        )
     final = Path(final or out).absolute()
     with atomic_folder(Path(out), force) as folder:
-        write_compressed(folder / "compressed.caffemodel", model, network, forms, progress, blobs, needed)
+        write_compressed(folder / "compressed.caffemodel", model, network, forms, progress, blobs, needed, narrow)
         train_val, untrained = train_val_or_same(compressed, described, train_lmdb, test_lmdb)
         train_val = loaded.feed.written(train_val)
         header = plan_header(plan) + loaded.feed.remark() + loaded.comments
@@ -163,7 +174,7 @@ def emit(
             (folder / "deploy.prototxt").unlink()
     return Emitted(
         Path(out),
-        costs(loaded, {}),
+        costs(loaded, {}, also=forms),
         costs(loaded, forms, placement),
         untrained,
         unchecked,

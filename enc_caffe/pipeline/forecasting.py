@@ -49,7 +49,7 @@ class Predictor:
         known = list(self.forecast.known())
         layers = []
         for m in table.layers:
-            places = {_place_of(m, f) for n, f in known if n == m.name and f.scheme == m.scheme}
+            places = {_place_of(m, f) for n, f in known if n == m.name and f.scheme == m.scheme and not f.inside}
             layers.append(_with_predictions(m, sorted(places | set(_places(m))), self.forecast))
         return replace(table, layers=tuple(layers))
 
@@ -89,8 +89,7 @@ def search_predicted(
     found = search_plan(table, options, None, time_of)
     for _ in range(ROUNDS if options.metric == "fisher+measured" else 0):
         large = {
-            (x.name, x.forms[r]): -float(np.log(max(x.metric[r], 1e-300)))
-            for x, r in zip(found.problem.layers, found.result.ranks) if x.forms[r] != WHOLE
+            pair: value for x, r in zip(found.problem.layers, found.result.ranks) for pair, value in _values(x, r, forecast)
         }  # fmt: skip
         large = {p: v for p, v in large.items() if v > SMALL and p not in forecast.measured}
         if not large:
@@ -100,6 +99,15 @@ def search_predicted(
         found = search_plan(table, options, None, time_of)
     # Other methods have plans of their own, which no optimum takes the place of.
     return _together(table, found, forecast) if options.method == "model" else found
+
+
+def _values(layer: SearchLayer, place: int, forecast: Forecast) -> list[tuple[Pair, float]]:
+    """Layers and forms of a place and what is thought of each: what the search had, or of several layers the predictions themselves."""
+    pairs = layer.pairs(place)
+    if len(pairs) == 1:
+        return [(pairs[0], -float(np.log(max(layer.metric[place], 1e-300))))]
+    forecast.learn(pairs)
+    return [(p, forecast.alone(p)) for p in pairs]
 
 
 def _places(m: LayerMetrics) -> list[int]:
@@ -118,7 +126,7 @@ def _anew(table: MetricsTable, values: Mapping[Pair, float], forecast: Forecast)
         ratios = {
             _place_of(m, form): forecast.measured[name, form] / value
             for (name, form), value in values.items()
-            if name == m.name and form.scheme == m.scheme and forecast.measured[name, form] > 0
+            if name == m.name and form.scheme == m.scheme and not form.inside and forecast.measured[name, form] > 0
         }
         layers.append(_corrected(m, ratios, forecast) if ratios else m)
     return replace(table, layers=tuple(layers))
@@ -161,14 +169,12 @@ class _Whole:
         self.problem, self.start, self.forecast = found.problem, found.result.ranks, forecast
         self.near = [_near(x, r) for x, r in zip(self.problem.layers, self.start)]
         self.fixed = [p for p in self.problem.fixed.items() if p[1] != WHOLE]
-        pairs = [
-            (x.name, x.forms[p]) for x, own in zip(self.problem.layers, self.near) for p in own if x.forms[p] != WHOLE
-        ]  # fmt: skip
+        pairs = [pair for x, own in zip(self.problem.layers, self.near) for p in own for pair in x.pairs(p)]
         forecast.learn([*self.fixed, *pairs])
         self.alone = [
-            {int(p): 0.0 if x.forms[p] == WHOLE else forecast.alone((x.name, x.forms[p])) for p in own}
+            {int(p): sum(map(forecast.alone, x.pairs(p)), 0.0) for p in own}
             for x, own in zip(self.problem.layers, self.near)
-        ]  # fmt: skip
+        ]
         self.start = self._least_sum()
         self.everything = np.ones(forecast.decomposer.made.look.images, bool)
 
@@ -193,16 +199,18 @@ class _Whole:
         """A plan of less divergence on some images, cross terms multiplied by ``trust``."""
         scale = np.float32(1.0 / np.sqrt(images.sum()))
 
-        def vector(pair: Pair) -> np.ndarray:
-            return (self.forecast.vector(pair)[images] * scale).reshape(-1)
+        none = np.zeros(int(images.sum()) * self.forecast.width, np.float32)
+
+        def vector(*pairs: Pair) -> np.ndarray:
+            return sum(((self.forecast.vector(p)[images] * scale).reshape(-1) for p in pairs), none)
 
         def value_of(ranks: Sequence[int]) -> float:
             alone = sum(own[r] for own, r in zip(self.alone, ranks))
             return trust * float(np.mean(self.each(ranks)[images])) + (1.0 - trust) * alone
 
-        rest = sum((vector(p) for p in self.fixed), np.zeros(int(images.sum()) * self.forecast.width, np.float32))
+        rest = vector(*self.fixed)
         layers = [
-            Vectors(own, np.stack([vector((x.name, x.forms[p])) for p in own]))
+            Vectors(own, np.stack([vector(*x.pairs(p)) for p in own]))
             for x, own in zip(self.problem.layers, self.near)
         ]  # fmt: skip
         return descend(self.problem, layers, self.start, value_of, rest, trust).ranks

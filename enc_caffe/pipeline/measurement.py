@@ -147,6 +147,9 @@ def _worth_measuring(table: MetricsTable, wanted: Sequence[Pair]) -> list[Pair]:
         if len(curves) == 1:
             kept += [p for p in wanted if p[0] == layer.name]
             continue
+        # What a layer does not read costs the layers before it nothing either: not to be compared by what the layer itself costs.
+        curves, apart = tuple(m for m in curves if m.before is None), [m for m in curves if m.before is not None]
+        kept += [p for m in apart for p in ((m.name, m.form(r)) for r in m.sampled_ranks) if p in asked]
         points = [
             (form_cost(layer, m.form(r))[0], e, m, r)
             for m in curves for r, e in zip(m.sampled_ranks, m.series("sampled_output_error")) if e is not None

@@ -8,11 +8,9 @@ import time
 from dataclasses import dataclass, replace
 from typing import Any, Callable, Mapping, Optional, Sequence
 
-from enc_caffe.complexity import network_complexity
 from enc_caffe.errors import EncError, InfeasibleError, MetricsError
 from enc_caffe.form import CONVENTIONS, Form
 from enc_caffe.metrics.table import LayerMetrics, MetricsTable
-from enc_caffe.network import Network
 from enc_caffe.plan import Plan, Provenance
 from enc_caffe.search import exact, methods
 from enc_caffe.search.build import TimeOf, build_problem, has_values
@@ -188,9 +186,8 @@ def _plan(table: MetricsTable, problem: SearchProblem, result: SearchResult, sec
 
 def plan_ratios(table: MetricsTable, plan: Plan) -> dict[str, float]:
     """MACs of a plan over the MACs of the layers that the metrics list, by convention."""
-    network = Network(table.network, tuple(layer for layer, _ in table.by_layer()))
-    whole = network_complexity(network, {}, "paper").macs
-    return {c: network_complexity(network, plan.forms, c).macs / whole for c in CONVENTIONS}
+    whole = table.cost({}, "paper")[0]
+    return {c: table.cost(plan.forms, c)[0] / whole for c in CONVENTIONS}
 
 
 @dataclass(frozen=True)

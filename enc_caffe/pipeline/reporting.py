@@ -184,22 +184,24 @@ def _first_layer(table: MetricsTable, plan: Plan) -> str:
 def _layers(
     table: MetricsTable, plan: Plan, placement: str, saved: Optional[Mapping[str, Any]]
 ) -> tuple[LayerCost, ...]:
-    bounds, found = _bounds(table, plan, saved), []
+    bounds, left, found = _bounds(table, plan, saved), table.widths(plan.forms), []
     for layer, curves in table.by_layer():
         form = plan.forms.get(layer.name, WHOLE)
         # The curve of the scheme that was chosen; version 1 may leave the scheme out.
         m = next((c for c in curves if c.scheme == form.scheme), curves[0])
         form = form if form.scheme else Form(m.scheme, form.ranks)
-        found.append(_layer(m, form, placement, bounds.get(layer.name)))
+        found.append(_layer(m, form, placement, bounds.get(layer.name), left.get(layer.name)))
     return tuple(found)
 
 
-def _layer(m: LayerMetrics, form: Form, placement: str, bounds: Optional[tuple[int, int]]) -> LayerCost:
+def _layer(
+    m: LayerMetrics, form: Form, placement: str, bounds: Optional[tuple[int, int]], outputs: Optional[int] = None
+) -> LayerCost:
     layer, before = m.layer, _shape(m.layer)
-    whole, cost, after = form_cost(layer, WHOLE), form_cost(layer, form, "exact", placement), before
-    if form != WHOLE:
-        words = []
-        for stage, inputs in chain_of(layer, form, placement).inputs(layer):
+    whole, cost, after = form_cost(layer, WHOLE), form_cost(layer, form, "exact", placement, outputs), before
+    if form != WHOLE or outputs is not None:
+        words, chain = [], chain_of(layer, form, placement)
+        for stage, inputs in (chain if outputs is None else chain.ending(outputs)).inputs(layer):
             kernel, stride = getattr(stage.convolution, "kernel", None), getattr(stage.convolution, "stride", (1, 1))
             words.append(_geometry(inputs, stage.num_output, kernel, stride, layer.groups))
         after = " + ".join(words)

@@ -8,11 +8,12 @@ from typing import Optional
 import numpy as np
 
 from enc_caffe.complexity import network_complexity
-from enc_caffe.decomposition import Scheme, form_cost, group_spectra, scheme_for
+from enc_caffe.decomposition import Scheme, form_cost, group_spectra, pruning, scheme_for
+from enc_caffe.decomposition.widths import pruned_group
 from enc_caffe.errors import MetricsError
 from enc_caffe.form import WHOLE
 from enc_caffe.metrics.sampling import Sampler, energy_samples, ladder_samples, vbmf_samples
-from enc_caffe.metrics.table import LayerMetrics, MetricsTable
+from enc_caffe.metrics.table import Before, LayerMetrics, MetricsTable
 from enc_caffe.metrics.vbmf import estimate
 from enc_caffe.network import Network
 from enc_caffe.pipeline.loading import LoadedNetwork
@@ -49,8 +50,9 @@ def _curve(loaded: LoadedNetwork, name: str, scheme: Scheme, blob: np.ndarray, s
         ladder = scheme.forms(layer, spectra)
         places = tuple(ladder_samples([form_cost(layer, f)[0] for f in ladder], form_cost(layer, WHOLE)[0]))
         none = (None,) * len(places)
+        before = _before(loaded, name) if scheme.name in pruning() else None
         return LayerMetrics(
-            layer, scheme.name, len(ladder), tuple(spectra), places, none, None, (), ladder, paper, places
+            layer, scheme.name, len(ladder), tuple(spectra), places, none, None, (), ladder, paper, places, before
         )
     rank = scheme.max_rank(layer)
     places = tuple(sampler(spectra, shape, rank))
@@ -60,6 +62,16 @@ def _curve(loaded: LoadedNetwork, name: str, scheme: Scheme, blob: np.ndarray, s
     return LayerMetrics(
         layer, scheme.name, rank, kept, places, (None,) * len(places), vbmf, (), (), paper, measured
     )  # fmt: skip
+
+
+def _before(loaded: LoadedNetwork, name: str) -> Before:
+    """The layers that make what a pruned one reads: those that have curves of their own, and what a channel costs in the others."""
+    network = loaded.network
+    group = pruned_group(network, name)
+    makers = tuple(m for m in group.makers if m in loaded.policy.schemes)
+    others = [network[n] for n in (*group.makers, *group.keepers) if n not in makers and network[n].has_weights]
+    costs = [form_cost(x, WHOLE, outputs=1) for x in others]
+    return Before(makers, sum(m for m, _ in costs), sum(p for _, p in costs))
 
 
 def _reads_data(network: Network) -> Optional[str]:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Callable, Optional, Sequence, Union
+from typing import Callable, Mapping, Optional, Sequence, Union
 
 import numpy as np
 
-from enc_caffe.decomposition import form_cost, named
+from enc_caffe.decomposition import form_cost, named, pruning
 from enc_caffe.decomposition.policy import ALL, PAPER
+from enc_caffe.decomposition.prune import channels_of
 from enc_caffe.errors import MetricsError, UsageError
 from enc_caffe.form import WHOLE, Form
 from enc_caffe.metrics.curves import RankOf, inverse_of_curve, rank_over_metric
-from enc_caffe.metrics.table import SERIES, LayerMetrics, MetricsTable
+from enc_caffe.metrics.table import SERIES, Before, LayerMetrics, MetricsTable
 from enc_caffe.network import Layer
 from enc_caffe.rounding import round_half_up
 from enc_caffe.search import y_d
 from enc_caffe.search.frontier import frontier_layer
+from enc_caffe.search.groups import LONGEST, Group, Member, disjoint, group_layer
 from enc_caffe.search.options import RESOURCES, SearchOptions
 from enc_caffe.search.problem import EVERYTHING, LISTED, SearchLayer, SearchProblem
 
@@ -32,9 +34,9 @@ class _Costs:
         self.convention, self.time_of = convention, time_of
         self.resources = ("macs", "parameters", *(("latency",) if time_of else ()))
 
-    def of(self, layer: Layer, form: Form) -> tuple[int, ...]:
-        """In the order of the resources."""
-        costs = form_cost(layer, form, self.convention)
+    def of(self, layer: Layer, form: Form, outputs: Optional[int] = None) -> tuple[int, ...]:
+        """In the order of the resources; ``outputs``: those that are left where channels were taken out."""
+        costs = form_cost(layer, form, self.convention, outputs=outputs)
         return (*costs, self.time_of(layer, form)) if self.time_of else costs
 
     def table(self, layer: Layer, forms: Sequence[Form]) -> dict[str, np.ndarray]:
@@ -73,11 +75,23 @@ def build_problem(table: MetricsTable, options: SearchOptions, time_of: Optional
     fixed: dict[str, Form] = {}
     layers: list[SearchLayer] = []
     fixed_log, first = 0.0, table.known("first_layer") or table.layers[0].name
+    befores = {m.name: m.before for m in table.layers if m.before is not None and _asked_for(m, options)}
+    groups = {n: group for group in _groups(befores, options, first) for n in group.names}
+    known = {layer.name: (layer, curves) for layer, curves in table.by_layer()}
     for layer, curves in table.by_layer():
-        whole = dict(zip(costs.resources, costs.of(layer, WHOLE)))
+        whole, group = dict(zip(costs.resources, costs.of(layer, WHOLE))), groups.get(layer.name)
+        if group is not None and layer.name in group.readers:
+            # What others have of the channels that this layer reads is counted with it.
+            whole["macs"] += channels_of(layer) * befores[layer.name].macs
+            whole["parameters"] += channels_of(layer) * befores[layer.name].parameters
         for name, value in whole.items():
             originals[name] += value
-        made = _layer(curves, table, options, costs, layer.name == first)
+        if group is not None:
+            if layer.name == group.readers[-1]:
+                members = {n: _member(*known[n], n in group.readers, table, options) for n in group.names}
+                layers.append(group_layer(group, members, befores, costs.of, costs.resources, _limited(options)))
+            continue
+        made = _layer([m for m in curves if m.before is None], table, options, costs, layer.name == first)
         if isinstance(made, SearchLayer):
             layers.append(made)
             continue
@@ -126,7 +140,7 @@ def _layer(
         )
     able = [m for m in curves if _asked_for(m, options)]
     places = [allowed_places(m, options) for m in able]
-    name = curves[0].name
+    name = curves[0].name if curves else ""
     if name in options.whole or not any(len(p) for p in places):
         return None
     if first and name not in options.bounds and options.first_layer_is != "search":
@@ -178,24 +192,65 @@ def _mixture(
     """The frontier of all forms of all schemes, and the layer whole, whose metric is 1."""
     _check_comparable(able, options)
     layer = able[0].layer
-    # What another scheme clearly beat was not measured.
-    known = [(m, own) for m, own in zip(able, places) if has_values(m, options.metric)]
-    able, places = [m for m, _ in known] or able, [own for _, own in known] or places
-    forms = [WHOLE, *(m.form(int(p)) for m, own in zip(able, places) for p in own)]
-    values = np.concatenate([[1.0], *(_curve(m, table, options)[0][own] for m, own in zip(able, places))])
+    able, places = _measured(able, places, options)
+    forms, values = _forms_and_values(able, places, table, options)
     # y_p matters to A_c alone, which compares no schemes.
     energy = values
     if options.metric == "combined":
         energy = np.concatenate([[1.0], *(m.energy[own] for m, own in zip(able, places))])
-    # An accuracy is reached by the least MACs.
-    limited = [n for n in RESOURCES if n in options.targets or (n == "macs" and options.target_accuracy is not None)]
-    made = frontier_layer(layer.name, forms, costs.table(layer, forms), values, limited, energy)
+    made = frontier_layer(layer.name, forms, costs.table(layer, forms), values, _limited(options), energy)
     made = replace(made, described=layer)
     if len(made.choices) > 1:
         return made
     form = made.forms[int(made.choices[0])]
     found = next(((m, int(p)) for m, own in zip(able, places) for p in own if m.form(int(p)) == form), None)
     return None if form == WHOLE else found
+
+
+def _measured(
+    able: Sequence[LayerMetrics], places: Sequence[np.ndarray], options: SearchOptions
+) -> tuple[Sequence[LayerMetrics], Sequence[np.ndarray]]:
+    """Those curves that have values; what another scheme clearly beat was not measured."""
+    known = [(m, own) for m, own in zip(able, places) if has_values(m, options.metric)]
+    return [m for m, _ in known] or able, [own for _, own in known] or places
+
+
+def _forms_and_values(
+    able: Sequence[LayerMetrics], places: Sequence[np.ndarray], table: MetricsTable, options: SearchOptions
+) -> tuple[list[Form], np.ndarray]:
+    """The layer whole, whose metric is 1, and all forms of its curves."""
+    forms = [WHOLE, *(m.form(int(p)) for m, own in zip(able, places) for p in own)]
+    return forms, np.concatenate([[1.0], *(_curve(m, table, options)[0][own] for m, own in zip(able, places))])
+
+
+def _limited(options: SearchOptions) -> list[str]:
+    """Resources that have budgets; an accuracy is reached by the least MACs."""
+    return [n for n in RESOURCES if n in options.targets or (n == "macs" and options.target_accuracy is not None)]
+
+
+def _groups(befores: Mapping[str, Before], options: SearchOptions, first: str) -> list[Group]:
+    """Layers that are one item of the search, since some of them may read fewer channels."""
+    if befores and "latency" in options.targets:
+        raise UsageError(
+            f"--target_latency: nothing says how long layers with fewer channels take; leave {', '.join(pruning())} out of --schemes"
+        )
+    kept = {first} if options.first_layer_is != "search" else set()
+    # With two budgets there are too many combinations of more than two layers that no other one beats.
+    longest = LONGEST if len(_limited(options)) == 1 else 2
+    return disjoint(befores, lambda name: name not in kept and name not in options.whole, longest)
+
+
+def _member(
+    layer: Layer, curves: Sequence[LayerMetrics], reads: bool, table: MetricsTable, options: SearchOptions
+) -> Member:
+    """A layer of a group with its forms; those that read fewer channels where it ``reads`` what the group makes."""
+    asked = [m for m in curves if _asked_for(m, options) and (reads or m.before is None)]
+    if not asked:
+        return Member(layer, (WHOLE,), np.ones(1))
+    _check_comparable(asked, options)
+    able, places = _measured(asked, [allowed_places(m, options) for m in asked], options)
+    forms, values = _forms_and_values(able, places, table, options)
+    return Member(layer, tuple(forms), values)
 
 
 def has_values(entry: LayerMetrics, metric: str) -> bool:
@@ -222,7 +277,9 @@ def _check_comparable(able: Sequence[LayerMetrics], options: SearchOptions) -> N
 def _asked_for(entry: LayerMetrics, options: SearchOptions) -> bool:
     if options.schemes == PAPER:
         return entry.paper
-    return options.schemes == ALL or entry.scheme in options.schemes
+    if options.schemes == ALL:
+        return entry.before is None
+    return entry.scheme in options.schemes
 
 
 def _log_metric(entry: LayerMetrics, place: int, table: MetricsTable, options: SearchOptions) -> float:

@@ -7,6 +7,7 @@ search, which looks at all of them.
 
 from __future__ import annotations
 
+import bisect
 from typing import Mapping, Sequence
 
 import numpy as np
@@ -32,7 +33,7 @@ def frontier_layer(
         The resources that have budgets; the first orders the axis.
     """
     table = np.stack([costs[n] for n in limited])
-    kept = _undominated(table, values)
+    kept = undominated(table, values)
     order = kept[np.lexsort((-values[kept], table[0][kept]))]
     rises = np.concatenate([[True], values[order][1:] > np.maximum.accumulate(values[order])[:-1]])
     places = np.arange(1, len(order) + 1)
@@ -50,7 +51,7 @@ def frontier_layer(
     )  # fmt: skip
 
 
-def _undominated(costs: np.ndarray, values: np.ndarray) -> np.ndarray:
+def undominated(costs: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Positions of the options (costs (resources, n), values (n,)) that no other one beats or equals in everything."""
     order = np.lexsort((*costs[::-1], -values))
     if len(costs) == 1:
@@ -58,9 +59,30 @@ def _undominated(costs: np.ndarray, values: np.ndarray) -> np.ndarray:
         sorted_costs = costs[0][order]
         best = np.minimum.accumulate(sorted_costs)
         return order[np.concatenate([[True], sorted_costs[1:] < best[:-1]])]
+    if len(costs) == 2:
+        return order[_staircase(costs[0][order].tolist(), costs[1][order].tolist())]
     kept: list[int] = []
     for i in order:
         rivals = costs[:, kept]
         if not np.any(np.all(rivals <= costs[:, [i]], axis=0)):
             kept.append(int(i))
     return np.array(kept)
+
+
+def _staircase(first: list[int], second: list[int]) -> list[int]:
+    """Positions of points that none before them is at most equal to in both costs: the corners so far are kept in order."""
+    xs: list[float] = []
+    ys: list[float] = []
+    kept = []
+    for i, (x, y) in enumerate(zip(first, second)):
+        at = bisect.bisect_right(xs, x)
+        if at and ys[at - 1] <= y:
+            continue
+        kept.append(i)
+        # Corners that cost no less in both are none any more; one of the same first cost stands just before.
+        begin = at - 1 if at and xs[at - 1] == x else at
+        end = begin
+        while end < len(ys) and ys[end] >= y:
+            end += 1
+        xs[begin:end], ys[begin:end] = [x], [y]
+    return kept

@@ -57,6 +57,8 @@ class SearchLayer:
         Further places, off the axis, that the exact search may choose: as good as those on it by another resource.
     described : Layer, optional
         The layer itself, for methods that look at its geometry.
+    together : tuple of tuple of (layer, Form), optional
+        Of several layers that are one item (:mod:`enc_caffe.search.groups`): what becomes of each at every place, instead of ``forms``.
     """
 
     name: str
@@ -71,6 +73,12 @@ class SearchLayer:
     forms: tuple[Form, ...] = ()
     others: Optional[np.ndarray] = None
     described: Optional[Layer] = None
+    together: tuple[tuple[tuple[str, Form], ...], ...] = ()
+
+    def pairs(self, place: int) -> tuple[tuple[str, Form], ...]:
+        """Layers and forms of a place; those that stay whole are not among them."""
+        all_ = self.together[place] if self.together else ((self.name, self.forms[place]),)
+        return tuple(p for p in all_ if p[1] != WHOLE)
 
     @property
     def points(self) -> np.ndarray:
@@ -277,7 +285,7 @@ class SearchResult:
 
     def plan_forms(self, problem: SearchProblem) -> dict[str, Form]:
         """All forms of the plan, the fixed ones included; layers that stay whole are absent."""
-        found = {**problem.fixed, **{x.name: x.forms[r] for x, r in zip(problem.layers, self.ranks)}}
+        found = {**problem.fixed, **{n: f for x, r in zip(problem.layers, self.ranks) for n, f in x.pairs(r)}}
         return {name: form for name, form in found.items() if form != WHOLE}
 
 

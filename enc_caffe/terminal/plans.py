@@ -6,7 +6,7 @@ import math
 from typing import Optional
 
 from enc_caffe.decomposition import form_cost
-from enc_caffe.form import WHOLE
+from enc_caffe.form import WHOLE, Form
 from enc_caffe.metrics.table import MetricsTable
 from enc_caffe.pipeline import planning
 from enc_caffe.pipeline.planning import Found, SweepPoint
@@ -16,12 +16,13 @@ from enc_caffe.terminal.tables import print_table
 
 def show_plan(table: MetricsTable, plan: Plan) -> None:
     """Forms of all layers and the plan's costs in both conventions."""
-    rows = []
+    rows, left = [], table.widths(plan.forms)
     for layer, curves in table.by_layer():
         form = plan.forms.get(layer.name, WHOLE)
         own = next((m for m in curves if m.scheme == form.scheme), None)
-        part = form_cost(layer, form)[0] / form_cost(layer, WHOLE)[0]
-        energy = "" if own is None else f"{own.energy_of(form):.4f}"
+        part = form_cost(layer, form, outputs=left.get(layer.name))[0] / form_cost(layer, WHOLE)[0]
+        alone = Form(form.scheme, form.ranks)
+        energy = "" if own is None or form.inside else f"{own.energy_of(alone):.4f}"
         rows.append(
             [
                 layer.name,

@@ -10,7 +10,8 @@ from enc_caffe import pipeline
 from enc_caffe.caffe_io.describe import describe
 from enc_caffe.caffe_io.prototxt import read_net, to_text
 from enc_caffe.caffe_io.variants import deploy_net, train_val_net
-from enc_caffe.decomposition.policy import ALL, PAPER, parse_schemes, policy_for
+from enc_caffe.decomposition import schemes
+from enc_caffe.decomposition.policy import ALL, PAPER, parse_schemes, policy_for, takes_channels_out, with_rule
 from enc_caffe.errors import UsageError
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -181,3 +182,26 @@ def test_words_of_schemes() -> None:
         with pytest.raises(UsageError, match=f"--schemes {wrong}: ") as caught:
             parse_schemes(wrong)
         assert known % (f" (did you mean {meant}?)" if meant else "") in str(caught.value)
+
+
+def test_all_and_one_that_takes_channels_out() -> None:
+    assert parse_schemes("all,prune_lasso") == (*schemes(), "prune_lasso") == with_rule("all", "lasso")
+    assert with_rule(("spatial", "prune"), "error") == ("spatial", "prune")
+    with pytest.raises(
+        UsageError,
+        match="--prune_by magnitude: the paper's schemes are one a layer; give --schemes all, a list, or prune_magnitude alone",
+    ):
+        with_rule("paper", "magnitude")
+    assert takes_channels_out("all") == [] and takes_channels_out(("spatial", "prune")) == ["prune"]
+
+
+def test_what_takes_channels_out_is_where_the_graph_lets_it(tmp_path: Path) -> None:
+    eltwise = 'layer { name: "sum" type: "Eltwise" bottom: "stem" bottom: "b" top: "sum" }\n'
+    found = policy_of(
+        tmp_path,
+        conv("stem", "data", 4) + conv("a", "stem", 6) + conv("b", "a", 4) + eltwise + conv("end", "sum", 2),
+        ("prune",),
+    )
+    assert found.schemes == {"b": ("prune",)}
+    assert found.whole["stem"] == "layer 'data' (Input) brings them in"
+    assert found.whole["end"] == "stem and b are read by a too, which would have to lose the same channels"

@@ -11,8 +11,7 @@ from enc_caffe.decomposition import schemes
 from enc_caffe.decomposition.policy import PAPER, Schemes, parse_schemes
 from enc_caffe.errors import UsageError
 from enc_caffe.form import CONVENTIONS
-from enc_caffe.metrics.latency import read_latency
-from enc_caffe.search.build import TimeOf
+from enc_caffe.metrics.latency import LatencyTable, read_latency
 from enc_caffe.search.options import COUNTS, SearchOptions
 
 
@@ -137,6 +136,6 @@ def search_options(args: argparse.Namespace) -> SearchOptions:
     )  # fmt: skip
 
 
-def times_of(args: argparse.Namespace) -> Optional[TimeOf]:
+def times_of(args: argparse.Namespace) -> Optional[LatencyTable]:
     """The times of the file of ``--latency``, where there is one."""
-    return read_latency(args.latency).time_of if args.latency else None
+    return read_latency(args.latency) if args.latency else None

@@ -22,8 +22,9 @@ from enc_caffe.decomposition.policy import parse_schemes
 from enc_caffe.errors import EncError
 from enc_caffe.files.jsonfile import write_json
 from enc_caffe.form import Form
+from enc_caffe.measuring.clock import Timer
 from enc_caffe.measuring.contexts import whole_network
-from enc_caffe.measuring.latency import Timer, measure_latency
+from enc_caffe.measuring.latency import measure_latency
 from enc_caffe.measuring.store import ResultStore, default_store
 from enc_caffe.metrics.latency import LatencyTable, read_latency, write_latency
 from enc_caffe.network import Network

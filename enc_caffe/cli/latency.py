@@ -10,10 +10,12 @@ from typing import Any
 
 from enc_caffe.cli.common import add_model, load_network, open_store
 from enc_caffe.cli.images import add_images, take_images
-from enc_caffe.cli.searching import add_schemes
+from enc_caffe.cli.searching import add_runtime_python, add_schemes
 from enc_caffe.errors import UsageError
-from enc_caffe.files.output import check_parent, claimed
-from enc_caffe.measuring.latency import measure_latency
+from enc_caffe.files.output import atomic_folder, check_new, check_parent, claimed
+from enc_caffe.measuring.clock import Timer
+from enc_caffe.measuring.elsewhere import SCRIPT, TIMES, Exporter, Imported
+from enc_caffe.measuring.latency import Times, measure_latency
 from enc_caffe.metrics.latency import LatencyTable, write_latency
 from enc_caffe.pipeline.loading import LoadedNetwork
 from enc_caffe.runtimes.known import RUNTIMES, runtime_for
@@ -38,7 +40,16 @@ def register(commands: Any) -> None:
     p.add_argument("--rounds", type=int, default=15, help="turns of every form; up to three times as many where they differ (default: 15)")  # fmt: skip
     p.add_argument("--again", action="store_true", help="measure what is in the store too")
     p.add_argument("--store", type=Path, metavar="FILE", help="SQLite file of results (default: in the user's cache)")
-    p.add_argument("--out", type=Path, required=True, metavar="LATENCY.json")
+    p.add_argument(
+        "--export",
+        type=Path,
+        metavar="DIR",
+        help="write the networks that would be timed, and a script that times them elsewhere",
+    )
+    p.add_argument(
+        "--import", dest="imported", type=Path, metavar="TIMES.csv", help="times that were measured elsewhere"
+    )
+    p.add_argument("--out", type=Path, metavar="LATENCY.json", help="the table (not needed with --export)")
     p.set_defaults(run=run)
 
 
@@ -48,17 +59,16 @@ def add_runtime(command: Any) -> None:
     add_runtime_python(command)
 
 
-def add_runtime_python(command: Any) -> None:
-    """``--runtime_python``."""
-    command.add_argument(
-        "--runtime_python", type=Path, metavar="PATH",
-        help="the Python that has the runtime (default: this one, or what make deploy-test installed)",
-    )  # fmt: skip
-
-
 def run(args: argparse.Namespace) -> None:
     """Time, write and print."""
-    check_parent(args.out)
+    if args.export is not None and args.imported is not None:
+        raise UsageError("--export and --import: one of them")
+    if args.export is None and args.out is None:
+        raise UsageError("--out LATENCY.json is needed")
+    if args.export is None:
+        check_parent(args.out)
+    else:
+        check_new(args.export, False)
     for flag, value, least in (
         ("threads", args.threads, 1), ("batch", args.batch, 1), ("ranks", args.ranks, 2), ("rounds", args.rounds, 6),
     ):  # fmt: skip
@@ -68,12 +78,55 @@ def run(args: argparse.Namespace) -> None:
     if runtime.one_image and args.batch > 1:
         raise UsageError(f"--batch {args.batch}: {runtime.name} takes one image at a time")
     take_images(args)
-    with claimed(args.out):
+    with claimed(args.export or args.out):
         loaded = load_network(args, args.lmdb, args.fully_connected, args.schemes)
-        table = _measured(args, loaded)
+        if args.export is not None:
+            _export(args, loaded)
+            return
+        table = _imported(args, loaded) if args.imported is not None else _measured(args, loaded)
         write_latency(args.out, table)
     show(table)
     print(f"written to {args.out}")
+
+
+def _table(args: argparse.Namespace, loaded: LoadedNetwork, timer: Times, progress: Any, notice: Any) -> LatencyTable:
+    return measure_latency(
+        loaded.net,
+        loaded.network,
+        loaded.policy.schemes,
+        timer,
+        args.batch,
+        args.ranks,
+        progress=progress,
+        notice=notice,
+    )
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def _export(args: argparse.Namespace, loaded: LoadedNetwork) -> None:
+    runtime = runtime_for(args.runtime)
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(atomic_folder(args.export))
+        bar = stack.enter_context(progress_bar("networks written", None))
+        process = None
+        try:
+            process = stack.enter_context(RuntimeProcess(runtime, args.threads, args.runtime_python))
+        except UsageError as exc:
+            _say(f"the networks are not converted: {exc}")
+        exporter = Exporter(folder, runtime, process)
+        _table(args, loaded, exporter, bar, lambda line: None)
+        number = exporter.finish()
+    print(
+        f"{number} networks written to {args.export}; where {runtime.name} is: python {args.export}/{SCRIPT} THREADS, then here the same "
+        f"command with --import {TIMES} --out LATENCY.json in place of --export"
+    )
+
+
+def _imported(args: argparse.Namespace, loaded: LoadedNetwork) -> LatencyTable:
+    return _table(args, loaded, Imported(args.imported, runtime_for(args.runtime)), lambda done, all_: None, _say)
 
 
 def _measured(args: argparse.Namespace, loaded: LoadedNetwork) -> LatencyTable:
@@ -81,10 +134,8 @@ def _measured(args: argparse.Namespace, loaded: LoadedNetwork) -> LatencyTable:
     with contextlib.ExitStack() as stack:
         process = stack.enter_context(RuntimeProcess(runtime_for(args.runtime), args.threads, args.runtime_python))
         store, bar = stack.enter_context(open_store(args)), stack.enter_context(progress_bar("networks timed", None))
-        table = measure_latency(
-            loaded.net, loaded.network, loaded.policy.schemes, process, args.batch, args.ranks,
-            store=None if args.again else store, rounds=args.rounds, progress=bar, notice=lines.append,
-        )  # fmt: skip
+        timer = Timer(process, args.batch, store, args.rounds, lines.append, args.again)
+        table = _table(args, loaded, timer, bar, lines.append)
     for line in lines:
         print(line, file=sys.stderr)
     return table

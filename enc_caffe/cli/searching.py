@@ -115,6 +115,14 @@ def schemes_argument(text: str) -> Schemes:
         raise argparse.ArgumentTypeError(str(exc).removeprefix("--schemes ")) from None
 
 
+def add_runtime_python(command: Any) -> None:
+    """``--runtime_python``."""
+    command.add_argument(
+        "--runtime_python", type=Path, metavar="PATH",
+        help="the Python that has the runtime (default: this one, or what make deploy-test installed)",
+    )  # fmt: skip
+
+
 def add_format(command: Any) -> None:
     """``--format``."""
     command.add_argument(

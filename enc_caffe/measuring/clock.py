@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import math
 import platform
+import tempfile
 from pathlib import Path
-from typing import Mapping, NamedTuple, Sequence
+from typing import Any, Callable, Mapping, NamedTuple, Optional, Sequence
 
 import numpy as np
 
-from enc_caffe.errors import RuntimeRefusal
+from enc_caffe.caffe_io.prototxt import to_text
+from enc_caffe.errors import NetworkError, RuntimeRefusal
+from enc_caffe.measuring.contexts import random_model
+from enc_caffe.measuring.store import ResultStore, digest_of
 from enc_caffe.runtimes.process import Model, RuntimeProcess
 
+#: Turns of every network, at least.
+ROUNDS = 15
 #: Seconds of one network's turn in a round.
 SECONDS = 0.003
 #: Half the interval, as a part of the time, at which enough rounds were measured; and how often as many more are.
@@ -80,6 +86,58 @@ def time_models(
         samples = np.hstack([samples, process.time(loaded, rounds, SECONDS, sweep)])
     process.drop(loaded)
     return {name: median(row) for name, row in zip(loaded, samples)}, refused
+
+
+class Timer:
+    """Times networks of random weights in a runtime's process, and remembers them.
+
+    Parameters
+    ----------
+    process : RuntimeProcess
+    batch : int
+    store : ResultStore, optional
+        Keeps what was measured, so that the same command goes on where it was.
+    rounds : int
+        Turns of every network, at least.
+    notice : callable of a line that a person should read
+        Hears of what the runtime refuses.
+    again : bool
+        Measure what is in the store too.
+    """
+
+    def __init__(
+        self, process: RuntimeProcess, batch: int = 1, store: Optional[ResultStore] = None, rounds: int = ROUNDS,
+        notice: Callable[[str], None] = lambda line: None, again: bool = False,
+    ) -> None:  # fmt: skip
+        self._process, self._store, self._rounds, self._notice = process, store, rounds, notice
+        self.runtime, self._again = process.runtime, again
+        self.about: dict[str, Any] = {
+            "runtime": process.runtime.name, "version": process.version, "machine": machine(), "threads": process.threads,
+        }  # fmt: skip
+        words = {"network": f"times in {process.runtime.name} {process.version}", "metric": "latency"}
+        key = {"latency": 1, **self.about, "batch": batch, "rounds": rounds}
+        self._context = store.context(words, key) if store is not None else ""
+
+    def times(self, nets: Mapping[str, Any], what: str, sweep: int = 0) -> Timings:
+        """Times by name; of what the runtime refuses there is none, and it is said."""
+        key = digest_of([{n: to_text(p) for n, p in nets.items()}, sweep])
+        if self._store is not None and not self._again:
+            stored = self._store.known(self._context).get((key, 0, 0))
+            if stored is not None:
+                return {n: Timing(*v) for n, v in stored.items()}
+        with tempfile.TemporaryDirectory(prefix="enc-caffe-nets-") as folder:
+            models, refused = {}, {}
+            for at, (name, param) in enumerate(nets.items()):
+                try:
+                    models[name] = random_model(param, Path(folder), f"net{at}")
+                except NetworkError as exc:
+                    refused[name] = str(exc)
+            found, more = time_models(self._process, models, self._rounds, sweep)
+        for name, why in {**refused, **more}.items():
+            self._notice(f"{self._process.runtime.name} does not take {what} as {name}, which is left out: {why}")
+        if self._store is not None:
+            self._store.put(self._context, 0, 0, {key: {n: list(t) for n, t in found.items()}})
+        return found
 
 
 def machine() -> str:

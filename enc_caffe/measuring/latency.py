@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Callable, Iterable, Mapping, Optional, Sequence
+from typing import Any, Callable, Iterable, Mapping, Protocol, Sequence
 
 import numpy as np
 
-from enc_caffe.caffe_io.prototxt import to_text
 from enc_caffe.decomposition import form_cost, scheme_for
-from enc_caffe.errors import NetworkError, RuntimeRefusal
+from enc_caffe.errors import RuntimeRefusal
 from enc_caffe.form import WHOLE, Form
-from enc_caffe.measuring.clock import Timing, Timings, difference, machine, time_models
-from enc_caffe.measuring.contexts import context, empty, followers, random_model, whole_network
-from enc_caffe.measuring.store import ResultStore, digest_of
+from enc_caffe.measuring.clock import Timing, Timings, difference
+from enc_caffe.measuring.contexts import context, empty, followers, whole_network
+from enc_caffe.measuring.store import digest_of
 from enc_caffe.metrics.latency import LatencyTable, LayerLatency
 from enc_caffe.metrics.sampling import lowest_rank
 from enc_caffe.network import Layer, Network
-from enc_caffe.runtimes.process import RuntimeProcess
+from enc_caffe.runtimes.known import Runtime
 
 #: Forms of each scheme.
 RANKS = 8
@@ -107,16 +104,25 @@ def groups_of(net: Any, network: Network, schemes: Mapping[str, Sequence[str]], 
     return found
 
 
+class Times(Protocol):
+    """What gives the times of networks: a runtime here (:class:`enc_caffe.measuring.clock.Timer`), or a file from elsewhere."""
+
+    #: Where the times are of: runtime, version, machine, threads.
+    about: dict[str, Any]
+    runtime: Runtime
+
+    def times(self, nets: Mapping[str, Any], what: str, sweep: int = 0) -> Timings:
+        """Times of deploy networks by name; of what the runtime refuses there is none."""
+
+
 def measure_latency(
     net: Any,
     network: Network,
     schemes: Mapping[str, Sequence[str]],
-    process: RuntimeProcess,
+    timer: Times,
     batch: int = 1,
     ranks: int = RANKS,
     placement: str = "exact",
-    store: Optional[ResultStore] = None,
-    rounds: int = 15,
     progress: Progress = lambda done, all_: None,
     notice: Words = lambda line: None,
 ) -> LatencyTable:
@@ -132,15 +138,11 @@ def measure_latency(
     network : Network
     schemes : mapping of layer to names of schemes
         What is timed.
-    process : RuntimeProcess
+    timer : Times
     batch : int
         Images of a pass.
     ranks : int
         Forms of each scheme.
-    store : ResultStore, optional
-        Keeps what was measured, so that the same command goes on where it was.
-    rounds : int
-        Turns of every form, at least.
     notice : callable of a line that a person should read
 
     Raises
@@ -149,64 +151,22 @@ def measure_latency(
         If the runtime takes no layer at all.
     """
     groups = groups_of(net, network, schemes, batch, ranks)
-    timer = Timer(process, batch, store, rounds, notice)
     total, done = sum(len(g.forms) + 3 for g in groups.values()) + 1 + len(_anchored(schemes)), 0
     known: dict[str, Timings] = {}
     # What the network's other layers read between two passes of one.
     weights = 4 * sum(form_cost(layer, WHOLE)[1] for layer in network.weighted)
-    sweep = min(MOST_SWEPT, max(LEAST_SWEPT, process.runtime.grows * weights))
+    sweep = min(MOST_SWEPT, max(LEAST_SWEPT, timer.runtime.grows * weights))
     for key, group in groups.items():
         known[key] = timer.times(group.nets(net, placement), f"layer '{group.layer.name}'", sweep)
         done += len(group.forms) + 3
         progress(done, total)
     entries = entries_of(net, network, schemes, ranks, known, notice)
     if not entries:
-        raise RuntimeRefusal(f"{process.runtime.name} takes none of the layers of '{network.name}'")
-    about = {
-        "runtime": process.runtime.name, "version": process.version, "machine": machine(), "threads": process.threads,
-        "batch": batch, "placement": placement,
-    }  # fmt: skip
-    table = LatencyTable(network.name, tuple(entries), about)
+        raise RuntimeRefusal(f"{timer.runtime.name} takes none of the layers of '{network.name}'")
+    table = LatencyTable(network.name, tuple(entries), {**timer.about, "batch": batch, "placement": placement})
     table = anchored(table, net, network, schemes, timer, batch, placement, notice)
     progress(total, total)
     return table
-
-
-class Timer:
-    """Times networks of random weights in a process, and remembers them."""
-
-    def __init__(
-        self, process: RuntimeProcess, batch: int, store: Optional[ResultStore], rounds: int,
-        notice: Words = lambda line: None,
-    ) -> None:  # fmt: skip
-        self._process, self._store, self._rounds, self._notice = process, store, rounds, notice
-        key = {
-            "latency": 1, "runtime": process.runtime.name, "version": process.version, "machine": machine(),
-            "threads": process.threads, "batch": batch, "rounds": rounds,
-        }  # fmt: skip
-        words = {"network": f"times in {process.runtime.name} {process.version}", "metric": "latency"}
-        self._context = store.context(words, key) if store is not None else ""
-
-    def times(self, nets: Mapping[str, Any], what: str, sweep: int = 0) -> Timings:
-        """Times by name; of what the runtime refuses there is none, and it is said."""
-        key = digest_of([{n: to_text(p) for n, p in nets.items()}, sweep])
-        if self._store is not None:
-            stored = self._store.known(self._context).get((key, 0, 0))
-            if stored is not None:
-                return {n: Timing(*v) for n, v in stored.items()}
-        with tempfile.TemporaryDirectory(prefix="enc-caffe-nets-") as folder:
-            models, refused = {}, {}
-            for at, (name, param) in enumerate(nets.items()):
-                try:
-                    models[name] = random_model(param, Path(folder), f"net{at}")
-                except NetworkError as exc:
-                    refused[name] = str(exc)
-            found, more = time_models(self._process, models, self._rounds, sweep)
-        for name, why in {**refused, **more}.items():
-            self._notice(f"{self._process.runtime.name} does not take {what} as {name}, which is left out: {why}")
-        if self._store is not None:
-            self._store.put(self._context, 0, 0, {key: {n: list(t) for n, t in found.items()}})
-        return found
 
 
 def entries_of(
@@ -264,7 +224,7 @@ def _middle(entries: Iterable[LayerLatency]) -> dict[str, Form]:
 
 
 def anchored(
-    table: LatencyTable, net: Any, network: Network, schemes: Mapping[str, Sequence[str]], timer: Timer, batch: int,
+    table: LatencyTable, net: Any, network: Network, schemes: Mapping[str, Sequence[str]], timer: Times, batch: int,
     placement: str, notice: Words = lambda line: None,
 ) -> LatencyTable:  # fmt: skip
     """The table with the time of the network from end to end, and the times of each scheme made right by that of a network in it."""

@@ -6,6 +6,7 @@ import collections
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 import tempfile
 import threading
@@ -56,7 +57,7 @@ class RuntimeProcess:
         self._said: collections.deque[str] = collections.deque(maxlen=LINES)
         self._models: dict[str, Model] = {}
         self._folder = tempfile.TemporaryDirectory(prefix="enc-caffe-runtime-")
-        self._made = 0
+        self._made, self._folders = 0, dict[str, Path]()
         self.version = self._start()
 
     def _start(self) -> str:
@@ -68,7 +69,8 @@ class RuntimeProcess:
             env={**os.environ, **own}, cwd=self._folder.name,
         )  # fmt: skip
         self._said.clear()
-        threading.Thread(target=self._listen, args=(self._process,), daemon=True).start()
+        self._listener = threading.Thread(target=self._listen, args=(self._process,), daemon=True)
+        self._listener.start()
         first = self._answer()
         if first is None or "absent" in first:
             why = first["absent"] if first else last_words("\n".join(self._said))
@@ -90,6 +92,8 @@ class RuntimeProcess:
         line = self._process.stdout.readline()
         if not line:
             self._process.wait()
+            # Its last words.
+            self._listener.join(60)
             return None
         return json.loads(line)  # type: ignore[no-any-return]
 
@@ -113,7 +117,7 @@ class RuntimeProcess:
     def _load(self, name: str) -> None:
         model = self._models[name]
         self._made += 1
-        folder = Path(self._folder.name) / str(self._made)
+        self._folders[name] = folder = Path(self._folder.name) / str(self._made)
         folder.mkdir()
         said = self._ask(
             do="load", name=name, prototxt=str(model.prototxt), caffemodel=str(model.caffemodel), folder=str(folder),
@@ -153,10 +157,15 @@ class RuntimeProcess:
         with np.load(made) as data:
             return {n: data[n] for n in data.files}
 
+    def folder(self, name: str) -> Path:
+        """Where a network's converted files are."""
+        return self._folders[name]
+
     def drop(self, names: Sequence[str]) -> None:
         """Forget networks."""
         for name in names:
             self._models.pop(name, None)
+            shutil.rmtree(self._folders.pop(name), ignore_errors=True)
         if self._process is not None:
             self._ask(do="drop", names=list(names))
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from enc_caffe import pipeline
+from enc_caffe.cli import main
 from enc_caffe.errors import InfeasibleError
-from enc_caffe.measuring.clock import Timing
-from enc_caffe.metrics.latency import LatencyTable
+from enc_caffe.measuring.clock import Timing, machine
+from enc_caffe.metrics.latency import LatencyTable, LayerLatency, write_latency
 from enc_caffe.pipeline.planning import search_plan
 from enc_caffe.pipeline.timing import Measured, correction, foreign, settled
+from tests.measuring import nets
 from tests.search.test_build import TABLE, options, runtime
 
 
@@ -85,3 +90,42 @@ def test_a_table_of_another_machine_is_said() -> None:
     (line,) = foreign(replace(table, about={**table.about, "machine": "a board"}))
     assert "measured on another machine (a board; this one:" in line
     assert foreign(LatencyTable("net", table.layers, {})) == []
+
+
+@pytest.mark.caffe
+def test_compress_times_both_networks_in_the_tables_runtime(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, weights = nets.write_net(tmp_path, nets.grouped())
+    nets.write_images(tmp_path / "lmdb", 8)
+    loaded = pipeline.load(model, tmp_path / "lmdb")
+    # A table by which every form takes a fifth: no network of this size does, so it is corrected.
+    entries = tuple(
+        LayerLatency(n, 99, 1000, (2, 4), (200, 250), s, (), (1, 1, 1))
+        for n, own in loaded.policy.schemes.items()
+        for s in own
+    )
+    about = {
+        "runtime": "opencv",
+        "version": "4.0",
+        "machine": machine(),
+        "threads": 1,
+        "batch": 1,
+        "network_ns": 1000 * len(entries),
+    }
+    write_latency(tmp_path / "l.json", LatencyTable(loaded.network.name, entries, about))
+    status = main(
+        ["compress", "--model", str(model), "--weights", str(weights), "--lmdb", str(tmp_path / "lmdb"), "--out", str(tmp_path / "out"),
+         "--method", "model", "--first_layer", "search", "--floor", "0", "--latency", str(tmp_path / "l.json"), "--target_latency", "0.9",
+         "--store", str(tmp_path / "s.sqlite")]
+    )  # fmt: skip
+    said = capsys.readouterr()
+    assert status == 0, said.err
+    taken = json.loads((tmp_path / "out" / "evaluation.json").read_text())["time"]
+    assert taken["where"].startswith("opencv 4.") and taken["original_ns"] > 1000 and taken["compressed_ns"] > 1000
+    assert taken["ratio"] == pytest.approx(taken["compressed_ns"] / taken["original_ns"], rel=1e-3)
+    assert "time from end to end in opencv 4." in said.out and "was predicted" in said.out
+    assert "the table of --latency is of opencv 4.0, and 4." in said.err
+    if "the table is corrected" in said.err:
+        assert json.loads((tmp_path / "out" / "latency.json").read_text())["format"] == "enc-caffe-latency/1"
+    # The report has the layers' times beside their MACs.
+    assert main(["report", str(tmp_path / "out"), "--out", str(tmp_path / "report")]) == 0
+    assert "ms before" in (tmp_path / "report" / "report.md").read_text()

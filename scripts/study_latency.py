@@ -83,9 +83,8 @@ def main() -> int:
             RuntimeProcess(runtime_for(name), args.threads) as process,
         ):
             if not file.is_file():
-                table = measure_latency(
-                    net, network, loaded.policy.schemes, process, 1, args.ranks, store=store, notice=say
-                )
+                timer = Timer(process, 1, store, notice=say)
+                table = measure_latency(net, network, loaded.policy.schemes, timer, 1, args.ranks, notice=say)
                 write_latency(file, table)
             table, seconds = read_latency(file), time.perf_counter() - start
             rng = np.random.default_rng(1)

@@ -9,18 +9,18 @@ from enc_caffe.form import WHOLE, Form, Stage, whole_chain
 from enc_caffe.network import Layer, Network
 from enc_caffe.runtimes.known import RUNTIMES
 
-#: How much faster a multiplication of a 3x3 convolution of stride 1 is by Winograd than one of other convolutions, from so many
-#: channels on (the fewer of inputs and outputs); measured in MNN and ncnn (docs/latency.md).
-GAINS = ((0, 1.0), (16, 1.6), (64, 2.6))
+#: How much less a multiplication of a 3x3 convolution of stride 1 takes by Winograd than one of a pair of halves: from so many channels
+#: (the fewer of inputs and outputs) and from so many rows and columns on; measured in MNN and ncnn (docs/latency.md).
+GAINS = ((16, 12, 1.7), (16, 24, 1.9), (64, 24, 2.8))
 
 
-def gain(stage: Stage, inputs: int) -> float:
-    """What Winograd saves in one layer of a chain; 1 where it does not run by it."""
+def gain(stage: Stage, inputs: int, side: int) -> float:
+    """What Winograd saves in one layer of a chain; 1 where it does not run by it, or where its weights are most of the work."""
     conv = stage.convolution
     if conv is None or conv.kernel != (3, 3) or conv.stride != (1, 1) or conv.dilation != (1, 1) or conv.groups != 1:
         return 1.0
     channels = min(inputs, conv.num_output)
-    return max(g for least, g in GAINS if channels >= least)
+    return max((g for least, size, g in GAINS if channels >= least and side >= size), default=1.0)
 
 
 def effort(layer: Layer, form: Form, placement: str = "exact") -> float:
@@ -29,7 +29,7 @@ def effort(layer: Layer, form: Form, placement: str = "exact") -> float:
     if layer.convolution is None:
         return float(chain.macs(layer))
     return sum(
-        stage.parameters(inputs) * height * width / gain(stage, inputs)
+        stage.parameters(inputs) * height * width / gain(stage, inputs, min(height, width))
         for (stage, inputs), (height, width) in zip(chain.inputs(layer), chain.outputs(layer))
     )
 

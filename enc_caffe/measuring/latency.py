@@ -8,7 +8,7 @@ from typing import Any, Callable, Iterable, Mapping, Protocol, Sequence
 import numpy as np
 
 from enc_caffe.decomposition import form_cost, scheme_for
-from enc_caffe.errors import RuntimeRefusal
+from enc_caffe.errors import NetworkError, RuntimeRefusal
 from enc_caffe.form import WHOLE, Form
 from enc_caffe.measuring.clock import Timing, Timings, difference
 from enc_caffe.measuring.contexts import context, empty, followers, whole_network
@@ -229,9 +229,14 @@ def anchored(
 ) -> LatencyTable:  # fmt: skip
     """The table with the time of the network from end to end, and the times of each scheme made right by that of a network in it."""
     plans = {s: _middle(x for x in table.layers if x.scheme == s) for s in _anchored(schemes)}
-    nets = {"original": whole_network(net, network, {}, batch, placement)}
-    nets.update({s: whole_network(net, network, forms, batch, placement) for s, forms in plans.items() if forms})
-    times = timer.times(nets, "the network")
+    try:
+        nets = {"original": whole_network(net, network, {}, batch, placement)}
+        nets.update({s: whole_network(net, network, forms, batch, placement) for s, forms in plans.items() if forms})
+        times = timer.times(nets, "the network")
+    except NetworkError as exc:
+        # Its layers were timed, and a search by them alone is better than none.
+        notice(str(exc))
+        times = {}
     if "original" not in times:
         notice("the network was not timed from end to end: budgets of time count the layers of the table alone")
         return table

@@ -22,6 +22,8 @@ from enc_caffe.workers.blas import blas_environment
 from enc_caffe.workers.executor import last_words
 
 WORKER = Path(__file__).resolve().parent / "worker.py"
+#: Seconds without an answer after which a runtime is taken to hang.
+LIMIT = 3600.0
 #: Lines of what a runtime says that are kept.
 LINES = 200
 
@@ -89,7 +91,11 @@ class RuntimeProcess:
     def _answer(self) -> Optional[dict[str, Any]]:
         """The next answer; None where the process has ended."""
         assert self._process is not None and self._process.stdout is not None
+        watch = threading.Timer(LIMIT, self._process.kill)
+        watch.daemon = True
+        watch.start()
         line = self._process.stdout.readline()
+        watch.cancel()
         if not line:
             self._process.wait()
             # Its last words.

@@ -32,7 +32,7 @@ class Timing(NamedTuple):
 
     def words(self) -> str:
         """For a person."""
-        return f"{self.nanoseconds / 1e6:.3f} ms, give or take {self.half / 1e6:.3f}"
+        return f"{self.nanoseconds / 1e6:.4g} ms, give or take {self.half / 1e6:.2g}"
 
 
 Timings = dict[str, Timing]

@@ -12,7 +12,7 @@ import numpy as np
 from enc_caffe.caffe_io.prototxt import to_text
 from enc_caffe.errors import EncError, InfeasibleError, RuntimeRefusal
 from enc_caffe.form import WHOLE, Form
-from enc_caffe.measuring.clock import Timing, machine, time_models
+from enc_caffe.measuring.clock import Timing, Timings, machine, time_models
 from enc_caffe.measuring.contexts import random_model, whole_network
 from enc_caffe.metrics.latency import LatencyTable
 from enc_caffe.metrics.table import MetricsTable
@@ -84,13 +84,25 @@ class EndToEnd:
 
     def plan(self, forms: Mapping[str, Form], predicted: float) -> Measured:
         """A plan's network with random weights: time does not depend on them."""
+        found = self._random({"original": {}, "compressed": forms})
+        return Measured(found["original"], found["compressed"], predicted, self.where)
+
+    def parts(self, forms: Mapping[str, Form]) -> dict[str, float]:
+        """By scheme of a plan: time over the original's of the network with the plan's layers of that scheme alone."""
+        plans = {
+            s: {n: f for n, f in forms.items() if f.scheme == s}
+            for s in dict.fromkeys(f.scheme for f in forms.values())
+        }
+        found = self._random({"original": {}, **plans})
+        return {s: found[s].nanoseconds / found["original"].nanoseconds for s in plans}
+
+    def _random(self, plans: Mapping[str, Mapping[str, Form]]) -> Timings:
         net, network = self._loaded.net, self._loaded.network
         with tempfile.TemporaryDirectory(prefix="enc-caffe-nets-") as name:
-            models = {
-                what: random_model(whole_network(net, network, own, self._batch, self._placement), Path(name), what)
-                for what, own in (("original", {}), ("compressed", forms))
-            }
-            return self._times(models, predicted)
+            return self._times({
+                what: random_model(whole_network(net, network, own, self._batch, self._placement), Path(name), f"net{at}")
+                for at, (what, own) in enumerate(plans.items())
+            })  # fmt: skip
 
     def emitted(self, folder: Path, weights: Path, predicted: float) -> Measured:
         """What was emitted, ``deploy.prototxt`` and ``compressed.caffemodel`` of a folder, beside the original with its own weights."""
@@ -108,14 +120,15 @@ class EndToEnd:
                     (folder / "deploy.prototxt").absolute(), (folder / "compressed.caffemodel").absolute(), shapes
                 ),
             }
-            return self._times(models, predicted)
+            found = self._times(models)
+        return Measured(found["original"], found["compressed"], predicted, self.where)
 
-    def _times(self, models: Mapping[str, Model], predicted: float) -> Measured:
+    def _times(self, models: Mapping[str, Model]) -> Timings:
         found, refused = time_models(self._process, models, ROUNDS, enough=0.01)
         if refused:
             name, why = next(iter(refused.items()))
             raise RuntimeRefusal(f"{self._process.runtime.name} does not take the {name} network: {why}")
-        return Measured(found["original"], found["compressed"], predicted, self.where)
+        return found
 
     def close(self) -> None:
         """End the runtime's process."""
@@ -155,7 +168,7 @@ def foreign(table: LatencyTable) -> list[str]:
 def correction(
     table: LatencyTable, layers: Mapping[str, Layer], forms: Mapping[str, Form], ratio: float
 ) -> LatencyTable:
-    """The table with the schemes of a plan made so much slower or faster that the plan takes this part of the original's time."""
+    """The table with a scheme made so much slower or faster that a plan in it takes this part of the original's time."""
     assert table.network_time is not None
     own = sum(table.time_of(layers[n], f) for n, f in forms.items() if f != WHOLE and n in table)
     if not own:
@@ -193,7 +206,8 @@ def settled(
         if apart <= APART or at == REPEATS:
             break
         notice(f"{measured.words()}: {apart:.0%} apart, so the table is corrected and the search repeated")
-        table = correction(table, layers, forms, measured.ratio)
+        for scheme, ratio in ends.parts(forms).items():
+            table = correction(table, layers, {n: f for n, f in forms.items() if f.scheme == scheme}, ratio)
     within = [t for t in tried if t[0] <= target]
     best = max(within, key=lambda t: t[1].result.log_objective) if within else min(tried, key=lambda t: t[0])
     if not within:

@@ -26,15 +26,16 @@ class Ends:
         self.factor, self.plans = factor, []
 
     def plan(self, forms, predicted: float) -> Measured:
+        self.plans.append(dict(forms))
+        return Measured(Timing(1000.0, 1.0), Timing(self._time(forms), 1.0), predicted, "here")
+
+    def parts(self, forms) -> dict[str, float]:
+        return {"spatial": self._time(forms) / 1000.0}
+
+    def _time(self, forms) -> float:
         layers, table = [layer for layer, _ in TABLE.by_layer()], runtime(a=500, b=300)
         own = sum(table(x, forms[x.name]) for x in layers if x.name in forms)
-        self.plans.append(dict(forms))
-        return Measured(
-            Timing(1000.0, 1.0),
-            Timing(table.predicted(layers, forms) + (self.factor - 1) * own, 1.0),
-            predicted,
-            "here",
-        )
+        return table.predicted(layers, forms) + (self.factor - 1) * own
 
 
 def run(factor: float, target: float, table: LatencyTable):

@@ -183,7 +183,8 @@ def settled(
 ) -> tuple[Found, MetricsTable, LatencyTable]:
     """The plan of a search by a table that is corrected where whole networks take another time than it predicts.
 
-    Of several plans the best by the search's objective is taken of those whose time is within the target; where there is none, the fastest.
+    Of several plans the best by the search's objective is taken of those whose time is within the target; where there is none, the fastest,
+    and it is said where that takes over 5% more.
     """
     tried: list[tuple[float, Found, MetricsTable, LatencyTable]] = []
     for at in range(REPEATS + 1):
@@ -210,8 +211,8 @@ def settled(
             table = correction(table, layers, {n: f for n, f in forms.items() if f.scheme == scheme}, ratio)
     within = [t for t in tried if t[0] <= target]
     best = max(within, key=lambda t: t[1].result.log_objective) if within else min(tried, key=lambda t: t[0])
-    if not within:
+    if best[0] > target * (1 + APART):
         notice(
-            f"--target_latency {target}: the fastest of {len(tried)} plans takes {best[0]:.3f} of the original's time"
+            f"--target_latency {target}: the fastest plan of those that were timed takes {best[0]:.3f} of the original's time"
         )
     return best[1], best[2], best[3]

@@ -37,19 +37,38 @@ Progress = Callable[[int, int], None]
 
 def sampled_forms(layer: Layer, scheme: str, number: int = RANKS) -> list[Form]:
     """Forms to measure at, evenly from a tenth of r_max to r_max, at multiples of 8 (below 32 of 4), where runtimes take their
-    steps; of forms of several ranks, evenly along their ladder, at multiples of 4 where it has such.
+    steps; of forms of several ranks, those with all ranks the same part of their limits, at multiples of 4.
     """
     rules = scheme_for(scheme)
-    forms = list(rules.forms(layer, ()))
     if rules.matrix_shape(layer) is None:
-        channels = {layer.in_channels, layer.out_channels}
-        packed = [f for f in forms if all(r % 4 == 0 or r in channels for r in f.ranks)]
-        forms = packed if len(packed) >= 2 else forms
-        places = np.linspace(max(1, lowest_rank(len(forms))), len(forms), number)
-        return [forms[p - 1] for p in sorted({int(round(p)) for p in places})]
+        return _diagonal(layer, scheme, number)
+    forms = list(rules.forms(layer, ()))
     highest = len(forms)
     places = np.linspace(lowest_rank(highest), highest, number)
     return [forms[p - 1] for p in sorted({_stepped(p, lowest_rank(highest), highest) for p in places})]
+
+
+def _diagonal(layer: Layer, scheme: str, number: int) -> list[Form]:
+    """Forms of several ranks, all the same part of their limits, evenly by MACs up to those of the layer: of as many layers as forms mostly
+    have, so that the time of others can follow their MACs.
+    """
+    rules, whole = scheme_for(scheme), form_cost(layer, WHOLE)[0]
+    limits, found = rules.limits(layer), dict[int, Form]()
+    for part in np.linspace(0.05, 1, 8 * number):
+        form = Form(scheme, tuple(_below(part * limit, limit) for limit in limits))
+        cost = form_cost(layer, form)[0]
+        if cost < whole:
+            found.setdefault(cost, form)
+    forms = [found[cost] for cost in sorted(found)] or list(rules.forms(layer, ()))
+    places = np.linspace(0, len(forms) - 1, number) if forms else ()
+    return [forms[p] for p in sorted({int(round(p)) for p in places})]
+
+
+def _below(rank: float, limit: int) -> int:
+    """The nearest multiple of 4 below the limit: a rank that is all channels has no layer of its own. Of few channels any rank."""
+    if limit <= 4:
+        return max(1, min(limit - 1, round(rank)))
+    return max(4, min((limit - 1) // 4 * 4, round(rank / 4) * 4))
 
 
 def _stepped(rank: float, low: int, high: int) -> int:

@@ -126,7 +126,7 @@ def search(table: MetricsTable, time_of: Optional[TimeOf] = None, schemes: str =
     ----------
     table : MetricsTable
     time_of : callable of layer and form, optional
-        Nanoseconds, where ``target_latency`` is given (:meth:`enc_caffe.metrics.latency.LatencyTable.time_of`).
+        Nanoseconds, where ``target_latency`` is given: what :func:`enc_caffe.metrics.latency.read_latency` gives.
     schemes : str
         As of :func:`load`.
     **options

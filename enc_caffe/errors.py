@@ -86,5 +86,9 @@ class CaffeError(EncError):
     """Caffe itself stopped: the message carries its own last line."""
 
 
+class RuntimeRefusal(EncError):
+    """A runtime, or its importer, does not take a network: the message carries its last words."""
+
+
 class CaffeNotFoundError(EncError):
     """No usable Caffe: ``make caffe`` builds one."""

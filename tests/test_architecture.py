@@ -34,11 +34,24 @@ ROOMS = {
     "caffe_io": SMALL | MATHS | {"installation", "plan"},
     "workers": CAFFE | {"extensions"},
     "caffe_tools": CAFFE | {"workers", ""},
-    "measuring": CAFFE | {"fork", "plan", "metrics", "workers"},
+    "runtimes": CAFFE | {"extensions", "workers"},
+    "measuring": CAFFE | {"fork", "plan", "metrics", "workers", "runtimes"},
     "calibration": CAFFE | {"plan", "metrics", "workers", "measuring"},
     "report": SMALL | {"form", "metrics", "plan"},
     "pipeline": CAFFE
-    | {"complexity", "plan", "metrics", "search", "workers", "caffe_tools", "measuring", "calibration", "report", ""},
+    | {
+        "complexity",
+        "plan",
+        "metrics",
+        "search",
+        "workers",
+        "caffe_tools",
+        "measuring",
+        "calibration",
+        "report",
+        "runtimes",
+        "",
+    },
     "terminal": {"decomposition", "form", "metrics", "pipeline", "plan"},
     "experiments": CAFFE
     | {

@@ -24,7 +24,7 @@ from enc_caffe.cli.common import (
 from enc_caffe.cli.distilling import add_distillation, distillation_of
 from enc_caffe.cli.feed import add_feed
 from enc_caffe.cli.images import add_images, shown, take_images
-from enc_caffe.cli.searching import add_search, search_options, times_of
+from enc_caffe.cli.searching import add_runtime_python, add_search, search_options, times_of
 from enc_caffe.files.output import check_new, claimed
 from enc_caffe.pipeline.compression import QUALITY, Making, Output, compress
 from enc_caffe.pipeline.source import Resources
@@ -54,6 +54,7 @@ def register(commands: Any) -> None:
     )
     add_dense(p)
     add_search(p, solver="--search_solver")
+    add_runtime_python(p)
     add_making(p)
     add_feed(p)
     add_workers(p)
@@ -84,7 +85,7 @@ def run(args: argparse.Namespace) -> None:
     with claimed(args.out), open_store(args) as store, stage_bars() as bar:
         result = compress(
             source_of(args), args.lmdb, args.out, options, making,
-            Resources(workers(args), store, int(args.memory * 2**30)), output, times_of(args), bar,
+            Resources(workers(args), store, int(args.memory * 2**30), args.runtime_python), output, times_of(args), bar,
             lambda line: print(line, file=sys.stderr),
         )  # fmt: skip
     rows, top_k = [], args.top_k if result.before else ()
@@ -116,6 +117,8 @@ def run(args: argparse.Namespace) -> None:
             f"to {refined['divergence']:.4f}"
         )
     print(pipeline.cost_line(result.emitted))
+    if result.time is not None:
+        print(result.time.words())
     print_untrained(result.emitted)
     how = f"--solver {args.out}/solver.prototxt --weights {args.out}/compressed.caffemodel"
     if output.distillation is not None:

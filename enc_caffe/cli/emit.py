@@ -29,6 +29,7 @@ from enc_caffe.files.output import check_new, claimed
 from enc_caffe.pipeline import distilling
 from enc_caffe.pipeline.choosing import Chooser
 from enc_caffe.pipeline.measurement import concerns, images_of
+from enc_caffe.pipeline.slower import slower
 from enc_caffe.plan import Plan, read_plan
 from enc_caffe.terminal.progress import progress_bar, stage_bars
 
@@ -76,6 +77,10 @@ def _emit(args: argparse.Namespace) -> None:
             loaded, args.weights, plan, args.out, args.stride_placement, args.force, args.solver, args.train_lmdb,
             args.test_lmdb, step, source=str(args.ranks), blobs=blobs, version=args.format, distillation=distillation,
         )  # fmt: skip
+    for line in (
+        slower(loaded.network, pipeline.plan_forms(loaded, plan), args.stride_placement) if emitted.sized else ()
+    ):
+        print(line, file=sys.stderr)
     print(pipeline.cost_line(emitted) + words)
     print_untrained(emitted)
     names = ["train_val.prototxt", "deploy.prototxt", "solver.prototxt", "compressed.caffemodel", "ranks.json"]

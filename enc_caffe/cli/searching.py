@@ -11,8 +11,7 @@ from enc_caffe.decomposition import on_request, pruning, schemes
 from enc_caffe.decomposition.policy import PAPER, Schemes, parse_schemes, with_rule
 from enc_caffe.errors import UsageError
 from enc_caffe.form import CONVENTIONS
-from enc_caffe.metrics.latency import read_latency
-from enc_caffe.search.build import TimeOf
+from enc_caffe.metrics.latency import LatencyTable, read_latency
 from enc_caffe.search.methods import METHODS
 from enc_caffe.search.options import COUNTS, SearchOptions
 from enc_caffe.search.own import OWN
@@ -137,6 +136,14 @@ def schemes_argument(text: str) -> Schemes:
         raise argparse.ArgumentTypeError(str(exc).removeprefix("--schemes ")) from None
 
 
+def add_runtime_python(command: Any) -> None:
+    """``--runtime_python``."""
+    command.add_argument(
+        "--runtime_python", type=Path, metavar="PATH",
+        help="the Python that has the runtime (default: this one, or what make deploy-test installed)",
+    )  # fmt: skip
+
+
 def add_format(command: Any) -> None:
     """``--format``."""
     command.add_argument(
@@ -158,6 +165,6 @@ def search_options(args: argparse.Namespace) -> SearchOptions:
     )  # fmt: skip
 
 
-def times_of(args: argparse.Namespace) -> Optional[TimeOf]:
+def times_of(args: argparse.Namespace) -> Optional[LatencyTable]:
     """The times of the file of ``--latency``, where there is one."""
-    return read_latency(args.latency).time_of if args.latency else None
+    return read_latency(args.latency) if args.latency else None

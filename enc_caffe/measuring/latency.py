@@ -1,98 +1,155 @@
-"""How long a layer takes in Caffe: whole, and as the chain of several forms. Each is a net of its own in a worker."""
+"""How long every layer takes in a runtime: whole, and in a sample of its forms, as they run inside the network."""
 
 from __future__ import annotations
 
-import platform
-import time
-from typing import Any, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Callable, Iterable, Mapping, Protocol, Sequence
 
 import numpy as np
 
-from enc_caffe.caffe_io.describe import describe
-from enc_caffe.caffe_io.emit import replace_layers
-from enc_caffe.caffe_io.prototxt import to_text
 from enc_caffe.decomposition import form_cost, scheme_for
-from enc_caffe.form import Form
+from enc_caffe.errors import NetworkError, RuntimeRefusal
+from enc_caffe.form import WHOLE, Form
+from enc_caffe.measuring.clock import Timing, Timings, difference
+from enc_caffe.measuring.contexts import context, empty, followers, whole_network
+from enc_caffe.measuring.store import digest_of
 from enc_caffe.metrics.latency import LatencyTable, LayerLatency
 from enc_caffe.metrics.sampling import lowest_rank
 from enc_caffe.network import Layer, Network
-from enc_caffe.workers.executor import CaffeExecutor
+from enc_caffe.runtimes.known import Runtime
 
-#: Ranks a layer, least seconds a net, and least passes: the least of several passes is what other work disturbs least.
-RANKS, SECONDS, PASSES = 8, 0.05, 5
+#: Forms of each scheme.
+RANKS = 8
+#: From this rank on multiples of 8 are measured, below of 4.
+WIDE = 32
+#: Bytes that are read between two passes of a layer: what a pass of the network reads of its weights, within these.
+LEAST_SWEPT, MOST_SWEPT = 1 << 20, 1 << 25
+#: A correction by the whole network is within these.
+LEAST, MOST = 0.5, 2.0
+#: Of schemes with a smaller part of the network's time the network's time says nothing.
+SHARE = 0.1
+#: Part of its time beyond which half the interval of a form says that the machine is too noisy to decide.
+NOISE = 0.1
 
-
-def time_net(prototxt: str, passes: int, seconds: float) -> int:
-    """Least nanoseconds of a forward pass (in a worker)."""
-    from enc_caffe.workers.pycaffe import load_net
-
-    net = load_net(prototxt, None)
-    rng = np.random.default_rng(0)
-    for name in net.inputs:
-        net.blobs[name].data[...] = rng.standard_normal(net.blobs[name].data.shape)
-    net.forward()
-    best, spent, done = float("inf"), 0.0, 0
-    while done < passes or spent < seconds:
-        start = time.perf_counter_ns()
-        net.forward()
-        took = time.perf_counter_ns() - start
-        best, spent, done = min(best, took), spent + took / 1e9, done + 1
-    return max(1, int(best))
+Words = Callable[[str], None]
+Progress = Callable[[int, int], None]
 
 
 def sampled_forms(layer: Layer, scheme: str, number: int = RANKS) -> list[Form]:
-    """Forms to measure at, evenly from a tenth of r_max to r_max; of forms of several ranks, evenly along their ladder."""
+    """Forms to measure at, evenly from a tenth of r_max to r_max, at multiples of 8 (below 32 of 4), where runtimes take their
+    steps; of forms of several ranks, those with all ranks the same part of their limits, at multiples of 4.
+    """
     rules = scheme_for(scheme)
-    forms = rules.forms(layer, ())
-    places = np.linspace(lowest_rank(len(forms)), len(forms), number)
-    return [forms[p - 1] for p in sorted({int(round(p)) for p in places})]
+    if rules.matrix_shape(layer) is None:
+        return _diagonal(layer, scheme, number)
+    forms = list(rules.forms(layer, ()))
+    highest = len(forms)
+    places = np.linspace(lowest_rank(highest), highest, number)
+    return [forms[p - 1] for p in sorted({_stepped(p, lowest_rank(highest), highest) for p in places})]
 
 
-def _entry(layer: Layer, scheme: str, times: Sequence[int], forms: Sequence[Form]) -> LayerLatency:
-    if scheme_for(scheme).matrix_shape(layer) is not None:
-        highest = scheme_for(scheme).max_rank(layer)
-        return LayerLatency(
-            layer.name, highest, times[0], tuple(f.ranks[0] for f in forms), tuple(times[1:]), scheme
-        )  # fmt: skip
-    costs = tuple(form_cost(layer, f)[0] for f in forms)
-    return LayerLatency(layer.name, 0, times[0], costs, tuple(times[1:]), scheme, tuple(forms))
+def _diagonal(layer: Layer, scheme: str, number: int) -> list[Form]:
+    """Forms of several ranks, all the same part of their limits, evenly by MACs up to those of the layer: of as many layers as forms mostly
+    have, so that the time of others can follow their MACs.
+    """
+    rules, whole = scheme_for(scheme), form_cost(layer, WHOLE)[0]
+    limits, found = rules.limits(layer), dict[int, Form]()
+    for part in np.linspace(0.05, 1, 8 * number):
+        form = Form(scheme, tuple(_below(part * limit, limit) for limit in limits))
+        cost = form_cost(layer, form)[0]
+        if cost < whole:
+            found.setdefault(cost, form)
+    forms = [found[cost] for cost in sorted(found)] or list(rules.forms(layer, ()))
+    places = np.linspace(0, len(forms) - 1, number) if forms else ()
+    return [forms[p] for p in sorted({int(round(p)) for p in places})]
 
 
-def layer_net(net: Any, layer: Layer, batch: int) -> Any:
-    """A NetParameter of the layer alone behind an Input layer."""
-    result = type(net)()
-    result.name = f"latency-{layer.name}"
-    shape = (batch, *layer.bottom_shapes[0][1:])
-    source = result.layer.add()
-    source.name, source.type = "data", "Input"
-    source.top.append("data")
-    source.input_param.shape.add().dim.extend(shape)
-    original = result.layer.add()
-    original.CopyFrom(next(p for p in net.layer if p.name == layer.name))
-    del (
-        original.bottom[:],
-        original.top[:],
-        original.param[:],
-        original.include[:],
-        original.exclude[:],
-        original.blobs[:],
+def _below(rank: float, limit: int) -> int:
+    """The nearest multiple of 4 below the limit: a rank that is all channels has no layer of its own. Of few channels any rank."""
+    if limit <= 4:
+        return max(1, min(limit - 1, round(rank)))
+    return max(4, min((limit - 1) // 4 * 4, round(rank / 4) * 4))
+
+
+def _stepped(rank: float, low: int, high: int) -> int:
+    """The nearest multiple within the bounds; r_max, and what has none, as it is."""
+    step = 8 if rank >= WIDE else 4
+    nearest = int(round(rank / step)) * step
+    nearest += step if nearest < low else 0
+    return nearest if round(rank) < high and nearest <= high else int(round(rank))
+
+
+@dataclass
+class Group:
+    """Layers of equal geometry, timed as one."""
+
+    layer: Layer
+    batch: int
+    forms: list[Form] = field(default_factory=list)
+
+    def nets(self, net: Any, placement: str) -> dict[str, Any]:
+        """Deploy networks by name: of the form, or of an empty context."""
+        ends = dict.fromkeys((self.layer.bottom_shapes[0], self.layer.top_shapes[0]))
+        if len(self.layer.top_shapes[0]) != len(self.layer.bottom_shapes[0]):
+            ends = dict.fromkeys((self.layer.bottom_shapes[0],))
+        found = {f"empty {i}": empty(shape, self.batch) for i, shape in enumerate(ends)}
+        for form in (WHOLE, *self.forms):
+            found[str(form)] = context(net, self.layer, form, self.batch, placement)
+        return found
+
+
+def geometry(net: Any, layer: Layer) -> str:
+    """What a layer's time depends on, as a digest."""
+    behind = []
+    for param in followers(net, layer):
+        copy = type(param)()
+        copy.CopyFrom(param)
+        for name in ("name", "bottom", "top", "param", "include", "exclude", "blobs"):
+            copy.ClearField(name)
+        copy.DiscardUnknownFields()
+        behind.append(str(copy))
+    return digest_of(
+        [layer.type, repr(layer.convolution), repr(layer.inner_product), layer.bottom_shapes[0][1:], behind]
     )
-    original.bottom.append("data")
-    original.top.append("out")
-    return result
+
+
+def groups_of(net: Any, network: Network, schemes: Mapping[str, Sequence[str]], batch: int, ranks: int) -> dict[str, Group]:  # fmt: skip
+    """Groups by geometry, in the network's order, with the forms of all schemes that any of their layers may have."""
+    found: dict[str, Group] = {}
+    for name, own in schemes.items():
+        group = found.setdefault(geometry(net, network[name]), Group(network[name], batch))
+        for scheme in own:
+            group.forms += [f for f in sampled_forms(network[name], scheme, ranks) if f not in group.forms]
+    return found
+
+
+class Times(Protocol):
+    """What gives the times of networks: a runtime here (:class:`enc_caffe.measuring.clock.Timer`), or a file from elsewhere."""
+
+    #: Where the times are of: runtime, version, machine, threads.
+    about: dict[str, Any]
+    runtime: Runtime
+
+    def times(self, nets: Mapping[str, Any], what: str, sweep: int = 0) -> Timings:
+        """Times of deploy networks by name; of what the runtime refuses there is none."""
 
 
 def measure_latency(
     net: Any,
     network: Network,
     schemes: Mapping[str, Sequence[str]],
-    threads: int = 1,
+    timer: Times,
     batch: int = 1,
     ranks: int = RANKS,
     placement: str = "exact",
-    progress: Callable[[int, int], None] = lambda done, all_: None,
+    progress: Progress = lambda done, all_: None,
+    notice: Words = lambda line: None,
 ) -> LatencyTable:
-    """Time every layer whole and in several forms, one after the other; layers of equal geometry are timed once.
+    """Time every layer whole and in several forms, and the network from end to end.
+
+    Layers of equal geometry are timed once. Each is timed between two others (:mod:`enc_caffe.measuring.contexts`), all forms of a
+    layer in turns. Then the whole network is timed, as it is and with all layers in one scheme, and the times of a scheme are
+    multiplied by what makes their sum right.
 
     Parameters
     ----------
@@ -100,42 +157,122 @@ def measure_latency(
     network : Network
     schemes : mapping of layer to names of schemes
         What is timed.
-    threads : int
-        BLAS threads.
+    timer : Times
     batch : int
         Images of a pass.
     ranks : int
         Forms of each scheme.
+    notice : callable of a line that a person should read
 
     Raises
     ------
-    CaffeError
-        With Caffe's own last line where it stopped.
+    RuntimeRefusal
+        If the runtime takes no layer at all.
     """
-    wanted = [(network[name], scheme) for name, own in schemes.items() for scheme in own]
-    keys = {(layer.name, scheme): _geometry(layer, scheme) for layer, scheme in wanted}
-    first = {keys[layer.name, scheme]: (layer, scheme) for layer, scheme in reversed(wanted)}
-    points = {key: sampled_forms(layer, scheme, ranks) for key, (layer, scheme) in first.items()}
-    total, done = sum(len(p) + 1 for p in points.values()), 0
-    known: dict[Any, list[int]] = {}
-    with CaffeExecutor(1, threads, advice="; start the command again") as executor:
-        for key, (layer, _) in first.items():
-            known[key] = []
-            for text in _prototxts(layer_net(net, layer, batch), layer, points[key], placement):
-                known[key].append(executor.result(executor.submit(time_net, text, PASSES, SECONDS)))
-                done += 1
-                progress(done, total)
-    entries = tuple(_entry(layer, scheme, known[keys[layer.name, scheme]], points[keys[layer.name, scheme]]) for layer, scheme in wanted)  # fmt: skip
-    about = {"machine": platform.processor() or platform.machine(), "threads": threads, "batch": batch}
-    return LatencyTable(network.name, entries, about)
+    groups = groups_of(net, network, schemes, batch, ranks)
+    total, done = sum(len(g.forms) + 3 for g in groups.values()) + 1 + len(_anchored(schemes)), 0
+    known: dict[str, Timings] = {}
+    # What the network's other layers read between two passes of one.
+    weights = 4 * sum(form_cost(layer, WHOLE)[1] for layer in network.weighted)
+    sweep = min(MOST_SWEPT, max(LEAST_SWEPT, timer.runtime.grows * weights))
+    for key, group in groups.items():
+        known[key] = timer.times(group.nets(net, placement), f"layer '{group.layer.name}'", sweep)
+        done += len(group.forms) + 3
+        progress(done, total)
+    entries = entries_of(net, network, schemes, ranks, known, notice)
+    if not entries:
+        raise RuntimeRefusal(f"{timer.runtime.name} takes none of the layers of '{network.name}'")
+    table = LatencyTable(network.name, tuple(entries), {**timer.about, "batch": batch, "placement": placement})
+    table = anchored(table, net, network, schemes, timer, batch, placement, notice)
+    progress(total, total)
+    return table
 
 
-def _geometry(layer: Layer, scheme: str) -> tuple[Any, ...]:
-    return (layer.type, scheme, layer.convolution, layer.inner_product, layer.bottom_shapes[0][1:])
+def entries_of(
+    net: Any, network: Network, schemes: Mapping[str, Sequence[str]], ranks: int, known: Mapping[str, Timings],
+    notice: Words = lambda line: None,
+) -> list[LayerLatency]:  # fmt: skip
+    """The table's entries from times by geometry and form."""
+    entries, noisy = [], {}
+    for name, own in schemes.items():
+        layer, times = network[name], known[geometry(net, network[name])]
+        ends = [t for n, t in times.items() if n.startswith("empty")]
+        if str(WHOLE) not in times or not ends:
+            continue
+        # Where input and output differ in size, both ends of a context are between theirs.
+        outside = Timing(*np.mean(ends, axis=0))
+        whole = difference(times[str(WHOLE)], outside)
+        for scheme in own:
+            forms = [f for f in sampled_forms(layer, scheme, ranks) if str(f) in times]
+            if not forms:
+                continue
+            made = [whole, *(difference(times[str(f)], outside) for f in forms)]
+            worst = max(made, key=lambda t: t.half / t.nanoseconds)
+            if worst.half > NOISE * worst.nanoseconds:
+                noisy[name] = f"layer '{name}', {([WHOLE, *forms])[made.index(worst)]}: {worst.words()}"
+            entries.append(_entry(layer, scheme, made, forms))
+    if noisy:
+        notice(
+            f"the machine is too noisy to decide on {len(noisy)} layer(s), the first {next(iter(noisy.values()))}; give more --rounds, or "
+            "measure again with less other work (--again)"
+        )
+    return entries
 
 
-def _prototxts(net: Any, layer: Layer, forms: Sequence[Form], placement: str) -> Iterator[str]:
-    network = describe(net, None, f"layer '{layer.name}'")
-    yield to_text(net)
-    for form in forms:
-        yield to_text(replace_layers(net, network, {layer.name: form}, placement))
+def _entry(layer: Layer, scheme: str, times: Sequence[Timing], forms: Sequence[Form]) -> LayerLatency:
+    values = tuple(max(1, round(t.nanoseconds)) for t in times)
+    intervals = tuple(round(t.half) for t in times)
+    if scheme_for(scheme).matrix_shape(layer) is not None:
+        highest, points = scheme_for(scheme).max_rank(layer), tuple(f.ranks[0] for f in forms)
+        return LayerLatency(layer.name, highest, values[0], points, values[1:], scheme, (), intervals)
+    costs = tuple(form_cost(layer, f)[0] for f in forms)
+    return LayerLatency(layer.name, 0, values[0], costs, values[1:], scheme, tuple(forms), intervals)
+
+
+def _anchored(schemes: Mapping[str, Sequence[str]]) -> list[str]:
+    return list(dict.fromkeys(s for own in schemes.values() for s in own))
+
+
+def _middle(entries: Iterable[LayerLatency]) -> dict[str, Form]:
+    """Of every layer the sample in the middle."""
+    found = {}
+    for x in entries:
+        at = len(x.ranks) // 2
+        found[x.name] = x.forms[at] if x.forms else Form(x.scheme, (x.ranks[at],))
+    return found
+
+
+def anchored(
+    table: LatencyTable, net: Any, network: Network, schemes: Mapping[str, Sequence[str]], timer: Times, batch: int,
+    placement: str, notice: Words = lambda line: None,
+) -> LatencyTable:  # fmt: skip
+    """The table with the time of the network from end to end, and the times of each scheme made right by that of a network in it."""
+    plans = {s: _middle(x for x in table.layers if x.scheme == s) for s in _anchored(schemes)}
+    try:
+        nets = {"original": whole_network(net, network, {}, batch, placement)}
+        nets.update({s: whole_network(net, network, forms, batch, placement) for s, forms in plans.items() if forms})
+        times = timer.times(nets, "the network")
+    except NetworkError as exc:
+        # Its layers were timed, and a search by them alone is better than none.
+        notice(str(exc))
+        times = {}
+    if "original" not in times:
+        notice("the network was not timed from end to end: budgets of time count the layers of the table alone")
+        return table
+    whole = times["original"]
+    # Layers that take more alone than the whole network were timed too long.
+    alone = sum({x.name: x.whole for x in table.layers}.values())
+    scale = min(1.0, whole.nanoseconds / alone)
+    table = LatencyTable(
+        table.network, tuple(x.scaled(scale, scale) for x in table.layers),
+        {**table.about, "network_ns": round(whole.nanoseconds), "network_plus_minus_ns": round(whole.half)},
+    )  # fmt: skip
+    layers, anchors, factors = [network[n] for n in schemes], {}, {}
+    for scheme, forms in plans.items():
+        own = sum(table.time_of(network[n], f) for n, f in forms.items())
+        if scheme in times and own > SHARE * whole.nanoseconds:
+            measured, predicted = times[scheme].nanoseconds, table.predicted(layers, forms)
+            factors[scheme] = float(np.clip((own + measured - predicted) / own, LEAST, MOST))
+            anchors[scheme] = {"predicted_ns": predicted, "measured_ns": round(measured)}
+    table = table.corrected(factors)
+    return LatencyTable(table.network, table.layers, {**table.about, "scaled": scale, "anchors": anchors})

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Mapping
+from typing import Any, Iterable, Mapping, Optional, Sequence
 
 import numpy as np
 
@@ -37,6 +38,9 @@ class LayerLatency:
         Empty: of whichever scheme of one rank the layer has (files that do not say it).
     forms : tuple of Form
         The samples where forms have several ranks.
+    intervals : tuple of int
+        Half the 95% interval of ``whole``, then of each sample, in nanoseconds. With them times are as measured; without (files of
+        before there were runtimes) a time that falls as the rank rises is taken for noise.
     """
 
     name: str
@@ -46,27 +50,89 @@ class LayerLatency:
     nanoseconds: tuple[int, ...]
     scheme: str = ""
     forms: tuple[Form, ...] = ()
+    intervals: tuple[int, ...] = ()
 
     def curve(self) -> np.ndarray:
         """Nanoseconds at rank 0 to r_max, linear between samples; int64, shape (max_rank + 1,).
 
         Below the lowest sample the lowest sample's time stands: a layer's time does not go to 0 with its rank. Where a
-        measured time falls as the rank rises, the larger one stands, so that a budget is not exceeded.
+        measured time falls as the rank rises and nothing says how certain it is, the larger one stands, so that a budget is
+        not exceeded.
         """
         return self.at(np.arange(self.max_rank + 1))
 
     def at(self, points: np.ndarray) -> np.ndarray:
         """Nanoseconds at ranks, or at MACs where forms have several ranks."""
-        return np.rint(np.interp(points, self.ranks, np.maximum.accumulate(self.nanoseconds))).astype(np.int64)
+        times = np.array(self.nanoseconds)
+        return np.rint(np.interp(points, self.ranks, times if self.intervals else np.maximum.accumulate(times))).astype(
+            np.int64
+        )
+
+    def scaled(self, factor: float, whole: float = 1.0) -> LayerLatency:
+        """The same with other times: of its forms by a factor, of the layer whole by another."""
+
+        def times(values: Sequence[int], by: float) -> tuple[int, ...]:
+            return tuple(max(1, round(v * by)) for v in values)
+
+        intervals = tuple(round(v * (factor if i else whole)) for i, v in enumerate(self.intervals))
+        return replace(
+            self, whole=times([self.whole], whole)[0], nanoseconds=times(self.nanoseconds, factor), intervals=intervals
+        )
 
 
 @dataclass(frozen=True)
 class LatencyTable:
-    """Latencies of a network's layers, and on what they were measured."""
+    """Latencies of a network's layers, and on what they were measured.
+
+    It is what a search calls for the time of a layer in a form. ``about`` says of measurements in a runtime: ``runtime``,
+    ``version``, ``machine``, ``threads``, ``batch``, and ``network_ns``, the time of the network from end to end.
+    """
 
     network: str
     layers: tuple[LayerLatency, ...]
     about: Mapping[str, Any]
+
+    @property
+    def as_measured(self) -> bool:
+        """Whether the samples are taken as they are: no form between them is chosen, since times have steps."""
+        return all(entry.intervals for entry in self.layers)
+
+    @property
+    def network_time(self) -> Optional[int]:
+        """Nanoseconds of the network from end to end, where they were measured."""
+        value = self.about.get("network_ns")
+        return value if isinstance(value, int) and value > 0 else None
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._by_layer
+
+    def __call__(self, layer: Layer, form: Form) -> int:
+        """:meth:`time_of`."""
+        return self.time_of(layer, form)
+
+    def rest(self, names: Iterable[str]) -> int:
+        """Nanoseconds of the network beside these layers: 0 where it was not measured from end to end."""
+        known = sum(self._by_layer[n][0].whole for n in names if n in self._by_layer)
+        return max(0, self.network_time - known) if self.network_time is not None else 0
+
+    def sampled(self, name: str, scheme: str) -> Optional[tuple[int, ...]]:
+        """Ranks of a scheme of one rank at which a layer was measured; None where it has several ranks, or every rank counts."""
+        entry = next((x for x in self._by_layer.get(name, ()) if x.scheme in ("", scheme)), None)
+        if not self.as_measured or (entry is not None and entry.forms):
+            return None
+        return entry.ranks if entry is not None else ()
+
+    def predicted(self, layers: Sequence[Layer], forms: Mapping[str, Form]) -> int:
+        """Nanoseconds of the network from end to end with some layers in other forms."""
+        known = [layer for layer in layers if layer.name in self]
+        return self.rest(x.name for x in known) + sum(self.time_of(x, forms.get(x.name, WHOLE)) for x in known)
+
+    def corrected(self, factors: Mapping[str, float]) -> LatencyTable:
+        """The table with the times of schemes multiplied; ``about`` remembers by how much in all."""
+        before = dict(self.about.get("corrected", {}))
+        after = {n: before.get(n, 1.0) * f for n, f in factors.items()}
+        layers = tuple(x.scaled(factors.get(x.scheme, 1.0)) for x in self.layers)
+        return replace(self, layers=layers, about={**self.about, "corrected": {**before, **after}})
 
     def time_of(self, layer: Layer, form: Form) -> int:
         """Nanoseconds of a layer in a form.
@@ -112,6 +178,7 @@ def write_latency(path: Path, table: LatencyTable) -> None:
         {
             "name": x.name, **({"scheme": x.scheme} if x.scheme else {}), "max_rank": x.max_rank, "whole_ns": x.whole,
             "ranks": list(x.ranks), **({"forms": [str(f) for f in x.forms]} if x.forms else {}), "ns": list(x.nanoseconds),
+            **({"plus_minus_ns": list(x.intervals)} if x.intervals else {}),
         }
         for x in table.layers
     ]  # fmt: skip
@@ -133,6 +200,7 @@ def read_latency(path: Path) -> LatencyTable:
                 whole(entry["whole_ns"], 0, LONGEST), tuple(whole(r, 0, 2**53) for r in entry["ranks"]),
                 tuple(whole(v, 0, LONGEST) for v in entry["ns"]), str(entry.get("scheme", "")),
                 tuple(parse_form(f, f"{where}: an entry of 'forms'") for f in entry.get("forms", ())),
+                tuple(whole(v, 0, LONGEST) for v in entry.get("plus_minus_ns", ())),
             )  # fmt: skip
         except PlanError as exc:
             raise MetricsError(str(exc)) from None
@@ -142,6 +210,8 @@ def read_latency(path: Path) -> LatencyTable:
             raise MetricsError(f"{where}: a field has the wrong type ({exc})") from None
         if not len(layer.ranks) == len(layer.nanoseconds) == (len(layer.forms) or len(layer.ranks)) or not layer.ranks:
             raise MetricsError(f"{where}: {len(layer.ranks)} ranks, but {len(layer.nanoseconds)} ns")
+        if len(layer.intervals) not in (0, len(layer.ranks) + 1):
+            raise MetricsError(f"{where}: {len(layer.intervals)} values in 'plus_minus_ns'; of the layer whole and {len(layer.ranks)} ranks there must be {len(layer.ranks) + 1}")  # fmt: skip
         if any(a >= b for a, b in zip(layer.ranks, layer.ranks[1:])) or not 1 <= layer.ranks[0] <= layer.ranks[-1] <= (layer.max_rank or 2**53):  # fmt: skip
             raise MetricsError(f"{where}: field 'ranks' must increase within 1 to max_rank {layer.max_rank}")
         if min(layer.whole, *layer.nanoseconds) <= 0:
@@ -150,4 +220,12 @@ def read_latency(path: Path) -> LatencyTable:
     about = {k: v for k, v in data.items() if k not in ("format", "network", "layers")}
     for key, value in about.items():
         check_finite(value, f"{path}: field '{key}'", MetricsError)
+    if "corrected" in about and not _factors(about["corrected"]):
+        raise MetricsError(f"{path}: field 'corrected' must give a number above 0 by scheme")
     return LatencyTable(str(data.get("network", "")), tuple(layers), about)
+
+
+def _factors(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) and v > 0 for v in value.values()
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,7 +21,7 @@ from enc_caffe.calibration.forecast import Forecast, unpredicted
 from enc_caffe.calibration.layerwise import Blobs
 from enc_caffe.calibration.remaining import remaining
 from enc_caffe.decomposition.policy import CHANNEL_PRUNING, PAPER
-from enc_caffe.errors import UsageError
+from enc_caffe.errors import RuntimeRefusal, UsageError
 from enc_caffe.files.jsonfile import write_json
 from enc_caffe.files.output import atomic_folder, check_new
 from enc_caffe.form import CONVENTIONS, Form
@@ -28,6 +29,7 @@ from enc_caffe.measuring.evaluate import Evaluation, evaluate_net
 from enc_caffe.measuring.images import look_at
 from enc_caffe.measuring.store import ResultStore
 from enc_caffe.metrics.files import write_metrics
+from enc_caffe.metrics.latency import LatencyTable, write_latency
 from enc_caffe.metrics.table import MetricsTable
 from enc_caffe.pipeline.choosing import Chooser
 from enc_caffe.pipeline.distilled import passes
@@ -35,9 +37,11 @@ from enc_caffe.pipeline.emission import Emitted, emit
 from enc_caffe.pipeline.forecasting import PREDICTED, Predictor, predicted_metrics
 from enc_caffe.pipeline.loading import LoadedNetwork
 from enc_caffe.pipeline.measurement import concerns, images_of, measured_metrics, output_errors
-from enc_caffe.pipeline.planning import check_search, search_plan
+from enc_caffe.pipeline.planning import Found, check_search, search_plan
+from enc_caffe.pipeline.slower import slower
 from enc_caffe.pipeline.source import Resources, Source
 from enc_caffe.pipeline.spectra import pca_metrics
+from enc_caffe.pipeline.timing import Measured, end_to_end, settled
 from enc_caffe.plan import Plan
 from enc_caffe.progress import Stages, quiet
 from enc_caffe.search.build import TimeOf
@@ -62,6 +66,8 @@ class Compressed:
         How its layers got their weights.
     seen : bool
         Whether the accuracies are those on the very images that the ranks or weights were chosen by.
+    time : Measured, optional
+        Both networks' times from end to end, where a latency table of a runtime was given.
     """
 
     emitted: Emitted
@@ -71,6 +77,7 @@ class Compressed:
     divergence: Optional[float] = None
     making: str = "svd"
     seen: bool = False
+    time: Optional[Measured] = None
 
 
 @dataclass(frozen=True)
@@ -205,7 +212,11 @@ def compress(
     evaluating = options.method in EVALUATING or options.target_accuracy is not None
     # Where whole networks are measured anyway, they decide between a mixture and one scheme too.
     mixed = making.refine > 0 and options.schemes != PAPER and not evaluating
-    with resources.workers.executor() as executor:
+    with contextlib.ExitStack() as stack:
+        executor = stack.enter_context(resources.workers.executor())
+        ends = end_to_end(loaded, time_of, resources.runtime_python, making.placement, notice)
+        if ends is not None:
+            stack.callback(ends.close)
         chooser, forecast = None, None
         if options.metric != "pca" or evaluating or making.refine or not how.plain:
             images = images_of(loaded, source.weights, lmdb, executor, resources.store, resources.memory)
@@ -246,19 +257,30 @@ def compress(
             raise UsageError(
                 "--distill_iterations: images have no say in the rest; give --quality max or a --decomposition"
             )
-        if forecast is not None and chooser is not None and not evaluating:
-            predictor = Predictor(options, forecast, time_of)
-            found = chooser.mixture(table, options, time_of, predictor) if mixed else predictor(table)
-            table = predictor.completed(table)
-        elif chooser is not None and mixed:
-            found = chooser.mixture(table, options, time_of)
+        measured_table = table
+
+        def search(times: Optional[TimeOf]) -> tuple[Found, MetricsTable]:
+            known = measured_table
+            if forecast is not None and chooser is not None and not evaluating:
+                predictor = Predictor(options, forecast, times)
+                found = chooser.mixture(known, options, times, predictor) if mixed else predictor(known)
+                known = predictor.completed(known)
+            elif chooser is not None and mixed:
+                found = chooser.mixture(known, options, times)
+            else:
+                found = search_plan(known, options, chooser.evaluator if chooser and evaluating else None, times)
+            if chooser is not None and making.refine:
+                found = chooser.refined(known, found, making.refine)
+            return found, known
+
+        if ends is not None and options.target_latency is not None and isinstance(time_of, LatencyTable):
+            found, table, time_of = settled(search, time_of, ends, options.target_latency, notice)
         else:
-            found = search_plan(table, options, chooser.evaluator if chooser and evaluating else None, time_of)
+            found, table = search(time_of)
         if found.result.note:
             notice(found.result.note)
         blobs: Blobs = {}
         if chooser is not None:
-            found = chooser.refined(table, found, making.refine) if making.refine else found
             chooser.settle(found.plan.forms)
             blobs = chooser.decomposer.blobs(found.plan.forms)
             if making.iterations:
@@ -285,8 +307,20 @@ def compress(
             for name, e in (("original", before), ("compressed", after)):
                 if e is not None:
                     data[name] = {"correct": e.correct, "cross_entropy": e.cross_entropy}
+            taken = None
+            if ends is not None and emitted.sized:
+                try:
+                    taken = ends.emitted(work, source.weights, found.plan.about.latency_ratio or 1.0)
+                    data["time"] = taken.data()
+                except RuntimeRefusal as exc:
+                    notice(f"not timed from end to end: {exc}")
+            if isinstance(time_of, LatencyTable):
+                write_latency(work / "latency.json", time_of)
+            elif emitted.sized:
+                for line in slower(loaded.network, found.plan.forms, making.placement):
+                    notice(line)
             write_json(work / "evaluation.json", data)
-        return Compressed(emitted, found.plan, before, after, divergence, words, seen)
+        return Compressed(emitted, found.plan, before, after, divergence, words, seen, taken)
 
 
 def _count(lmdb: Path) -> int:

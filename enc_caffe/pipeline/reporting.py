@@ -18,6 +18,7 @@ from enc_caffe.files.jsonfile import read_json
 from enc_caffe.form import WHOLE, Form
 from enc_caffe.installation import find_caffe
 from enc_caffe.metrics.files import read_metrics
+from enc_caffe.metrics.latency import LatencyTable, read_latency
 from enc_caffe.metrics.table import LayerMetrics, MetricsTable
 from enc_caffe.network import Layer
 from enc_caffe.pipeline.planning import plan_ratios
@@ -182,7 +183,11 @@ def _first_layer(table: MetricsTable, plan: Plan) -> str:
 
 
 def _layers(
-    table: MetricsTable, plan: Plan, placement: str, saved: Optional[Mapping[str, Any]]
+    table: MetricsTable,
+    plan: Plan,
+    placement: str,
+    saved: Optional[Mapping[str, Any]],
+    times: Optional[LatencyTable] = None,
 ) -> tuple[LayerCost, ...]:
     bounds, left, found = _bounds(table, plan, saved), table.widths(plan.forms), []
     for layer, curves in table.by_layer():
@@ -190,7 +195,10 @@ def _layers(
         # The curve of the scheme that was chosen; version 1 may leave the scheme out.
         m = next((c for c in curves if c.scheme == form.scheme), curves[0])
         form = form if form.scheme else Form(m.scheme, form.ranks)
-        found.append(_layer(m, form, placement, bounds.get(layer.name), left.get(layer.name)))
+        made = _layer(m, form, placement, bounds.get(layer.name), left.get(layer.name))
+        if times is not None and layer.name in times:
+            made = replace(made, times=(times.time_of(layer, WHOLE), times.time_of(layer, form)))
+        found.append(made)
     return tuple(found)
 
 
@@ -245,6 +253,7 @@ def _time_points(entries: list[Mapping[str, Any]]) -> tuple[TimePoint, ...]:
 def _compression(folder: Path) -> Run:
     """A folder of ``enc-caffe compress`` or ``emit``, or any with ranks.json."""
     plan, table = read_plan(folder / "ranks.json"), _table(folder / "metrics.json")
+    times = read_latency(folder / "latency.json") if (folder / "latency.json").is_file() else None
     evaluation: dict[str, Any] = {}
     if (folder / "evaluation.json").is_file():
         evaluation = read_json(folder / "evaluation.json", "enc-caffe-compression/1", UsageError)
@@ -258,7 +267,7 @@ def _compression(folder: Path) -> Run:
         Network("original", "original", "", {"paper": 1.0, "exact": 1.0}, 1.0, _score(scores.get("original"))),
         Network(
             label_of(method, None), method, "", macs, evaluation.get("parameters", plan.about.params_ratio),
-            _score(scores.get("compressed")), layers=_layers(table, plan, "exact", None) if table else (),
+            _score(scores.get("compressed")), layers=_layers(table, plan, "exact", None, times) if table else (),
             target=_target(plan), details=_details(plan),
         ),
     ]  # fmt: skip
@@ -274,6 +283,12 @@ def _compression(folder: Path) -> Run:
 def _made(evaluation: Mapping[str, Any], plan: Plan) -> tuple[str, ...]:
     """How the layers got their weights and ranks, where it was not by plain SVD and a search alone."""
     found, apart, refined = [], evaluation.get("divergence"), plan.about.refined
+    taken = evaluation.get("time")
+    if taken:
+        found.append(
+            f"Time from end to end in {taken['where']}: {taken['original_ns'] / 1e6:.3f} ms before, {taken['compressed_ns'] / 1e6:.3f} ms "
+            f"after, {taken['ratio']:.3f} of it; {taken['predicted']:.3f} was predicted."
+        )
     if apart:
         found.append(
             f"Decomposition: {evaluation.get('decomposition', 'svd')}. Mean divergence from the original "

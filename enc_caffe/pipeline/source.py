@@ -64,8 +64,11 @@ class Resources:
     store : ResultStore, optional
     memory : int
         Bytes beyond the weights.
+    runtime_python : Path, optional
+        The Python of the runtime that a latency table is of.
     """
 
     workers: Workers = Workers()
     store: Optional[ResultStore] = None
     memory: int = MEMORY
+    runtime_python: Optional[Path] = None

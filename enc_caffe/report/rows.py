@@ -24,7 +24,7 @@ class Score:
 class LayerCost:
     """One layer before and after: its form, its shapes in words, MACs of one image and parameters (without biases).
 
-    ``rank`` is that of a form of one rank, ``max_rank`` the r_max of its scheme.
+    ``rank`` is that of a form of one rank, ``max_rank`` the r_max of its scheme. ``times`` are nanoseconds, where a latency table knows them.
     """
 
     name: str
@@ -38,6 +38,7 @@ class LayerCost:
     parameters: tuple[int, int]
     lowest: Optional[int] = None
     highest: Optional[int] = None
+    times: Optional[tuple[int, int]] = None
 
 
 @dataclass(frozen=True)

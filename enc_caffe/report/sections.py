@@ -194,6 +194,8 @@ def _of_run(run: Run, prefix: str) -> Iterable[Section]:
     yield from beside.learning(run, _name("learning", run.name))
     if tables:
         text = ["MACs of one image in the exact convention; parameters without biases."]
+        if any(layer.times for n in run.networks for layer in n.layers):
+            text += ["Milliseconds of a layer, whole and in its form, are the latency table's."]
         yield Section(f"{prefix}Layers before and after", text, tables)
     if run.curves:
         drawing = MetricCurves(run.curves)
@@ -251,15 +253,26 @@ def _mixture(run: Run, network: Network) -> Chart:
 
 
 def _layers(network: Network) -> Table:
-    rows = []
+    rows, timed = [], any(x.times for x in network.layers)
     for x in network.layers:
         rank = x.form if x.rank is None else f"{x.form} of {x.max_rank}"
         rows.append([x.name, x.before, x.after, x.output, rank, *_change(x.macs), *_change(x.parameters)])
+        rows[-1] += _times(x.times) if timed else []
     total = [sum(x.macs[i] for x in network.layers) for i in (0, 1)]
     weights = [sum(x.parameters[i] for x in network.layers) for i in (0, 1)]
     rows.append(["all of these", "", "", "", "", *_change((total[0], total[1])), *_change((weights[0], weights[1]))])
     headers = ["layer", "before", "after", "output", "form", "MACs before", "after", "part", "parameters before", "after", "part"]  # fmt: skip
+    if timed:
+        known = [x.times for x in network.layers if x.times]
+        rows[-1] += _times((sum(t[0] for t in known), sum(t[1] for t in known)))
+        headers += ["ms before", "after", "part"]
     return Table(network.label, headers, rows, left=4, folded=True)
+
+
+def _times(pair: Optional[tuple[int, int]]) -> list[str]:
+    if pair is None:
+        return [NOTHING] * 3
+    return [f"{pair[0] / 1e6:.3f}", f"{pair[1] / 1e6:.3f}", f"{pair[1] / pair[0]:.3f}"]
 
 
 def _change(pair: tuple[int, int]) -> list[str]:

@@ -14,6 +14,7 @@ from enc_caffe.decomposition.prune import channels_of
 from enc_caffe.errors import MetricsError, UsageError
 from enc_caffe.form import WHOLE, Form
 from enc_caffe.metrics.curves import RankOf, inverse_of_curve, rank_over_metric
+from enc_caffe.metrics.latency import LatencyTable
 from enc_caffe.metrics.table import SERIES, Before, LayerMetrics, MetricsTable
 from enc_caffe.network import Layer
 from enc_caffe.rounding import round_half_up
@@ -23,8 +24,11 @@ from enc_caffe.search.groups import LONGEST, Group, Member, disjoint, group_laye
 from enc_caffe.search.options import RESOURCES, SearchOptions
 from enc_caffe.search.problem import EVERYTHING, LISTED, SearchLayer, SearchProblem
 
-#: Nanoseconds of a layer in a form: what the latency table says.
+#: Nanoseconds of a layer in a form. A :class:`LatencyTable` is one, and knows the whole network's and which forms were measured.
 TimeOf = Callable[[Layer, Form], int]
+#: Forms of several ranks are not measured one by one: with a table of a runtime their ranks are multiples of this, as channels are
+#: packed.
+PACKED = 4
 
 
 class _Costs:
@@ -33,11 +37,29 @@ class _Costs:
     def __init__(self, convention: str, time_of: Optional[TimeOf]) -> None:
         self.convention, self.time_of = convention, time_of
         self.resources = ("macs", "parameters", *(("latency",) if time_of else ()))
+        #: What was measured alone counts.
+        self.measured = time_of if isinstance(time_of, LatencyTable) and time_of.as_measured else None
+
+    def untimed(self, layer: Layer) -> bool:
+        """Whether a runtime did not take a layer: it stays whole, and its time is in that of the whole network."""
+        return self.measured is not None and layer.name not in self.measured
 
     def of(self, layer: Layer, form: Form, outputs: Optional[int] = None) -> tuple[int, ...]:
         """In the order of the resources; ``outputs``: those that are left where channels were taken out."""
         costs = form_cost(layer, form, self.convention, outputs=outputs)
-        return (*costs, self.time_of(layer, form)) if self.time_of else costs
+        if self.time_of is None:
+            return costs
+        return (*costs, 0 if self.untimed(layer) else self.time_of(layer, form))
+
+    def timed(self, entry: LayerMetrics, places: np.ndarray) -> np.ndarray:
+        """Of some places of a curve those whose time was measured; with a table of one's own all."""
+        if self.measured is None:
+            return places
+        if not entry.ladder:
+            return np.intersect1d(places, np.array(self.measured.sampled(entry.name, entry.scheme), dtype=int))
+        limits = {entry.layer.in_channels, entry.layer.out_channels}
+        packed = [p for p in places if all(r % PACKED == 0 or r in limits for r in entry.form(int(p)).ranks)]
+        return np.array(packed, dtype=int) if packed else places
 
     def table(self, layer: Layer, forms: Sequence[Form]) -> dict[str, np.ndarray]:
         """Arrays of int64 by resource."""
@@ -111,6 +133,10 @@ def build_problem(table: MetricsTable, options: SearchOptions, time_of: Optional
             f"network '{table.network}': no layer is left to search (first layer, --whole, --bounds, --schemes and "
             "--multiple_of decide all)"
         )
+    if isinstance(time_of, LatencyTable):
+        rest = time_of.rest(layer.name for layer, _ in table.by_layer())
+        originals["latency"] += rest
+        spent["latency"] += rest
     if everything:
         for name, value in zip(("macs", "parameters"), whole_network):
             if value < originals[name]:
@@ -140,8 +166,10 @@ def _layer(
         )
     able = [m for m in curves if _asked_for(m, options)]
     places = [allowed_places(m, options) for m in able]
+    if "latency" in options.targets:
+        places = [costs.timed(m, p) for m, p in zip(able, places)]
     name = curves[0].name if curves else ""
-    if name in options.whole or not any(len(p) for p in places):
+    if name in options.whole or not any(len(p) for p in places) or (curves and costs.untimed(curves[0].layer)):
         return None
     if first and name not in options.bounds and options.first_layer_is != "search":
         if options.first_layer_is == "keep":

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, Mapping
 
 import pytest
 
+from enc_caffe.caffe_io.describe import describe
+from enc_caffe.caffe_io.prototxt import from_text
 from enc_caffe.cli import main
 from enc_caffe.decomposition import form_cost
-from enc_caffe.measuring.latency import sampled_forms
+from enc_caffe.errors import RuntimeRefusal
+from enc_caffe.measuring.clock import Timing
+from enc_caffe.measuring.latency import measure_latency, sampled_forms
 from enc_caffe.metrics.files import write_metrics
 from enc_caffe.metrics.latency import read_latency
 from enc_caffe.metrics.table import MetricsTable
 from enc_caffe.plan import read_plan
+from enc_caffe.runtimes.known import RUNTIMES
 from tests.decomposition.layers import conv
 from tests.search.tables import entry
 
@@ -28,10 +34,10 @@ layer { name: "c" type: "Convolution" bottom: "b" top: "c"
 """
 
 
-def test_sampled_ranks_go_from_a_tenth_to_all() -> None:
-    # r_max of 64 channels is 96, of 2 by 1 it is 2.
+def test_sampled_ranks_go_from_a_tenth_to_all_by_the_steps_of_runtimes() -> None:
+    # r_max of 64 channels is 96, of 2 by 1 it is 2; evenly they are 10, 39, 67, 96: of 10 the next multiple of 4 that is no less.
     assert [str(f) for f in sampled_forms(conv(64, 64, (3, 3)), "spatial", 4)] == [
-        "spatial:10", "spatial:39", "spatial:67", "spatial:96",
+        "spatial:12", "spatial:40", "spatial:64", "spatial:96",
     ]  # fmt: skip
     assert [str(f) for f in sampled_forms(conv(2, 1, (3, 3)), "spatial")] == ["spatial:1", "spatial:2"]
     # Of two ranks, evenly along the ladder: rising MACs, the last the dearest.
@@ -39,6 +45,67 @@ def test_sampled_ranks_go_from_a_tenth_to_all() -> None:
     forms = sampled_forms(layer, "tucker2", 4)
     costs = [form_cost(layer, f)[0] for f in forms]
     assert len(forms) == 4 and costs == sorted(costs) and {f.scheme for f in forms} == {"tucker2"}
+    assert all(r % 4 == 0 for f in forms for r in f.ranks)
+
+
+class Clock:
+    """Gives every layer 1000 ns whole and 500 in a form, and the network 4000, or 3500 with all layers in a scheme."""
+
+    def __init__(self, refused: str = "", network: float = 4000.0) -> None:
+        self.runtime, self.about, self.refused, self.network = RUNTIMES["mnn"], {"runtime": "mnn"}, refused, network
+        self.asked: list[list[str]] = []
+
+    def times(self, nets: Mapping[str, Any], what: str, sweep: int = 0) -> dict[str, Timing]:
+        self.asked.append(list(nets))
+        if what == "the network":
+            return {n: Timing(self.network - 500 * (n != "original"), 2.0) for n in nets}
+        known = {n: Timing(100.0 if n.startswith("empty") else 1100.0 if n == "whole" else 600.0, 3.0) for n in nets}
+        return {n: t for n, t in known.items() if (what, n) != (f"layer '{self.refused}'", "whole")}
+
+
+def test_times_are_made_right_by_the_whole_networks() -> None:
+    net = from_text(NET.replace("kernel_size: 3 pad: 1", "kernel_size: 5 pad: 2", 1))
+    network, clock, lines = describe(net), Clock(), []
+    schemes = {"a": ("spatial",), "b": ("spatial",), "c": ("spatial", "channel")}
+    table = measure_latency(net, network, schemes, clock, ranks=2, notice=lines.append)
+    # b and c are of one geometry and timed as one, in the forms of both schemes.
+    assert [len(asked) for asked in clock.asked] == [1 + 1 + 2, 1 + 1 + 4, 1 + 2]
+    # Beside its layers the network takes 1000. In the spatial scheme 2500 are predicted and 3500 measured: so that 1500 are 2500.
+    assert table.network_time == 4000 and table.rest("abc") == 1000
+    assert {x.name + x.scheme: (x.whole, x.nanoseconds) for x in table.layers} == {
+        "aspatial": (1000, (833, 833)), "bspatial": (1000, (833, 833)), "cspatial": (1000, (833, 833)), "cchannel": (1000, (500, 500)),
+    }  # fmt: skip
+    assert table.about["corrected"] == {"spatial": pytest.approx(5 / 3), "channel": pytest.approx(1.0)} and lines == []
+    assert table.layers[0].intervals == (4, 7, 7) and table.about["anchors"]["spatial"] == {
+        "predicted_ns": 2500,
+        "measured_ns": 3500,
+    }
+    # Layers that take more alone than the whole network were timed too long.
+    small = measure_latency(net, network, {"a": ("spatial",)}, Clock(network=800.0), ranks=2)
+    assert small.layers[0].whole == 800 and small.rest("a") == 0
+
+
+def test_a_layer_that_is_refused_is_left_out_and_the_others_are_timed() -> None:
+    net = from_text(NET.replace("kernel_size: 3 pad: 1", "kernel_size: 5 pad: 2", 1))
+    schemes = {"a": ("spatial",), "b": ("spatial",)}
+    table = measure_latency(net, describe(net), schemes, Clock("a"), ranks=2)
+    assert [x.name for x in table.layers] == ["b"] and "a" not in table and table.rest("ab") == 3000
+    with pytest.raises(RuntimeRefusal, match="mnn takes none of the layers of 'three'"):
+        measure_latency(net, describe(net), {"a": ("spatial",)}, Clock("a"), ranks=2)
+
+
+def test_a_machine_that_is_too_noisy_is_said() -> None:
+    class Noisy(Clock):
+        def times(self, nets: Mapping[str, Any], what: str, sweep: int = 0) -> dict[str, Timing]:
+            return {n: Timing(t.nanoseconds, 80.0) for n, t in super().times(nets, what, sweep).items()}
+
+    net, lines = from_text(NET), []
+    measure_latency(net, describe(net), {"b": ("spatial",)}, Noisy(), ranks=2, notice=lines.append)
+    (line,) = lines
+    assert (
+        "too noisy to decide on 1 layer(s), the first layer 'b', spatial:8: 0.0005 ms, give or take 0.00011; give more --rounds"
+        in line
+    )
 
 
 @pytest.mark.caffe
@@ -52,7 +119,7 @@ def test_measured_and_searched(tmp_path: Path, capsys: pytest.CaptureFixture[str
     # Layers of equal geometry are timed once.
     assert table.layers[1].nanoseconds == table.layers[2].nanoseconds
     for layer in table.layers[1:]:
-        assert layer.ranks == (5, 19, 34, 48) and min(layer.nanoseconds) > 1000
+        assert layer.ranks == (8, 20, 32, 48) and min(layer.nanoseconds) > 1000
         # Ten times the rank takes longer, on however busy a machine: each is the least of several passes.
         assert layer.nanoseconds[-1] > layer.nanoseconds[0]
     write_metrics(tmp_path / "m.json", MetricsTable("three", "", (entry("b", 32, 32, 0), entry("c", 32, 32, 1)), 1.0))

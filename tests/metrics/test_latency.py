@@ -81,3 +81,55 @@ def test_times_of_schemes_and_of_forms_of_two_ranks(tmp_path: Path) -> None:
         MetricsError, match="layer 'c': the latency table has no such layer; measure it with enc-caffe latency"
     ):
         old.time_of(conv(4, 4, (3, 3)), WHOLE)
+
+
+def measured() -> LatencyTable:
+    """Two layers as a runtime has them: 500 and 300 ns whole, of a network of 1000."""
+    return LatencyTable("net", (
+        LayerLatency("a", 12, 500, (4, 8, 12), (100, 90, 600), "spatial", (), (5, 1, 1, 6)),
+        LayerLatency("b", 12, 300, (4, 8), (200, 250), "channel", (), (3, 2, 2)),
+    ), {"runtime": "mnn", "version": "1", "machine": "m", "threads": 1, "batch": 1, "network_ns": 1000})  # fmt: skip
+
+
+def test_times_of_a_runtime_are_as_measured(tmp_path: Path) -> None:
+    table = measured()
+    write_latency(tmp_path / "l.json", table)
+    assert read_latency(tmp_path / "l.json") == table and table.as_measured
+    a, b = (replace(conv(12, 12, (3, 3)), name=n) for n in "ab")
+    # A time that falls as the rank rises is a step, not noise.
+    assert [table(a, Form("spatial", (r,))) for r in (4, 8, 10)] == [100, 90, 345]
+    assert (
+        table.sampled("a", "spatial") == (4, 8, 12)
+        and table.sampled("a", "channel") == ()
+        and table.sampled("z", "spatial") == ()
+    )
+    # What the network takes beside its layers, and a plan: 200 + 90 + 300.
+    assert table.rest("ab") == 200 and table.rest("a") == 500
+    assert table.predicted([a, b], {"a": Form("spatial", (8,))}) == 590
+    # Twice the time of a scheme, and twice again.
+    twice = table.corrected({"spatial": 2.0}).corrected({"spatial": 2.0, "channel": 0.5})
+    assert twice.about["corrected"] == {"spatial": 4.0, "channel": 0.5}
+    assert (
+        twice.layers[0].nanoseconds == (400, 360, 2400)
+        and twice.layers[0].whole == 500
+        and twice.layers[0].intervals == (5, 4, 4, 24)
+    )
+    assert twice.predicted([a, b], {"a": Form("spatial", (8,)), "b": Form("channel", (4,))}) == 200 + 360 + 100
+    # Without the whole network's time its layers are all there is.
+    alone = replace(table, about={})
+    assert alone.rest("ab") == 0 and alone.predicted([a, b], {}) == 800
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"plus_minus_ns": [1, 2]}, "layer 'a': 2 values in 'plus_minus_ns'; of the layer whole and 3 ranks there must be 4"),
+     ({"plus_minus_ns": [1, 2, 3, -1]}, "wrong type"), ({"corrected": {"spatial": 0}}, "field 'corrected' must give a number above 0"),
+     ({"corrected": [2]}, "field 'corrected' must give")],
+)  # fmt: skip
+def test_bad_fields_of_a_runtimes_table(tmp_path: Path, changes: dict, message: str) -> None:
+    layer = {"name": "a", "max_rank": 10, "whole_ns": 500, "ranks": [1, 5, 10], "ns": [1, 2, 3]}
+    data = {"format": "enc-caffe-latency/1", "layers": [layer]}
+    (data if "corrected" in changes else layer).update(changes)
+    (tmp_path / "l.json").write_text(json.dumps(data))
+    with pytest.raises(MetricsError, match=message):
+        read_latency(tmp_path / "l.json")

@@ -83,6 +83,66 @@ def test_latency_is_a_cost_like_any_other() -> None:
         build_problem(TABLE, wanted, times("a", "b", highest=3).time_of)
 
 
+def runtime(**whole: int) -> LatencyTable:
+    """A runtime's table: at ranks 4, 8 and 12 (of b 8, 16, 24) 100, 90 and 600 ns; layers whole as is said, 1000 the network."""
+    entries = [m for m in TABLE.layers if m.name in whole]
+    ranks = {"a": (4, 8, 12), "b": (8, 16, 24)}
+    made = [
+        LayerLatency(m.name, m.max_rank, whole[m.name], ranks[m.name], (100, 90, 600), "spatial", (), (1,) * 4)
+        for m in entries
+    ]
+    return LatencyTable("net", tuple(made), {"runtime": "mnn", "network_ns": 1000})
+
+
+def test_time_is_the_whole_networks_and_of_measured_forms_alone() -> None:
+    wanted = options(target_flops=None, target_latency=0.6, first_layer="search")
+    problem = build_problem(TABLE, wanted, runtime(a=500, b=300))
+    assert problem.originals["latency"] == 1000 and problem.fixed_costs["latency"] == 200
+    # Rank 4 is slower than rank 8 and worse, rank 12 slower than the layer whole.
+    assert [[str(x.forms[p]) for p in x.choices] for x in problem.layers] == [
+        ["spatial:8", "whole"],
+        ["spatial:16", "whole"],
+    ]
+    plans, gap = exact.plans(problem, 4)
+    best = SearchResult(plans[0][0], 0.0)
+    # a in two halves: 200 + 90 + 300 of 1000; with b alone in halves 790 are too many.
+    assert (
+        gap == 0
+        and best.plan_forms(problem) == {"a": Form("spatial", (8,))}
+        and problem.cost("latency", best.ranks) == 590
+    )
+    assert len(plans) == 2
+
+
+def test_a_layer_that_no_form_makes_faster_stays_whole_whatever_the_target() -> None:
+    # Beside both layers the network takes 420.
+    wanted = options(target_flops=None, target_latency=0.6, first_layer="search")
+    problem = build_problem(TABLE, wanted, runtime(a=500, b=80))
+    assert [x.name for x in problem.layers] == ["a"]
+    assert SearchResult(exact.plans(problem)[0][0][0], 0.0).plan_forms(problem) == {"a": Form("spatial", (8,))}
+    with pytest.raises(InfeasibleError, match="0.5900 to 1.0000 of the latency can"):
+        exact.plans(build_problem(TABLE, replace(wanted, target_latency=0.5), runtime(a=500, b=80)))
+
+
+def test_time_and_macs_and_parameters_together() -> None:
+    wanted = options(target_flops=0.8, target_params=0.8, target_latency=0.6, first_layer="search")
+    problem = build_problem(TABLE, wanted, runtime(a=500, b=300))
+    ranks = exact.plans(problem)[0][0][0]
+    # The parameters are b's for the most part, so both are in halves.
+    assert SearchResult(ranks, 0.0).plan_forms(problem) == {"a": Form("spatial", (8,)), "b": Form("spatial", (16,))}
+    assert problem.fits(ranks) and problem.cost("latency", ranks) == 380
+
+
+def test_a_layer_that_the_runtime_did_not_take_stays_whole() -> None:
+    wanted = options(target_flops=None, target_latency=0.6, first_layer="search")
+    problem = build_problem(TABLE, wanted, runtime(a=500))
+    assert [x.name for x in problem.layers] == ["a"] and problem.fixed == {}
+    assert problem.originals["latency"] == 1000 and problem.fixed_costs["latency"] == 500
+    # Without a budget of time every rank may be chosen, and the plan's time is known all the same.
+    free = build_problem(TABLE, options(first_layer="search"), runtime(a=500, b=300))
+    assert free.layers[0].ranks.tolist() == list(range(1, 13)) and free.cost("latency", [4, 8]) == 200 + 100 + 100
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [({"bounds": {"a": (9, 3)}}, r"--bounds a=9:3: 1 <= lowest <= highest <= r_max = 12"),

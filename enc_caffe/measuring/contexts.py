@@ -1,0 +1,160 @@
+"""Small networks that a layer is timed in: between a convolution that makes its input and a pooling that reads its output.
+
+So the layer reads and writes blobs in the layout that the runtime has inside of a network, and what follows it in place (BatchNorm,
+Scale, ReLU) is folded or fused as there. The same network without the layer is timed beside it, and subtracted.
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any, Mapping, Sequence
+
+import numpy as np
+
+from enc_caffe.caffe_io.blobs import needed_blobs
+from enc_caffe.caffe_io.caffemodel import layer_record, write_caffemodel
+from enc_caffe.caffe_io.describe import describe, selected
+from enc_caffe.caffe_io.emit import replace_layers
+from enc_caffe.caffe_io.inference import for_inference, without_phases
+from enc_caffe.caffe_io.proto import caffe_pb2
+from enc_caffe.caffe_io.prototxt import to_text
+from enc_caffe.caffe_io.variants import deploy_net
+from enc_caffe.errors import NetworkError
+from enc_caffe.files.output import atomic_file
+from enc_caffe.form import WHOLE, Form
+from enc_caffe.network import Layer, Network
+from enc_caffe.runtimes.process import Model
+
+#: Types that runtimes fold into the layer before them, or fuse with it.
+FOLLOWERS = ("BatchNorm", "Scale", "Bias", "ReLU", "PReLU")
+#: Channels of a context's input: few, so that making the layer's input costs little.
+CHANNELS = 4
+_OWN = ("context_in", "context_out")
+
+
+def followers(net: Any, layer: Layer) -> list[Any]:
+    """LayerParameters that follow a layer in place, before anything else reads its output."""
+    found, behind = [], False
+    for param in selected(net):
+        if param.name == layer.name:
+            behind = True
+        elif behind and layer.tops[0] in param.bottom:
+            if list(param.bottom) != list(param.top) or param.type not in FOLLOWERS:
+                break
+            found.append(param)
+    return found
+
+
+def context(net: Any, layer: Layer, form: Form, batch: int, placement: str = "exact") -> Any:
+    """A deploy NetParameter of a layer in a form, between its neighbours."""
+    first = next(p for p in net.layer if p.name == layer.name)
+    out = _before(layer.bottom_shapes[0], batch)
+    for at, param in enumerate([first, *followers(net, layer)]):
+        copy = out.layer.add()
+        copy.CopyFrom(param)
+        # The user's text has other bottoms.
+        copy.DiscardUnknownFields()
+        without_phases(copy)
+        copy.bottom[:], copy.top[:] = [_OWN[0] if at == 0 else layer.name], [layer.name]
+    _after(out, layer.name, layer.top_shapes[0])
+    if form != WHOLE:
+        out = replace_layers(out, describe(out, None, f"layer '{layer.name}'"), {layer.name: form}, placement)
+    return for_inference(out)
+
+
+def empty(shape: Sequence[int], batch: int) -> Any:
+    """The context of a blob without a layer."""
+    out = _before(shape, batch)
+    _after(out, _OWN[0], shape)
+    return out
+
+
+def _before(shape: Sequence[int], batch: int) -> Any:
+    out = caffe_pb2().NetParameter(name="context")
+    spatial = list(shape[2:])
+    source = out.layer.add(name="data", type="Input", top=["data"])
+    source.input_param.shape.add(dim=[batch, CHANNELS, *spatial])
+    maker = out.layer.add(name=_OWN[0], bottom=["data"], top=[_OWN[0]])
+    if spatial:
+        maker.type = "Convolution"
+        maker.convolution_param.num_output = shape[1]
+        maker.convolution_param.kernel_size.append(1)
+    else:
+        maker.type = "InnerProduct"
+        maker.inner_product_param.num_output = shape[1]
+    return out
+
+
+def _after(out: Any, bottom: str, shape: Sequence[int]) -> None:
+    if len(shape) == 4:
+        reader = out.layer.add(name=_OWN[1], type="Pooling", bottom=[bottom], top=[_OWN[1]])
+        reader.pooling_param.pool = reader.pooling_param.AVE
+        reader.pooling_param.global_pooling = True
+
+
+def whole_network(net: Any, network: Network, forms: Mapping[str, Form], batch: int, placement: str = "exact") -> Any:
+    """The deploy NetParameter of a network with the layers of a plan replaced."""
+    out = replace_layers(net, network, forms, placement)
+    described = describe(out, None, f"network '{network.name}'", network.data_shapes)
+    out = for_inference(deploy_net(out, described, batch))
+    for layer in out.layer:
+        if layer.type == "Input":
+            for shape in layer.input_param.shape:
+                shape.dim[0] = batch
+                # The text of the prototxt says another batch.
+                layer.DiscardUnknownFields()
+    return out
+
+
+def random_model(net: Any, folder: Path, name: str) -> Model:
+    """Write a deploy network with random weights; what passes through keeps its scale.
+
+    Raises
+    ------
+    NetworkError
+        If it has a layer whose weights' shapes are not known.
+    """
+    network = describe(net, None, f"network '{net.name}'")
+    needed = needed_blobs(net, network)
+    prototxt, caffemodel = folder / f"{name}.prototxt", folder / f"{name}.caffemodel"
+    for layer in network.layers:
+        if layer.name not in needed:
+            raise NetworkError(
+                f"layer '{layer.name}' ({layer.type}): the shapes of its weights are not known, so no network with random "
+                "weights can be made to time it in"
+            )
+    prototxt.write_text(to_text(net), encoding="utf-8")
+    rng = np.random.default_rng(0)
+    with atomic_file(caffemodel) as handle:
+        write_caffemodel(
+            handle, network.name,
+            (layer_record(x.name, x.type, _weights(rng, x.type, needed[x.name])) for x in network.layers if needed[x.name]),
+        )  # fmt: skip
+    shapes = {n: s for n, s in network.data_shapes.items() if n in network.inputs}
+    return Model(prototxt, caffemodel, shapes or network.data_shapes)
+
+
+def _weights(rng: np.random.Generator, kind: str, shapes: Sequence[Sequence[int]]) -> list[np.ndarray]:
+    if kind == "BatchNorm":
+        return [np.zeros(shapes[0], np.float32), np.ones(shapes[1], np.float32), np.ones(1, np.float32)]
+    if kind in ("Scale", "PReLU"):
+        return [np.full(s, v, np.float32) for s, v in zip(shapes, (1.0 if kind == "Scale" else 0.25, 0.0))]
+    return [_drawn(rng, tuple(s)) for s in shapes]
+
+
+def _drawn(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    if len(shape) < 2:
+        return np.zeros(shape, np.float32)
+    # Time does not depend on the values: of many a part is drawn, and repeated.
+    size, block = int(np.prod(shape)), _block(int(rng.integers(1 << 30)))
+    return np.resize(block[: min(size, len(block))], shape) * np.float32(np.sqrt(2 / np.prod(shape[1:])))
+
+
+@functools.lru_cache(maxsize=1)
+def _numbers() -> np.ndarray:
+    return np.random.default_rng(0).standard_normal(1 << 20, np.float32)
+
+
+def _block(shift: int) -> np.ndarray:
+    return np.roll(_numbers(), shift)

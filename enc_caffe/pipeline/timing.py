@@ -1,0 +1,218 @@
+"""Plans timed from end to end in the runtime that a latency table is of; the table corrected where it was wrong."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable, Mapping, Optional
+
+import numpy as np
+
+from enc_caffe.caffe_io.prototxt import to_text
+from enc_caffe.errors import EncError, InfeasibleError, RuntimeRefusal
+from enc_caffe.form import WHOLE, Form
+from enc_caffe.measuring.clock import Timing, Timings, machine, time_models
+from enc_caffe.measuring.contexts import random_model, whole_network
+from enc_caffe.metrics.latency import LatencyTable
+from enc_caffe.metrics.table import MetricsTable
+from enc_caffe.network import Layer
+from enc_caffe.pipeline.loading import LoadedNetwork
+from enc_caffe.pipeline.planning import Found
+from enc_caffe.runtimes.known import runtime_for
+from enc_caffe.runtimes.process import Model, RuntimeProcess
+from enc_caffe.search.build import TimeOf
+
+#: Prediction and time may be so far apart; beyond, the table is corrected and the search repeated, so often at most.
+APART, REPEATS = 0.05, 2
+#: A correction of one round is within these.
+LEAST, MOST = 0.5, 2.0
+#: Turns of both networks.
+ROUNDS = 21
+
+Words = Callable[[str], None]
+#: A search by a table: the plan, and the metrics with what it measured.
+Search = Callable[[Optional[TimeOf]], tuple[Found, MetricsTable]]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The original and a plan's network, timed in turns.
+
+    Attributes
+    ----------
+    original, compressed : Timing
+    predicted : float
+        The plan's time as a part of the original's, by the table.
+    where : str
+        Runtime, version and threads.
+    """
+
+    original: Timing
+    compressed: Timing
+    predicted: float
+    where: str
+
+    @property
+    def ratio(self) -> float:
+        """Time of the plan's network over the original's."""
+        return self.compressed.nanoseconds / self.original.nanoseconds
+
+    def words(self) -> str:
+        """For a person."""
+        first, second = self.original.nanoseconds / 1e6, self.compressed.nanoseconds / 1e6
+        return (
+            f"time from end to end in {self.where}: {first:.3f} ms before, {second:.3f} ms after: {self.ratio:.3f} of it; "
+            f"{self.predicted:.3f} was predicted"
+        )
+
+    def data(self) -> dict[str, Any]:
+        """For ``evaluation.json``."""
+        return {
+            "where": self.where, "original_ns": round(self.original.nanoseconds), "compressed_ns": round(self.compressed.nanoseconds),
+            "ratio": self.ratio, "predicted": self.predicted,
+        }  # fmt: skip
+
+
+class EndToEnd:
+    """Times networks in a table's runtime: the original beside another, in turns."""
+
+    def __init__(self, loaded: LoadedNetwork, process: RuntimeProcess, batch: int, placement: str) -> None:
+        self._loaded, self._process, self._batch, self._placement = loaded, process, batch, placement
+        threads = f"{process.threads} thread{'s' if process.threads != 1 else ''}"
+        self.where = f"{process.runtime.name} {process.version}, {threads}"
+
+    def plan(self, forms: Mapping[str, Form], predicted: float) -> Measured:
+        """A plan's network with random weights: time does not depend on them."""
+        found = self._random({"original": {}, "compressed": forms})
+        return Measured(found["original"], found["compressed"], predicted, self.where)
+
+    def parts(self, forms: Mapping[str, Form]) -> dict[str, float]:
+        """By scheme of a plan: time over the original's of the network with the plan's layers of that scheme alone."""
+        plans = {
+            s: {n: f for n, f in forms.items() if f.scheme == s}
+            for s in dict.fromkeys(f.scheme for f in forms.values())
+        }
+        found = self._random({"original": {}, **plans})
+        return {s: found[s].nanoseconds / found["original"].nanoseconds for s in plans}
+
+    def _random(self, plans: Mapping[str, Mapping[str, Form]]) -> Timings:
+        net, network = self._loaded.net, self._loaded.network
+        with tempfile.TemporaryDirectory(prefix="enc-caffe-nets-") as name:
+            return self._times({
+                what: random_model(whole_network(net, network, own, self._batch, self._placement), Path(name), f"net{at}")
+                for at, (what, own) in enumerate(plans.items())
+            })  # fmt: skip
+
+    def emitted(self, folder: Path, weights: Path, predicted: float) -> Measured:
+        """What was emitted, ``deploy.prototxt`` and ``compressed.caffemodel`` of a folder, beside the original with its own weights."""
+        net, network = self._loaded.net, self._loaded.network
+        with tempfile.TemporaryDirectory(prefix="enc-caffe-nets-") as name:
+            original = Path(name) / "original.prototxt"
+            deploy = whole_network(net, network, {}, 1)
+            original.write_text(to_text(deploy), encoding="utf-8")
+            shapes = {
+                top: list(shape.dim) for x in deploy.layer if x.type == "Input" for top, shape in zip(x.top, x.input_param.shape)
+            }  # fmt: skip
+            models = {
+                "original": Model(original, weights.absolute(), shapes),
+                "compressed": Model(
+                    (folder / "deploy.prototxt").absolute(), (folder / "compressed.caffemodel").absolute(), shapes
+                ),
+            }
+            found = self._times(models)
+        return Measured(found["original"], found["compressed"], predicted, self.where)
+
+    def _times(self, models: Mapping[str, Model]) -> Timings:
+        found, refused = time_models(self._process, models, ROUNDS, enough=0.01)
+        if refused:
+            name, why = next(iter(refused.items()))
+            raise RuntimeRefusal(f"{self._process.runtime.name} does not take the {name} network: {why}")
+        return found
+
+    def close(self) -> None:
+        """End the runtime's process."""
+        self._process.close()
+
+
+def end_to_end(
+    loaded: LoadedNetwork, time_of: Optional[TimeOf], python: Optional[Path], placement: str, notice: Words
+) -> Optional[EndToEnd]:
+    """What times networks as a table's were; None, with a word on it, where that cannot be here."""
+    if not isinstance(time_of, LatencyTable) or time_of.network_time is None:
+        return None
+    about = time_of.about
+    for line in foreign(time_of):
+        notice(f"{line}, so nothing is timed here from end to end")
+        return None
+    try:
+        process = RuntimeProcess(runtime_for(str(about["runtime"])), int(about.get("threads", 1)), python)
+    except EncError as exc:
+        notice(f"nothing is timed from end to end: {exc}")
+        return None
+    if process.version != about.get("version"):
+        notice(
+            f"the table of --latency is of {about['runtime']} {about.get('version')}, and {process.version} is here: measure it again"
+        )
+    return EndToEnd(loaded, process, int(about.get("batch", 1)), placement)
+
+
+def foreign(table: LatencyTable) -> list[str]:
+    """What a person should know of where a table was measured: one line where it was another machine."""
+    other = table.about.get("machine")
+    if "runtime" not in table.about or other == machine():
+        return []
+    return [f"the table of --latency was measured on another machine ({other}; this one: {machine()})"]
+
+
+def correction(
+    table: LatencyTable, layers: Mapping[str, Layer], forms: Mapping[str, Form], ratio: float
+) -> LatencyTable:
+    """The table with a scheme made so much slower or faster that a plan in it takes this part of the original's time."""
+    assert table.network_time is not None
+    own = sum(table.time_of(layers[n], f) for n, f in forms.items() if f != WHOLE and n in table)
+    if not own:
+        return table
+    predicted = table.predicted([layers[n] for n in layers if n in table], forms)
+    factor = float(np.clip((own + ratio * table.network_time - predicted) / own, LEAST, MOST))
+    return table.corrected({f.scheme: factor for f in forms.values() if f != WHOLE})
+
+
+def settled(
+    search: Search, table: LatencyTable, ends: EndToEnd, target: float, notice: Words
+) -> tuple[Found, MetricsTable, LatencyTable]:
+    """The plan of a search by a table that is corrected where whole networks take another time than it predicts.
+
+    Of several plans the best by the search's objective is taken of those whose time is within the target; where there is none, the fastest,
+    and it is said where that takes over 5% more.
+    """
+    tried: list[tuple[float, Found, MetricsTable, LatencyTable]] = []
+    for at in range(REPEATS + 1):
+        try:
+            found, metrics = search(table)
+        except InfeasibleError as exc:
+            if not tried:
+                raise
+            notice(f"with the corrected times the search finds nothing, and the plan of before stays: {exc}")
+            break
+        layers = {layer.name: layer for layer, _ in metrics.by_layer()}
+        forms = found.plan.forms
+        try:
+            measured = ends.plan(forms, found.plan.about.latency_ratio or 1.0)
+        except RuntimeRefusal as exc:
+            notice(f"not timed from end to end: {exc}")
+            return found, metrics, table
+        tried.append((measured.ratio, found, metrics, table))
+        apart = abs(measured.ratio / measured.predicted - 1.0)
+        if apart <= APART or at == REPEATS:
+            break
+        notice(f"{measured.words()}: {apart:.0%} apart, so the table is corrected and the search repeated")
+        for scheme, ratio in ends.parts(forms).items():
+            table = correction(table, layers, {n: f for n, f in forms.items() if f.scheme == scheme}, ratio)
+    within = [t for t in tried if t[0] <= target]
+    best = max(within, key=lambda t: t[1].result.log_objective) if within else min(tried, key=lambda t: t[0])
+    if best[0] > target * (1 + APART):
+        notice(
+            f"--target_latency {target}: the fastest plan of those that were timed takes {best[0]:.3f} of the original's time"
+        )
+    return best[1], best[2], best[3]

@@ -1,0 +1,194 @@
+"""A runtime's process: networks go in by file, nanoseconds come out."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Mapping, Optional, Sequence
+
+import numpy as np
+
+from enc_caffe.errors import RuntimeRefusal, UsageError
+from enc_caffe.runtimes.known import Runtime, interpreter
+from enc_caffe.workers.blas import blas_environment
+from enc_caffe.workers.executor import last_words
+
+WORKER = Path(__file__).resolve().parent / "worker.py"
+#: Seconds without an answer after which a runtime is taken to hang.
+LIMIT = 3600.0
+#: Lines of what a runtime says that are kept.
+LINES = 200
+
+
+@dataclass(frozen=True)
+class Model:
+    """A network's files, and the shapes of its inputs."""
+
+    prototxt: Path
+    caffemodel: Path
+    inputs: Mapping[str, Sequence[int]]
+
+
+class RuntimeProcess:
+    """A runtime in a process of its own, started when it is needed and again where a network ended it.
+
+    Parameters
+    ----------
+    runtime : Runtime
+    threads : int
+    python : Path, optional
+        The Python that has it.
+
+    Raises
+    ------
+    UsageError
+        If the runtime is not there.
+    """
+
+    def __init__(self, runtime: Runtime, threads: int = 1, python: Optional[Path] = None) -> None:
+        self.runtime, self.threads, self._python = runtime, threads, interpreter(runtime, python)
+        self._process: Optional[subprocess.Popen[str]] = None
+        self._said: collections.deque[str] = collections.deque(maxlen=LINES)
+        self._models: dict[str, Model] = {}
+        self._folder = tempfile.TemporaryDirectory(prefix="enc-caffe-runtime-")
+        self._made, self._folders = 0, dict[str, Path]()
+        self.version = self._start()
+
+    def _start(self) -> str:
+        own = {**blas_environment(self.threads), "GLOG_minloglevel": "2"}
+        own["PATH"] = f"{self._python.parent}{os.pathsep}{os.environ.get('PATH', '')}"
+        command = [str(self._python), str(WORKER), str(self.runtime.adapter), str(self.threads)]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace",
+            env={**os.environ, **own}, cwd=self._folder.name,
+        )  # fmt: skip
+        self._said.clear()
+        self._listener = threading.Thread(target=self._listen, args=(self._process,), daemon=True)
+        self._listener.start()
+        first = self._answer()
+        if first is None or "absent" in first:
+            why = first["absent"] if first else last_words("\n".join(self._said))
+            raise UsageError(
+                f"--runtime {self.runtime.name}: {self._python} cannot use it ({why}); in an environment of its own: "
+                f"{self.runtime.install}"
+            )
+        return str(first["version"])
+
+    def _listen(self, process: subprocess.Popen[str]) -> None:
+        assert process.stderr is not None
+        with contextlib.suppress(ValueError, OSError):
+            for line in process.stderr:
+                self._said.append(line.rstrip("\n"))
+
+    def _answer(self) -> Optional[dict[str, Any]]:
+        """The next answer; None where the process has ended."""
+        assert self._process is not None and self._process.stdout is not None
+        watch = threading.Timer(LIMIT, self._process.kill)
+        watch.daemon = True
+        watch.start()
+        line = self._process.stdout.readline()
+        watch.cancel()
+        if not line:
+            self._process.wait()
+            # Its last words.
+            self._listener.join(60)
+            return None
+        return json.loads(line)  # type: ignore[no-any-return]
+
+    def _ask(self, **words: Any) -> dict[str, Any]:
+        """The answer; :class:`RuntimeRefusal` where the process ends over it."""
+        if self._process is None:
+            self._start()
+            for name in list(self._models):
+                self._load(name)
+        assert self._process is not None and self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(json.dumps(words) + "\n")
+            self._process.stdin.flush()
+        found = self._answer()
+        if found is None:
+            status, self._process = self._process.returncode, None
+            how = f"signal {-status}" if status < 0 else f"status {status}"
+            raise RuntimeRefusal(f"its process ended by {how}: {last_words(chr(10).join(self._said))}")
+        return found
+
+    def _load(self, name: str) -> None:
+        model = self._models[name]
+        self._made += 1
+        self._folders[name] = folder = Path(self._folder.name) / str(self._made)
+        folder.mkdir()
+        said = self._ask(
+            do="load", name=name, prototxt=str(model.prototxt), caffemodel=str(model.caffemodel), folder=str(folder),
+            inputs={n: list(s) for n, s in model.inputs.items()},
+        )  # fmt: skip
+        if "refused" in said:
+            raise RuntimeRefusal(str(said["refused"]))
+
+    def load(self, name: str, model: Model) -> None:
+        """Convert a network by the runtime's own importer.
+
+        Raises
+        ------
+        RuntimeRefusal
+            With the importer's last words, where it or the runtime does not take the network; the others stay.
+        """
+        self._models[name] = model
+        try:
+            self._load(name)
+        except RuntimeRefusal:
+            del self._models[name]
+            raise
+
+    def time(self, names: Sequence[str], rounds: int, seconds: float, sweep: int = 0) -> np.ndarray:
+        """Nanoseconds of a pass, shape (names, rounds): in each round every network has its turn of about so many seconds.
+
+        ``sweep``: bytes that are read before every pass, so that weights are not where the pass before has left them.
+        """
+        found = self._ask(do="time", names=list(names), rounds=rounds, seconds=seconds, sweep=sweep)
+        return np.array(found["ns"], dtype=float)
+
+    def outputs(self, name: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Outputs of a network by the names that the runtime gives them."""
+        given, made = (Path(self._folder.name) / f for f in ("inputs.npz", "outputs.npz"))
+        np.savez(given, **inputs)  # type: ignore[arg-type]
+        self._ask(do="run", name=name, inputs=str(given), outputs=str(made))
+        with np.load(made) as data:
+            return {n: data[n] for n in data.files}
+
+    def folder(self, name: str) -> Path:
+        """Where a network's converted files are."""
+        return self._folders[name]
+
+    def drop(self, names: Sequence[str]) -> None:
+        """Forget networks."""
+        for name in names:
+            self._models.pop(name, None)
+            shutil.rmtree(self._folders.pop(name), ignore_errors=True)
+        if self._process is not None:
+            self._ask(do="drop", names=list(names))
+
+    def close(self) -> None:
+        """End the process."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            for pipe in (self._process.stdin, self._process.stdout):
+                if pipe is not None:
+                    with contextlib.suppress(OSError):
+                        pipe.close()
+            self._process = None
+        self._folder.cleanup()
+
+    def __enter__(self) -> RuntimeProcess:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

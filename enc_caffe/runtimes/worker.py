@@ -1,0 +1,123 @@
+"""Runs networks in one runtime, told by lines of JSON on standard input; the answers are lines on standard output.
+
+``worker.py ADAPTER.py THREADS [MODULE]``: runs in the Python that has the runtime, which need not have enc-caffe, so it imports nothing of
+it but what an adapter asks for. Commands, each with its answer:
+
+- ``{"do": "load", "name", "prototxt", "caffemodel", "folder", "inputs": {blob: shape}}``: ``{}``, or ``{"refused": why}``
+- ``{"do": "time", "names", "rounds", "seconds", "sweep"}``: ``{"ns": [[one for each round] for each name]}``
+- ``{"do": "run", "name", "inputs": FILE.npz, "outputs": FILE.npz}``: ``{}``; writes the outputs
+- ``{"do": "drop", "names"}``: ``{}``
+
+The first line says the runtime's version, or why it cannot be used.
+"""
+
+import importlib.util
+import json
+import os
+import sys
+import time
+
+
+def clock(threads):
+    """The clock: of one thread the processor's time, which other work on the machine does not count in; of several the wall's."""
+    return time.process_time_ns if threads == 1 else time.perf_counter_ns
+
+
+class Nets:
+    """The networks that are loaded, by name."""
+
+    def __init__(self, adapter, threads):
+        self._adapter, self._threads, self._nets = adapter, threads, {}
+
+    def load(self, said):
+        """Convert a network and make it ready to run on random inputs."""
+        import numpy as np
+
+        rng = np.random.default_rng(0)
+        inputs = {n: rng.standard_normal(s).astype(np.float32) for n, s in said["inputs"].items()}
+        try:
+            net = self._adapter.Net(said["prototxt"], said["caffemodel"], said["folder"], inputs, self._threads)
+            net.run()
+        except (Exception, SystemExit) as exc:
+            words = [line.strip() for line in str(exc).splitlines() if line.strip()]
+            return {"refused": f"{type(exc).__name__}: {words[-1] if words else 'no message'}"[:400]}
+        self._nets[said["name"]] = net
+        return {}
+
+    def time(self, said):
+        """Nanoseconds of a pass in each round; in a round every network has its turn, and as many passes as fill the seconds.
+
+        With ``sweep`` so many bytes are read before every pass: a layer's weights are then where they are in a network, whose other
+        layers have run meanwhile, and not in the caches next to the processor.
+        """
+        import numpy as np
+
+        nets, now = [self._nets[n] for n in said["names"]], clock(self._threads)
+        others = np.ones(said["sweep"] // 8)
+        passes = []
+        for net in nets:
+            net.run()
+            start = time.perf_counter()
+            net.run()
+            passes.append(max(1, min(200, int(said["seconds"] / max(1e-7, time.perf_counter() - start)))))
+        if len(others):
+            start = time.perf_counter()
+            others.sum()
+            most = 1 + int(said["seconds"] / (time.perf_counter() - start))
+            passes = [min(n, most) for n in passes]
+        found = [[] for _ in nets]
+        for _ in range(said["rounds"]):
+            for net, number, into in zip(nets, passes, found):
+                # What was in the caches before is the other networks'.
+                net.run()
+                spent = 0
+                for _ in range(number):
+                    others.sum()
+                    start = now()
+                    net.run()
+                    spent += now() - start
+                into.append(spent / number)
+        return {"ns": found}
+
+    def run(self, said):
+        """Outputs of a network on inputs of a file."""
+        import numpy as np
+
+        with np.load(said["inputs"]) as data:
+            found = self._nets[said["name"]].outputs({n: data[n] for n in data.files})
+        np.savez(said["outputs"], **{n: np.asarray(v, np.float32) for n, v in found.items()})
+        return {}
+
+    def drop(self, said):
+        """Forget networks."""
+        for name in said["names"]:
+            self._nets.pop(name, None)
+        return {}
+
+
+def main():
+    """Answer until standard input ends."""
+    path, threads = sys.argv[1], int(sys.argv[2])
+    # Converters print: what they say must not be taken for an answer.
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    # This folder's modules must not stand for the runtimes'.
+    sys.path[:] = [p for p in sys.path if os.path.realpath(p or ".") != os.path.dirname(os.path.realpath(__file__))]
+    spec = importlib.util.spec_from_file_location("enc_caffe_adapter", path)
+    adapter = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(adapter)
+        first = {"version": adapter.version(), "python": sys.executable}
+    except Exception as exc:
+        first = {"absent": f"{type(exc).__name__}: {exc}".splitlines()[0][:400]}
+    print(json.dumps(first), file=answers)
+    if "absent" in first:
+        return
+    nets = Nets(adapter, threads)
+    for line in sys.stdin:
+        said = json.loads(line)
+        print(json.dumps(getattr(nets, said.pop("do"))(said)), file=answers)
+
+
+if __name__ == "__main__":
+    main()

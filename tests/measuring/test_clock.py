@@ -1,0 +1,32 @@
+"""Medians and their intervals, by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from enc_caffe.measuring.clock import Timing, difference, median
+
+
+def test_the_interval_is_of_order_statistics() -> None:
+    # Of 15 samples: P(at most 3 below) = 0.0176, of 4 below 0.059, so the interval goes from the 4th to the 12th.
+    assert median(range(15, 0, -1)) == Timing(8.0, 4.0)
+    # Of 5 the chance of none below is 0.031: no interval is certain enough, so all of them count.
+    assert median([5, 1, 2, 3, 90]) == Timing(3.0, 44.5)
+
+
+def test_the_interval_holds_the_median_in_95_of_100() -> None:
+    rng = np.random.default_rng(0)
+    held = [abs(median(rng.exponential(1.0, 21)).nanoseconds - np.log(2)) for _ in range(5)]
+    assert max(held) < 1.0
+    inside = 0
+    for _ in range(2000):
+        values = np.sort(rng.uniform(0, 1, 15))
+        inside += values[3] <= 0.5 <= values[11]
+    # 1 - 2 x 0.0176 = 0.965, give or take 3 standard errors of 2000.
+    assert inside / 2000 == pytest.approx(0.9648, abs=0.0124)
+
+
+def test_differences_are_no_less_than_a_nanosecond() -> None:
+    assert difference(Timing(10.0, 3.0), Timing(4.0, 4.0)) == Timing(6.0, 5.0)
+    assert difference(Timing(4.0, 0.0), Timing(9.0, 0.0)) == Timing(1.0, 0.0)

@@ -1,0 +1,104 @@
+"""Small networks that layers are timed in: what stands in them, and that stock Caffe runs them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from enc_caffe.caffe_io.describe import describe
+from enc_caffe.caffe_io.prototxt import from_text
+from enc_caffe.errors import NetworkError
+from enc_caffe.form import WHOLE, Form
+from enc_caffe.measuring.contexts import context, empty, followers, random_model, whole_network
+
+NET = """
+name: "two"
+layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 10 dim: 8 dim: 12 dim: 14 } } }
+layer { name: "a" type: "Convolution" bottom: "data" top: "a" param { lr_mult: 1 }
+  convolution_param { num_output: 16 kernel_size: 3 pad: 1 stride: 2 weight_filler { type: "xavier" } } }
+layer { name: "an" type: "BatchNorm" bottom: "a" top: "a" }
+layer { name: "as" type: "Scale" bottom: "a" top: "a" scale_param { bias_term: true } }
+layer { name: "ar" type: "ReLU" bottom: "a" top: "a" }
+layer { name: "b" type: "Convolution" bottom: "a" top: "b" convolution_param { num_output: 16 kernel_size: 3 pad: 1 } }
+layer { name: "sum" type: "Eltwise" bottom: "a" bottom: "b" top: "sum" }
+layer { name: "fc" type: "InnerProduct" bottom: "sum" top: "fc" inner_product_param { num_output: 10 } }
+"""
+
+
+@pytest.fixture
+def net() -> Any:
+    return from_text(NET)
+
+
+def names(net: Any) -> list[str]:
+    return [f"{x.name} {','.join(x.bottom)}>{','.join(x.top)}" for x in net.layer]
+
+
+def test_a_layer_takes_along_what_follows_it_in_place(net: Any) -> None:
+    network = describe(net)
+    assert [x.name for x in followers(net, network["a"])] == ["an", "as", "ar"]
+    # b's output is read by a sum, not changed in place.
+    assert followers(net, network["b"]) == []
+    made = context(net, network["a"], WHOLE, 3)
+    assert names(made) == [
+        "data >data", "context_in data>context_in", "a context_in>a", "an a>a", "as a>a", "ar a>a", "context_out a>context_out",
+    ]  # fmt: skip
+    described = describe(made)
+    assert described["a"].bottom_shapes == ((3, 8, 12, 14),) and described["a"].top_shapes == ((3, 16, 6, 7),)
+    assert described["data"].top_shapes == ((3, 4, 12, 14),)
+    assert described["a"].convolution == network["a"].convolution
+    # Nothing of training.
+    assert not made.layer[2].param and not made.layer[2].convolution_param.HasField("weight_filler")
+
+
+def test_forms_stand_in_the_same_context(net: Any) -> None:
+    network = describe(net)
+    made = context(net, network["a"], Form("spatial", (4,)), 1)
+    assert [x.split()[0] for x in names(made)] == ["data", "context_in", "a_v", "a_h", "an", "as", "ar", "context_out"]
+    dense = context(net, network["fc"], Form("inner_product", (3,)), 1)
+    assert [x.type for x in dense.layer] == ["Input", "Convolution", "InnerProduct", "InnerProduct"]
+    assert [x.type for x in empty((1, 16), 1).layer] == ["Input", "InnerProduct"]
+    assert [x.type for x in empty((1, 16, 5, 5), 1).layer] == ["Input", "Convolution", "Pooling"]
+
+
+def test_a_whole_network_of_another_batch(net: Any) -> None:
+    network = describe(net)
+    made = whole_network(net, network, {"b": Form("channel", (4,))}, 2)
+    described = describe(made)
+    assert described["fc"].top_shapes == ((2, 10),) and "b_v" in described or "b_a" in described or "b" not in described
+
+
+@pytest.mark.caffe
+def test_stock_caffe_and_opencv_compute_the_same_of_a_context(net: Any, tmp_path: Path) -> None:
+    import numpy as np
+
+    from enc_caffe.runtimes.known import RUNTIMES
+    from enc_caffe.runtimes.process import RuntimeProcess
+
+    network, found = describe(net), {}
+    models = {
+        "form": random_model(context(net, network["a"], Form("spatial", (4,)), 1), tmp_path, "form"),
+        "whole": random_model(whole_network(net, network, {}, 1), tmp_path, "whole"),
+    }
+    for name in ("caffe", "opencv"):
+        with RuntimeProcess(RUNTIMES[name]) as process:
+            for what, model in models.items():
+                process.load(what, model)
+                inputs = {
+                    n: np.random.default_rng(1).standard_normal(s).astype(np.float32) for n, s in model.inputs.items()
+                }
+                (value,) = process.outputs(what, inputs).values()
+                found[name, what] = value.ravel()
+            # Medians of real passes, in turns: more work takes longer.
+            assert process.time(["whole", "form"], 7, 0.001).shape == (2, 7)
+    for what in models:
+        scale = np.abs(found["caffe", what]).max()
+        assert scale > 0.01 and np.abs(found["caffe", what] - found["opencv", what]).max() <= 1e-3 * scale
+
+
+def test_unknown_weights_are_said(tmp_path: Path) -> None:
+    text = NET.replace('type: "Eltwise"', 'type: "Axpy"')
+    with pytest.raises(NetworkError, match=r"layer 'sum' \(Axpy\): the shapes of its weights are not known"):
+        random_model(from_text(text), tmp_path, "n")

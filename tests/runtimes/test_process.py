@@ -1,0 +1,71 @@
+"""A runtime's process: what it refuses, what ends it, and that the others go on."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from enc_caffe.errors import RuntimeRefusal, UsageError
+from enc_caffe.measuring.contexts import empty, random_model
+from enc_caffe.runtimes.known import RUNTIMES, Runtime, interpreter, runtime_for
+from enc_caffe.runtimes.process import Model, RuntimeProcess
+
+
+def test_a_network_that_the_importer_refuses_leaves_the_others(tmp_path: Path) -> None:
+    good = random_model(empty((1, 8, 6, 6), 1), tmp_path, "good")
+    (tmp_path / "bad.prototxt").write_text(good.prototxt.read_text().replace("Pooling", "Nonsense"))
+    with RuntimeProcess(RUNTIMES["opencv"]) as process:
+        process.load("good", good)
+        with pytest.raises(RuntimeRefusal, match="Nonsense"):
+            process.load("bad", Model(tmp_path / "bad.prototxt", good.caffemodel, good.inputs))
+        times = process.time(["good"], 3, 0.0005)
+        assert times.shape == (1, 3) and np.all(times > 100)
+        assert process.version.startswith("4.")
+
+
+def test_a_process_that_ends_is_started_again(tmp_path: Path) -> None:
+    adapter = tmp_path / "ending.py"
+    adapter.write_text(
+        "import os\ndef version():\n    return '1'\nclass Net:\n    def __init__(self, prototxt, caffemodel, folder, inputs, threads):\n"
+        "        if prototxt.endswith('end.prototxt'):\n            os.write(2, b'Check failed: all is lost')\n            os._exit(9)\n"
+        "    def run(self):\n        return None\n"
+    )
+
+    class Ending(Runtime):
+        @property
+        def adapter(self) -> Path:
+            return adapter
+
+    good = random_model(empty((1, 4), 1), tmp_path, "good")
+    with RuntimeProcess(Ending("ending", (), "pip install nothing")) as process:
+        process.load("good", good)
+        with pytest.raises(RuntimeRefusal, match="its process ended by status 9: Check failed: all is lost"):
+            process.load("end", Model(tmp_path / "end.prototxt", good.caffemodel, good.inputs))
+        # The good one is loaded again.
+        assert process.time(["good"], 2, 0.0001).shape == (1, 2)
+
+
+def test_runtimes_that_are_not_there_say_how_to_get_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match="--runtime tflite: known are caffe, opencv, mnn, ncnn, openvino, onnxruntime"):
+        runtime_for("tflite")
+    monkeypatch.setattr("enc_caffe.runtimes.known.cache_folder", lambda: tmp_path)
+    absent = Runtime("mnn", ("no_such_module_of_mnn",), "pip install MNN==3.6.1", ("mnn-",))
+    with pytest.raises(
+        UsageError, match=r"--runtime mnn: it is not installed here.*pip install MNN==3\.6\.1.*--runtime_python"
+    ):
+        interpreter(absent)
+    # What make deploy-test installed is found, once it is whole.
+    python = tmp_path / "converters" / "mnn-3.6.1-ab" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.touch()
+    with pytest.raises(UsageError, match="not installed"):
+        interpreter(absent)
+    (python.parent.parent / ".ready").touch()
+    assert interpreter(absent) == python
+    with pytest.raises(UsageError, match="--runtime_python .*nowhere: no such file"):
+        interpreter(absent, tmp_path / "nowhere")
+    with pytest.raises(UsageError, match=r"cannot use it \(ModuleNotFoundError: .*MNN.*pip install MNN"):
+        RuntimeProcess(RUNTIMES["mnn"], 1, Path(sys.executable))

@@ -68,9 +68,8 @@ def _of_quality(key: str, label: str, name: str) -> Rival:
         return Rival(key, label, {"method": name})
     own = QUALITY[name]
     search: dict[str, Any] = {n: own[n] for n in ("method", "metric", "schemes") if n in own}
-    return Rival(
-        key, label, search, Making(Decomposition(own["decomposition"], own["recalibrate"]), own["refine"], own["dense"])
-    )
+    how = Decomposition(own["decomposition"], own["recalibrate"], own.get("reconstruct", "none"))
+    return Rival(key, label, search, Making(how, own["refine"], own["dense"]))
 
 
 WEIGHTED = Making(Decomposition("weighted"))

@@ -15,7 +15,7 @@ from enc_caffe.caffe_io.distill import Distillation
 from enc_caffe.caffe_io.prototxt import read_net
 from enc_caffe.caffe_io.variants import check_one_input
 from enc_caffe.calibration import duration
-from enc_caffe.calibration.blocks import BATCH, steps_of
+from enc_caffe.calibration.blocks import images_passed
 from enc_caffe.calibration.decomposer import Decomposition
 from enc_caffe.calibration.forecast import Forecast, unpredicted
 from enc_caffe.calibration.layerwise import Blobs
@@ -236,7 +236,7 @@ def compress(
                 images, [layer for layer, _ in table.by_layer()], sampled, how.kind, measured,
                 making.refine + len(how.alternatives()) + (len({m.scheme for m in table.layers}) if mixed else 0), making.dense, left,
                 passes(loaded, making.iterations) if making.iterations else 0, gradients,
-                BATCH * steps_of(images.look.images, images.macs) if how.by_blocks else 0,
+                images_passed(images.look.images, images.macs) if how.by_blocks else 0,
             )  # fmt: skip
             done = left.measured if measured else 1.0 - gradients if options.metric in PREDICTED else 0.0
             known = f"; {done:.0%} of the metrics are known already" if done else ""

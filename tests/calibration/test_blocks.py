@@ -91,7 +91,7 @@ def scores(task, blobs, data, blob):
 
 
 def test_a_fit_that_was_stopped_goes_on_and_comes_to_the_same(tmp_path: Path, workers) -> None:
-    setting = Setting(tmp_path, nets.residual(), workers, 60)
+    setting = Setting(tmp_path, nets.residual(), workers, 100)
     forms, model = low(setting), CaffeModel(setting.weights)
     base = setting.decomposer(BEFORE).blobs(forms)
     folders = [setting.folder / name for name in ("once", "twice")]
@@ -135,9 +135,14 @@ def test_a_fit_is_kept_unless_what_is_held_out_speaks_against_it() -> None:
     assert module.nearer(np.stack([before, before + rng.normal(0.01, 1.0, 100)]))
 
 
+def test_nothing_passes_where_there_are_too_few_images() -> None:
+    assert module.images_passed(module.FEWEST - 1, 10**6) == 0
+    assert module.images_passed(200, 10**6) == module.BATCH * module.steps_of(200, 10**6)
+
+
 def test_too_few_images_are_refused_and_too_large_blobs_take_fewer(setting: Setting) -> None:
-    with pytest.raises(UsageError, match="39 images; at least 40"):
-        module.spans(39, 10, 5)
+    with pytest.raises(UsageError, match="99 images; at least 100"):
+        module.spans(99, 10, 5)
     assert module.spans(100, 10, 5)[-1][1] == 100
     some = module.spans(10_000, module.LIVE // 4 // 1000, 10)
     used = sum(stop - first for first, stop in some)

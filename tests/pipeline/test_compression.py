@@ -49,6 +49,7 @@ def test_best_is_nearer_to_the_original_than_paper(tmp_path: Path, capsys) -> No
         assert stock["loss"] == pytest.approx(result["compressed"]["cross_entropy"], abs=1e-4)
         found[quality] = result
         if quality == "best":
+            assert "40 images are too few to fit blocks (at least 100)" in said.out
             assert "measuring on 40 images: about" in said.err
             assert "ranks refined by" in said.out and "divergence from the original" in said.out
             plan = read_plan(out / "ranks.json")
@@ -179,7 +180,9 @@ def test_labels_are_not_looked_at_and_emit_makes_the_same_network(tmp_path: Path
     found = []
     for labels in (True, False):
         folder = tmp_path / str(labels)
-        assert compress(folder, nets.residual(), "--quality", "best", "--refine", "3", labels=labels)[0] == 0
+        assert (
+            compress(folder, nets.residual(), "--quality", "best", "--refine", "3", labels=labels, images=120)[0] == 0
+        )
         found.append((folder / "out" / "compressed.caffemodel").read_bytes())
     assert found[0] == found[1]
     # The same by the single commands, from the ranks alone.

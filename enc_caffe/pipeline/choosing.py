@@ -62,7 +62,7 @@ class Chooser:
             self._what = ""
             self.decomposer, self.evaluator = min(made, key=lambda m: m[1].divergence(forms))
         if self._how.by_blocks and self._images.look.images < FEWEST:
-            self._more = f"; {self._images.look.images} images are too few to fit blocks (at least {FEWEST})"
+            self._more = f" ({self._images.look.images} images are too few to fit blocks: at least {FEWEST} are needed)"
         elif self._how.by_blocks:
             made = [(self.decomposer, self.evaluator)]
             made.append(self._made(replace(self.decomposer.how, reconstruct=self._how.reconstruct)))
@@ -84,7 +84,7 @@ class Chooser:
         # Where channels are taken out a narrow network was trained.
         model = opened(self._images.weights)
         found = widened(self._images, model, plan.forms, self._placement, {n: list(b) for n, b in blobs.items()}, found)
-        self._more = f", distilled in {iterations} iterations{self._more}"
+        self._more = f"{self._more}, distilled in {iterations} iterations"
         self.evaluator = PlanEvaluator(
             self._images, self._placement, progress=lambda plans, done, all_: self._report("whole networks", done, all_),
             blobs_of=lambda forms: found, name=[*name, "distilled", folder.name], reference=self.decomposer.reference(),

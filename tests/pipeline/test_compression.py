@@ -49,7 +49,7 @@ def test_best_is_nearer_to_the_original_than_paper(tmp_path: Path, capsys) -> No
         assert stock["loss"] == pytest.approx(result["compressed"]["cross_entropy"], abs=1e-4)
         found[quality] = result
         if quality == "best":
-            assert "40 images are too few to fit blocks (at least 100)" in said.out
+            assert "(40 images are too few to fit blocks: at least 100 are needed)" in said.out
             assert "measuring on 40 images: about" in said.err
             assert "ranks refined by" in said.out and "divergence from the original" in said.out
             plan = read_plan(out / "ranks.json")

@@ -15,22 +15,18 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Iterator
 
-from study_forms import SUBJECTS, Study
+from study_forms import Study, arguments, studied
 
 from enc_caffe.calibration.decomposer import Decomposition
-from enc_caffe.errors import EncError, InfeasibleError
-from enc_caffe.experiments.fetch import data_folder
+from enc_caffe.errors import InfeasibleError
 from enc_caffe.files.jsonfile import write_json
 from enc_caffe.form import Form
-from enc_caffe.measuring.store import ResultStore
 from enc_caffe.measuring.subject import PlanEvaluator
 from enc_caffe.pipeline.choosing import Chooser
 from enc_caffe.search.options import SearchOptions
-from enc_caffe.terminal.progress import stage_bars
 from enc_caffe.terminal.stopping import stoppable
-from enc_caffe.workers.choice import Workers
 
 AUTO = frozenset({"auto"})
 #: Ways to make a network, each a step more than the one before.
@@ -63,66 +59,46 @@ def scored(study: Study, forms: dict[str, Form], how: Decomposition) -> dict[str
     }  # fmt: skip
 
 
+def rows_of(study: Study, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """A row for every plan and way; a line for a plan that cannot be had."""
+    for words in args.schemes.split(","):
+        asked: Any = words if words == "all" else (words,)
+        table, search = study.metrics(asked)
+        for target in map(float, args.targets.split(",")):
+            try:
+                found = search(SearchOptions("model", "fisher", target, schemes=asked, count=args.count))
+            except InfeasibleError as exc:
+                print(f"| {words} | {target} | cannot be reached: {exc} |", flush=True)
+                continue
+            for way in args.ways.split(","):
+                about = {"schemes": words, "target": target, "count": args.count, "images": args.images, "way": way}
+                yield {**about, **scored(study, dict(found.plan.forms), WAYS[way])}
+
+
 def main() -> int:
     """Run."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("network", choices=tuple(SUBJECTS))
-    parser.add_argument("--targets", default="0.3,0.2")
+    parser = arguments(__doc__ or "", "0.3,0.2", 1000)
     parser.add_argument("--count", choices=("all", "paper"), default="paper")
-    parser.add_argument("--images", type=int, default=1000, help="training images that choose (default: 1000)")
     parser.add_argument("--schemes", default="spatial,all", help="paper's scheme alone, all (default: spatial,all)")
     parser.add_argument("--ways", default=",".join(WAYS), help=f"(default: {','.join(WAYS)})")
     parser.add_argument("--seed", type=int, default=0, help="of the images that choose (default: 0)")
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=None, help="folder (default: outputs/accuracy-NETWORK)")
     args = parser.parse_args()
-    data, out = data_folder(), args.out or Path("outputs") / f"accuracy-{args.network}"
-    if data is None:
-        print("ENC_CAFFE_DATA must name the folder with the networks and images", file=sys.stderr)
-        return 1
     unknown = [w for w in args.ways.split(",") if w not in WAYS]
     if unknown:
         print(f"--ways {unknown[0]}: known are {', '.join(WAYS)}", file=sys.stderr)
         return 2
-    rows: list[dict[str, Any]] = []
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with (
-            ResultStore(out / "results.sqlite") as store,
-            Workers(args.workers).executor() as executor,
-            stage_bars() as bars,
-        ):
-            study = Study(SUBJECTS[args.network], data, out, args.images, executor, store, bars, seed=args.seed)
-            for words in args.schemes.split(","):
-                asked: Any = words if words == "all" else (words,)
-                table, search = study.metrics(asked)
-                for target in map(float, args.targets.split(",")):
-                    options = SearchOptions("model", "fisher", target, schemes=asked, count=args.count)
-                    try:
-                        found: Optional[Any] = search(options)
-                    except InfeasibleError as exc:
-                        print(f"| {words} | {target} | cannot be reached: {exc} |", flush=True)
-                        continue
-                    assert found is not None
-                    for way in args.ways.split(","):
-                        row = {
-                            "schemes": words,
-                            "target": target,
-                            "count": args.count,
-                            "images": args.images,
-                            "way": way,
-                        }
-                        row.update(scored(study, dict(found.plan.forms), WAYS[way]))
-                        rows.append(row)
-                        write_json(out / f"accuracy-{args.seed}.json", json.loads(json.dumps({"rows": rows})))
-                        print(
-                            f"| {words} | {target} | {way} | {row['right'] / row['of']:.4f} | {row['divergence']:.4f} | "
-                            f"{row['making']} | {row['seconds']:.0f} s |", flush=True,
-                        )  # fmt: skip
-    except EncError as exc:
-        print(f"study_accuracy: {exc}", file=sys.stderr)
-        return exc.exit_status
-    return 0
+
+    def do(study: Study, out: Path) -> None:
+        rows = []
+        for row in rows_of(study, args):
+            rows.append(row)
+            write_json(out / f"accuracy-{args.seed}.json", json.loads(json.dumps({"rows": rows})))
+            print(
+                f"| {row['schemes']} | {row['target']} | {row['way']} | {row['right'] / row['of']:.4f} | {row['divergence']:.4f} | "
+                f"{row['making']} | {row['seconds']:.0f} s |", flush=True,
+            )  # fmt: skip
+
+    return studied("accuracy", args, do, seed=args.seed)
 
 
 if __name__ == "__main__":

@@ -201,25 +201,23 @@ def taken(table: MetricsTable, target: float, found: Found, metric: str) -> list
     return rows
 
 
-def main() -> int:
-    """Run."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def arguments(doc: str, targets: str, images: int) -> argparse.ArgumentParser:
+    """What every study of these networks is asked for."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("network", choices=tuple(SUBJECTS))
-    parser.add_argument("--targets", default="0.5", help="parts of all MACs")
-    parser.add_argument("--images", type=int, default=300, help="training images that choose (default: 300)")
-    parser.add_argument("--single", default="", help="schemes to try alone (default: all that take a convolution)")
-    parser.add_argument("--metric", choices=("fisher", "divergence"), default="fisher", help="(default: fisher)")
-    parser.add_argument("--plain", action="store_true", help="factors of least output error alone, no calibration")
+    parser.add_argument("--targets", default=targets, help=f"parts of the MACs (default: {targets})")
+    parser.add_argument("--images", type=int, default=images, help=f"training images that choose (default: {images})")
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=None, help="folder (default: outputs/forms-NETWORK)")
-    args = parser.parse_args()
-    data, out = data_folder(), args.out or Path("outputs") / f"forms-{args.network}"
+    parser.add_argument("--out", type=Path, default=None, help="folder (default: outputs/STUDY-NETWORK)")
+    return parser
+
+
+def studied(name: str, args: argparse.Namespace, do: Callable[[Study, Path], None], **more: Any) -> int:
+    """Do something with the network that the arguments name; the exit status."""
+    data, out = data_folder(), args.out or Path("outputs") / f"{name}-{args.network}"
     if data is None:
         print("ENC_CAFFE_DATA must name the folder with the networks and images", file=sys.stderr)
         return 1
-    single = [s for s in args.single.split(",") if s] if args.single != "none" else []
-    if not args.single:
-        single = [n for n in schemes() if n != "inner_product"]
     try:
         out.mkdir(parents=True, exist_ok=True)
         with (
@@ -227,15 +225,29 @@ def main() -> int:
             Workers(args.workers).executor() as executor,
             stage_bars() as bars,
         ):
-            study = Study(
-                SUBJECTS[args.network], data, out, args.images, executor, store, bars, args.plain, args.metric
-            )
-            found = run(study, [float(t) for t in args.targets.split(",")], single)
-            write_json(out / "forms.json", json.loads(json.dumps(found)))
+            do(Study(SUBJECTS[args.network], data, out, args.images, executor, store, bars, **more), out)
     except EncError as exc:
-        print(f"study_forms: {exc}", file=sys.stderr)
+        print(f"study_{name}: {exc}", file=sys.stderr)
         return exc.exit_status
     return 0
+
+
+def main() -> int:
+    """Run."""
+    parser = arguments(__doc__ or "", "0.5", 300)
+    parser.add_argument("--single", default="", help="schemes to try alone (default: all that take a convolution)")
+    parser.add_argument("--metric", choices=("fisher", "divergence"), default="fisher", help="(default: fisher)")
+    parser.add_argument("--plain", action="store_true", help="factors of least output error alone, no calibration")
+    args = parser.parse_args()
+    single = [s for s in args.single.split(",") if s] if args.single != "none" else []
+    if not args.single:
+        single = [n for n in schemes() if n != "inner_product"]
+
+    def do(study: Study, out: Path) -> None:
+        found = run(study, [float(t) for t in args.targets.split(",")], single)
+        write_json(out / "forms.json", json.loads(json.dumps(found)))
+
+    return studied("forms", args, do, plain=args.plain, metric=args.metric)
 
 
 if __name__ == "__main__":

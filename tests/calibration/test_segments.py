@@ -21,7 +21,7 @@ def network(folder: Path, text: str) -> Network:
 
 
 def block(name: str, bottom: str, tail: str = "") -> str:
-    """Two convolutions beside a shortcut; with ``tail`` each of them is two layers."""
+    """Two convolutions beside a shortcut; with ``tail``, what its name ends in, the first one is a chain of two layers."""
     second = f"{name}a{tail}"
     text = nets.conv(f"{name}a", bottom, 3)
     if tail:
@@ -41,14 +41,14 @@ def test_a_network_is_cut_between_blocks_and_not_inside_one(tmp_path: Path) -> N
 
 def test_runs_go_from_block_to_block_behind_what_is_in_place(tmp_path: Path) -> None:
     whole = network(tmp_path, block("x", "data") + block("y", "xs"))
-    small = network(tmp_path, block("x", "data") + block("y", "xs").replace('"ya"', '"ya_h"').replace('"yr"', '"yr"'))
+    small = network(tmp_path, block("x", "data") + block("y", "xs", "_h"))
     forms = {"xa": Form("spatial", (1,)), "ya": Form("spatial", (1,))}
-    chains = {"xa": ["xa"], "ya": ["ya_h"]}
+    chains = {"xa": ["xa"], "ya": ["ya_v", "ya_h"]}
     # Each block has one decomposed layer only: both make a run.
-    assert segments(whole, small, forms, chains) == [Segment(1, 11, "data", "ys")]
+    assert segments(whole, small, forms, chains) == [Segment(1, 12, "data", "ys")]
     forms |= {"xb": Form("spatial", (1,)), "yb": Form("spatial", (1,))}
     chains |= {"xb": ["xb"], "yb": ["yb"]}
-    assert segments(whole, small, forms, chains) == [Segment(1, 6, "data", "xs"), Segment(6, 11, "xs", "ys")]
+    assert segments(whole, small, forms, chains) == [Segment(1, 6, "data", "xs"), Segment(6, 12, "xs", "ys")]
 
 
 def test_layers_before_the_first_decomposed_one_are_in_no_run(tmp_path: Path) -> None:

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from enc_caffe.caffe_io.datum import write_lmdb
-from enc_caffe.caffe_io.sources import from_arrays
-from enc_caffe.caffe_tools.finetune import finetune
 from enc_caffe.errors import UsageError
 from enc_caffe.experiments import policies, rivals
 from enc_caffe.measuring.store import ResultStore
@@ -24,8 +19,8 @@ from enc_caffe.report.rows import Network, Run, Score
 from enc_caffe.report.sections import report_of, summary_table
 from enc_caffe.search.methods import METHODS
 from enc_caffe.workers.choice import Workers
+from tests.experiments.digits import trained_digits
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 NAMES = ("uniform", "y_d", "amc", "adc", "map", "balf")
 
 
@@ -34,21 +29,10 @@ def arena(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> rivals.Arena:
     """The digits' network with weights of a few iterations."""
     monkeypatch.setenv("ENC_CAFFE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("OPENBLAS_NUM_THREADS", "1")
-    folder = tmp_path / "digits"
-    shutil.copytree(ROOT / "prototxt" / "digits", folder)
-    rng = np.random.default_rng(0)
-    labels = np.arange(240) % 10
-    images = rng.integers(0, 8, (240, 1, 8, 8)).astype(np.uint8)
-    images[np.arange(240), 0, labels % 8, labels // 8 * 4] = 16
-    for name, part in (("train", slice(0, 180)), ("test", slice(180, 240))):
-        write_lmdb(tmp_path / name, from_arrays(images[part], labels[part])[1])
-    trained = finetune(
-        folder / "solver.prototxt", None, tmp_path / "trained", None, tmp_path / "train", tmp_path / "test",
-        {"max_iter": 30, "snapshot": 30, "random_seed": 3},
-    )  # fmt: skip
-    source = Source(folder / "train_val.prototxt", trained.weights)
+    folder, weights, train, test = trained_digits(tmp_path)
+    source = Source(folder / "train_val.prototxt", weights)
     settings = {"episodes": 6, "exploration": 3}
-    return rivals.Arena("r", "digits", source, tmp_path / "train", tmp_path / "test", (0.6,), "all", "search", settings)
+    return rivals.Arena("r", "digits", source, train, test, (0.6,), "all", "search", settings)
 
 
 @pytest.mark.caffe

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,6 @@ import pytest
 
 from enc_caffe.caffe_io.datum import write_lmdb
 from enc_caffe.caffe_io.sources import from_arrays
-from enc_caffe.caffe_tools.finetune import finetune
 from enc_caffe.errors import DatasetError, UsageError
 from enc_caffe.experiments import run as module
 from enc_caffe.experiments.inputs import Choices
@@ -22,8 +20,8 @@ from enc_caffe.pipeline.reporting import read_run
 from enc_caffe.report.render import write_report
 from enc_caffe.report.sections import report_of
 from enc_caffe.workers.choice import Workers
+from tests.experiments.digits import ROOT, trained_digits
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 SETTINGS = """
 network = "digits"
 partial = 0.25
@@ -46,21 +44,9 @@ def experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Experim
     """Settings of ones own beside a copy of the digits' network, with weights of a few iterations."""
     monkeypatch.setenv("ENC_CAFFE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("OPENBLAS_NUM_THREADS", "1")
-    folder = tmp_path / "digits"
-    shutil.copytree(ROOT / "prototxt" / "digits", folder)
+    folder, weights, train, test = trained_digits(tmp_path)
     (folder / "own.toml").write_text(SETTINGS)
-    rng = np.random.default_rng(0)
-    labels = np.arange(240) % 10
-    # A bright row for every class: learnt within a few iterations.
-    images = rng.integers(0, 8, (240, 1, 8, 8)).astype(np.uint8)
-    images[np.arange(240), 0, labels % 8, labels // 8 * 4] = 16
-    for name, part in (("train", slice(0, 180)), ("test", slice(180, 240))):
-        write_lmdb(tmp_path / name, from_arrays(images[part], labels[part])[1])
-    trained = finetune(
-        folder / "solver.prototxt", None, tmp_path / "trained", None, tmp_path / "train", tmp_path / "test",
-        {"max_iter": 30, "snapshot": 30, "random_seed": 3},
-    )  # fmt: skip
-    choices = Choices(("map",), None, trained.weights, tmp_path / "train", tmp_path / "test", True, True, Workers(1))
+    choices = Choices(("map",), None, weights, train, test, True, True, Workers(1))
     return read_experiment(str(folder / "own.toml"), ROOT), choices
 
 

@@ -6,6 +6,7 @@ prototxt. Weights do not live here; :mod:`enc_caffe.caffe_io.caffemodel` reads t
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Generic, Hashable, Iterable, Optional, TypeVar
@@ -180,7 +181,13 @@ class Network:
         try:
             return self._index[name]
         except KeyError:
-            raise PlanError(f"layer '{name}' is not in network '{self.name}'") from None
+            raise PlanError(self.unknown(name)) from None
+
+    def unknown(self, name: str) -> str:
+        """That it has no layer of a name, and which one may have been meant."""
+        near = difflib.get_close_matches(name, self._index, 1)
+        meant = f"did you mean '{near[0]}'?" if near else "enc-caffe inspect lists its layers"
+        return f"layer '{name}' is not in network '{self.name}'; {meant}"
 
     def __contains__(self, name: str) -> bool:
         return name in self._index

@@ -78,7 +78,7 @@ def plan_forms(loaded: LoadedNetwork, plan: Plan, source: str = "the plan") -> d
     found = {}
     for name, form in plan.forms.items():
         if name not in loaded.network:
-            raise PlanError(f"{source}: layer '{name}' is not in network '{loaded.network.name}'")
+            raise PlanError(f"{source}: {loaded.network.unknown(name)}")
         layer = loaded.network[name]
         if layer.keep_reason or not layer.has_weights:
             reason = layer.keep_reason or f"type {layer.type} is never decomposed"

@@ -114,11 +114,12 @@ def test_what_cannot_be_searched_is_said_before_anything_is_measured(tmp_path: P
 def test_ranks_of_another_network_are_refused_before_they_are_calibrated(tmp_path: Path, capsys) -> None:
     model, weights = nets.write_net(tmp_path, nets.residual())
     lmdb = nets.write_images(tmp_path / "lmdb", 10)
-    write_plan(tmp_path / "r.json", Plan("residual", {"nosuch": Form("spatial", (2,))}))
-    status = main(["emit", "--model", str(model), "--weights", str(weights), "--lmdb", str(lmdb), "--ranks",
-                   str(tmp_path / "r.json"), "--decomposition", "asymmetric", "--out", str(tmp_path / "out")])  # fmt: skip
-    error = capsys.readouterr().err
-    assert status == 1 and "r.json: layer 'nosuch' is not in network 'residual'" in error
+    for name, meant in (("nosuch", "enc-caffe inspect lists its layers"), ("c2_", "did you mean 'c2'?")):
+        write_plan(tmp_path / "r.json", Plan("residual", {name: Form("spatial", (2,))}))
+        status = main(["emit", "--model", str(model), "--weights", str(weights), "--lmdb", str(lmdb), "--ranks",
+                       str(tmp_path / "r.json"), "--decomposition", "asymmetric", "--out", str(tmp_path / "out")])  # fmt: skip
+        error = capsys.readouterr().err
+        assert status == 1 and f"r.json: layer '{name}' is not in network 'residual'; {meant}" in error
 
 
 def test_a_second_run_measures_nothing_again(tmp_path: Path, monkeypatch) -> None:

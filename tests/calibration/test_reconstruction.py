@@ -1,0 +1,36 @@
+"""A narrow network's weights beside those of the wide one that it is taken from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from enc_caffe.caffe_io.caffemodel import CaffeModel
+from enc_caffe.calibration import reconstruction as module
+from enc_caffe.form import Form
+from enc_caffe.workers.choice import Workers
+from tests.calibration.test_layerwise import Setting
+from tests.measuring import nets
+
+pytestmark = pytest.mark.caffe
+
+
+def test_narrow_weights_are_widened_whatever_they_began_with(tmp_path: Path) -> None:
+    forms = {"c1": Form("spatial", (4,)), "c2": Form("prune", (3,))}
+    with Workers(1).executor() as executor:
+        setting = Setting(tmp_path, nets.residual(), executor, 100)
+        model = CaffeModel(setting.weights)
+        task = module.blocks_task(setting.images, model, forms, "exact", {}, tmp_path)
+        narrow = CaffeModel(Path(task.compressed.weights))
+        own = {n: [narrow.array(b) + 1.0 for b in narrow.layers[n].blobs] for n in ("c1_v", "c1_h", "c1_scale", "c2")}
+        assert own["c1_h"][0].shape[0] == 3 and own["c2"][0].shape[1] == 3
+        # The base has no weights of a chain: it is plain SVD.
+        wide = module.widened(setting.images, model, forms, "exact", {}, own)
+        assert wide["c1_h"][0].shape[0] == 8 and wide["c1_scale"][0].shape == (8,) and wide["c2"][0].shape[1] == 8
+        again = module.blocks_task(setting.images, model, forms, "exact", wide, tmp_path)
+        written = CaffeModel(Path(again.compressed.weights))
+        for name, arrays in own.items():
+            for array, blob in zip(arrays, written.layers[name].blobs):
+                np.testing.assert_allclose(written.array(blob), array, rtol=1e-6)

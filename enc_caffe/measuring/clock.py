@@ -79,12 +79,15 @@ def time_models(
             refused[name] = str(exc)
     if not loaded:
         return {}, refused
-    samples = process.time(loaded, rounds, SECONDS, sweep)
-    for _ in range(BLOCKS - 1):
-        if all(t.half <= enough * t.nanoseconds for t in map(median, samples)):
-            break
-        samples = np.hstack([samples, process.time(loaded, rounds, SECONDS, sweep)])
-    process.drop(loaded)
+    try:
+        samples = process.time(loaded, rounds, SECONDS, sweep)
+        for _ in range(BLOCKS - 1):
+            if all(t.half <= enough * t.nanoseconds for t in map(median, samples)):
+                break
+            samples = np.hstack([samples, process.time(loaded, rounds, SECONDS, sweep)])
+    finally:
+        # Their files may be gone when a process that ended is started again.
+        process.drop(loaded)
     return {name: median(row) for name, row in zip(loaded, samples)}, refused
 
 
@@ -132,7 +135,12 @@ class Timer:
                     models[name] = random_model(param, Path(folder), f"net{at}")
                 except NetworkError as exc:
                     refused[name] = str(exc)
-            found, more = time_models(self._process, models, self._rounds, sweep)
+            try:
+                found, more = time_models(self._process, models, self._rounds, sweep)
+            except RuntimeRefusal as exc:
+                # Not kept: the next run may have more luck.
+                self._notice(f"{what} is left out: {exc}")
+                return {}
         for name, why in {**refused, **more}.items():
             self._notice(f"{self._process.runtime.name} does not take {what} as {name}, which is left out: {why}")
         if self._store is not None:

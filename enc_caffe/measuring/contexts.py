@@ -97,14 +97,18 @@ def whole_network(net: Any, network: Network, forms: Mapping[str, Form], batch: 
     """The deploy NetParameter of a network with the layers of a plan replaced."""
     out = replace_layers(net, network, forms, placement)
     described = describe(out, None, f"network '{network.name}'", network.data_shapes)
-    out = for_inference(deploy_net(out, described, batch))
-    for layer in out.layer:
+    return with_batch(for_inference(deploy_net(out, described, batch)), batch)
+
+
+def with_batch(net: Any, batch: int) -> Any:
+    """The same deploy NetParameter, its inputs of so many images."""
+    for layer in net.layer:
         if layer.type == "Input":
             for shape in layer.input_param.shape:
                 shape.dim[0] = batch
                 # The text of the prototxt says another batch.
                 layer.DiscardUnknownFields()
-    return out
+    return net
 
 
 def random_model(net: Any, folder: Path, name: str) -> Model:

@@ -20,7 +20,7 @@ from enc_caffe.runtimes.known import Runtime
 from enc_caffe.runtimes.process import WORKER, RuntimeProcess
 
 LIST, TIMES, SCRIPT = "networks.csv", "times.csv", "time_networks.py"
-COLUMNS = ("network", "what", "form", "sweep", "inputs")
+COLUMNS = ("network", "what", "form", "sweep", "inputs", "runtime")
 #: Nanoseconds of a pass at most: ten days.
 LONGEST = 1e15
 
@@ -65,7 +65,7 @@ class Exporter:
                     continue
                 self._convert(key, model)
                 inputs = ";".join(f"{n}={'x'.join(map(str, s))}" for n, s in model.inputs.items())
-                self._rows[key] = [key, what, name, str(sweep), inputs]
+                self._rows[key] = [key, what, name, str(sweep), inputs, self.runtime.name]
             found[name] = Timing(1.0, 0.0)
         return found
 

@@ -183,7 +183,7 @@ def measure_latency(
     if not entries:
         raise RuntimeRefusal(f"{timer.runtime.name} takes none of the layers of '{network.name}'")
     table = LatencyTable(network.name, tuple(entries), {**timer.about, "batch": batch, "placement": placement})
-    table = anchored(table, net, network, schemes, timer, batch, placement, notice)
+    table = anchored(table, net, network, schemes, timer, batch, ranks, placement, notice)
     progress(total, total)
     return table
 
@@ -233,21 +233,21 @@ def _anchored(schemes: Mapping[str, Sequence[str]]) -> list[str]:
     return list(dict.fromkeys(s for own in schemes.values() for s in own))
 
 
-def _middle(entries: Iterable[LayerLatency]) -> dict[str, Form]:
-    """Of every layer the sample in the middle."""
+def _middle(names: Iterable[str], network: Network, scheme: str, ranks: int) -> dict[str, Form]:
+    """Of every layer the sample in the middle, whatever the runtime took of them: the same network here and where it was exported."""
     found = {}
-    for x in entries:
-        at = len(x.ranks) // 2
-        found[x.name] = x.forms[at] if x.forms else Form(x.scheme, (x.ranks[at],))
+    for name in names:
+        forms = sampled_forms(network[name], scheme, ranks)
+        found[name] = forms[len(forms) // 2]
     return found
 
 
 def anchored(
     table: LatencyTable, net: Any, network: Network, schemes: Mapping[str, Sequence[str]], timer: Times, batch: int,
-    placement: str, notice: Words = lambda line: None,
+    ranks: int, placement: str, notice: Words = lambda line: None,
 ) -> LatencyTable:  # fmt: skip
     """The table with the time of the network from end to end, and the times of each scheme made right by that of a network in it."""
-    plans = {s: _middle(x for x in table.layers if x.scheme == s) for s in _anchored(schemes)}
+    plans = {s: _middle([x.name for x in table.layers if x.scheme == s], network, s, ranks) for s in _anchored(schemes)}
     try:
         nets = {"original": whole_network(net, network, {}, batch, placement)}
         nets.update({s: whole_network(net, network, forms, batch, placement) for s, forms in plans.items() if forms})
@@ -269,6 +269,8 @@ def anchored(
     )  # fmt: skip
     layers, anchors, factors = [network[n] for n in schemes], {}, {}
     for scheme, forms in plans.items():
+        if forms and scheme not in times:
+            notice(f"no network in the scheme {scheme} was timed from end to end: its times stay as they are")
         own = sum(table.time_of(network[n], f) for n, f in forms.items())
         if scheme in times and own > SHARE * whole.nanoseconds:
             measured, predicted = times[scheme].nanoseconds, table.predicted(layers, forms)

@@ -26,6 +26,11 @@ from enc_caffe.search.options import SearchOptions
 from enc_caffe.search.refine import refine
 
 
+def nearness(chooser: Chooser) -> Callable[[Found], float]:
+    """How near the networks of plans are to the original: minus the divergence on the images that choose."""
+    return lambda found: -chooser.evaluator.divergence(found.plan.forms)
+
+
 class Chooser:
     """Whole networks made and measured on the images that choose.
 

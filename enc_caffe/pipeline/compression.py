@@ -31,7 +31,7 @@ from enc_caffe.measuring.store import ResultStore
 from enc_caffe.metrics.files import write_metrics
 from enc_caffe.metrics.latency import LatencyTable, write_latency
 from enc_caffe.metrics.table import MetricsTable
-from enc_caffe.pipeline.choosing import Chooser
+from enc_caffe.pipeline.choosing import Chooser, nearness
 from enc_caffe.pipeline.distilled import passes
 from enc_caffe.pipeline.emission import Emitted, emit
 from enc_caffe.pipeline.forecasting import PREDICTED, Predictor, predicted_metrics
@@ -274,7 +274,9 @@ def compress(
             return found, known
 
         if ends is not None and options.target_latency is not None and isinstance(time_of, LatencyTable):
-            found, table, time_of = settled(search, time_of, ends, options.target_latency, notice)
+            # Sums of searches are of other plans, or of other predictions; whole networks can be compared.
+            values = {} if chooser is None else {"value_of": nearness(chooser)}
+            found, table, time_of = settled(search, time_of, ends, options.target_latency, notice, **values)
         else:
             found, table = search(time_of)
         if found.result.note:

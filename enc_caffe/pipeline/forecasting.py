@@ -86,6 +86,10 @@ def search_predicted(
     table : MetricsTable
         Of :func:`predicted_metrics`.
     """
+    if options.metric == "fisher+measured":
+        # What an earlier search measured holds for this one.
+        values = {p: forecast.predicted(p) for p in forecast.measured}
+        table = _anew(table, {p: v for p, v in values.items() if v > SMALL}, forecast)
     found = search_plan(table, options, None, time_of)
     for _ in range(ROUNDS if options.metric == "fisher+measured" else 0):
         large = {

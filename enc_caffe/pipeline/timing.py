@@ -9,11 +9,11 @@ from typing import Any, Callable, Mapping, Optional
 
 import numpy as np
 
-from enc_caffe.caffe_io.prototxt import to_text
+from enc_caffe.caffe_io.prototxt import read_net, to_text
 from enc_caffe.errors import EncError, InfeasibleError, RuntimeRefusal
 from enc_caffe.form import WHOLE, Form
 from enc_caffe.measuring.clock import Timing, Timings, machine, time_models
-from enc_caffe.measuring.contexts import random_model, whole_network
+from enc_caffe.measuring.contexts import random_model, whole_network, with_batch
 from enc_caffe.metrics.latency import LatencyTable
 from enc_caffe.metrics.table import MetricsTable
 from enc_caffe.network import Layer
@@ -108,17 +108,18 @@ class EndToEnd:
         """What was emitted, ``deploy.prototxt`` and ``compressed.caffemodel`` of a folder, beside the original with its own weights."""
         net, network = self._loaded.net, self._loaded.network
         with tempfile.TemporaryDirectory(prefix="enc-caffe-nets-") as name:
-            original = Path(name) / "original.prototxt"
-            deploy = whole_network(net, network, {}, 1)
+            original, compressed = Path(name) / "original.prototxt", Path(name) / "compressed.prototxt"
+            deploy = whole_network(net, network, {}, self._batch)
             original.write_text(to_text(deploy), encoding="utf-8")
+            # Its own text may say another batch.
+            emitted = with_batch(read_net(folder / "deploy.prototxt", self._loaded.python_layers), self._batch)
+            compressed.write_text(to_text(emitted), encoding="utf-8")
             shapes = {
                 top: list(shape.dim) for x in deploy.layer if x.type == "Input" for top, shape in zip(x.top, x.input_param.shape)
             }  # fmt: skip
             models = {
                 "original": Model(original, weights.absolute(), shapes),
-                "compressed": Model(
-                    (folder / "deploy.prototxt").absolute(), (folder / "compressed.caffemodel").absolute(), shapes
-                ),
+                "compressed": Model(compressed, (folder / "compressed.caffemodel").absolute(), shapes),
             }
             found = self._times(models)
         return Measured(found["original"], found["compressed"], predicted, self.where)
@@ -179,12 +180,17 @@ def correction(
 
 
 def settled(
-    search: Search, table: LatencyTable, ends: EndToEnd, target: float, notice: Words
+    search: Search,
+    table: LatencyTable,
+    ends: EndToEnd,
+    target: float,
+    notice: Words,
+    value_of: Callable[[Found], float] = lambda found: found.result.log_objective,
 ) -> tuple[Found, MetricsTable, LatencyTable]:
     """The plan of a search by a table that is corrected where whole networks take another time than it predicts.
 
-    Of several plans the best by the search's objective is taken of those whose time is within the target; where there is none, the fastest,
-    and it is said where that takes over 5% more.
+    Of several plans the best by ``value_of`` (the search's objective) is taken of those whose time is within the target; where there is
+    none, the fastest, and it is said where that takes over 5% more.
     """
     tried: list[tuple[float, Found, MetricsTable, LatencyTable]] = []
     for at in range(REPEATS + 1):
@@ -207,10 +213,19 @@ def settled(
         if apart <= APART or at == REPEATS:
             break
         notice(f"{measured.words()}: {apart:.0%} apart, so the table is corrected and the search repeated")
-        for scheme, ratio in ends.parts(forms).items():
+        try:
+            parts = ends.parts(forms)
+        except RuntimeRefusal as exc:
+            notice(f"the table stays as it is: {exc}")
+            break
+        for scheme, ratio in parts.items():
             table = correction(table, layers, {n: f for n, f in forms.items() if f.scheme == scheme}, ratio)
     within = [t for t in tried if t[0] <= target]
-    best = max(within, key=lambda t: t[1].result.log_objective) if within else min(tried, key=lambda t: t[0])
+    best = (
+        max(within, key=lambda t: value_of(t[1]) if len(within) > 1 else 0.0)
+        if within
+        else min(tried, key=lambda t: t[0])
+    )
     if best[0] > target * (1 + APART):
         notice(
             f"--target_latency {target}: the fastest plan of those that were timed takes {best[0]:.3f} of the original's time"

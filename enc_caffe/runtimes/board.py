@@ -42,7 +42,7 @@ def main():
     with open(path, "a", newline="") as out:
         if not known:
             out.write(
-                f"# version={adapter.version()}; machine={platform.platform()}; threads={threads}\nnetwork,nanoseconds\n"
+                f"# runtime={rows[0]['runtime']}; version={adapter.version()}; machine={platform.platform()}; threads={threads}\nnetwork,nanoseconds\n"
             )
         nets = worker.Nets(adapter, threads)
         for (what, sweep), own in groups.items():

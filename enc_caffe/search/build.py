@@ -98,7 +98,7 @@ def build_problem(table: MetricsTable, options: SearchOptions, time_of: Optional
     layers: list[SearchLayer] = []
     fixed_log, first = 0.0, table.known("first_layer") or table.layers[0].name
     befores = {m.name: m.before for m in table.layers if m.before is not None and _asked_for(m, options)}
-    groups = {n: group for group in _groups(befores, options, first) for n in group.names}
+    groups = {n: group for group in _groups(befores, options, first, time_of is not None) for n in group.names}
     known = {layer.name: (layer, curves) for layer, curves in table.by_layer()}
     for layer, curves in table.by_layer():
         whole, group = dict(zip(costs.resources, costs.of(layer, WHOLE))), groups.get(layer.name)
@@ -256,11 +256,11 @@ def _limited(options: SearchOptions) -> list[str]:
     return [n for n in RESOURCES if n in options.targets or (n == "macs" and options.target_accuracy is not None)]
 
 
-def _groups(befores: Mapping[str, Before], options: SearchOptions, first: str) -> list[Group]:
+def _groups(befores: Mapping[str, Before], options: SearchOptions, first: str, timed: bool) -> list[Group]:
     """Layers that are one item of the search, since some of them may read fewer channels."""
-    if befores and "latency" in options.targets:
+    if befores and timed:
         raise UsageError(
-            f"--target_latency: nothing says how long layers with fewer channels take; leave {', '.join(pruning())} out of --schemes"
+            f"--latency: nothing says how long layers with fewer channels take; leave {', '.join(pruning())} out of --schemes"
         )
     kept = {first} if options.first_layer_is != "search" else set()
     # With two budgets there are too many combinations of more than two layers that no other one beats.

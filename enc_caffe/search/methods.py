@@ -42,7 +42,7 @@ METHODS: dict[str, Method] = {
 }
 #: What the paper compares with and this version has not, with the reason.
 MISSING = {
-    "amc": "AMC [4] prunes channels, which no form of a layer does here; --method adc is the same agent over ranks",
+    "amc": "AMC [4] prunes channels by an agent; here --method adc is that agent over ranks, and --prune_by prunes without one",
 }
 #: Methods that choose by evaluation where images are given.
 EVALUATING = ("inf", "ars", "iterative", "random", "adc")

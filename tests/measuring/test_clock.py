@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from enc_caffe.measuring.clock import Timing, difference, median
+from enc_caffe.errors import RuntimeRefusal
+from enc_caffe.measuring.clock import Timer, Timing, difference, median
+from enc_caffe.measuring.contexts import empty
+from enc_caffe.measuring.store import ResultStore
+from enc_caffe.runtimes.known import RUNTIMES
 
 
 def test_the_interval_is_of_order_statistics() -> None:
@@ -30,3 +36,27 @@ def test_the_interval_holds_the_median_in_95_of_100() -> None:
 def test_differences_are_no_less_than_a_nanosecond() -> None:
     assert difference(Timing(10.0, 3.0), Timing(4.0, 4.0)) == Timing(6.0, 5.0)
     assert difference(Timing(4.0, 0.0), Timing(9.0, 0.0)) == Timing(1.0, 0.0)
+
+
+def test_a_process_that_ends_while_timing_forgets_its_networks_and_is_not_remembered(tmp_path: Path) -> None:
+    dropped: list[list[str]] = []
+
+    class Ending:
+        runtime, version, threads = RUNTIMES["mnn"], "1", 1
+
+        def load(self, name: str, model: object) -> None:
+            pass
+
+        def time(self, names: list[str], rounds: int, seconds: float, sweep: int = 0) -> np.ndarray:
+            raise RuntimeRefusal("its process ended by signal 9")
+
+        def drop(self, names: list[str]) -> None:
+            dropped.append(list(names))
+
+    lines: list[str] = []
+    with ResultStore(tmp_path / "s.sqlite") as store:
+        timer = Timer(Ending(), 1, store, notice=lines.append)  # type: ignore[arg-type]
+        for _ in range(2):
+            assert timer.times({"whole": empty((1, 4, 6, 6), 1)}, "layer 'a'") == {}
+    assert dropped == [["whole"]] * 2
+    assert lines == ["layer 'a' is left out: its process ended by signal 9"] * 2

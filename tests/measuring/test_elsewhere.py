@@ -41,7 +41,11 @@ def test_out_to_a_script_and_back(tmp_path: Path, capsys: pytest.CaptureFixture[
     script = [sys.executable, str(out / "time_networks.py"), "1", "7"]
     subprocess.run(script, check=True, capture_output=True, cwd=tmp_path)
     times = (out / "times.csv").read_text().splitlines()
-    assert times[0].startswith("# version=4.") and times[1] == "network,nanoseconds" and len(times) == 2 + 7 * len(rows)
+    assert (
+        times[0].startswith("# runtime=opencv; version=4.")
+        and times[1] == "network,nanoseconds"
+        and len(times) == 2 + 7 * len(rows)
+    )
     # What has times is not timed again.
     subprocess.run(script, check=True, capture_output=True, cwd=tmp_path)
     assert (out / "times.csv").read_text().splitlines() == times
@@ -50,6 +54,21 @@ def test_out_to_a_script_and_back(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert table.about["runtime"] == "opencv" and table.about["version"].startswith("4.") and table.network_time > 1000
     assert table.as_measured and [(x.name, x.scheme) for x in table.layers] == [("a", "channel"), ("b", "spatial")]
     capsys.readouterr()
+    # Times of another runtime are not taken for this one's.
+    given = ["latency", "--model", str(tmp_path / "net.prototxt"), "--ranks", "2", "--import", str(out / "times.csv")]
+    assert main([*given, "--runtime", "mnn", "--out", str(tmp_path / "m.json")]) == 1
+    assert "its times are of opencv, and --runtime says mnn" in capsys.readouterr().err
+    # A form that was refused: the scheme's network is the one that was exported, and is found.
+    form = [r["network"] for r in rows if r["form"].startswith("spatial:")][-1]
+    kept = "\n".join(x for x in times if not x.startswith(form))
+    (out / "form.csv").write_text(f"{kept}\n{form},refused\n")
+    assert latency(tmp_path, "--import", str(out / "form.csv"), "--out", str(tmp_path / "f.json")) == 0
+    assert set(read_latency(tmp_path / "f.json").about["anchors"]) == set(table.about["anchors"])
+    assert "from end to end" not in capsys.readouterr().err
+    last = [r["network"] for r in rows if r["form"] == "spatial"][-1]
+    (out / "last.csv").write_text("\n".join(x for x in times if not x.startswith(last)) + f"\n{last},refused\n")
+    assert latency(tmp_path, "--import", str(out / "last.csv"), "--out", str(tmp_path / "g.json")) == 0
+    assert "no network in the scheme spatial was timed from end to end" in capsys.readouterr().err
     # A row that is missing, and a network that was refused.
     whole = next(r["network"] for r in rows if r["form"] == "whole")
     cut = "\n".join(x for x in times if not x.startswith(whole))

@@ -122,6 +122,14 @@ def test_large_predictions_are_measured_and_their_curves_corrected(small, monkey
             ratio = (forecast.scale(pair) ** 2) * forecast.predicted(pair) / forecast.measured[pair]
             assert ratio == pytest.approx(1.0, rel=1e-6)
     assert found.plan.about.metric == "fisher+measured"
+    # The next search begins with what this one measured: here that every form of its plan costs far more than was predicted.
+    chosen = {x.name: x.forms[r] for x, r in zip(found.problem.layers, found.result.ranks)}
+    for name, form in chosen.items():
+        if (name, form) in forecast.measured:
+            forecast.measured[name, form] = 10.0
+    monkeypatch.setattr(forecasting, "_together", lambda table, found, forecast: found)
+    again = search_predicted(known, options("fisher+measured"), forecast)
+    assert not any(forecast.measured.get(p) == 10.0 for p in again.plan.forms.items())
 
 
 def test_corrections_are_linear_in_the_logarithm() -> None:

@@ -6,15 +6,21 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from enc_caffe import pipeline
+from enc_caffe.caffe_io.prototxt import read_net
 from enc_caffe.cli import main
-from enc_caffe.errors import InfeasibleError
+from enc_caffe.errors import InfeasibleError, RuntimeRefusal
+from enc_caffe.form import Form
 from enc_caffe.measuring.clock import Timing, machine
 from enc_caffe.metrics.latency import LatencyTable, LayerLatency, write_latency
 from enc_caffe.pipeline.planning import search_plan
-from enc_caffe.pipeline.timing import Measured, correction, foreign, settled
+from enc_caffe.pipeline.timing import EndToEnd, Measured, correction, foreign, settled
+from enc_caffe.plan import Plan
+from enc_caffe.runtimes.known import RUNTIMES
+from enc_caffe.runtimes.process import Model
 from tests.measuring import nets
 from tests.search.test_build import TABLE, options, runtime
 
@@ -67,6 +73,49 @@ def test_a_wrong_table_is_corrected_and_searched_again() -> None:
     assert (
         "the search finds nothing, and the plan of before stays" in lines[2]
         and "the fastest plan of those that were timed takes 0.860" in lines[3]
+    )
+
+
+class Odd(Ends):
+    """Every plan takes 0.5 of the time, and the runtime may end over the parts."""
+
+    def __init__(self, ends_over_parts: bool = False) -> None:
+        super().__init__(1.0)
+        self.ends_over_parts = ends_over_parts
+
+    def _time(self, forms) -> float:
+        return 500.0
+
+    def parts(self, forms) -> dict[str, float]:
+        if self.ends_over_parts:
+            raise RuntimeRefusal("its process ended by signal 9")
+        return {"spatial": 0.8}
+
+
+def tried(ends: Odd, value_of=None):
+    wanted, plans, lines = options(target_flops=None, target_latency=0.6, first_layer="search"), [], []
+
+    def search(times):
+        plans.append(search_plan(TABLE, wanted, None, times))
+        return plans[-1], TABLE
+
+    more = {} if value_of is None else {"value_of": lambda found: value_of(plans.index(found))}
+    return settled(search, runtime(a=500, b=300), ends, 0.6, lines.append, **more)[0], plans, lines
+
+
+def test_of_plans_within_the_target_the_best_is_taken() -> None:
+    found, plans, _ = tried(Odd())
+    values = [p.result.log_objective for p in plans]
+    assert len(plans) > 1 and len(set(values)) > 1 and found.result.log_objective == max(values)
+    # What whole networks say comes before the sums of searches.
+    worst = values.index(min(values))
+    assert tried(Odd(), lambda at: float(at == worst))[0].result.log_objective == min(values)
+
+
+def test_a_runtime_that_ends_over_a_correction_leaves_the_plan() -> None:
+    found, plans, lines = tried(Odd(True))
+    assert (
+        found is plans[0] and len(plans) == 1 and lines[-1] == "the table stays as it is: its process ended by signal 9"
     )
 
 
@@ -124,8 +173,38 @@ def test_compress_times_both_networks_in_the_tables_runtime(tmp_path: Path, caps
     assert taken["ratio"] == pytest.approx(taken["compressed_ns"] / taken["original_ns"], rel=1e-3)
     assert "time from end to end in opencv 4." in said.out and "was predicted" in said.out
     assert "the table of --latency is of opencv 4.0, and 4." in said.err
-    if "the table is corrected" in said.err:
-        assert json.loads((tmp_path / "out" / "latency.json").read_text())["format"] == "enc-caffe-latency/1"
+    # A network of this size does not take a fifth of its time.
+    assert "so the table is corrected and the search repeated" in said.err
+    assert json.loads((tmp_path / "out" / "latency.json").read_text())["format"] == "enc-caffe-latency/1"
     # The report has the layers' times beside their MACs.
     assert main(["report", str(tmp_path / "out"), "--out", str(tmp_path / "report")]) == 0
     assert "ms before" in (tmp_path / "report" / "report.md").read_text()
+
+
+@pytest.mark.caffe
+def test_the_emitted_network_is_timed_with_as_many_images_as_the_original(tmp_path: Path) -> None:
+    text = (
+        'name: "n"\nlayer { name: "data" type: "Input" top: "data" input_param { shape { dim: 10 dim: 3 dim: 12 dim: 12 } } }\n'
+        + nets.conv("a", "data", 6) + nets.conv("b", "a", 6)
+    )  # fmt: skip
+    model, weights = nets.write_net(tmp_path, text)
+    loaded, out = pipeline.load(model), tmp_path / "out"
+    pipeline.emit(loaded, weights, Plan("n", {"b": Form("spatial", (2,))}), out)
+    assert "dim: 10" in (out / "deploy.prototxt").read_text()
+
+    class Process:
+        runtime, version, threads, seen = RUNTIMES["opencv"], "4", 1, {}
+
+        def load(self, name: str, model: Model) -> None:
+            (blob,) = read_net(model.prototxt).layer[0].input_param.shape
+            self.seen[name] = (list(blob.dim), list(model.inputs["data"]))
+
+        def time(self, names, rounds, seconds, sweep=0) -> np.ndarray:
+            return np.full((len(names), rounds), 1000.0)
+
+        def drop(self, names) -> None:
+            pass
+
+    process = Process()
+    EndToEnd(loaded, process, 4, "exact").emitted(out, weights, 1.0)  # type: ignore[arg-type]
+    assert process.seen == dict.fromkeys(("original", "compressed"), ([4, 3, 12, 12], [4, 3, 12, 12]))

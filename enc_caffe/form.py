@@ -51,7 +51,12 @@ def parse_form(text: object, where: str = "a form") -> Form:
     match = _TEXT.fullmatch(first)
     if match is None or (match.group(1) == WHOLE.scheme) != (match.group(2) is None) or _INSIDE in rest:
         raise PlanError(f"{where} is {str(text)[:80]!r}; a form such as spatial:12, tucker2:8x12 or whole is needed")
-    inside = parse_form(rest, where) if plus else WHOLE
+    try:
+        inside = parse_form(rest) if plus else WHOLE
+    except PlanError:
+        raise PlanError(
+            f"{where} is {str(text)[:80]!r}; behind '{_INSIDE}' a form such as spatial:12 is needed"
+        ) from None
     if match.group(2) is None and not plus:
         return WHOLE
     if match.group(2) is None or (plus and inside == WHOLE):

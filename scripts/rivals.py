@@ -19,7 +19,7 @@ from enc_caffe.experiments.inputs import cifar_parts
 from enc_caffe.experiments.paper import finish, say
 from enc_caffe.measuring.store import ResultStore, default_store
 from enc_caffe.pipeline.source import Source
-from enc_caffe.search.own import OWN
+from enc_caffe.search.own import OWN, check
 from enc_caffe.terminal.progress import progress_bar
 from enc_caffe.terminal.stopping import stoppable
 from enc_caffe.workers.choice import Workers
@@ -72,6 +72,14 @@ def run(args: argparse.Namespace) -> None:
         targets = [float(t) for t in args.targets.split(",")]
     except ValueError:
         raise UsageError(f"--targets {args.targets}: parts of the MACs such as 0.5,0.3 are needed") from None
+    # Before anything is downloaded.
+    for target in targets:
+        if not 0 < target <= 1:
+            raise UsageError(f"--targets {args.targets}: {target} is no part of the MACs in (0, 1]")
+    if args.choose < 1:
+        raise UsageError(f"--choose {args.choose}: 1 or more images are needed")
+    for name, value in settings.items():
+        check(OWN[name].methods[0], {name: value})
     given = [f for f in ("model", "weights", "lmdb", "test_lmdb") if getattr(args, f) is not None]
     if args.model is not None and len(given) < 4:
         raise UsageError(f"--model needs --weights, --lmdb and --test_lmdb beside it; given: {', '.join(given)}")

@@ -43,6 +43,12 @@ def test_what_is_no_form_is_refused_in_one_line(text: object) -> None:
     assert len(str(caught.value).splitlines()) == 1
 
 
+def test_what_is_no_form_inside_is_quoted_whole() -> None:
+    for text in ("prune:8+", "prune:8+spatial", "prune:8+spatial:2x"):
+        with pytest.raises(PlanError, match=re.escape(f"layer 'c' is {text!r}; behind '+' a form such as spatial:12")):
+            parse_form(text, "the form of layer 'c'")
+
+
 def test_a_long_text_is_cut() -> None:
     with pytest.raises(PlanError) as caught:
         parse_form("x" * 10_000)

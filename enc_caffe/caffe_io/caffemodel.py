@@ -171,7 +171,7 @@ class CaffeModel:
                 raise WeightsError(
                     f"{path}: is text, not a binary caffemodel (was a prototxt given as --weights?)"
                 ) from None
-            raise WeightsError(f"{path}: is no whole caffemodel, {exc}") from None
+            raise WeightsError(f"{path}: is no whole caffemodel, {exc}; copy or download it again") from None
         if not self._order:
             raise WeightsError(f"{path}: holds no layer; a caffemodel is needed")
 

@@ -54,6 +54,11 @@ class BlocksTask:
     roots: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
+def too_few(images: int) -> str:
+    """For a person."""
+    return f"{images} images are too few to fit blocks: at least {FEWEST} are needed"
+
+
 def spans(images: int, values: int, block: int) -> tuple[tuple[int, int], ...]:
     """The images that are used, by chunk: as many of each as the room for ``values`` numbers of an image allows.
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from enc_caffe import pipeline
+from enc_caffe.calibration.blocks import FEWEST, too_few
 from enc_caffe.calibration.layerwise import Blobs
 from enc_caffe.cli.common import (
     add_emission,
@@ -102,6 +103,11 @@ def _calibrated(args: argparse.Namespace, loaded: pipeline.LoadedNetwork, plan: 
         images = images_of(loaded, args.weights, args.lmdb, executor, store, int(args.memory * 2**30))
         for line in concerns(images, shown(args)):
             print(line, file=sys.stderr)
+        if how.by_blocks and images.look.images < FEWEST:
+            print(
+                f"--reconstruct blocks: {too_few(images.look.images)}, and the network is written without",
+                file=sys.stderr,
+            )
         chooser = Chooser(images, how, args.stride_placement, bars)
         chooser.settle(forms)
         divergence = chooser.evaluator.divergence(forms)

@@ -12,7 +12,7 @@ from enc_caffe.cli.common import add_model, load_network, open_store
 from enc_caffe.cli.images import add_images, take_images
 from enc_caffe.cli.searching import add_runtime_python, add_schemes, schemes_of
 from enc_caffe.decomposition.policy import takes_channels_out
-from enc_caffe.errors import UsageError
+from enc_caffe.errors import MetricsError, UsageError
 from enc_caffe.files.output import atomic_folder, check_new, check_parent, claimed
 from enc_caffe.measuring.clock import Timer
 from enc_caffe.measuring.elsewhere import SCRIPT, TIMES, Exporter, Imported
@@ -69,6 +69,8 @@ def run(args: argparse.Namespace) -> None:
     if args.export is None:
         check_parent(args.out)
     else:
+        if args.export.exists():
+            raise UsageError(f"--export {args.export}: exists already; name a folder that does not")
         check_new(args.export, False)
     for flag, value, least in (
         ("threads", args.threads, 1), ("batch", args.batch, 1), ("ranks", args.ranks, 2), ("rounds", args.rounds, 6),
@@ -90,6 +92,10 @@ def run(args: argparse.Namespace) -> None:
             _export(args, loaded)
             return
         table = _imported(args, loaded) if args.imported is not None else _measured(args, loaded)
+        if all(x.whole <= 1 for x in table.layers):
+            raise MetricsError(
+                f"{args.imported or args.runtime}: no layer takes longer than the network without it; are these the times of these networks?"
+            )
         write_latency(args.out, table)
     show(table)
     print(f"written to {args.out}")

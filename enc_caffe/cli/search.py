@@ -30,7 +30,7 @@ from enc_caffe.metrics.table import MetricsTable
 from enc_caffe.pipeline import planning
 from enc_caffe.pipeline.measurement import concerns, images_of
 from enc_caffe.pipeline.planning import PlanAccuracy, SweepPoint
-from enc_caffe.pipeline.timing import foreign
+from enc_caffe.pipeline.timing import foreign, unlike
 from enc_caffe.plan import write_plan
 from enc_caffe.search.methods import most_evaluations
 from enc_caffe.terminal.plans import show_found, show_plan, show_sweep
@@ -76,7 +76,7 @@ def _search(args: argparse.Namespace) -> None:
         )
     table = read_metrics(args.metrics)
     latency = times_of(args)
-    for line in foreign(latency) if latency is not None else ():
+    for line in [*foreign(latency), *unlike(latency, table.network)] if latency is not None else ():
         print(line, file=sys.stderr)
     with_images = _images(args)
     expected = most_evaluations(options, len({m.name for m in table.layers}))

@@ -75,10 +75,15 @@ def check_form(layer: Layer, form: Form) -> None:
     """Raise :class:`PlanError` where a layer cannot take a form, saying which schemes it can have."""
     if form == WHOLE:
         return
+    asked: dict[str, Scheme] = {}
     try:
-        scheme_for(form.scheme).check(layer, form)
+        scheme = scheme_for(form.scheme)
+        asked = {} if form.scheme in schemes() else {form.scheme: scheme}
+        if form.inside and form.scheme not in pruning():
+            raise PlanError(f"layer '{layer.name}': form '{form}': what prunes stands first, as in prune:8+spatial:12")
+        scheme.check(layer, form)
     except PlanError as exc:
-        able = [name for name, scheme in schemes().items() if not scheme.refuses(layer)]
+        able = [name for name, other in {**schemes(), **asked}.items() if not other.refuses(layer)]
         raise PlanError(f"{exc}; it can have: {', '.join([WHOLE.scheme, *able])}") from None
 
 

@@ -191,7 +191,7 @@ def read_latency(path: Path) -> LatencyTable:
     entries = data.get("layers")
     if not isinstance(entries, list) or not entries:
         raise MetricsError(f"{path}: field 'layers' must be a list of at least one layer")
-    layers = []
+    layers: list[LayerLatency] = []
     for i, entry in enumerate(entries):
         where = f"{path}: layer '{entry.get('name', i) if isinstance(entry, dict) else i}'"
         try:
@@ -216,13 +216,31 @@ def read_latency(path: Path) -> LatencyTable:
             raise MetricsError(f"{where}: field 'ranks' must increase within 1 to max_rank {layer.max_rank}")
         if min(layer.whole, *layer.nanoseconds) <= 0:
             raise MetricsError(f"{where}: fields 'ns' and 'whole_ns' must be above 0")
+        if any((x.name, x.scheme) == (layer.name, layer.scheme) for x in layers):
+            raise MetricsError(f"{where}: stands there twice in scheme '{layer.scheme}'; remove one of both")
         layers.append(layer)
     about = {k: v for k, v in data.items() if k not in ("format", "network", "layers")}
     for key, value in about.items():
         check_finite(value, f"{path}: field '{key}'", MetricsError)
     if "corrected" in about and not _factors(about["corrected"]):
         raise MetricsError(f"{path}: field 'corrected' must give a number above 0 by scheme")
+    for key, (kind, what) in _ABOUT.items():
+        if key in about and (not isinstance(about[key], kind) or isinstance(about[key], bool)):
+            raise MetricsError(f"{path}: field '{key}' is {str(about[key])[:40]!r}; {what} is needed")
+    for key in ("threads", "batch"):
+        if about.get(key, 1) < 1:
+            raise MetricsError(f"{path}: field '{key}' is {about[key]}; a whole number of 1 or more is needed")
+    if about.get("placement", "exact") not in ("exact", "published"):
+        raise MetricsError(f"{path}: field 'placement' is {about['placement']!r}; exact or published is needed")
     return LatencyTable(str(data.get("network", "")), tuple(layers), about)
+
+
+#: Fields beside the layers that are read: what they are.
+_ABOUT: dict[str, tuple[Any, str]] = {
+    "runtime": (str, "a name"), "version": (str, "a text"), "machine": (str, "a text"), "threads": (int, "a whole number"),
+    "batch": (int, "a whole number"), "placement": (str, "exact or published"), "scaled": ((int, float), "a number"),
+    "anchors": (dict, "an object by scheme"),
+}  # fmt: skip
 
 
 def _factors(value: Any) -> bool:

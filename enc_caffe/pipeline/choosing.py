@@ -10,7 +10,7 @@ import numpy as np
 from enc_caffe.caffe_io.caffemodel import opened
 from enc_caffe.caffe_io.distill import Distillation
 from enc_caffe.caffe_io.emit import Blobs
-from enc_caffe.calibration.blocks import FEWEST
+from enc_caffe.calibration.blocks import FEWEST, too_few
 from enc_caffe.calibration.decomposer import Decomposer, Decomposition
 from enc_caffe.calibration.reconstruction import widened
 from enc_caffe.form import Form
@@ -67,7 +67,7 @@ class Chooser:
             self._what = ""
             self.decomposer, self.evaluator = min(made, key=lambda m: m[1].divergence(forms))
         if self._how.by_blocks and self._images.look.images < FEWEST:
-            self._more = f" ({self._images.look.images} images are too few to fit blocks: at least {FEWEST} are needed)"
+            self._more = f" ({too_few(self._images.look.images)})"
         elif self._how.by_blocks:
             made = [(self.decomposer, self.evaluator)]
             made.append(self._made(replace(self.decomposer.how, reconstruct=self._how.reconstruct)))

@@ -41,7 +41,7 @@ from enc_caffe.pipeline.planning import Found, check_search, search_plan
 from enc_caffe.pipeline.slower import slower
 from enc_caffe.pipeline.source import Resources, Source
 from enc_caffe.pipeline.spectra import pca_metrics
-from enc_caffe.pipeline.timing import Measured, end_to_end, settled
+from enc_caffe.pipeline.timing import Measured, end_to_end, settled, unlike
 from enc_caffe.plan import Plan
 from enc_caffe.progress import Stages, quiet
 from enc_caffe.search.build import TimeOf
@@ -214,6 +214,8 @@ def compress(
     mixed = making.refine > 0 and options.schemes != PAPER and not evaluating
     with contextlib.ExitStack() as stack:
         executor = stack.enter_context(resources.workers.executor())
+        for line in unlike(time_of, loaded.network.name) if isinstance(time_of, LatencyTable) else ():
+            notice(line)
         ends = end_to_end(loaded, time_of, resources.runtime_python, making.placement, notice)
         if ends is not None:
             stack.callback(ends.close)

@@ -166,6 +166,15 @@ def foreign(table: LatencyTable) -> list[str]:
     return [f"the table of --latency was measured on another machine ({other}; this one: {machine()})"]
 
 
+def unlike(table: LatencyTable, network: str) -> list[str]:
+    """One line where a table says that it is of another network than the one that is searched."""
+    if not table.network or not network or table.network == network:
+        return []
+    return [
+        f"the table of --latency is of '{table.network}', and this network is '{network}': their layers may be others"
+    ]
+
+
 def correction(
     table: LatencyTable, layers: Mapping[str, Layer], forms: Mapping[str, Form], ratio: float
 ) -> LatencyTable:

@@ -90,7 +90,8 @@ def interpreter(runtime: Runtime, given: Optional[Path] = None) -> Path:
         # An environment's folder is taken for its Python.
         python = given / "bin" / "python" if given.is_dir() else given
         if not python.is_file():
-            raise UsageError(f"--runtime_python {given}: no such file")
+            why = "a folder without bin/python" if given.is_dir() else "no such file"
+            raise UsageError(f"--runtime_python {given}: {why}; name a Python that has {runtime.name}")
         return python.absolute()
     if all(_importable(module) for module in runtime.modules):
         return Path(sys.executable)

@@ -66,10 +66,15 @@ class RuntimeProcess:
         own = {**blas_environment(self.threads), "GLOG_minloglevel": "2"}
         own["PATH"] = f"{self._python.parent}{os.pathsep}{os.environ.get('PATH', '')}"
         command = [str(self._python), str(WORKER), str(self.runtime.adapter), str(self.threads)]
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace",
-            env={**os.environ, **own}, cwd=self._folder.name,
-        )  # fmt: skip
+        try:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace",
+                env={**os.environ, **own}, cwd=self._folder.name,
+            )  # fmt: skip
+        except OSError as exc:
+            raise UsageError(
+                f"--runtime_python {self._python}: cannot be run ({exc.strerror}); name a Python that has {self.runtime.name}"
+            ) from None
         self._said.clear()
         self._listener = threading.Thread(target=self._listen, args=(self._process,), daemon=True)
         self._listener.start()
@@ -101,7 +106,14 @@ class RuntimeProcess:
             # Its last words.
             self._listener.join(60)
             return None
-        return json.loads(line)  # type: ignore[no-any-return]
+        try:
+            return json.loads(line)  # type: ignore[no-any-return]
+        except ValueError:
+            # Not the worker: another program than Python was named.
+            self._process.kill()
+            self._process.wait()
+            self._said.append(f"it answers {line.strip()[:60]!r}, which no worker does; is it a Python?")
+            return None
 
     def _ask(self, **words: Any) -> dict[str, Any]:
         """The answer; :class:`RuntimeRefusal` where the process ends over it."""

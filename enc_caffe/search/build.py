@@ -93,6 +93,11 @@ def build_problem(table: MetricsTable, options: SearchOptions, time_of: Optional
     everything = options.counts_all and all(isinstance(v, int) and v > 0 for v in whole_network)
     convention = options.convention or ("exact" if everything else "paper")
     costs = _Costs(convention, time_of)
+    if isinstance(time_of, LatencyTable) and not any(m.name in time_of for m in table.layers):
+        raise UsageError(
+            f"--latency: its table is of '{time_of.network}', the metrics of '{table.network}': they have no layer in common; measure "
+            "this network with enc-caffe latency"
+        )
     originals, spent = dict.fromkeys(costs.resources, 0), dict.fromkeys(costs.resources, 0)
     fixed: dict[str, Form] = {}
     layers: list[SearchLayer] = []
@@ -364,7 +369,7 @@ def _check_names(table: MetricsTable, options: SearchOptions) -> None:
         if len(missing) == len(options.schemes):
             raise UsageError(
                 f"--schemes {','.join(options.schemes)}: the metrics of '{table.network}' have {', '.join(sorted(measured))} alone; "
-                "compute them with enc-caffe metrics --schemes"
+                f"compute them with enc-caffe metrics --schemes {','.join(missing)}"
             )
 
 

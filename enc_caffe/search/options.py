@@ -138,6 +138,8 @@ class SearchOptions:
         ):  # fmt: skip
             if value_ is not None and not 0 < value_ <= 1:
                 raise UsageError(f"{flag} {value_}: a number in (0, 1] is needed")
+        if self.seed < 0:
+            raise UsageError(f"--seed {self.seed}: a whole number of 0 or more is needed")
         own.check(self.method, self._own)
 
     @property

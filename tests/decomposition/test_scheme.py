@@ -189,6 +189,8 @@ def test_it_is_much_better_where_inputs_are_correlated(name: str) -> None:
         (conv(4, 4, (3, 3), 2), Form("tucker2", (1, 1)), "2 groups; it takes convolutions of one group"),
         (conv(4, 4, (3, 3), 4), Form("channel", (1,)), "depthwise convolution; it can have: whole"),
         (dense(4, 4), Form("channel", (1,)), "type InnerProduct is no convolution; it can have: whole, inner_product"),
+        (conv(4, 4, (3, 3)), Form("spatial", (2,), (Form("prune", (2,)),)), "what prunes stands first, as in prune:8+spatial:12"),
+        (conv(4, 4, (3, 3)), Form("prune", (9,)), "rank 9 is outside 1 to 4; it can have: whole, spatial, spatial_t, channel, tucker2, prune"),
         (dense(4, 4), Form("tuker2", (1,)), "unknown scheme 'tuker2' (did you mean tucker2?); known: spatial"),
     ],
 )  # fmt: skip

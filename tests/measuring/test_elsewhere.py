@@ -69,6 +69,10 @@ def test_out_to_a_script_and_back(tmp_path: Path, capsys: pytest.CaptureFixture[
     (out / "last.csv").write_text("\n".join(x for x in times if not x.startswith(last)) + f"\n{last},refused\n")
     assert latency(tmp_path, "--import", str(out / "last.csv"), "--out", str(tmp_path / "g.json")) == 0
     assert "no network in the scheme spatial was timed from end to end" in capsys.readouterr().err
+    flat = [f"{x.split(',')[0]},1000" if x[0] not in "#n" else x for x in times]
+    (out / "flat.csv").write_text("\n".join(flat))
+    assert latency(tmp_path, "--import", str(out / "flat.csv"), "--out", str(tmp_path / "h.json")) == 1
+    assert "flat.csv: no layer takes longer than the network without it" in capsys.readouterr().err
     # A row that is missing, and a network that was refused.
     whole = next(r["network"] for r in rows if r["form"] == "whole")
     cut = "\n".join(x for x in times if not x.startswith(whole))
@@ -106,6 +110,7 @@ def test_flags_that_do_not_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str
         (["--export", str(tmp_path / "d"), "--import", str(tmp_path / "t.csv")], "--export and --import: one of them"),
         ([], "--out LATENCY.json is needed"),
         (["--runtime", "ncnn", "--batch", "2", "--out", str(tmp_path / "l.json")], "ncnn takes one image at a time"),
+        (["--export", str(tmp_path)], f"--export {tmp_path}: exists already; name a folder that does not"),
         (["--rounds", "2", "--out", str(tmp_path / "l.json")], "--rounds 2: 6 or more"),
     ):
         assert main([*given, *more]) == 2

@@ -124,12 +124,25 @@ def test_times_of_a_runtime_are_as_measured(tmp_path: Path) -> None:
     ("changes", "message"),
     [({"plus_minus_ns": [1, 2]}, "layer 'a': 2 values in 'plus_minus_ns'; of the layer whole and 3 ranks there must be 4"),
      ({"plus_minus_ns": [1, 2, 3, -1]}, "wrong type"), ({"corrected": {"spatial": 0}}, "field 'corrected' must give a number above 0"),
-     ({"corrected": [2]}, "field 'corrected' must give")],
+     ({"corrected": [2]}, "field 'corrected' must give"), ({"placement": "zzz"}, "field 'placement' is 'zzz'; exact or published is needed"),
+     ({"threads": "a"}, "field 'threads' is 'a'; a whole number is needed"), ({"batch": 0}, "field 'batch' is 0; a whole number of 1 or more"),
+     ({"scaled": "abc"}, "field 'scaled' is 'abc'"), ({"anchors": 5}, "field 'anchors' is '5'"), ({"runtime": 3}, "field 'runtime' is '3'")],
 )  # fmt: skip
 def test_bad_fields_of_a_runtimes_table(tmp_path: Path, changes: dict, message: str) -> None:
     layer = {"name": "a", "max_rank": 10, "whole_ns": 500, "ranks": [1, 5, 10], "ns": [1, 2, 3]}
     data = {"format": "enc-caffe-latency/1", "layers": [layer]}
-    (data if "corrected" in changes else layer).update(changes)
+    (layer if "plus_minus_ns" in changes else data).update(changes)
     (tmp_path / "l.json").write_text(json.dumps(data))
     with pytest.raises(MetricsError, match=message):
+        read_latency(tmp_path / "l.json")
+
+
+def test_a_layer_that_stands_there_twice(tmp_path: Path) -> None:
+    layer = {"name": "a", "max_rank": 10, "whole_ns": 500, "ranks": [1, 5, 10], "ns": [1, 2, 3], "scheme": "spatial"}
+    data = {"format": "enc-caffe-latency/1", "layers": [layer, {**layer, "scheme": "channel"}]}
+    (tmp_path / "l.json").write_text(json.dumps(data))
+    assert len(read_latency(tmp_path / "l.json").layers) == 2
+    data["layers"].append({**layer, "whole_ns": 400})
+    (tmp_path / "l.json").write_text(json.dumps(data))
+    with pytest.raises(MetricsError, match="layer 'a': stands there twice in scheme 'spatial'"):
         read_latency(tmp_path / "l.json")

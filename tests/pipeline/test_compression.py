@@ -200,6 +200,19 @@ def test_labels_are_not_looked_at_and_emit_makes_the_same_network(tmp_path: Path
     assert (folder / "again" / "compressed.caffemodel").read_bytes() == found[0]
 
 
+def test_too_few_images_for_blocks_are_said_before_anything_is_fitted(tmp_path: Path, capsys) -> None:
+    model, weights = nets.write_net(tmp_path, nets.residual())
+    lmdb = nets.write_images(tmp_path / "lmdb", 10)
+    write_plan(tmp_path / "r.json", Plan("residual", {"c2": Form("spatial", (2,))}))
+    status = main(["emit", "--model", str(model), "--weights", str(weights), "--lmdb", str(lmdb), "--ranks", str(tmp_path / "r.json"),
+                   "--reconstruct", "blocks", "--store", str(tmp_path / "s.sqlite"), "--out", str(tmp_path / "out")])  # fmt: skip
+    said = capsys.readouterr()
+    assert (
+        status == 0 and "--reconstruct blocks: 10 images are too few to fit blocks: at least 100 are needed" in said.err
+    )
+    assert "fitted by blocks" not in said.out
+
+
 @pytest.mark.parametrize("more, said", (
     (("--decomposition", "asymmetric", "--stride_placement", "published"), "layer 'c3' has stride"),
     (("--recalibrate", "bn,change"), "exclude each other"),

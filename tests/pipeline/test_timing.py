@@ -17,7 +17,7 @@ from enc_caffe.form import Form
 from enc_caffe.measuring.clock import Timing, machine
 from enc_caffe.metrics.latency import LatencyTable, LayerLatency, write_latency
 from enc_caffe.pipeline.planning import search_plan
-from enc_caffe.pipeline.timing import EndToEnd, Measured, correction, foreign, settled
+from enc_caffe.pipeline.timing import EndToEnd, Measured, correction, foreign, settled, unlike
 from enc_caffe.plan import Plan
 from enc_caffe.runtimes.known import RUNTIMES
 from enc_caffe.runtimes.process import Model
@@ -139,6 +139,9 @@ def test_a_table_of_another_machine_is_said() -> None:
     (line,) = foreign(replace(table, about={**table.about, "machine": "a board"}))
     assert "measured on another machine (a board; this one:" in line
     assert foreign(LatencyTable("net", table.layers, {})) == []
+    assert unlike(table, "net") == unlike(replace(table, network=""), "other") == []
+    (line,) = unlike(table, "other")
+    assert "is of 'net', and this network is 'other'" in line
 
 
 @pytest.mark.caffe

@@ -69,3 +69,18 @@ def test_runtimes_that_are_not_there_say_how_to_get_them(tmp_path: Path, monkeyp
         interpreter(absent, tmp_path / "nowhere")
     with pytest.raises(UsageError, match=r"cannot use it \(ModuleNotFoundError: .*MNN.*pip install MNN"):
         RuntimeProcess(RUNTIMES["mnn"], 1, Path(sys.executable))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("chatty", r"chatty cannot use it \(it answers 'hello', which no worker does; is it a Python\?\)"),
+     ("plain", r"--runtime_python .*plain: cannot be run \(Permission denied\); name a Python that has mnn"),
+     ("folder", "--runtime_python .*folder: a folder without bin/python"), ("nowhere", "--runtime_python .*nowhere: no such file")],
+)  # fmt: skip
+def test_what_is_no_python_is_said(tmp_path: Path, name: str, message: str) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "plain").write_text("nothing")
+    (tmp_path / "chatty").write_text("#!/bin/sh\necho hello\nexec cat\n")
+    (tmp_path / "chatty").chmod(0o755)
+    with pytest.raises(UsageError, match=message):
+        RuntimeProcess(RUNTIMES["mnn"], 1, tmp_path / name)

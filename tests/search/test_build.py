@@ -114,6 +114,17 @@ def test_time_is_the_whole_networks_and_of_measured_forms_alone() -> None:
     assert len(plans) == 2
 
 
+def test_a_table_of_another_network_is_refused() -> None:
+    table = runtime(a=500, b=300)
+    other = LatencyTable("squeezenet", tuple(replace(x, name=f"fire/{x.name}") for x in table.layers), table.about)
+    wanted = options(target_flops=None, target_latency=0.6, first_layer="search")
+    with pytest.raises(
+        UsageError,
+        match=f"its table is of 'squeezenet', the metrics of '{TABLE.network}': they have no layer in common",
+    ):
+        build_problem(TABLE, wanted, other)
+
+
 def test_a_layer_that_no_form_makes_faster_stays_whole_whatever_the_target() -> None:
     # Beside both layers the network takes 420.
     wanted = options(target_flops=None, target_latency=0.6, first_layer="search")
@@ -164,7 +175,8 @@ def test_contradictions(changes: dict, message: str) -> None:
      ({"floor": 1.5}, "--floor 1.5"), ({"target_flops": 1.2}, "--target_flops 1.2"),
      ({"target_flops": None}, "no target"), ({"preset": "mine"}, "--preset mine"), ({"solver": "luck"}, "--solver luck"),
      ({"multiple_of": 0}, "--multiple_of 0"), ({"candidates": 0}, "--candidates 0"), ({"density": 2.0}, "--density 2.0"),
-     ({"target_accuracy": 90.0}, "--target_accuracy 90"), ({"target_flops": float("nan")}, "--target_flops nan")],
+     ({"target_accuracy": 90.0}, "--target_accuracy 90"), ({"target_flops": float("nan")}, "--target_flops nan"),
+     ({"seed": -1}, "--seed -1: a whole number of 0 or more")],
 )  # fmt: skip
 def test_options_that_make_no_sense(changes: dict, message: str) -> None:
     with pytest.raises(UsageError, match=message):

@@ -100,12 +100,13 @@ def metrics(
         If the caffemodel or the images do not fit the network.
     """
     from enc_caffe import pipeline
+    from enc_caffe.caffe_io.stockform import in_stock_form
     from enc_caffe.calibration.decomposer import Decomposer, Decomposition
     from enc_caffe.measuring.store import ResultStore
     from enc_caffe.pipeline import measurement
     from enc_caffe.workers.choice import Workers
 
-    weights = Path(weights)
+    weights = in_stock_form(Path(weights))
     network = network.measurable() if lmdb is not None else network
     table = pipeline.pca_metrics(network, weights)
     if lmdb is None:
@@ -174,8 +175,11 @@ def emit(
         If the folder exists or cannot be written.
     """
     from enc_caffe import pipeline
+    from enc_caffe.caffe_io.stockform import in_stock_form
 
-    return pipeline.emit(network.with_fully_connected(plan), Path(weights), plan, Path(out), force=force, **more)
+    return pipeline.emit(
+        network.with_fully_connected(plan), in_stock_form(Path(weights)), plan, Path(out), force=force, **more
+    )
 
 
 def compress(
@@ -218,6 +222,7 @@ def compress(
     EncError
         As the stages do; the folder is then not there.
     """
+    from enc_caffe.caffe_io.stockform import in_stock_form
     from enc_caffe.calibration.decomposer import Decomposition
     from enc_caffe.measuring.store import ResultStore
     from enc_caffe.pipeline.compression import QUALITY, Making, Output
@@ -243,7 +248,7 @@ def compress(
     with contextlib.ExitStack() as stack:
         kept = stack.enter_context(ResultStore(Path(store))) if store is not None else None
         return run(
-            Source(Path(model), Path(weights)), Path(lmdb), Path(out), SearchOptions(**asked), making,
+            Source(Path(model), in_stock_form(Path(weights), notice)), Path(lmdb), Path(out), SearchOptions(**asked), making,
             Resources(workers or Alone(), kept), Output(None if test_lmdb is None else Path(test_lmdb), force=force),
             notice=notice,
         )  # fmt: skip

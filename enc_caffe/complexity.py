@@ -30,6 +30,20 @@ def layer_macs(layer: Layer) -> int:
     return form_cost(layer, WHOLE)[0]
 
 
+#: Parts of the names of types that multiply weights, or maps, with maps: stock ones, and those that forks have.
+_MULTIPLY = ("convolution", "innerproduct", "lstm", "rnn", "fcristretto", "local", "matmul", "correlation")
+
+
+def uncounted(network: Network) -> list[str]:
+    """Layers whose MACs are in no count, with their types: they are neither plain convolutions nor fully connected, or their
+    shapes are not known."""
+    return [
+        f"{layer.name} ({layer.type})"
+        for layer in network.layers
+        if not layer.has_weights and any(part in layer.type.lower() for part in _MULTIPLY)
+    ]
+
+
 @dataclass(frozen=True)
 class Complexity:
     """MACs (one image) and parameters of a set of layers, with the words that say which."""

@@ -29,6 +29,9 @@ _LAYER_NAME, _LAYER_TYPE, _LAYER_BLOBS = 1, 2, 7
 _V1_NAME, _V1_BLOBS, _V1_V0 = 4, 6, 1
 _V0_NAME, _V0_BLOBS = 1, 50
 _BLOB_LEGACY, _BLOB_DATA, _BLOB_SHAPE, _BLOB_DOUBLE = (1, 2, 3, 4), 5, 7, 8
+#: NVIDIA's Caffe writes a blob's values as bytes of a type that it names, in 16 bits too (``caffe.proto`` of NVCaffe 0.16).
+_BLOB_RAW_TYPE, _BLOB_RAW = 10, 12
+_RAW_TYPES = {0: "<f8", 1: "<f4", 2: "<f2"}
 
 #: A LayerParameter's bytes in pieces, views of the file among them.
 Record = list[Union[bytes, memoryview]]
@@ -42,18 +45,20 @@ class StoredBlob:
     """One parameter blob: its shape as stored, where its floats are, and the span of its whole message.
 
     A ``legacy`` blob has num, channels, height and width, which are its shape whatever else it says (``Blob::ShapeEquals``).
+    A ``raw`` one has its values where stock Caffe does not look for them.
     """
 
     shape: tuple[int, ...]
     spans: tuple[tuple[int, int], ...]
-    double: bool
+    dtype: str
     legacy: bool = False
+    raw: bool = False
     span: tuple[int, int] = (0, 0)
 
     @property
     def size(self) -> int:
         """Number of values."""
-        return sum(end - start for start, end in self.spans) // (8 if self.double else 4)
+        return sum(end - start for start, end in self.spans) // int(self.dtype[-1])
 
 
 @dataclass(frozen=True)
@@ -69,21 +74,29 @@ class StoredLayer:
 def _blob(data: Buffer, start: int, end: int) -> StoredBlob:
     legacy: dict[int, int] = {}
     shape: Optional[tuple[int, ...]] = None
-    singles: list[tuple[int, int]] = []
-    doubles: list[tuple[int, int]] = []
+    values: dict[int, list[tuple[int, int]]] = {_BLOB_DATA: [], _BLOB_DOUBLE: [], _BLOB_RAW: []}
+    kind = 0
     for number, wire, a, b in fields(data, start, end):
         if number in _BLOB_LEGACY and wire == 0:
             legacy[number] = a
         elif number == _BLOB_SHAPE and wire == 2:
             shape = tuple(_dims(data, a, b))
-        elif number in (_BLOB_DATA, _BLOB_DOUBLE) and wire != 0 and b > a:
-            size = 8 if number == _BLOB_DOUBLE else 4
-            if (b - a) % size:
-                raise WeightsError(f"a blob has {b - a} bytes of values of {size} bytes each")
-            (doubles if number == _BLOB_DOUBLE else singles).append((a, b))
-    # Of a blob with both, Caffe takes the old sizes, and the doubles.
+        elif number == _BLOB_RAW_TYPE and wire == 0:
+            kind = a
+        elif number in values and wire != 0 and b > a:
+            values[number].append((a, b))
+    # Of a blob with several, Caffe takes the old sizes, and the doubles.
     shape = tuple(legacy.get(n, 0) for n in _BLOB_LEGACY) if legacy else shape or ()
-    blob = StoredBlob(shape, tuple(doubles or singles), bool(doubles), bool(legacy), (start, end))
+    number = next((n for n in (_BLOB_DOUBLE, _BLOB_DATA) if values[n]), _BLOB_RAW)
+    if number == _BLOB_RAW and values[number] and kind not in _RAW_TYPES:
+        raise WeightsError(f"a blob has raw values of type {kind}; double, float and half (0 to 2) can be read")
+    dtype = {_BLOB_DOUBLE: "<f8", _BLOB_DATA: "<f4"}.get(number) or _RAW_TYPES.get(kind, "<f4")
+    raw = number == _BLOB_RAW and bool(values[number])
+    blob = StoredBlob(shape, tuple(values[number]), dtype, bool(legacy), raw, (start, end))
+    if any((b - a) % int(dtype[-1]) for a, b in blob.spans):
+        raise WeightsError(
+            f"a blob has {blob.spans[0][1] - blob.spans[0][0]} bytes of values of {dtype[-1]} bytes each"
+        )
     if len(shape) > MAX_AXES:
         raise WeightsError(f"a blob has {len(shape)} axes; Caffe takes at most {MAX_AXES}")
     expected = int(np.prod(shape, dtype=object)) if shape else 1
@@ -191,8 +204,7 @@ class CaffeModel:
 
     def array(self, blob: StoredBlob) -> np.ndarray:
         """Values of a blob in its stored shape: float32 (a view where they stand in one piece)."""
-        dtype = "<f8" if blob.double else "<f4"
-        parts = [np.frombuffer(self._data, dtype, (b - a) // np.dtype(dtype).itemsize, a) for a, b in blob.spans]
+        parts = [np.frombuffer(self._data, blob.dtype, (b - a) // int(blob.dtype[-1]), a) for a, b in blob.spans]
         flat = parts[0] if len(parts) == 1 else np.concatenate(parts) if parts else np.zeros(0, np.float32)
         # A blob that was never filled has neither values nor a shape.
         return flat.astype(np.float32, copy=False).reshape(blob.shape if blob.shape or flat.size else (0,))
@@ -348,9 +360,9 @@ def kept_record(
     arrays : sequence of ndarray, optional
         New values of the blobs.
     """
-    shapes: list[Optional[tuple[int, ...]]] = [None] * len(layer.blobs)
+    shapes: list[Optional[tuple[int, ...]]] = [b.shape if b.raw else None for b in layer.blobs]
     if needed is not None and len(needed) == len(layer.blobs):
-        shapes = [None if fits(b, s) or b.size != math.prod(s) else s for b, s in zip(layer.blobs, needed)]
+        shapes = [k if fits(b, s) or b.size != math.prod(s) else s for k, b, s in zip(shapes, layer.blobs, needed)]
     if layer.span is not None and arrays is None and not any(s is not None for s in shapes):
         return [model.bytes_of(layer.span)]
     out = _head(layer.name, kind or layer.type)

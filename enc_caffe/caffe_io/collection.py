@@ -15,7 +15,7 @@ from enc_caffe.caffe_io.datum import write_lmdb
 from enc_caffe.caffe_io.describe import data_layers, selected
 from enc_caffe.caffe_io.feed import Feed
 from enc_caffe.caffe_io.sources import Pictures, from_npz, in_folder, in_list, records_of
-from enc_caffe.errors import DatasetError
+from enc_caffe.errors import DatasetError, UsageError
 
 #: Raised when the same files would become other records.
 VERSION = 1
@@ -51,6 +51,11 @@ def wanted_of(net: Any, source: str, feed: Feed) -> Wanted:
     shape = inputs[0][1:] if len(inputs) == 1 and len(inputs[0]) == 4 else []
     gray = rule.force_color is False or (rule.force_color is None and shape[:1] == [1])
     fixed = (int(shape[1]), int(shape[2])) if shape and not rule.crop and not rule.resize else None
+    if fixed == (1, 1):
+        # Files whose size is set when they run say so; pictures of one pixel are nobody's.
+        raise UsageError(
+            f"{source}: its input is 1x1, which stands for a size that is set when it runs; give --input_shape C,H,W"
+        )
     return Wanted(gray, rule.resize, fixed, rule.crop > 0)
 
 

@@ -6,14 +6,16 @@ from typing import Any, Mapping, Optional, Sequence
 
 from enc_caffe.caffe_io.channels import fixed_channels, read_elsewhere
 from enc_caffe.caffe_io.fieldtext import values_of
+from enc_caffe.caffe_io.foreign import changes_function
 from enc_caffe.caffe_io.proto import caffe_pb2
-from enc_caffe.caffe_io.verbatim import source_of
+from enc_caffe.caffe_io.verbatim import foreign_of, source_of
 from enc_caffe.errors import NetworkError, PrototxtError, UnknownSizeError
 from enc_caffe.network import Convolution, InnerProduct, Layer, Network
 from enc_caffe.shapes import (
     DATA_TYPES,
     FORK_RULES,
     KNOWN_TYPES,
+    MAP_LABELS,
     MAX_COUNT,
     SHAPE_RULES,
     UNKNOWN,
@@ -89,14 +91,15 @@ def data_tops(layer: Any, image: Optional[Shape], source: str) -> list[Shape]:
     if crop:
         image = (image[0], crop, crop)
     batch = batch_size(layer)
-    return [(batch, *image), *[(batch,)] * max(1, len(layer.top) - 1)][: len(layer.top)]
+    label = (batch, 1, *image[1:]) if layer.type in MAP_LABELS else (batch,)
+    return [(batch, *image), *[label] * max(1, len(layer.top) - 1)][: len(layer.top)]
 
 
 def _made_size(layer: Any, crop: int) -> Optional[Shape]:
     """Size to which a layer brings images of any size, where it does."""
     if layer.type == "WindowData" and crop:
         return 3, crop, crop
-    if layer.type == "Data" and crop:
+    if (layer.type == "Data" or layer.type not in KNOWN_TYPES) and crop:
         # One mean for each channel; one alone is for all of them, however many.
         p = layer.transform_param
         channels = 3 if p.force_color else 1 if p.force_gray else len(p.mean_value) if len(p.mean_value) > 1 else 0
@@ -173,6 +176,11 @@ def _keep_reason(layer: Any, bottoms: list[Shape], unknown: str, others: _Others
         return f"its weights are shared with layer '{sharer}' (param {{ name }})"
     if layer.type in ("Convolution", "InnerProduct") and others.another(layer):
         return "the layer of its name in another phase or stage is another one"
+    if layer.type in ("Convolution", "InnerProduct") and set(layer.bottom) & set(layer.top):
+        return "it works in place: its output takes the place of its input"
+    odd = changes_function(foreign_of(layer)) if layer.type in ("Convolution", "InnerProduct") else ""
+    if odd:
+        return f"its {odd}, a field of a fork, may change what it computes"
     if layer.type in _NEVER:
         return _NEVER[layer.type]
     if UNKNOWN in bottoms and layer.type in ("Convolution", "InnerProduct"):

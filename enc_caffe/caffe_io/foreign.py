@@ -48,6 +48,18 @@ _SAME: dict[tuple[str, str], Callable[[str], str]] = {
 }
 
 
+#: Fields in the parameters of a convolution or fully connected layer that say how it is computed, not what.
+_HOW = re.compile(
+    r"hole|strict_dim|.*engine.*|.*cudnn.*|conv_algos_override|.*workspace.*|.*math.*|.*precision.*|.*quant.*|bw_.*|fl_.*"
+)
+
+
+def changes_function(foreign: Sequence[Foreign]) -> str:
+    """The first field that may change what a convolution or fully connected layer computes (such as ``normalize``), or nothing."""
+    own = [f for f in foreign if f.path in (("convolution_param",), ("inner_product_param",))]
+    return next((f.words for f in own if not _HOW.fullmatch(f.name)), "")
+
+
 @dataclass(frozen=True)
 class Mistake:
     """What a parser found wrong first: line and column, from 1 (0: not known), and its words."""

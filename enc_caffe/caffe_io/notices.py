@@ -8,15 +8,38 @@ from typing import Any
 from enc_caffe.caffe_io.types import caffe_types
 from enc_caffe.caffe_io.verbatim import foreign_of
 from enc_caffe.network import Layer, Network
-from enc_caffe.shapes import FORK_RULES, UNKNOWN
+from enc_caffe.shapes import DATA_TYPES, FORK_RULES, UNKNOWN
 
+#: Types of forks whose tops nothing says, and which are no slips of the pen for the stock types that they sound like.
+_FORKS_OWN = frozenset(
+    {"SegAccuracy", "DetectionOutput", "DetectionEvaluate", "MultiBoxLoss", "SmoothL1Loss", "CenterLoss", "CtcLoss", "WarpCTCLoss", "Lstm",
+     "ReverseLstm", "Region", "RegionOutput", "YoloDetectionOutput", "Correlation", "MatMul", "Local", "Unpooling", "DataTransform"}
+)  # fmt: skip
 #: Names that a line lists at most.
 _MOST = 4
 
 
 def notices(net: Any, network: Network, source: str) -> list[str]:
-    """A line for each foreign layer type, one for all foreign fields, and one for what stays whole behind unknown shapes."""
-    return [f"{source}: {line}" for line in (*_types(network), *_fields(net), *_shapes(network))]
+    """A line for each foreign layer type, one for all foreign fields, one for what stays whole behind unknown shapes, and one for
+    an input whose size can only stand for another."""
+    small = stand_in(network)
+    return [
+        f"{source}: {line}"
+        for line in (*_types(network), *_fields(net), *_shapes(network), *([small] if small else []))
+    ]
+
+
+def stand_in(network: Network) -> str:
+    """That an input is smaller than the kernel that reads it, as in files whose size is set when they run; else empty."""
+    for layer in network.layers:
+        reads_images = layer.convolution is not None and layer.bottoms[0] in network.inputs
+        if reads_images and any(size < kernel for size, kernel in zip(layer.input, layer.kernel)):
+            size, kernel = ("x".join(map(str, pair)) for pair in (layer.input, layer.kernel))
+            return (
+                f"input '{layer.bottoms[0]}' is {size}, smaller than the kernel {kernel} of layer '{layer.name}': MACs are of that size; "
+                "--input_shape C,H,W says the one that the network is run with"
+            )
+    return ""
 
 
 def _types(network: Network) -> list[str]:
@@ -27,7 +50,11 @@ def _types(network: Network) -> list[str]:
     known = {kind.lower(): kind for kind in caffe_types()}
     lines = []
     for kind, layers in found.items():
-        near = [] if kind in FORK_RULES else difflib.get_close_matches(kind.lower(), sorted(known), 1, 0.75)
+        near = (
+            []
+            if kind in FORK_RULES or kind in DATA_TYPES or kind in _FORKS_OWN
+            else difflib.get_close_matches(kind.lower(), sorted(known), 1, 0.75)
+        )
         meant = f" (did you mean {known[near[0]]}?)" if near else ""
         who = f"layer '{layers[0].name}'" if len(layers) == 1 else f"layers {_listed([x.name for x in layers])}"
         what = "it is carried through as it stands" if len(layers) == 1 else "they are carried through as they stand"
@@ -63,10 +90,11 @@ def _shapes(network: Network) -> list[str]:
         for x in network.layers if UNKNOWN not in x.bottom_shapes
         for top, shape in zip(x.tops, x.top_shapes) if shape == UNKNOWN
     ]  # fmt: skip
-    who = f"{len(behind)} layers stay" if len(behind) > 1 else "1 layer stays"
+    who, are = (f"{len(behind)} layers stay", "are") if len(behind) > 1 else ("1 layer stays", "is")
     flags = " ".join(f"--top_shape {top}=N,..." for top in first[:_MOST])
     return [
-        f"{who} whole ({_listed([x.name for x in behind])}), since nothing says how large {_listed(first)} is; {flags} does"
+        f"{who} whole ({_listed([x.name for x in behind])}) and {are} in no count of MACs, since nothing says how large {_listed(first)} "
+        f"{'is' if len(first) == 1 else 'are'}; {flags} {'does' if len(first) == 1 else 'do'}"
     ]
 
 

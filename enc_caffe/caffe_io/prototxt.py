@@ -25,6 +25,7 @@ from enc_caffe.shapes import KNOWN_TYPES
 MAX_BYTES = 4 * 2**20
 #: Seconds that the upgrade of an old prototxt may take; it takes a few hundredths.
 UPGRADE = 120
+_UTF8_MARK = b"\xef\xbb\xbf"
 _NO_UTF8 = "a string is not in UTF-8; names and files need it, comments may be in any encoding"
 
 
@@ -37,8 +38,10 @@ def _read_text(path: Path) -> str:
         data = path.read_bytes()
     except OSError as exc:
         raise PrototxtError(f"{path}: cannot be read ({exc.strerror})") from None
-    # As Caffe has it, comments may be in any encoding: their bytes stay what they are.
-    text = data.decode("utf-8", errors="surrogateescape").replace("\r\n", "\n")
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise PrototxtError(f"{path}: is in UTF-16, which Caffe does not read; save it in UTF-8")
+    # As Caffe has it, a mark of UTF-8 may stand before everything, and comments may be in any encoding: their bytes stay.
+    text = data.removeprefix(_UTF8_MARK).decode("utf-8", errors="surrogateescape").replace("\r\n", "\n")
     if "\0" in text or _is_binary(text):
         raise PrototxtError(f"{path}: is binary; a prototxt is text (was a caffemodel given as --model?)")
     if not text.strip():

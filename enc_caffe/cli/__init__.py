@@ -26,6 +26,7 @@ from enc_caffe.cli import (
     search_plot,
     store,
 )
+from enc_caffe.cli.weights import take_weights
 from enc_caffe.errors import EncError
 from enc_caffe.extensions import load_extensions
 from enc_caffe.fork import caffe_root
@@ -102,6 +103,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
 def _run(args: argparse.Namespace) -> int:
     try:
         with caffe_root(getattr(args, "caffe_root", None)):
+            take_weights(args)
             args.run(args)
     except EncError as exc:
         print(f"enc-caffe {args.command}: {exc}", file=sys.stderr)

@@ -10,6 +10,7 @@ from typing import Any, Optional
 from enc_caffe.caffe_io.collection import collection, wanted_of
 from enc_caffe.caffe_io.describe import set_state
 from enc_caffe.caffe_io.feed import AS_WRITTEN
+from enc_caffe.caffe_io.inputs import set_input_shape
 from enc_caffe.caffe_io.prototxt import read_net
 from enc_caffe.cli.feed import feed_of
 from enc_caffe.installation import cache_folder
@@ -45,6 +46,8 @@ def take_images(args: argparse.Namespace) -> None:
     if not given or args.model is None:
         return
     net = set_state(read_net(args.model, args.allow_python_layers), args.level, args.stage)
+    if getattr(args, "input_shape", None) is not None:
+        set_input_shape(net, args.input_shape, str(args.model), dict(args.top_shape))
     wanted = wanted_of(net, str(args.model), feed_of(args) if hasattr(args, "mean_value") else AS_WRITTEN)
     for prefix in given:
         source = getattr(args, f"{prefix}images")

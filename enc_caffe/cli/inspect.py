@@ -14,8 +14,11 @@ from enc_caffe.caffe_io.prototxt import read_solver
 from enc_caffe.cli.common import add_model, load_network
 from enc_caffe.cli.images import add_images, take_images
 from enc_caffe.cli.searching import add_schemes, schemes_of
-from enc_caffe.complexity import layer_macs, layer_parameters
+from enc_caffe.complexity import layer_macs, layer_parameters, uncounted
 from enc_caffe.terminal.tables import print_table
+
+#: Layers that a line lists at most.
+LISTED = 6
 
 
 def register(commands: Any) -> None:
@@ -57,14 +60,18 @@ def run(args: argparse.Namespace) -> None:
     print_table(
         f"{network.name or loaded.path}: {len(network.layers)} layers in the TEST phase",
         ["layer", "type", "channels", "kernel", "stride", "groups", "output", "MACs", "parameters", "scheme", "r_max", "left whole because"],
-        [[r["layer"], r["type"], r["shape"], r["kernel"], r["stride"], str(r["groups"]), r["output"], f"{r['macs']:,}",
-          f"{r['parameters']:,}", r["scheme"], "" if r["r_max"] is None else str(r["r_max"]), r["why"]] for r in rows],
+        [[r["layer"], r["type"], r["shape"], r["kernel"], r["stride"], str(r["groups"]), r["output"], f"{r['macs']:,}" if r["shape"] else "",
+          f"{r['parameters']:,}" if r["shape"] else "", r["scheme"], "" if r["r_max"] is None else str(r["r_max"]), r["why"]] for r in rows],
         left=2,
     )  # fmt: skip
     total, decomposable = sum(r["macs"] for r in rows), sum(r["macs"] for r in rows if r["scheme"] != "whole")
     print(
         f"MACs of one image {total:,}, of them in decomposable layers {decomposable:,}; weights {sum(r['parameters'] for r in rows):,} (biases not counted)"
     )
+    missing = uncounted(network)
+    if missing:
+        more = f" and {len(missing) - LISTED} more" if len(missing) > LISTED else ""
+        print(f"not counted: {', '.join(missing[:LISTED])}{more}")
     for what, value in named_paths(loaded.net):
         print(f"path in the prototxt, {what}: {value}")
     if args.solver:

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from enc_caffe.caffe_io.stockform import kept_weights
 from enc_caffe.cli.common import open_store
 from enc_caffe.cli.images import kept_images
 from enc_caffe.errors import EncError, UsageError
@@ -26,7 +27,11 @@ def register(commands: Any) -> None:
     prune.add_argument("digest", nargs="*", help="the beginning of a digest")
     prune.add_argument("--older", type=float, metavar="DAYS", help="all that were begun more than so many days ago")
     prune.add_argument("--all", action="store_true", help="all results")
-    prune.add_argument("--images", action="store_true", help="the LMDBs in the cache that were made of --images")
+    prune.add_argument(
+        "--images",
+        action="store_true",
+        help="the LMDBs in the cache that were made of --images, and copies of caffemodels",
+    )
     for action in (*every, explain, prune):
         action.add_argument("--store", type=Path, metavar="FILE", help="SQLite file (default: in the user's cache)")
     p.set_defaults(run=run)
@@ -69,6 +74,7 @@ def _prune(args: argparse.Namespace, store: ResultStore) -> None:
         raise UsageError("store prune: say what: digests, --older DAYS, --all or --images")
     if args.images:
         shutil.rmtree(kept_images(), ignore_errors=True)
+        shutil.rmtree(kept_weights(), ignore_errors=True)
         print(f"{kept_images()}: LMDBs made of --images were removed")
         if not (args.digest or args.all or args.older is not None):
             return

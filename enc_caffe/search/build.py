@@ -67,6 +67,13 @@ class _Costs:
         return {n: rows[:, i] for i, n in enumerate(self.resources)}
 
 
+def _left_out(options: SearchOptions) -> str:
+    """The flags that would let more layers be searched, where their defaults keep some out."""
+    flags = ["--schemes all"] * (options.schemes == PAPER)
+    flags += ["--first_layer search"] * (options.first_layer_is == "keep")
+    return f"; {' or '.join(flags)} may leave more" if flags else ""
+
+
 def build_problem(table: MetricsTable, options: SearchOptions, time_of: Optional[TimeOf] = None) -> SearchProblem:
     """Arrays of a search problem.
 
@@ -136,7 +143,7 @@ def build_problem(table: MetricsTable, options: SearchOptions, time_of: Optional
     if not layers:
         raise MetricsError(
             f"network '{table.network}': no layer is left to search (first layer, --whole, --bounds, --schemes and "
-            "--multiple_of decide all)"
+            f"--multiple_of decide all){_left_out(options)}"
         )
     if isinstance(time_of, LatencyTable):
         rest = time_of.rest(layer.name for layer, _ in table.by_layer())

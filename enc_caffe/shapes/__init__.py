@@ -16,15 +16,24 @@ from enc_caffe.shapes.sizes import (
 )
 
 __all__ = [
-    "DATA_TYPES", "FORK_RULES", "KNOWN_TYPES", "MAX_COUNT", "SHAPE_RULES", "UNKNOWN", "WEIGHTLESS", "Shape", "brings_data", "canonical_axis",
+    "DATA_TYPES", "FORK_RULES", "KNOWN_TYPES", "MAP_LABELS", "MAX_COUNT", "SHAPE_RULES", "UNKNOWN", "WEIGHTLESS", "Shape", "brings_data", "canonical_axis",
     "conv_output", "count", "pool_output", "spatial_pair",
 ]  # fmt: skip
 
+#: Those of forks: SSD, DeepLab, SegNet, OpenPose, CRNN and others. A label of theirs may be a map, or a list of any length.
+_FORK_DATA = frozenset(
+    {"AnnotatedData", "ImageSegData", "WindowSegData", "DenseImageData", "CPMData", "VideoData", "ImageDataMultiLabel", "MultiImageData",
+     "CustomData", "ReidData", "TripletData", "BoxData", "CPMBottomUpData"}
+)  # fmt: skip
+
+#: Those whose labels are maps of the images' places.
+MAP_LABELS = frozenset({"ImageSegData", "WindowSegData", "DenseImageData"})
+
 #: Layers that bring images from outside; their shapes come from the LMDB, the command line, or ``input_param``.
-DATA_TYPES: frozenset[str] = frozenset({"Data", "ImageData", "HDF5Data", "MemoryData", "WindowData", "AnnotatedData"})
+DATA_TYPES: frozenset[str] = frozenset({"Data", "ImageData", "HDF5Data", "MemoryData", "WindowData"}) | _FORK_DATA
 
 #: Every type that BVLC Caffe has.
-KNOWN_TYPES = frozenset(SHAPE_RULES) | DATA_TYPES - {"AnnotatedData"}
+KNOWN_TYPES = frozenset(SHAPE_RULES) | DATA_TYPES - _FORK_DATA
 
 #: Those that never have weights, so that two of them may share a name.
 WEIGHTLESS = KNOWN_TYPES - {

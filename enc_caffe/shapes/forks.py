@@ -2,7 +2,8 @@
 
 Their parameters are in no message of stock Caffe, so a formula takes them as text: values by name, as lists. A layer in place
 keeps its blob's shape whatever its type is; what is not here is not known, and a user may give it.
-Sources: ``Reshape`` of the layers in the SSD, SegNet, ENet, PSPNet, MobileNet, ShuffleNet and SENet forks.
+Sources: ``Reshape`` of the layers in the SSD, SegNet, ENet, PSPNet, MobileNet, ShuffleNet, SENet, YOLO, Ristretto, FlowNet and
+OpenPose forks.
 """
 
 from __future__ import annotations
@@ -123,9 +124,74 @@ def _depthwise(kind: str) -> ForkRule:
     return rule
 
 
+def _like(kind: str) -> ForkRule:
+    """A layer of a fork that makes what a stock type makes, by the same fields."""
+
+    def rule(layer: Any, values: Values, bottoms: list[Shape]) -> list[Shape]:
+        view = type(layer)()
+        view.CopyFrom(layer)
+        view.type = kind
+        return SHAPE_RULES[kind](view, bottoms)
+
+    return rule
+
+
+def _twice_the_channels(layer: Any, values: Values, bottoms: list[Shape]) -> list[Shape]:
+    """CReLU: the positive parts and the negative ones, one behind the other."""
+    n, channels, *rest = bottoms[0]
+    return [(n, 2 * channels, *rest)]
+
+
+def _reorg(layer: Any, values: Values, bottoms: list[Shape]) -> list[Shape]:
+    """YOLO's: blocks of stride x stride places become channels, or with ``reverse`` the other way round."""
+    n, channels, height, width = need_image(bottoms[0])
+    p = _message(values, "reorg_param")
+    stride = _number(p, "stride", 2)
+    if str(p.get("reverse", ["false"])[-1]).lower() in ("true", "t", "1"):
+        return [_shuffled(bottoms[0], stride)]
+    if stride < 1 or height % stride or width % stride:
+        raise NetworkError(f"stride {stride} does not divide {height}x{width}")
+    return [(n, channels * stride * stride, height // stride, width // stride)]
+
+
+def _pixel_shuffle(layer: Any, values: Values, bottoms: list[Shape]) -> list[Shape]:
+    p = _message(values, "pixelshuffle_param") or _message(values, "pixel_shuffle_param")
+    return [_shuffled(need_image(bottoms[0]), _number(p, "upscale_factor", _number(p, "upscale", 1)))]
+
+
+def _shuffled(shape: Shape, factor: int) -> Shape:
+    """Channels as blocks of factor x factor places."""
+    n, channels, height, width = shape
+    if factor < 1 or channels % (factor * factor):
+        raise NetworkError(f"{channels} channels are no multiple of {factor} x {factor}")
+    return n, channels // (factor * factor), height * factor, width * factor
+
+
+def _im_resize(layer: Any, values: Values, bottoms: list[Shape]) -> list[Shape]:
+    """OpenPose's: by a factor, or to a size."""
+    n, channels, height, width = need_image(bottoms[0])
+    p = _message(values, "imresize_param")
+    factor = _real(p, "factor", 0)
+    if factor > 0:
+        return [(n, channels, int(height * factor), int(width * factor))]
+    return [(n, channels, _number(p, "target_spatial_height", height), _number(p, "target_spatial_width", width))]
+
+
+def _as_large_as_the_second(layer: Any, values: Values, bottoms: list[Shape]) -> list[Shape]:
+    """FlowNet's Resample and Downsample: channels of the first bottom, height and width of the second, or those stated."""
+    n, channels, *_ = need_image(bottoms[0])
+    if len(bottoms) > 1:
+        return [(n, channels, *need_image(bottoms[1])[2:])]
+    p = _message(values, "resample_param")
+    if not (p.get("height") and p.get("width")):
+        raise NetworkError("resample_param: height and width are needed where there is one bottom")
+    return [(n, channels, _number(p, "height", 0), _number(p, "width", 0))]
+
+
 _KEEP = [
-    "BN", "SyncBN", "CuDNNBatchNorm", "InstanceNorm", "GroupNorm", "Normalize", "ReLU6", "HSwish", "HSigmoid", "Mish", "SELU",
-    "ShuffleChannel",
+    "BN", "SyncBN", "CuDNNBatchNorm", "InstanceNorm", "GroupNorm", "LayerNorm", "RMSNorm", "Normalize", "Normalization",
+    "L2Normalization", "ReLU6", "Relu6", "HSwish", "HardSwish", "HSigmoid", "HardSigmoid", "Mish", "SELU", "GELU", "SiLU", "Softplus",
+    "ShuffleChannel", "ChannelShuffle", "SpatialDropout", "DropBlock", "BroadcastMul", "ChannelScale", "LRNRistretto", "Noise", "GaussianNoise",
 ]  # fmt: skip
 
 FORK_RULES: dict[str, ForkRule] = {
@@ -135,6 +201,15 @@ FORK_RULES: dict[str, ForkRule] = {
     "Interp": _interp,
     "Upsample": _upsample,
     "PriorBox": _prior_box,
+    "CReLU": _twice_the_channels,
+    "Reorg": _reorg,
+    "PixelShuffle": _pixel_shuffle,
+    "ImResize": _im_resize,
+    "Resample": _as_large_as_the_second,
+    "Downsample": _as_large_as_the_second,
+    "ConvolutionRistretto": _like("Convolution"),
+    "DeconvolutionRistretto": _like("Deconvolution"),
+    "FcRistretto": _like("InnerProduct"),
     "ROIPooling": _regions("roi_pooling_param"),
     "ROIAlign": _regions("roi_align_param"),
     "PSROIPooling": _position_sensitive,

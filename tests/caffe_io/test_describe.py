@@ -152,3 +152,25 @@ def test_a_blob_that_only_training_has_is_told_with_what_to_give(tmp_path: Path)
         NetworkError, match="of the TEST phase: only TRAIN has layer 'd', which makes it; give the deploy.prototxt"
     ):
         describe(read_net(tmp_path / "n.prototxt"), (3, 8, 8))
+
+
+def test_a_layer_in_place_stays_whole(tmp_path: Path) -> None:
+    network = described(tmp_path, DATA + conv("a", "data") + conv("b", "a", 8, "", "a") + conv("c", "a"))
+    reasons = [x.keep_reason for x in network.layers]
+    assert reasons == ["", "", "it works in place: its output takes the place of its input", ""]
+
+
+@pytest.mark.parametrize(
+    ("kind", "label"),
+    [("AnnotatedData", (4,)), ("ImageSegData", (4, 1, 9, 9)), ("DenseImageData", (4, 1, 9, 9)), ("CPMData", (4,))],
+)
+def test_data_layers_of_forks_bring_images(tmp_path: Path, kind: str, label: tuple[int, ...]) -> None:
+    """They take --input_shape as stock ones do, and crop_size with three means says a size."""
+    text = (
+        f'layer {{ name: "in" type: "{kind}" top: "data" top: "label" data_param {{ batch_size: 4 }} own_param {{ flag: true }} '
+        "transform_param { crop_size: 9 mean_value: 1 mean_value: 2 mean_value: 3 } }\n"
+    )
+    (tmp_path / "n.prototxt").write_text(text + conv("c", "data"))
+    for network in (describe(read_net(tmp_path / "n.prototxt"), image) for image in (None, (3, 12, 12))):
+        assert network.inputs == ("data", "label") and network["c"].has_weights
+        assert (network.shape_of("data"), network.shape_of("label")) == ((4, 3, 9, 9), label)

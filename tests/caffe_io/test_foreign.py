@@ -102,6 +102,20 @@ def test_names_near_to_stock_ones_are_those_of_forks(tmp_path: Path, fork: str) 
     assert fork.split(":")[0].split()[0] in " ".join(f.words for f in foreign_of(net.layer[1]))
 
 
+@pytest.mark.parametrize(
+    ("param", "whole"),
+    [
+        ("normalize: true", "its convolution_param.normalize, a field of a fork, may change what it computes"),
+        ("kernel_d: 3", "its convolution_param.kernel_d, a field of a fork, may change what it computes"),
+        ("cudnn_math_override: 0", ""),
+        ("hole: 1", ""),
+    ],
+)
+def test_a_layer_whose_fork_computes_something_else_stays_whole(tmp_path: Path, param: str, whole: str) -> None:
+    net = read(tmp_path, INPUT + CONV.replace("kernel_size: 3", f"kernel_size: 3 {param}"))
+    assert describe(net)["c"].keep_reason == whole
+
+
 def test_foreign_fields_go_with_a_layer_and_back_into_a_text() -> None:
     fields = [Foreign((), "q", "q { a: 1 }"), Foreign(("p",), "c", "c: 2", True), Foreign(("r", "s"), "t", "t: 3")]
     assert unpacked(packed(fields)) == fields
@@ -122,4 +136,14 @@ def test_comments_may_be_in_any_encoding(tmp_path: Path) -> None:
         read_net(path)
     path.write_bytes((INPUT + CONV).replace("num_output", "\u00e9").encode("latin-1"))
     with pytest.raises(PrototxtError, match="is binary"):
+        read_net(path)
+
+
+def test_a_mark_of_utf8_and_line_ends_of_windows_are_read(tmp_path: Path) -> None:
+    """As Caffe does; UTF-16, which editors on Windows write too, it does not read."""
+    path, text = tmp_path / "n.prototxt", INPUT + CONV
+    path.write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
+    assert verbatim_text(read_net(path)) == text
+    path.write_text(text, encoding="utf-16")
+    with pytest.raises(PrototxtError, match="is in UTF-16, which Caffe does not read; save it in UTF-8"):
         read_net(path)

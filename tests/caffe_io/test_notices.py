@@ -45,7 +45,22 @@ def test_the_flag_that_says_a_shape_is_named(tmp_path: Path) -> None:
         + conv("e", "v")
     )
     assert told(tmp_path, text)[1:] == [
-        "n.prototxt: 3 layers stay whole (d, f, e), since nothing says how large w is; --top_shape w=N,... does"
+        "n.prototxt: 3 layers stay whole (d, f, e) and are in no count of MACs, since nothing says how large w is; --top_shape w=N,... does"
+    ]
+
+
+@pytest.mark.parametrize("kind", ["SegAccuracy", "CReLU", "Lstm"])
+def test_a_well_known_type_of_a_fork_is_no_slip_of_the_pen(tmp_path: Path, kind: str) -> None:
+    lines = told(tmp_path, conv("c", "data") + layer("own", kind, "c"))
+    assert lines == [f"n.prototxt: layer 'own': Caffe has no type '{kind}'; it is carried through as it stands"]
+
+
+def test_an_input_that_stands_for_a_size_is_told(tmp_path: Path) -> None:
+    small = INPUT.replace("dim: 8", "dim: 1")
+    lines = notices(*read(tmp_path, small + conv("c", "data")), "n.prototxt")
+    assert lines == [
+        "n.prototxt: input 'data' is 1x1, smaller than the kernel 3x3 of layer 'c': MACs are of that size; --input_shape C,H,W says the "
+        "one that the network is run with"
     ]
 
 

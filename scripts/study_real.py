@@ -10,7 +10,9 @@ folder with the data (its ``real``). ``--picture FILE.png`` draws what waifu2x m
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,7 +76,7 @@ NETWORKS = (
     Network("MTCNN det1", "det1.prototxt", "det1.caffemodel", (12, 12), FED, 0.0078125, 127.5, 24, True),
     Network("MTCNN det2", "det2.prototxt", "det2.caffemodel", (24, 24), FED, 0.0078125, 127.5, 24, True),
     Network("waifu2x", "rgb_srcnn_old.prototxt", "rgb_scale2.caffemodel", (30, 30),
-            ("--scale", repr(1 / 255), "--channel_order", "rgb", "--input_shape", "3,30,30"), 1 / 255, 0.0, 0, without=("divergence, plain SVD",)),
+            ("--scale", repr(1 / 255), "--channel_order", "rgb", "--input_shape", "3,30,30"), 1 / 255, 0.0, 0),
     Network("slim-320", "slim-320.prototxt", "slim-320.caffemodel", (120, 160), (*FED, "--input_shape", "3,120,160"), 0.0078125, 127.5, 120, without=("divergence, plain SVD",)),
 )  # fmt: skip
 
@@ -137,6 +139,29 @@ def fed(network: Network, images: np.ndarray) -> np.ndarray:
     return ((images[:, ::-1].astype(np.float32) - network.mean) * network.scale).astype(np.float32)
 
 
+class OutOfReach(Exception):
+    """The target cannot be reached; the argument is the least part of the MACs that can."""
+
+
+#: What compress says then.
+OUT_OF_REACH = re.compile(r"cannot be reached: ([0-9.]+) to [0-9.]+ of the MACs can")
+
+
+class _Told:
+    """Standard error, and what was written there."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self.lines: list[str] = []
+
+    def write(self, text: str) -> int:
+        self.lines.append(text)
+        return int(self._stream.write(text))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 class Study:
     """Networks in a folder, and what is known of them."""
 
@@ -156,7 +181,13 @@ class Study:
             command = ["compress", "--model", str(self.real / network.model), "--weights", str(self.real / network.weights),
                        "--images", str(images), *network.flags, "--target_flops", "0.5", *WAYS[way], "--out", str(folder)]  # fmt: skip
             print("enc-caffe " + " ".join(command), file=sys.stderr, flush=True)
-            if enc_caffe(command):
+            said = _Told(sys.stderr)
+            with contextlib.redirect_stderr(said):  # type: ignore[type-var]
+                failed = enc_caffe(command)
+            out_of_reach = OUT_OF_REACH.search("".join(said.lines))
+            if failed and out_of_reach:
+                raise OutOfReach(float(out_of_reach.group(1)))
+            if failed:
                 raise SystemExit(f"{network.name}: compress failed ({way})")
         return folder
 
@@ -186,14 +217,21 @@ class Study:
             found[name] = squared_error(first, second, units_of(first, [first.shape[1]])) / len(images)
         return found
 
+    def row(self, network: Network, way: str) -> dict[str, Any]:
+        """MACs and errors; where the target cannot be reached, the least part of the MACs that can."""
+        try:
+            errors = self.errors(network, way)
+        except OutOfReach as least:
+            return {"least": least.args[0]}
+        told = json.loads((self.compressed(network, way) / "evaluation.json").read_text())
+        return {"macs": told["macs"]["exact, all"], "errors": errors}
+
     def run(self, network: Network) -> None:
         """All ways, each noted when it is done."""
         for way in (w for w in WAYS if w not in network.without):
             key = f"{network.name} | {way}"
             if key not in self.rows:
-                errors = self.errors(network, way)
-                told = json.loads((self.compressed(network, way) / "evaluation.json").read_text())
-                self.rows[key] = {"macs": told["macs"]["exact, all"], "errors": errors}
+                self.rows[key] = self.row(network, way)
                 write_json(self.path, self.rows)
             print(key, json.dumps(self.rows[key]), file=sys.stderr, flush=True)
 
@@ -207,6 +245,9 @@ def table(rows: dict[str, Any]) -> str:
             row = rows.get(f"{network.name} | {way}")
             if row is None:
                 cells.append("not run")
+                continue
+            if "least" in row:
+                cells.append(f"out of reach: {row['least']:.2f} of the MACs at the least")
                 continue
             values = list(row["errors"].values())
             worst = f", worst {max(values):.2g}" if len(values) > 1 else ""

@@ -58,7 +58,7 @@ def runnable(net: Any, network: Network, source: str) -> Runnable:
         If nothing with weights can be run.
     """
     layers = selected(net)
-    first = next((p for p in layers if p.type not in caffe_types()), None)
+    first = next((p for p in layers if not _runs(p)), None)
     if first is None:
         return Runnable(net)
     kept, gone = _split(layers)
@@ -74,6 +74,11 @@ def runnable(net: Any, network: Network, source: str) -> Runnable:
         f"output{'s' if len(outputs) > 1 else ''} {named} compared; the {len(gone)} layers left out are carried through"
     )
     return Runnable(out, words, frozenset(p.name for p in gone))
+
+
+def _runs(param: Any) -> bool:
+    """Whether stock Caffe runs a layer; a data layer of whatever type gives way to the images that are measured on."""
+    return param.type in caffe_types() or reads_data(param)
 
 
 def part_of(net: Any, kept: list[Any], outputs: list[str], network: Network) -> tuple[Any, str]:
@@ -102,7 +107,7 @@ def _split(layers: list[Any]) -> tuple[list[Any], list[Any]]:
     for param in layers:
         if param.type.endswith("Loss") or param.type in ("Accuracy", "Silence"):
             continue
-        if param.type not in caffe_types() or lost & set(param.bottom):
+        if not _runs(param) or lost & set(param.bottom):
             gone.append(param)
             lost |= set(param.top)
         else:

@@ -145,8 +145,8 @@ def deploy_net(net: Any, network: Network, batch: int = 1) -> Any:
 def _labels(layers: list[Any]) -> set[str]:
     """Blobs that inference does not need: labels, and what is made of labels alone.
 
-    A data layer's top is a label if nothing but losses and accuracies reads it, or layers without weights that read only
-    labels themselves; the first top of the first data layer never is.
+    A data layer's top is a label if nothing but losses and accuracies reads it, or layers without weights (or of a fork) that
+    read only labels themselves; the first top of the first data layer never is.
     """
     graph = walk((at, at, p.bottom, p.top) for at, p in enumerate(layers))
     read = {b for p in layers for b in p.bottom}
@@ -158,8 +158,9 @@ def _labels(layers: list[Any]) -> set[str]:
         made_of, needed = {made: {made} for made in labels}, set[Made]()
         for at, param in enumerate(layers):
             mine = set().union(*(made_of.get(b, set()) for b in graph.bottoms[at]))
-            of_labels = mine and all(b in made_of for b in graph.bottoms[at]) and param.type in WEIGHTLESS
-            if of_labels or (mine and _is_scoring(param, read)):
+            free = param.type in WEIGHTLESS or param.type not in KNOWN_TYPES
+            of_labels = free and all(b in made_of for b in graph.bottoms[at])
+            if mine and (of_labels or _is_scoring(param, read)):
                 made_of.update(dict.fromkeys(graph.tops[at], mine))
             else:
                 needed |= mine

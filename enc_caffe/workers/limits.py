@@ -7,7 +7,7 @@ import os
 from enc_caffe.caffe_io.types import caffe_types
 from enc_caffe.errors import NetworkError
 from enc_caffe.network import Network
-from enc_caffe.shapes import UNKNOWN, count
+from enc_caffe.shapes import UNKNOWN, brings_data, count
 
 GIB = 2**30
 
@@ -28,7 +28,8 @@ def check_runs(network: Network, source: str, training: bool = False) -> None:
         For a layer type that Caffe does not have, and a network that needs more memory than the machine has.
     """
     for layer in network.layers:
-        if layer.type not in caffe_types():
+        # Images that are measured on take the place of a data layer, of whatever type; training reads from it.
+        if layer.type not in caffe_types() and (training or not brings_data(layer.type)):
             raise NetworkError(
                 f"{source}: layer '{layer.name}': Caffe has no type '{layer.type}' and cannot run the network; "
                 "compress and metrics measure the part before it, searching by PCA energy and emitting need no run"

@@ -147,3 +147,18 @@ def test_layers_behind_cannot_be_measured(tmp_path: Path, capsys) -> None:
         assert main([*command, *given, *images, "--out", str(tmp_path / "out")]) == 2
         assert "layer 'c2' lies behind one that stock Caffe cannot run" in capsys.readouterr().err
     assert main(["emit", "--ranks", str(tmp_path / "r.json"), *given, "--out", str(tmp_path / "out")]) == 0
+
+
+def test_images_take_the_place_of_a_forks_data_layer(tmp_path: Path, capsys) -> None:
+    """It is measured and emitted as the same network with a stock one."""
+    _, weights = nets.write_net(tmp_path, INPUT + BODY)
+    nets.write_images(tmp_path / "lmdb", 20)
+    found = {}
+    for kind in ("Data", "AnnotatedData"):
+        source = f'layer {{ name: "in" type: "{kind}" top: "data" top: "label" data_param {{ source: "none" batch_size: 4 }} }}\n'
+        (tmp_path / "n.prototxt").write_text('name: "heads"\n' + source + BODY)
+        given = ["--model", str(tmp_path / "n.prototxt"), "--weights", str(weights), "--lmdb", str(tmp_path / "lmdb")]
+        assert main(["metrics", *given, "--store", str(tmp_path / kind), "--out", str(tmp_path / f"{kind}.json")]) == 0
+        found[kind] = json.loads((tmp_path / f"{kind}.json").read_text())["layers"]
+    assert found["Data"] == found["AnnotatedData"] and found["Data"][0]["name"] == "c1"
+    assert "Caffe has no type 'AnnotatedData'" in capsys.readouterr().err

@@ -77,6 +77,18 @@ def test_what_is_made_of_labels_alone_goes_with_them(tmp_path: Path) -> None:
     assert list(deployed(tmp_path, text, {"data": (8, 3, 8, 8), "label": (8, 2)})) == ["data", "f", "g"]
 
 
+def test_maps_of_labels_that_a_fork_shrinks_go_with_them(tmp_path: Path) -> None:
+    """DeepLab's: the label is a map, and layers of the fork bring it to the scores' size and count."""
+    text = 'layer { name: "in" type: "ImageSegData" top: "data" top: "label" transform_param { crop_size: 8 } }\n'
+    text += conv("c", "data") + layer("small", "Interp", "label", "interp_param { shrink_factor: 2 }")
+    text += layer("loss", "SoftmaxWithLoss", "c small") + layer("hits", "SegAccuracy", "c small")
+    shapes = {"data": (8, 3, 8, 8), "label": (8, 1, 8, 8)}
+    assert list(deployed(tmp_path, text, shapes)) == ["data", "c", "prob"]
+    # What the network itself reads is no label.
+    text += layer("both", "Interp", "label", "interp_param { shrink_factor: 1 }") + layer("cat", "Concat", "both c")
+    assert "label" in deployed(tmp_path, text, shapes)
+
+
 def test_a_loss_without_labels_becomes_its_output(tmp_path: Path) -> None:
     text = (
         LMDB.replace(' top: "label"', "")

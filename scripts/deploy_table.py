@@ -64,6 +64,12 @@ def cell(rows: Mapping[str, Found]) -> str:
     return f"{before}; {after}" if not bad or original.right else f"{before}; so are the emissions"
 
 
+def whose(rows: Mapping[str, Found]) -> str:
+    """Whose failure a refusal is: the converter's, where it refuses the original too, else which emissions have it."""
+    forms = [form for form, row in rows.items() if row.refused]
+    return "the original too" if "original" in forms else f"{', '.join(forms)} alone"
+
+
 def table(found: Mapping[str, Mapping[str, Mapping[str, Found]]], converters: Sequence[Any]) -> str:
     """A row for each network, a column for each converter (with ``name`` and ``version``); what is refused, and why, below."""
     names = [c.name for c in converters]
@@ -78,7 +84,7 @@ def table(found: Mapping[str, Mapping[str, Mapping[str, Found]]], converters: Se
         for name in names:
             why = next((r.refused for r in by[name].values() if r.refused), "")
             if why:
-                reasons.setdefault((name, short(why)), []).append(network)
+                reasons.setdefault((name, short(why)), []).append(f"{network} ({whose(by[name])})")
     if reasons:
         lines += ["", "Refused:", ""]
         lines += [f"- {name}: {', '.join(networks)}: `{why}`" for (name, why), networks in reasons.items()]

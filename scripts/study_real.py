@@ -77,7 +77,7 @@ NETWORKS = (
     Network("MTCNN det2", "det2.prototxt", "det2.caffemodel", (24, 24), FED, 0.0078125, 127.5, 24, True),
     Network("waifu2x", "rgb_srcnn_old.prototxt", "rgb_scale2.caffemodel", (30, 30),
             ("--scale", repr(1 / 255), "--channel_order", "rgb", "--input_shape", "3,30,30"), 1 / 255, 0.0, 0),
-    Network("slim-320", "slim-320.prototxt", "slim-320.caffemodel", (120, 160), (*FED, "--input_shape", "3,120,160"), 0.0078125, 127.5, 120, without=("divergence, plain SVD",)),
+    Network("slim-320", "slim-320.prototxt", "slim-320.caffemodel", (60, 80), (*FED, "--input_shape", "3,60,80"), 0.0078125, 127.5, 120, without=("divergence, plain SVD",)),
 )  # fmt: skip
 
 

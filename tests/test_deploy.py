@@ -66,7 +66,16 @@ def test_the_table_has_the_reasons_below() -> None:
         and text.splitlines()[3] == "| other | not run | not run |"
     )
     assert text.splitlines()[2] == "| net | 1e-06 | refuses |"
-    assert text.splitlines()[-1] == "- Y: net: `no 'type' / here`"
+    assert text.splitlines()[-1] == "- Y: net (the original too): `no 'type' / here`"
+    by["Y"] = {
+        "original": Found(1e-6),
+        "spatial": Found(refused="no"),
+        "channel": Found(1e-6),
+        "tucker2": Found(refused="no"),
+    }
+    assert table.table({"net": by}, [SimpleNamespace(name="Y", version="1")]).endswith(
+        "- Y: net (spatial, tucker2 alone): `no`"
+    )
     assert len(table.short("word " * 90)) <= 160
 
 

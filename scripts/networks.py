@@ -33,7 +33,9 @@ from enc_caffe.caffe_io.proto import caffe_pb2  # noqa: E402
 from enc_caffe.caffe_io.prototxt import read_net, to_text, verbatim_text  # noqa: E402
 from enc_caffe.caffe_io.variants import deploy_net, train_val_or_same  # noqa: E402
 from enc_caffe.decomposition import form_cost, scheme_for  # noqa: E402
+from enc_caffe.decomposition.policy import ALL, PAPER, Schemes  # noqa: E402
 from enc_caffe.errors import EncError  # noqa: E402
+from enc_caffe.experiments.fetch import data_folder  # noqa: E402
 from enc_caffe.form import WHOLE, Form  # noqa: E402
 from enc_caffe.network import Network  # noqa: E402
 from enc_caffe.plan import Plan  # noqa: E402
@@ -43,6 +45,8 @@ from enc_caffe.workers.executor import CaffeExecutor  # noqa: E402
 BOUND = 1e-4
 #: Between these lines of a Markdown file stands the table.
 MARKS = ("<!-- table -->", "<!-- end of table -->")
+TRAINED_MARKS = ("<!-- table of trained networks -->", "<!-- end of table of trained networks -->")
+CASE_MARKS = ("<!-- table of cases -->", "<!-- end of table of cases -->")
 FORK_MARKS = ("<!-- table of forks -->", "<!-- end of table of forks -->")
 #: A layer of more weights stays whole in the table: the SVD of AlexNet's fc6 alone takes minutes.
 LIMIT = 2**22
@@ -244,7 +248,7 @@ def misdescribed(network: Network, wanted: Blobs, inputs: Blobs) -> tuple[float,
 def full_plan(loaded: pipeline.LoadedNetwork) -> tuple[dict[str, Form], dict[str, str]]:
     """Forms in which nothing is cut off, and why the other layers stay whole."""
     whole, forms = dict(loaded.policy.whole), {}
-    for name, (scheme,) in loaded.policy.schemes.items():
+    for name, (scheme, *_) in loaded.policy.schemes.items():
         layer = loaded.network[name]
         if form_cost(layer, WHOLE)[1] // layer.groups > LIMIT:
             whole[name] = f"over {LIMIT:,} weights: whole in this table only, for the time of its SVD"
@@ -302,6 +306,10 @@ def check(case: Case, folder: Path, executor: CaffeExecutor) -> Row:
     return Row(case.name, len(forms), whole, *max(errors), agrees)
 
 
+#: In the place of how many layers run, where a network is refused; the words are in ``opens``.
+REFUSED = "refused"
+
+
 @dataclass(frozen=True)
 class ForkRow:
     """What was found of a network of a fork; ``error`` is that of the part which stock Caffe has, ``part`` its layers."""
@@ -316,22 +324,34 @@ class ForkRow:
     opens: str
 
 
-def check_fork(case: Case, folder: Path, executor: CaffeExecutor) -> ForkRow:
-    """Emit a network that stock Caffe has only a part of, and hold this part at full rank against the original's."""
+def check_fork(
+    case: Case, folder: Path, executor: CaffeExecutor, given: Optional[Path] = None, schemes: Schemes = PAPER
+) -> ForkRow:
+    """Emit a network that stock Caffe has only a part of, and hold this part at full rank against the original's.
+
+    ``given`` are its weights; without them they are drawn. Of several schemes of a layer the first is taken.
+    """
     folder.mkdir(parents=True)
-    (folder / "net.prototxt").write_text(case.text)
-    loaded = pipeline.load(folder / "net.prototxt", fully_connected=True, input_shapes=case.shapes, describe_only=True)
-    net, network, weights = loaded.net, loaded.network, folder / "net.caffemodel"
+    (folder / "net.prototxt").write_text(case.text, errors="surrogateescape")
+    loaded = pipeline.load(
+        folder / "net.prototxt", fully_connected=True, input_shapes=case.shapes, schemes=schemes, describe_only=True
+    )
+    net, network, weights = loaded.net, loaded.network, given or folder / "net.caffemodel"
     left = foreign(net)
-    first, _ = known_part(net, network, left)
-    executor.result(executor.submit(save_random, to_text(first), str(weights), (), 0))
+    whole_net, described = net, network
+    if any(reads_data(x) for x in net.layer):
+        whole_net = deploy_net(net, network)
+        described = describe(whole_net, None, "the deploy form", case.shapes)
+    first, _ = known_part(whole_net, described, left)
+    if given is None:
+        executor.result(executor.submit(save_random, to_text(first), str(weights), (), 0))
     full, whole = full_plan(loaded)
     compressed = replace_layers(net, network, full)
     described = describe(compressed, None, "the emitted prototxt", {**network.data_shapes, **case.shapes})
     write_compressed(folder / "compressed.caffemodel", CaffeModel(weights), network, full, needed=needed_blobs(compressed, described))  # fmt: skip
     (folder / "deploy.prototxt").write_text(verbatim_text(deploy_net(compressed, described)))
     again = read_net(folder / "deploy.prototxt", python_layers=True)
-    kept = all(layer.name in {x.name for x in again.layer} for layer in net.layer if layer.name in left)
+    kept = all(layer.name in {x.name for x in again.layer} for layer in whole_net.layer if layer.name in left)
     second, _ = known_part(again, describe(again, None, "deploy.prototxt", case.shapes), left)
     part = describe(first, None, "the part")
     inputs = {
@@ -344,15 +364,43 @@ def check_fork(case: Case, folder: Path, executor: CaffeExecutor) -> ForkRow:
     )
     error, worst = largest_error(wanted, got, inputs)
     forms = {}
-    for name, (scheme,) in loaded.policy.schemes.items():
+    for name, (scheme, *_) in loaded.policy.schemes.items():
         forms[name] = Form(scheme, (max(1, scheme_for(scheme).max_rank(loaded.network[name]) // 2),))
     done = pipeline.emit(loaded, weights, Plan(network.name, forms), folder / "half")
     costs = {k: done.before["exact", k].macs for k in ("decomposable", "all")}
-    layers = [sum(x.type != "Input" for x in n.layer) for n in (first, net)]
+    layers = [sum(x.type != "Input" for x in n.layer) for n in (first, whole_net)]
     return ForkRow(
         case.name, len(full), costs["decomposable"] / costs["all"], whole, error if kept else float("inf"), worst,
-        "all" if not left else f"{layers[0]} of {layers[1]}", done.unchecked.split(";")[0] or "both files whole",
+        "all" if layers[0] == layers[1] else f"{layers[0]} of {layers[1]}", done.unchecked.split(";")[0] or "both files whole",
     )  # fmt: skip
+
+
+#: Trained networks of ENC_CAFFE_DATA: name, prototxt and caffemodel.
+TRAINED = (
+    ("SqueezeNet v1.1", "squeezenet/squeezenet_v1.1_deploy.prototxt", "squeezenet/squeezenet_v1.1.caffemodel"),
+    ("MTCNN det1", "real/det1.prototxt", "real/det1.caffemodel"),
+    ("MTCNN det2", "real/det2.prototxt", "real/det2.caffemodel"),
+    ("slim-320", "real/slim-320.prototxt", "real/slim-320.caffemodel"),
+    ("waifu2x rgb_scale2", "real/rgb_srcnn_old.prototxt", "real/rgb_scale2.caffemodel"),
+)
+
+
+def trained(data: Path) -> list[tuple[Case, Optional[Path]]]:
+    """The trained networks, with their weights."""
+    return [(Case(name, (data / model).read_text()), data / weights) for name, model, weights in TRAINED]
+
+
+def collected(folder: Path) -> list[tuple[Case, Optional[Path]]]:
+    """Every prototxt below a folder, with the caffemodel beside it where there is one; images are taken to be 3x24x24."""
+    found: list[tuple[Case, Optional[Path]]] = []
+    for path in sorted(folder.rglob("*.prototxt")):
+        weights = next(
+            (p for kind in ("*.caffemodel", "*.caffemodel.h5") for p in sorted(path.parent.glob(kind))), None
+        )
+        text = path.read_text(errors="surrogateescape")
+        shapes = {"data": (1, 3, 24, 24), "label": (1,)} if re.search(r'type: *"(Image)?Data"', text) else {}
+        found.append((Case(f"{path.parent.name}/{path.stem}", text, shapes), weights))
+    return found
 
 
 def fork_table(rows: list[ForkRow]) -> str:
@@ -360,7 +408,9 @@ def fork_table(rows: list[ForkRow]) -> str:
     lines = ["| network | decomposed | MACs in them | left whole, and why | layers run | error | loaded at half rank |", "|---|---|---|---|---|---|---|"]  # fmt: skip
     for r in rows:
         lines.append(
-            f"| {r.name} | {r.decomposed} | {r.reach:.0%} | {whole_words(r.whole) or 'none'} | {r.part} | {r.error:.1e} | {r.opens} |"
+            f"| {r.name} | refused: {r.opens} | | | | | |"
+            if r.part == REFUSED
+            else f"| {r.name} | {r.decomposed} | {r.reach:.0%} | {whole_words(r.whole) or 'none'} | {r.part} | {r.error:.1e} | {r.opens} |"
         )
     return "\n".join(lines)
 
@@ -439,6 +489,33 @@ def write_table(path: Path, text: str, marks: tuple[str, str] = MARKS) -> None:
     path.write_text(whole, encoding="utf-8")
 
 
+def check_given(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
+    """The tables of networks that have weights of their own; what is refused is a row, and no fault."""
+    data = data_folder()
+    if args.trained and data is None:
+        parser.error("ENC_CAFFE_DATA must name the folder with the data, which has 'real' and 'squeezenet' in it")
+    given = collected(args.cases) if args.cases else trained(data or Path())
+    rows, wrong = [], 0
+    for case, weights in given:
+        if args.only not in case.name:
+            continue
+        with tempfile.TemporaryDirectory() as folder, CaffeExecutor(1) as executor:
+            try:
+                row = check_fork(case, Path(folder) / "net", executor, weights, ALL)
+            except EncError as exc:
+                words = str(exc).splitlines()[0].replace(str(Path(folder) / "net" / "net.prototxt"), "the prototxt")
+                row = ForkRow(case.name, 0, 0, {}, 0, "", REFUSED, words.replace(f"{args.cases}/", ""))
+        rows.append(row)
+        wrong += not row.error <= BOUND
+        print(f"{'' if row.error <= BOUND else 'WRONG '}{row}", file=sys.stderr, flush=True)
+    text = fork_table(rows)
+    if args.out:
+        write_table(args.out, text, CASE_MARKS if args.cases else TRAINED_MARKS)
+    else:
+        print(text)
+    return 1 if wrong else 0
+
+
 def main() -> int:
     """Check all networks and print the table; 1 where one is wrong."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -447,8 +524,12 @@ def main() -> int:
     )
     parser.add_argument("--only", default="", metavar="WORDS", help="networks whose name holds these words")
     parser.add_argument("--forks", action="store_true", help="the table of networks of forks instead")
+    parser.add_argument("--trained", action="store_true", help="the table of trained networks (ENC_CAFFE_DATA) instead")
+    parser.add_argument("--cases", type=Path, metavar="DIR", help="the table of every prototxt below a folder instead")
     parser.add_argument("--out", type=Path, metavar="FILE.md", help="put the table there (default: standard output)")
     args = parser.parse_args()
+    if args.trained or args.cases:
+        return check_given(parser, args)
     cases = [c for c in (*(shipped(args.caffe_src) if args.caffe_src else ()), *FAMILIES) if args.only in c.name]
     if args.forks:
         cases = [c for c in FORKS if args.only in c.name]

@@ -20,7 +20,9 @@ from typing import BinaryIO, Iterable, Iterator, Optional, Sequence, Union
 import numpy as np
 
 from enc_caffe.caffe_io.hdf5 import MAGIC, hdf5_layers
-from enc_caffe.caffe_io.wire import Buffer, encode, fields, message, tag, varint
+from enc_caffe.caffe_io.looks import HEAD, looks_like
+from enc_caffe.caffe_io.storedblob import BLOB_DATA, BLOB_LEGACY, BLOB_SHAPE, StoredBlob, stored_blob
+from enc_caffe.caffe_io.wire import Buffer, encode, fields, message, tag
 from enc_caffe.errors import WeightsError
 from enc_caffe.network import Layer, Network
 
@@ -28,37 +30,9 @@ _NET_NAME, _NET_LAYER, _NET_V1 = 1, 100, 2
 _LAYER_NAME, _LAYER_TYPE, _LAYER_BLOBS = 1, 2, 7
 _V1_NAME, _V1_BLOBS, _V1_V0 = 4, 6, 1
 _V0_NAME, _V0_BLOBS = 1, 50
-_BLOB_LEGACY, _BLOB_DATA, _BLOB_SHAPE, _BLOB_DOUBLE = (1, 2, 3, 4), 5, 7, 8
-#: NVIDIA's Caffe writes a blob's values as bytes of a type that it names, in 16 bits too (``caffe.proto`` of NVCaffe 0.16).
-_BLOB_RAW_TYPE, _BLOB_RAW = 10, 12
-_RAW_TYPES = {0: "<f8", 1: "<f4", 2: "<f2"}
 
 #: A LayerParameter's bytes in pieces, views of the file among them.
 Record = list[Union[bytes, memoryview]]
-
-#: ``kMaxBlobAxes`` of Caffe.
-MAX_AXES = 32
-
-
-@dataclass(frozen=True)
-class StoredBlob:
-    """One parameter blob: its shape as stored, where its floats are, and the span of its whole message.
-
-    A ``legacy`` blob has num, channels, height and width, which are its shape whatever else it says (``Blob::ShapeEquals``).
-    A ``raw`` one has its values where stock Caffe does not look for them.
-    """
-
-    shape: tuple[int, ...]
-    spans: tuple[tuple[int, int], ...]
-    dtype: str
-    legacy: bool = False
-    raw: bool = False
-    span: tuple[int, int] = (0, 0)
-
-    @property
-    def size(self) -> int:
-        """Number of values."""
-        return sum(end - start for start, end in self.spans) // int(self.dtype[-1])
 
 
 @dataclass(frozen=True)
@@ -69,54 +43,6 @@ class StoredLayer:
     type: str
     blobs: tuple[StoredBlob, ...]
     span: Optional[tuple[int, int]]
-
-
-def _blob(data: Buffer, start: int, end: int) -> StoredBlob:
-    legacy: dict[int, int] = {}
-    shape: Optional[tuple[int, ...]] = None
-    values: dict[int, list[tuple[int, int]]] = {_BLOB_DATA: [], _BLOB_DOUBLE: [], _BLOB_RAW: []}
-    kind = 0
-    for number, wire, a, b in fields(data, start, end):
-        if number in _BLOB_LEGACY and wire == 0:
-            legacy[number] = a
-        elif number == _BLOB_SHAPE and wire == 2:
-            shape = tuple(_dims(data, a, b))
-        elif number == _BLOB_RAW_TYPE and wire == 0:
-            kind = a
-        elif number in values and wire != 0 and b > a:
-            values[number].append((a, b))
-    # Of a blob with several, Caffe takes the old sizes, and the doubles.
-    shape = tuple(legacy.get(n, 0) for n in _BLOB_LEGACY) if legacy else shape or ()
-    number = next((n for n in (_BLOB_DOUBLE, _BLOB_DATA) if values[n]), _BLOB_RAW)
-    if number == _BLOB_RAW and values[number] and kind not in _RAW_TYPES:
-        raise WeightsError(f"a blob has raw values of type {kind}; double, float and half (0 to 2) can be read")
-    dtype = {_BLOB_DOUBLE: "<f8", _BLOB_DATA: "<f4"}.get(number) or _RAW_TYPES.get(kind, "<f4")
-    raw = number == _BLOB_RAW and bool(values[number])
-    blob = StoredBlob(shape, tuple(values[number]), dtype, bool(legacy), raw, (start, end))
-    if any((b - a) % int(dtype[-1]) for a, b in blob.spans):
-        raise WeightsError(
-            f"a blob has {blob.spans[0][1] - blob.spans[0][0]} bytes of values of {dtype[-1]} bytes each"
-        )
-    if len(shape) > MAX_AXES:
-        raise WeightsError(f"a blob has {len(shape)} axes; Caffe takes at most {MAX_AXES}")
-    expected = int(np.prod(shape, dtype=object)) if shape else 1
-    # A blob without shape and values was never filled; one with a shape must have them all, or Caffe aborts on it.
-    if blob.size != expected and (blob.size or shape):
-        raise WeightsError(f"a blob of shape {shape} holds {blob.size} values, not {expected}")
-    return blob
-
-
-def _dims(data: Buffer, start: int, end: int) -> Iterator[int]:
-    for number, wire, a, b in fields(data, start, end):
-        if number != 1:
-            continue
-        if wire == 0:
-            yield a
-            continue
-        at = a
-        while at < b:
-            value, at = varint(data, at, b)
-            yield value
 
 
 def _text(data: Buffer, a: int, b: int) -> str:
@@ -150,7 +76,7 @@ def _named(
             kind = _text(data, a, b)
         elif number == blob_field:
             try:
-                blobs.append(_blob(data, a, b))
+                blobs.append(stored_blob(data, a, b))
             except WeightsError as exc:
                 raise WeightsError(f"layer '{name}', blob {len(blobs)}: {exc}") from None
     return name, kind, blobs
@@ -179,7 +105,9 @@ class CaffeModel:
         try:
             self._walk()
         except WeightsError as exc:
-            text = bytes(self._data[:200])
+            text = bytes(self._data[:HEAD])
+            if looks_like(text):
+                raise WeightsError(f"{path}: {looks_like(text)}") from None
             if text.isascii() and b"\n" in text:
                 raise WeightsError(
                     f"{path}: is text, not a binary caffemodel (was a prototxt given as --weights?)"
@@ -382,11 +310,11 @@ def _head(name: str, kind: str) -> list[Union[bytes, memoryview]]:
 
 def _blob_pieces(array: np.ndarray, legacy: bool = False) -> list[Union[bytes, memoryview]]:
     values = np.ascontiguousarray(array, "<f4").reshape(-1)
-    before = tag(_BLOB_DATA, 2) + encode(values.nbytes)
+    before = tag(BLOB_DATA, 2) + encode(values.nbytes)
     if legacy:
-        after = b"".join(tag(field, 0) + encode(d) for field, d in zip(_BLOB_LEGACY, array.shape))
+        after = b"".join(tag(field, 0) + encode(d) for field, d in zip(BLOB_LEGACY, array.shape))
     else:
-        after = message(_BLOB_SHAPE, message(1, b"".join(encode(d) for d in array.shape)))
+        after = message(BLOB_SHAPE, message(1, b"".join(encode(d) for d in array.shape)))
     size = len(before) + values.nbytes + len(after)
     return [tag(_LAYER_BLOBS, 2) + encode(size) + before, values.view(np.uint8).data, after]
 

@@ -14,6 +14,7 @@ from google.protobuf import text_format
 
 from enc_caffe.caffe_io.fieldtext import TOKEN
 from enc_caffe.caffe_io.foreign import Mistake, parse_foreign, with_foreign
+from enc_caffe.caffe_io.looks import looks_like
 from enc_caffe.caffe_io.proto import caffe_pb2
 from enc_caffe.caffe_io.style import style_of, written
 from enc_caffe.caffe_io.verbatim import Block, attach, foreign_of, source_of, split_layers, text_of
@@ -38,6 +39,9 @@ def _read_text(path: Path) -> str:
         data = path.read_bytes()
     except OSError as exc:
         raise PrototxtError(f"{path}: cannot be read ({exc.strerror})") from None
+    other = looks_like(data)
+    if other:
+        raise PrototxtError(f"{path}: {other}")
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise PrototxtError(f"{path}: is in UTF-16, which Caffe does not read; save it in UTF-8")
     # As Caffe has it, a mark of UTF-8 may stand before everything, and comments may be in any encoding: their bytes stay.

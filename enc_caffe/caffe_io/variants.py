@@ -174,10 +174,12 @@ def _is_loss(param: Any) -> bool:
 
 
 def _is_scoring(param: Any, read: set[str]) -> bool:
-    if _is_loss(param):
-        return True
-    # A fork's own loss, or one in Python.
-    return (param.type not in KNOWN_TYPES or param.type == "Python") and not any(t in read for t in param.top)
+    # A loss or an accuracy, a fork's own too, or one in Python.
+    return (
+        _is_loss(param)
+        or (param.type not in KNOWN_TYPES or param.type == "Python")
+        and not any(t in read for t in param.top)
+    )
 
 
 def _output_loss(scoring: list[Any]) -> Any:

@@ -1,7 +1,7 @@
 """All search methods at equal MACs on the paper's ResNet-56, with real evaluations and no fine-tuning.
 
-Methods that evaluate choose by the first ``--choose`` training images of the subset; every plan is then reported on its
-1,017 test images. Strides are placed exactly, factors are the plain SVD's. ``--metrics`` may name measured metrics
+Methods that evaluate choose by the first ``--choose`` training images; every plan is then reported on all test images that are there
+(9,980 of CIFAR-10's sheets, or 1,017 of the subset). Strides are placed exactly, factors are the plain SVD's. ``--metrics`` may name measured metrics
 (``enc-caffe metrics --lmdb``), which adds the methods that need them. Results are kept in a store: an interrupted run goes
 on where it was. ENC_CAFFE_DATA names the folder with the data.
 """
@@ -12,13 +12,10 @@ import argparse
 import sys
 from pathlib import Path
 
-import numpy as np
-
 from enc_caffe import pipeline
-from enc_caffe.caffe_io.datum import write_lmdb
-from enc_caffe.caffe_io.sources import from_arrays
 from enc_caffe.errors import EncError
 from enc_caffe.experiments.fetch import data_folder
+from enc_caffe.experiments.inputs import cifar_parts, count
 from enc_caffe.files.output import atomic_file
 from enc_caffe.measuring.store import ResultStore
 from enc_caffe.measuring.subject import PlanEvaluator
@@ -51,21 +48,10 @@ METHODS: tuple[tuple[str, dict[str, object], bool], ...] = (
 )  # fmt: skip
 
 
-def lmdbs(folder: Path, data: Path, number: int) -> tuple[Path, Path]:
-    """Images to choose by and to report on."""
-    paths = folder / f"train{number}_lmdb", folder / "test_lmdb"
-    with np.load(data / "cifar10_subset.npz", allow_pickle=False) as arrays:
-        for path, part, stop in ((paths[0], "train", number), (paths[1], "test", None)):
-            if not path.exists():
-                pixels, labels = arrays[f"{part}_images"][:stop], arrays[f"{part}_labels"][:stop].astype(np.int64)
-                write_lmdb(path, from_arrays(pixels, labels)[1])
-    return paths
-
-
 def run(args: argparse.Namespace, data: Path) -> str:
     """Search, evaluate, and the table as Markdown."""
     args.out.mkdir(parents=True, exist_ok=True)
-    choose_by, report_on = lmdbs(args.out, data, args.choose)
+    choose_by, report_on = cifar_parts(args.out, args.choose)
     weights = data / "res56.caffemodel"
     loaded = pipeline.load(MODEL, choose_by)
     table = pipeline.pca_metrics(loaded, weights)
@@ -91,7 +77,10 @@ def run(args: argparse.Namespace, data: Path) -> str:
                 lines.append(f"| {name} | " + " | ".join(cells) + f" | {evaluations or '-'} |")
                 print(lines[-1], flush=True)
         whole = reporter({})
-    return "\n".join([*lines, "", f"The original has {100 * whole:.2f}."]) + "\n"
+    return (
+        "\n".join([*lines, "", f"The original has {100 * whole:.2f}, all of them on {count(report_on):,} test images."])
+        + "\n"
+    )
 
 
 def cell(found: Found, reporter: PlanEvaluator) -> str:

@@ -100,6 +100,16 @@ def test_formulas_by_hand() -> None:
             layer("c", "Convolution", "data", "convolution_param { num_output: 4 kernel_size: 3 group: 4 }"),
             "multiples of group 4",
         ),
+        (
+            layer(
+                "c", "Convolution", "data", "convolution_param { num_output: 4 kernel_size: 3 kernel_h: 3 kernel_w: 3 }"
+            ),
+            "has kernel_size, and kernel_h or kernel_w as well; Caffe takes one of them",
+        ),
+        (
+            layer("p", "Pooling", "data", "pooling_param { kernel_size: 3 stride: 2 stride_h: 2 stride_w: 2 }"),
+            "has stride, and stride_h or stride_w as well",
+        ),
         (layer("e", "Eltwise", "data pool0"), "must have equal shapes"),
         (layer("r", "Reshape", "data", "reshape_param { shape { dim: 5 dim: -1 } }"), "cannot be reshaped"),
         (layer("s", "Slice", "data", "", "a b c d"), "cannot be cut into 4 tops"),

@@ -51,10 +51,17 @@ def spatial_pair(param: Any, name: str, default: int) -> tuple[int, int]:
         ``kernel`` (field ``kernel_size``), ``stride``, ``pad`` or ``dilation``.
     default : int
         Value where the prototxt says nothing.
+
+    Raises
+    ------
+    NetworkError
+        For both forms at once, on which Caffe aborts, and for more than two values.
     """
     field = "kernel_size" if name == "kernel" else name
     known = param.DESCRIPTOR.fields_by_name
     if f"{name}_h" in known and (param.HasField(f"{name}_h") or param.HasField(f"{name}_w")):
+        if param.HasField(field) if known[field].has_presence else getattr(param, field):
+            raise NetworkError(f"has {field}, and {name}_h or {name}_w as well; Caffe takes one of them")
         return int(getattr(param, f"{name}_h")), int(getattr(param, f"{name}_w"))
     if known[field].has_presence:
         value = int(getattr(param, field)) if param.HasField(field) else default

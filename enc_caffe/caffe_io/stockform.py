@@ -54,6 +54,6 @@ def in_stock_form(
             write_caffemodel(handle, model.name, (kept_record(model, layer) for layer in model))
     bits = " and ".join(str(8 * int(t[-1])) for t in sorted({b.dtype for b in raw}))
     notice(
-        f"{weights}: holds raw values of {bits} bits, as NVIDIA's Caffe writes them; stock Caffe gets a copy in 32 bits ({copy})"
+        f"{weights}: holds raw values of {bits} bits, as NVIDIA's Caffe writes them; stock Caffe gets a copy that it can load ({copy})"
     )
     return copy

@@ -91,13 +91,12 @@ def _words(shape: Shape, scores: str) -> str:
 
 
 def _output(network: Network) -> Scores:
-    read = {bottom for layer in network.layers for bottom in layer.bottoms if not layer.type.endswith("Loss")}
-    for layer in reversed(network.layers):
-        if layer.type.endswith("Loss"):
-            return Scores(layer.bottoms[0], None, int(np.prod(layer.bottom_shapes[0][1:])), softmax=False)
+    loss = next((x for x in reversed(network.layers) if x.type.endswith("Loss")), None)
+    if loss is not None:
+        return Scores(loss.bottoms[0], None, int(np.prod(loss.bottom_shapes[0][1:])), softmax=False)
     for layer in reversed(network.layers):
         for top, shape in zip(layer.tops, layer.top_shapes):
-            if top not in read and not brings_data(layer.type):
+            if top in network.outputs and not brings_data(layer.type):
                 return Scores(top, None, int(np.prod(shape[1:])), softmax=False)
     raise NetworkError(f"network '{network.name}' has no output that no layer reads")
 
@@ -175,11 +174,8 @@ def _is_loss(param: Any) -> bool:
 
 def _is_scoring(param: Any, read: set[str]) -> bool:
     # A loss or an accuracy, a fork's own too, or one in Python.
-    return (
-        _is_loss(param)
-        or (param.type not in KNOWN_TYPES or param.type == "Python")
-        and not any(t in read for t in param.top)
-    )
+    own = param.type not in KNOWN_TYPES or param.type == "Python"
+    return _is_loss(param) or (own and not any(t in read for t in param.top))
 
 
 def _output_loss(scoring: list[Any]) -> Any:

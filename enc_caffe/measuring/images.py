@@ -8,11 +8,13 @@ from typing import Any, Mapping, Optional
 
 import numpy as np
 
+from enc_caffe.caffe_io.blobs import misfits, needed_blobs
 from enc_caffe.caffe_io.caffemodel import opened
 from enc_caffe.caffe_io.datum import ImageLmdb
 from enc_caffe.caffe_io.transform import Transform, blame, remedy, transform_of
 from enc_caffe.caffe_io.variants import Scores, check_one_input, find_scores, sized_network
 from enc_caffe.errors import DatasetError, NetworkError, WeightsError
+from enc_caffe.installation import more_types
 from enc_caffe.network import Network
 from enc_caffe.shapes import DATA_TYPES, Shape, brings_data
 from enc_caffe.workers.limits import check_runs
@@ -70,6 +72,11 @@ def look_at(
         stored.check(network)
     except WeightsError as exc:
         raise WeightsError(f"{exc}{blame(net, rule.sized(first), lmdb)}") from None
+    if not more_types():
+        # Stock Caffe would abort on these; a Caffe of the user's own may take them.
+        for name, words in misfits(stored, needed_blobs(net, network)).items():
+            if name in stored.layers:
+                raise WeightsError(f"{weights}: layer '{name}' {words}; --caffe_root DIR runs a Caffe that takes it")
     got = rule(np.zeros(first, np.uint8)).shape
     if got != needed:
         raise DatasetError(

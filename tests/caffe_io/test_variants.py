@@ -77,6 +77,13 @@ def test_what_is_made_of_labels_alone_goes_with_them(tmp_path: Path) -> None:
     assert list(deployed(tmp_path, text, {"data": (8, 3, 8, 8), "label": (8, 2)})) == ["data", "f", "g"]
 
 
+def test_an_output_may_be_made_anew_in_place(tmp_path: Path) -> None:
+    """A regression that ends in an activation in place: its last blob is read, and made again, by one layer."""
+    _, network = read(tmp_path, INPUT + conv("c", "data", 4) + layer("r", "Sigmoid", "c", top="c"))
+    scores = find_scores(network, any_output=True)
+    assert (scores.scores, scores.classes, scores.softmax) == ("c", 4 * 8 * 8, False)
+
+
 def test_maps_of_labels_that_a_fork_shrinks_go_with_them(tmp_path: Path) -> None:
     """DeepLab's: the label is a map, and layers of the fork bring it to the scores' size and count."""
     text = 'layer { name: "in" type: "ImageSegData" top: "data" top: "label" transform_param { crop_size: 8 } }\n'

@@ -137,11 +137,11 @@ class Output:
 #: What ``--quality`` stands for, by the names of the command's flags.
 QUALITY: dict[str, dict[str, Any]] = {
     "best": {
-        "method": "model", "metric": "fisher", "decomposition": "asymmetric", "recalibrate": frozenset({"auto"}),
+        "method": "model", "metric": "fisher", "decomposition": "asymmetric_fisher", "recalibrate": frozenset({"auto"}),
         "reconstruct": "blocks", "refine": 6, "dense": True, "schemes": "all",
     },
     "max": {
-        "method": "model", "metric": "fisher", "decomposition": "asymmetric", "recalibrate": frozenset({"auto"}),
+        "method": "model", "metric": "fisher", "decomposition": "asymmetric_fisher", "recalibrate": frozenset({"auto"}),
         "reconstruct": "blocks", "refine": 6, "dense": True, "schemes": "all", "distill_iterations": 1000,
     },
     "paper": {

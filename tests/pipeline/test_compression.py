@@ -93,7 +93,12 @@ def test_flags_that_are_given_hold_beside_quality() -> None:
     base = ["compress", "--model", "m", "--weights", "w", "--lmdb", "l", "--out", "o", "--target_flops", "0.5"]
     # Before and behind the preset, also where a flag says what the default without a preset is.
     args = parse([*base, "--refine", "3", "--quality", "best", "--metric", "pca"])
-    assert args.refine == 3 and args.metric == "pca" and args.decomposition == "asymmetric" and args.method == "model"
+    assert (
+        args.refine == 3
+        and args.metric == "pca"
+        and args.decomposition == "asymmetric_fisher"
+        and args.method == "model"
+    )
     paper = parse([*base, "--quality", "paper", "--stride_placement", "exact"])
     assert paper.preset == "published" and paper.stride_placement == "exact" and paper.decomposition == "svd"
     assert parse(base).refine == 0 and parse(base).metric == "pca"

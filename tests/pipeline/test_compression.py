@@ -198,7 +198,7 @@ def test_labels_are_not_looked_at_and_emit_makes_the_same_network(tmp_path: Path
     assert how.endswith(", fitted by blocks")
     status = main(
         ["emit", "--model", str(folder / "train_val.prototxt"), "--weights", str(folder / "net.caffemodel"), "--lmdb",
-         str(folder / "lmdb"), "--ranks", str(folder / "out" / "ranks.json"), "--decomposition", "asymmetric", "--recalibrate",
+         str(folder / "lmdb"), "--ranks", str(folder / "out" / "ranks.json"), "--decomposition", "asymmetric_fisher", "--recalibrate",
          ",".join(["bias", *more]), "--reconstruct", "blocks", "--store", str(folder / "other.sqlite"), "--out", str(folder / "again")]
     )  # fmt: skip
     assert status == 0 and "divergence from the original" in capsys.readouterr().out

@@ -214,12 +214,10 @@ def parsed(argv: Optional[list[str]]) -> argparse.Namespace:
     known = {"forward", "training"}
     if not set(args.passes.split(",")) <= known:
         parser.error(f"--passes {args.passes}: forward, training or both are needed")
-    try:
-        args.parts = [float(p) for p in args.parts.split(",")]
-    except ValueError:
-        parser.error(f"--parts {args.parts}: numbers from {PARTS} are needed")
-    if not set(args.parts) <= set(PARTS):
-        parser.error(f"--parts {args.parts}: numbers from {PARTS} are needed")
+    known_parts = {f"{p:g}": p for p in PARTS}
+    if not set(args.parts.split(",")) <= set(known_parts):
+        parser.error(f"--parts {args.parts}: numbers from {', '.join(known_parts)} are needed")
+    args.parts = [known_parts[p] for p in args.parts.split(",")]
     if args.against and not (args.against / "python" / "caffe").is_dir():
         parser.error(f"--against {args.against}: there is no python/caffe in this folder")
     if args.torch is None:

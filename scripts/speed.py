@@ -165,16 +165,14 @@ def ratio(over: Optional[list[float]], under: Optional[list[float]]) -> str:
     return f"{statistics.median(a / b for a, b in zip(over, under)):.2f}" if over and under else "-"
 
 
-def table(wanted: list[Subject], kept: dict[str, Any], sides: list[str]) -> list[list[str]]:
-    """A row for each network that was measured."""
+def table(wanted: list[Subject], every: list[Subject], kept: dict[str, Any], sides: list[str]) -> list[list[str]]:
+    """A row for each network that is wanted and was measured; ``every`` has the originals too."""
     rows = []
     for subject in wanted:
         times = kept.get(subject.key)
         if times is None:
             continue
-        whole = next(
-            (s for s in wanted if (s.name, s.backward, s.part) == (subject.name, subject.backward, 1)), subject
-        )
+        whole = next((s for s in every if (s.name, s.backward, s.part) == (subject.name, subject.backward, 1)), subject)
         rows.append([
             subject.name, "training" if subject.backward else "forward", f"{subject.macs / whole.macs:.2f}", str(subject.batch),
             *(milliseconds(times.get(s)) for s in sides), *(ratio(times.get(s), times.get(OURS)) for s in sides if s != OURS),
@@ -234,7 +232,7 @@ def main(argv: Optional[list[str]] = None) -> int:
     # Other kernels, threads or rounds: another table.
     state = args.out / (hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12] + ".json")
     kept: dict[str, Any] = json.loads(state.read_text())["times"] if state.exists() else {}
-    wanted: list[Subject] = []
+    every: list[Subject] = []
     lines = [] if args.torch else ["PyTorch: not installed here (--torch PYTHON names a Python that has it)"]
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -243,7 +241,10 @@ def main(argv: Optional[list[str]] = None) -> int:
                 continue
             found, missing = subjects(name, path, (batches[0], batches[1]), folder)
             lines += missing
-            wanted += [s for s in found if s.part in args.parts and ("training" if s.backward else "forward") in args.passes.split(",")]  # fmt: skip
+            every += found
+    passes = {"training": True, "forward": False}
+    backward = {passes[p] for p in args.passes.split(",")}
+    wanted = [s for s in every if s.part in args.parts and s.backward in backward]
     if not wanted:
         print(f"--networks {args.networks}: none of them begins so", file=sys.stderr)
         return 2
@@ -265,7 +266,7 @@ def main(argv: Optional[list[str]] = None) -> int:
     ratios = [f"{s} / ours" for s in sides if s != OURS]
     print_table(
         f"Milliseconds an image by {facts['clock']}: median of {args.rounds} rounds (lowest to highest)",
-        ["network", "pass", "MACs", "batch", *sides, *ratios, "time / original's"], table(wanted, kept, sides), left=2,
+        ["network", "pass", "MACs", "batch", *sides, *ratios, "time / original's"], table(wanted, every, kept, sides), left=2,
     )  # fmt: skip
     print(
         f"{facts['machine']}, {facts['cores']} cores, {args.threads} thread a process; this build: {facts['kernels']}"

@@ -48,8 +48,10 @@ def test_ratios_are_of_rounds(speed: Any) -> None:
         whole.key: {"Caffe": [0.004, 0.009, 0.006], "this build": [0.002, 0.003, 0.003]},
         half.key: {"Caffe": [0.002, 0.002, 0.002], "this build": [0.001, 0.001, 0.002]},
     }
-    rows = speed.table([whole, half], kept, ["Caffe", "this build"])
+    rows = speed.table([whole, half], [whole, half], kept, ["Caffe", "this build"])
     assert rows[0] == ["net", "forward", "1.00", "4", "6 (4 to 9)", "3 (2 to 3)", "2.00", "1.00"]
+    # The original need not be in the table.
+    assert rows[1:] == speed.table([half], [whole, half], kept, ["Caffe", "this build"])
     assert rows[1] == ["net", "forward", "0.50", "4", "2 (2 to 2)", "1 (1 to 2)", "2.00", "0.50"]
 
 

@@ -6,7 +6,7 @@ export ENC_CAFFE_DATA
 EXPERIMENTS := resnet56-50 resnet56-55 vgg16-25 vgg16-24 vgg16-20 alexnet-37 alexnet-31 \
 	vgg16-57 vgg16-41 vgg16-39 vgg16-33 table1 table2 table3 table4 fig2 fig3 fig6 fig7 paper
 
-.PHONY: help install caffe demo test lint format compare rivals bench fuzz fuzz-guided kills docker docker-gpu docker-test docker-gpu-test deploy-test clean $(EXPERIMENTS)
+.PHONY: help install caffe demo test lint format compare rivals bench bench-all fuzz fuzz-guided kills docker docker-gpu docker-test docker-gpu-test deploy-test clean $(EXPERIMENTS)
 help:
 	@echo "make install      .venv with the package, Caffe, and the commands enc-caffe and caffe"
 	@echo "make caffe        build BVLC Caffe into the per-user cache (make install does it too)"
@@ -21,7 +21,8 @@ help:
 	@echo "make compare      all search methods on ResNet-56 at equal MACs (ENC_CAFFE_DATA=DIR)"
 	@echo "make test         all tests, two files at a time (JOBS=N)"
 	@echo "make lint         ruff and mypy;  make format  rewrites the layout"
-	@echo "make bench        the benchmarks of scripts/bench_*.py"
+	@echo "make bench        one table: networks, original and compressed, forward and training, by Caffe's own kernels and by these;"
+	@echo "                  FLAGS=\"--cpu --rounds 3 --networks ResNet --against PREFIX --torch PYTHON\"; make bench-all  scripts/bench_*.py too"
 	@echo "make fuzz         100,000 damaged files of each format (INPUTS=, WORKERS=); make fuzz-guided: by atheris,"
 	@echo "                  which keeps what reaches new lines.  make kills: 200 kills of running commands"
 	@echo "make deploy-test  networks, whole and compressed, through OpenCV, MNN, OpenVINO, ONNX and ncnn (docs/deploy.md);"
@@ -63,6 +64,9 @@ format: install
 	@$(PY) -m ruff check --fix . ; $(PY) -m ruff format .
 
 bench: install
+	@$(PY) scripts/speed.py --out $(OUT)/bench $(FLAGS)
+
+bench-all: bench
 	@for b in scripts/bench_*.py; do echo "== $$b"; $(PY) $$b || exit 1; done
 
 fuzz: install

@@ -4,64 +4,54 @@ from __future__ import annotations
 
 import argparse
 import errno
+import importlib
 import sys
 import tempfile
 from pathlib import Path
 from typing import Optional, Sequence
 
 from enc_caffe import __version__
-from enc_caffe.cli import (
-    compress,
-    data,
-    doctor,
-    emit,
-    evaluate,
-    finetune,
-    inspect,
-    latency,
-    metrics,
-    metrics_plot,
-    report,
-    search,
-    search_plot,
-    store,
-)
 from enc_caffe.cli.weights import take_weights
 from enc_caffe.errors import EncError
 from enc_caffe.extensions import load_extensions
 from enc_caffe.fork import caffe_root
 from enc_caffe.terminal.stopping import stoppable
 
-COMMANDS = (
-    inspect,
-    metrics,
-    metrics_plot,
-    latency,
-    search,
-    search_plot,
-    emit,
-    evaluate,
-    finetune,
-    compress,
-    report,
-    data,
-    store,
-    doctor,
-)
+#: The commands and what the help says of each. A command's module is imported when the command runs: all of them together take a second.
+COMMANDS = {
+    "inspect": "layers, MACs, parameters, schemes and r_max",
+    "metrics": "singular values of every layer, and with --lmdb its measured accuracy by rank",
+    "metrics plot": "curves of all layers' metrics (Figure 2)",
+    "latency": "time of every layer by form, measured in a runtime",
+    "search": "ranks of all layers for a budget",
+    "search plot": "ranks and their bounds by layer (Figure 3), or Pareto curves of sweeps (Figure 6)",
+    "emit": "prototxt, solver and caffemodel of a rank plan",
+    "evaluate": "top-k accuracy over an LMDB, equal to caffe test",
+    "finetune": "train a network with stock caffe train",
+    "compress": "all of it: a smaller network at the MACs you ask for",
+    "report": "results as HTML, Markdown, and figures",
+    "data": "make LMDBs of images",
+    "store": "list, explain and prune the results that are kept",
+    "doctor": "versions, Caffe, its kernels and their speed, GPUs",
+}
 
 #: Those that run Caffe, or say what it has.
 RUN_CAFFE = ("inspect", "metrics", "latency", "search", "emit", "evaluate", "finetune", "compress", "doctor")
-TWO_WORDS = ("metrics plot", "search plot")
+TWO_WORDS = tuple(name for name in COMMANDS if " " in name)
 
 
-def parser() -> argparse.ArgumentParser:
-    """The whole command line."""
+def parser(only: Optional[str] = None) -> argparse.ArgumentParser:
+    """The whole command line; ``only``: the flags of one command, and of the others the names and what they are for."""
     top = argparse.ArgumentParser(prog="enc-caffe", description="Low-rank compression of whole Caffe networks.")
     top.add_argument("--version", action="version", version=f"enc-caffe {__version__}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for module in COMMANDS:
-        module.register(commands)
-    for name in RUN_CAFFE:
+    for name, words in COMMANDS.items():
+        if only is not None and name != only:
+            commands.add_parser(name, help=words)
+            continue
+        importlib.import_module(f"{__name__}.{name.replace(' ', '_')}").register(commands)
+        if name not in RUN_CAFFE:
+            continue
         commands.choices[name].add_argument(
             "--caffe_root", type=Path, metavar="DIR",
             help="run this Caffe instead, such as your own fork (a built one: DIR/python/caffe, DIR/build/tools/caffe)",
@@ -78,7 +68,8 @@ def _joined(arguments: list[str]) -> list[str]:
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Arguments of a command; a preset (``--quality``) sets defaults, so that flags that are given hold wherever they stand."""
-    given, top = _joined(list(arguments)), parser()
+    given = _joined(list(arguments))
+    top = parser(given[0] if given else "")
     args = top.parse_args(given)
     if getattr(args, "quality", None):
         command, presets = args.presets

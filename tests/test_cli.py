@@ -1,0 +1,53 @@
+"""The command line as a whole: it starts at once, and says the same of each command everywhere."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+
+import pytest
+
+from enc_caffe.cli import COMMANDS, RUN_CAFFE, main, parser
+
+IMPORTED = """
+import sys
+from enc_caffe.cli import main
+try:
+    main(sys.argv[1:])
+except SystemExit as exc:
+    assert exc.code == 0, exc.code
+print(*sorted(m for m in sys.modules if m in ("numpy", "scipy") or m.startswith("enc_caffe.cli.")), file=sys.stderr)
+"""
+
+
+def imported(*arguments: str) -> set[str]:
+    """Modules that are slow to import, and commands, after these arguments."""
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTED, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=True
+    )  # fmt: skip
+    return set(done.stderr.split())
+
+
+def test_the_help_says_what_the_commands_say() -> None:
+    (commands,) = (a for a in parser()._actions if isinstance(a, argparse._SubParsersAction))
+    assert {a.dest: a.help for a in commands._choices_actions} == COMMANDS
+    assert {n for n, p in commands.choices.items() if "--caffe_root" in p._option_string_actions} == set(RUN_CAFFE)
+
+
+def test_help_and_version_import_nothing_that_is_slow() -> None:
+    assert imported("--help") == set() and imported("--version") == set()
+
+
+def test_a_command_imports_its_own_module() -> None:
+    found = imported("store", "--help")
+    assert "enc_caffe.cli.store" in found and not found & {"enc_caffe.cli.compress", "enc_caffe.cli.metrics"}
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    ([], "COMMAND"), (["sqeeze"], "invalid choice: 'sqeeze'"), (["emit"], "--ranks"),
+])  # fmt: skip
+def test_wrong_usage(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2 and words in capsys.readouterr().err

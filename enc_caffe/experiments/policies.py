@@ -10,6 +10,7 @@ from enc_caffe.pipeline.reporting import read_run
 from enc_caffe.report.paper import PaperResult
 from enc_caffe.report.rows import Network, Run
 from enc_caffe.search.methods import METHODS
+from enc_caffe.search.own import PRUNING
 
 #: The paper's words for the rivals whose label is another one.
 WORDS = {"Heuristic [17]": "heuristic", "Asym.3D [11]": "asym"}
@@ -58,5 +59,9 @@ def command_for(row: PaperResult) -> str:
     name = TARGETS.get((row.network, row.macs))
     if name is None or key is None or method not in METHODS:
         return "-"
+    if method in PRUNING:
+        # An experiment's network has the paper's schemes.
+        own = "" if row.network == "ResNet-56" else " MODEL= WEIGHTS= LMDB= TEST_LMDB="
+        return f"make rivals METHOD={key} TARGETS={row.macs:g}{own}"
     images = "" if row.network == "ResNet-56" else " IMAGENET_LMDB= TEST_LMDB="
     return f"make {name} METHOD={method}{images}"

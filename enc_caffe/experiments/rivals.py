@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any, Callable, Mapping, Optional, Sequence
 
 from enc_caffe import __version__
-from enc_caffe.calibration.decomposer import Decomposition
+from enc_caffe.calibration.decomposer import Decomposer, Decomposition
 from enc_caffe.complexity import network_complexity
+from enc_caffe.decomposition.policy import PAPER, Schemes
 from enc_caffe.errors import InfeasibleError, MetricsError, OutputError, UsageError
 from enc_caffe.experiments.inputs import count
 from enc_caffe.experiments.run import command, plain
@@ -20,7 +21,7 @@ from enc_caffe.form import CONVENTIONS
 from enc_caffe.measuring.store import ResultStore
 from enc_caffe.measuring.subject import PlanEvaluator
 from enc_caffe.metrics.files import write_metrics
-from enc_caffe.network import Network
+from enc_caffe.metrics.table import MetricsTable
 from enc_caffe.pipeline.compression import QUALITY, Making, Output, compress
 from enc_caffe.pipeline.measurement import images_of
 from enc_caffe.pipeline.planning import search_plan
@@ -49,12 +50,15 @@ class Rival:
         Fields of :class:`SearchOptions`.
     making : Making, optional
         Where images have a say in the weights too: such a row goes through the whole of ``enc-caffe compress``.
+    weights : Decomposition, optional
+        How the weights of a searched plan's network are made, and of all that the search evaluates; None: plain SVD.
     """
 
     key: str
     label: str
     search: Mapping[str, Any]
     making: Optional[Making] = None
+    weights: Optional[Decomposition] = None
 
     @property
     def method(self) -> str:
@@ -83,7 +87,7 @@ RIVALS: tuple[Rival, ...] = (
     Rival("asym", "Asym. 3-D [11]", {"method": "asym"}),
     _of_quality("pruning", "Channel pruning [1]", "channel_pruning"),
     Rival("3c", "CP-3C [1]", {"method": "3c"}),
-    Rival("amc", "AMC [4]", {"method": "amc"}),
+    Rival("amc", "AMC [4]", {"method": "amc", "schemes": ("prune_magnitude",)}, weights=Decomposition("weighted")),
     Rival("adc", "ADC [17]", {"method": "adc"}),
     Rival("ars", "ARS [18]", {"method": "ars"}),
     Rival("lagrangian", "Lagrangian, A_p", {"method": "lagrangian"}),
@@ -136,12 +140,13 @@ class Match:
         everything = arena.source.load(arena.choose, "all", True)
         self.table = pca_metrics(loaded, arena.source.weights)
         self.modes = pca_metrics(everything, arena.source.weights)
+        self._network = loaded.network
         self._what = ""
-        self._chooser, self._reporter = (
-            PlanEvaluator(images_of(loaded, arena.source.weights, p, executor, store), progress=self._progress)
-            for p in (arena.choose, arena.test)
+        self._images, self._tests = (
+            images_of(loaded, arena.source.weights, p, executor, store) for p in (arena.choose, arena.test)
         )
-        self._timed = Timed(self._chooser, out / "seconds.json")
+        self._reporter = PlanEvaluator(self._tests, progress=self._progress)
+        self._timed: dict[Optional[Decomposition], tuple[Timed, PlanEvaluator]] = {}
         self.inputs = {
             "weights": store.file_digest(arena.source.weights), "model": store.file_digest(arena.source.model),
             "choose": store.file_digest(arena.choose / "data.mdb"), "test": store.file_digest(arena.test / "data.mdb"),
@@ -149,13 +154,30 @@ class Match:
         }  # fmt: skip
 
     def _progress(self, plans: int, done: int, all_: int) -> None:
-        self._timed.measuring()
         self.bar(done, all_, self._what)
+
+    def _evaluators(self, how: Optional[Decomposition]) -> tuple[Timed, PlanEvaluator]:
+        """What evaluates plans on the images that choose, and on those that test, with weights made in one way."""
+        if how not in self._timed:
+            make: dict[str, Any] = {}
+            if how is not None:
+                decomposer = Decomposer(self._images, how, progress=lambda what, done, all_: measuring(0, done, all_))
+                # On the images that test, it matters which images the weights are of.
+                make = {"blobs_of": decomposer.blobs, "name": [*decomposer.name(), self.inputs["choose"]]}
+
+            def measuring(plans: int, done: int, all_: int) -> None:
+                timed.measuring()
+                self._progress(plans, done, all_)
+
+            name = "seconds.json" if how is None else f"seconds-{how.kind}.json"
+            timed = Timed(PlanEvaluator(self._images, progress=measuring, **make), self.out / name)
+            self._timed[how] = timed, PlanEvaluator(self._tests, progress=self._progress, **make)
+        return self._timed[how]
 
     def original(self) -> dict[str, Any]:
         """The network whole."""
         self._what = "original"
-        made = self.steps.run("original", self.inputs, [], lambda: {"score": self._score({})})
+        made = self.steps.run("original", self.inputs, [], lambda: {"score": _score(self._reporter, {})})
         return {
             "method": "original", "label": "original", "macs": {"paper": 1.0, "exact": 1.0}, "parameters": 1.0, **made
         }  # fmt: skip
@@ -165,7 +187,7 @@ class Match:
         options = self.arena.options(rival, target)
         name = rival.key if rival.method in UNBUDGETED else f"{rival.key}-{target:g}"
         self._what, path = name, self.out / f"ranks-{name}.json"
-        key = {**self.inputs, "options": plain(options), "making": repr(rival.making)}
+        key = {**self.inputs, "options": plain(options), "making": repr(rival.making), "weights": repr(rival.weights)}
         make = self._searched if rival.making is None else self._compressed
         made = self.steps.run(name, key, [path], lambda: make(rival, options, name, path))
         return {
@@ -173,15 +195,22 @@ class Match:
         }  # fmt: skip
 
     def _searched(self, rival: Rival, options: SearchOptions, name: str, path: Path) -> dict[str, Any]:
-        table = self.modes if rival.method in UNBUDGETED else self.table
-        evaluating = rival.method in EVALUATING
-        self._timed.begin()
-        found = search_plan(table, options, self._timed if evaluating else None)
-        evaluations, seconds = self._timed.ended()
+        timed, reporter = self._evaluators(rival.weights)
+        table = self.modes if rival.method in UNBUDGETED else self._table(options.schemes)
+        timed.begin()
+        found = search_plan(table, options, timed if rival.method in EVALUATING else None)
+        evaluations, seconds = timed.ended()
         plan = replace(found.plan, about=replace(found.plan.about, search_seconds=seconds))
         write_plan(path, plan)
         made = {"search": {"evaluations": evaluations, "seconds": seconds}, **self._costs(plan)}
-        return {**made, "score": self._score(plan.forms)}
+        return {**made, "score": _score(reporter, plan.forms)}
+
+    def _table(self, asked: Schemes) -> MetricsTable:
+        """The curves of what layers may become; those of the paper's schemes are there."""
+        if asked == PAPER:
+            return self.table
+        source = self.arena.source
+        return pca_metrics(source.load(self.arena.choose, asked), source.weights)
 
     def _compressed(self, rival: Rival, options: SearchOptions, name: str, path: Path) -> dict[str, Any]:
         assert rival.making is not None
@@ -210,19 +239,13 @@ class Match:
 
     def _costs(self, plan: Plan) -> dict[str, Any]:
         # Parts of the layers that the paper counts, less what is saved in others too: one measure for all.
-        counted, everything = (
-            Network(t.network, tuple(layer for layer, _ in t.by_layer())) for t in (self.table, self.modes)
-        )
-        whole, found = network_complexity(counted, {}), {}
+        paper = [layer.name for layer, _ in self.table.by_layer()]
+        whole, found = network_complexity(self._network, {}, counted=paper), {}
         for convention in CONVENTIONS:
-            before, after = (network_complexity(everything, f, convention) for f in ({}, plan.forms))
+            before, after = (network_complexity(self._network, f, convention) for f in ({}, plan.forms))
             found[convention] = 1.0 - (before.macs - after.macs) / whole.macs
             parameters = 1.0 - (before.parameters - after.parameters) / whole.parameters
         return {"macs": found, "parameters": parameters}
-
-    def _score(self, forms: Mapping[str, Any]) -> dict[str, Any]:
-        found = self._reporter.counts(forms)
-        return {"images": found.images, "correct": {"1": found.correct, "5": found.correct_5}}
 
 
 def run(
@@ -268,6 +291,11 @@ def run(
     return remarks + missing
 
 
+def _score(reporter: PlanEvaluator, forms: Mapping[str, Any]) -> dict[str, Any]:
+    found = reporter.counts(forms)
+    return {"images": found.images, "correct": {"1": found.correct, "5": found.correct_5}}
+
+
 def _place(entry: Mapping[str, Any]) -> tuple[str, Any]:
     return entry["method"], None if entry["method"] in UNBUDGETED else entry.get("target")
 
@@ -288,7 +316,7 @@ def _files(inputs: Mapping[str, Any]) -> dict[str, Any]:
 def _length(rival: Rival) -> tuple[bool, ...]:
     return (
         rival.making is not None and rival.making.refine > 0,
-        rival.method == "adc",
+        rival.method in ("adc", "amc"),
         rival.making is not None,
         rival.method in EVALUATING,
     )

@@ -7,6 +7,7 @@ from typing import Callable, Optional
 from enc_caffe.errors import UsageError
 from enc_caffe.search import (
     adc,
+    amc,
     ars,
     enc_inf,
     enc_map,
@@ -39,13 +40,10 @@ METHODS: dict[str, Method] = {
     "lagrangian": lagrangian.search,
     "y_d": y_d.search,
     "adc": adc.search,
-}
-#: What the paper compares with and this version has not, with the reason.
-MISSING = {
-    "amc": "AMC [4] prunes channels by an agent; here --method adc is that agent over ranks, and --prune_by prunes without one",
+    "amc": amc.search,
 }
 #: Methods that choose by evaluation where images are given.
-EVALUATING = ("inf", "ars", "iterative", "random", "adc")
+EVALUATING = ("inf", "ars", "iterative", "random", "adc", "amc")
 
 
 def method_for(name: str) -> Method:
@@ -53,8 +51,6 @@ def method_for(name: str) -> Method:
     try:
         return METHODS[name]
     except KeyError:
-        if name in MISSING:
-            raise UsageError(f"--method {name}: {MISSING[name]}") from None
         raise UsageError(f"--method {name}: known are {', '.join(METHODS)}") from None
 
 
@@ -81,7 +77,7 @@ def solver_name(problem: SearchProblem) -> str:
 
 def most_evaluations(options: SearchOptions, layers: int) -> int:
     """Networks that a search evaluates, nearly: for a bar of progress; 0 where that is not known."""
-    if options.method == "adc":
+    if options.method in ("adc", "amc"):
         return int(options.own("episodes"))
     if options.method in ("inf", "random"):
         return space_settings(options, layers).candidates

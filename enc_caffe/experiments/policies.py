@@ -54,13 +54,13 @@ def on_resnet56(policy: str, run: Optional[Run]) -> str:
 
 def command_for(row: PaperResult) -> str:
     """How to have the row itself: the command for a user with the images."""
-    key = rival_of(row.policy)
-    method = next((r.method for r in RIVALS if r.key == key), None)
+    rival = next((r for r in RIVALS if r.key == rival_of(row.policy)), None)
     name = TARGETS.get((row.network, row.macs))
-    if name is None or key is None or method not in METHODS:
+    if name is None or rival is None or rival.method not in METHODS:
         return "-"
-    if method in PRUNING:
-        # An experiment's network has the paper's schemes.
+    key, method = rival.key, rival.method
+    if method in PRUNING or rival.making is not None:
+        # An experiment's network has the paper's schemes, and plain SVD.
         own = "" if row.network == "ResNet-56" else " MODEL= WEIGHTS= LMDB= TEST_LMDB="
         return f"make rivals METHOD={key} TARGETS={row.macs:g}{own}"
     images = "" if row.network == "ResNet-56" else " IMAGENET_LMDB= TEST_LMDB="

@@ -84,7 +84,10 @@ RIVALS: tuple[Rival, ...] = (
     Rival("vbmf", "VBMF ranks, scaled [13]", {"method": "vbmf"}),
     Rival("y_d", "Y-D et al. [13]", {"method": "y_d", "schemes": "all"}),
     Rival("energy", "PCA energy, greedy [16]", {"method": "energy"}),
-    Rival("asym", "Asym. 3-D [11]", {"method": "asym"}),
+    Rival(
+        "asym", "Asym. 3-D [11]", {"method": "asym", "metric": "output", "schemes": ("asym3d",)},
+        Making(Decomposition("asymmetric_relu")),
+    ),
     _of_quality("pruning", "Channel pruning [1]", "channel_pruning"),
     Rival("3c", "CP-3C [1]", {"method": "3c"}),
     Rival("amc", "AMC [4]", {"method": "amc", "schemes": ("prune_magnitude",)}, weights=Decomposition("weighted")),

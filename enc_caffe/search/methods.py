@@ -9,6 +9,7 @@ from enc_caffe.search import (
     adc,
     amc,
     ars,
+    asym,
     enc_inf,
     enc_map,
     enc_model,
@@ -41,6 +42,7 @@ METHODS: dict[str, Method] = {
     "y_d": y_d.search,
     "adc": adc.search,
     "amc": amc.search,
+    "asym": asym.search,
 }
 #: Methods that choose by evaluation where images are given.
 EVALUATING = ("inf", "ars", "iterative", "random", "adc", "amc")
@@ -71,7 +73,14 @@ def solver_name(problem: SearchProblem) -> str:
     method = problem.options.method
     if method in ("model", "inf"):
         return problem.options.solver
-    named = {"map": "mapping", "uniform": "scaling", "vbmf": "scaling", "heuristic": "scaling", "y_d": "one shot"}
+    named = {
+        "map": "mapping",
+        "uniform": "scaling",
+        "vbmf": "scaling",
+        "heuristic": "scaling",
+        "y_d": "one shot",
+        "asym": "greedy",
+    }
     return named.get(method, method)
 
 

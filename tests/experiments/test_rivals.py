@@ -96,6 +96,9 @@ def test_every_policy_of_the_papers_tables_is_a_rival() -> None:
     assert rows["II", "VGG-16", "Y-D et al. [13]"] == "make vgg16-20 METHOD=y_d IMAGENET_LMDB= TEST_LMDB="
     assert rows["I", "ResNet-56", "Uniform"] == "make resnet56-50 METHOD=uniform"
     assert rows["IV", "VGG-16", "ADC [17]"] == "-"
+    assert (
+        rows["II", "VGG-16", "Asym.3D [11]"] == "make rivals METHOD=asym TARGETS=0.2 MODEL= WEIGHTS= LMDB= TEST_LMDB="
+    )
     assert rows["I", "ResNet-56", "AMC [4]"] == "make rivals METHOD=amc TARGETS=0.5"
 
 

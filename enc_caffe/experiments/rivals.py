@@ -8,9 +8,10 @@ from typing import Any, Callable, Mapping, Optional, Sequence
 
 from enc_caffe import __version__
 from enc_caffe.calibration.decomposer import Decomposer, Decomposition
-from enc_caffe.complexity import network_complexity
+from enc_caffe.complexity import Complexity, network_complexity
 from enc_caffe.decomposition.policy import PAPER, Schemes
 from enc_caffe.errors import InfeasibleError, MetricsError, OutputError, UsageError
+from enc_caffe.experiments.in_turn import THREE_C, Course, Turn, in_turn
 from enc_caffe.experiments.inputs import count
 from enc_caffe.experiments.run import command, plain
 from enc_caffe.experiments.steps import Steps
@@ -50,6 +51,8 @@ class Rival:
         Fields of :class:`SearchOptions`.
     making : Making, optional
         Where images have a say in the weights too: such a row goes through the whole of ``enc-caffe compress``.
+    turns : tuple of Turn
+        Schemes of several networks, each made of the one before; of ``making`` then.
     weights : Decomposition, optional
         How the weights of a searched plan's network are made, and of all that the search evaluates; None: plain SVD.
     """
@@ -59,6 +62,7 @@ class Rival:
     search: Mapping[str, Any]
     making: Optional[Making] = None
     weights: Optional[Decomposition] = None
+    turns: tuple[Turn, ...] = ()
 
     @property
     def method(self) -> str:
@@ -76,6 +80,8 @@ def _of_quality(key: str, label: str, name: str) -> Rival:
     return Rival(key, label, search, Making(how, own["refine"], own["dense"]))
 
 
+#: Format of a row that another package left.
+PEER = "enc-caffe-peer/1"
 WEIGHTED = Making(Decomposition("weighted"))
 #: In the order of the table. A method that this version has not is said to be missing, and joins as soon as it is there.
 RIVALS: tuple[Rival, ...] = (
@@ -89,7 +95,10 @@ RIVALS: tuple[Rival, ...] = (
         Making(Decomposition("asymmetric_relu")),
     ),
     _of_quality("pruning", "Channel pruning [1]", "channel_pruning"),
-    Rival("3c", "CP-3C [1]", {"method": "3c"}),
+    Rival(
+        "3c", "CP-3C [1]", {"method": "model", "metric": "output"}, Making(Decomposition("asymmetric", frozenset({"bias"}))),
+        turns=THREE_C,
+    ),
     Rival("amc", "AMC [4]", {"method": "amc", "schemes": ("prune_magnitude",)}, weights=Decomposition("weighted")),
     Rival("adc", "ADC [17]", {"method": "adc"}),
     Rival("ars", "ARS [18]", {"method": "ars"}),
@@ -191,6 +200,9 @@ class Match:
         name = rival.key if rival.method in UNBUDGETED else f"{rival.key}-{target:g}"
         self._what, path = name, self.out / f"ranks-{name}.json"
         key = {**self.inputs, "options": plain(options), "making": repr(rival.making), "weights": repr(rival.weights)}
+        if rival.turns:
+            made = self._in_turn(rival, options, name, key)
+            return {"method": rival.key, "label": rival.label, "options": plain(options), "target": target, **made}
         make = self._searched if rival.making is None else self._compressed
         made = self.steps.run(name, key, [path], lambda: make(rival, options, name, path))
         return {
@@ -240,10 +252,29 @@ class Match:
             }
         return made
 
+    def _in_turn(self, rival: Rival, options: SearchOptions, name: str, key: Mapping[str, Any]) -> dict[str, Any]:
+        assert rival.making is not None
+        arena, whole = self.arena, self._counted()
+        resources = Resources(self.workers, self.store)
+        course = Course(arena.source, arena.choose, arena.test, rival.making, resources)
+        made = in_turn(
+            course, rival.turns, options, whole.macs, self.out / name, self.steps, key,
+            lambda done, all_, what: self.bar(done, all_, f"{name}: {what}"),
+        )  # fmt: skip
+        saved = made["saved"]
+        found = {
+            "search": {"evaluations": 0, "seconds": made["seconds"]}, "macs": {c: 1.0 - saved[c] / whole.macs for c in CONVENTIONS},
+            "parameters": 1.0 - saved["parameters"] / whole.parameters,
+        }  # fmt: skip
+        return {**found, **({"score": {n: made[n] for n in ("images", "correct")}} if "correct" in made else {})}
+
+    def _counted(self) -> Complexity:
+        """What the layers that the paper counts cost whole."""
+        return network_complexity(self._network, {}, counted=[layer.name for layer, _ in self.table.by_layer()])
+
     def _costs(self, plan: Plan) -> dict[str, Any]:
         # Parts of the layers that the paper counts, less what is saved in others too: one measure for all.
-        paper = [layer.name for layer, _ in self.table.by_layer()]
-        whole, found = network_complexity(self._network, {}, counted=paper), {}
+        whole, found = self._counted(), {}
         for convention in CONVENTIONS:
             before, after = (network_complexity(self._network, f, convention) for f in ({}, plan.forms))
             found[convention] = 1.0 - (before.macs - after.macs) / whole.macs
@@ -290,13 +321,29 @@ def run(
                     remarks.append(f"{rival.label} at {target:g}: {str(exc).splitlines()[0]}")
                 now = {_place(n) for n in networks}
                 kept = [n for n in before if _place(n) not in now]
-                _write(arena, out, networks + kept, remarks + missing, match.inputs)
+                more = [n for n in peers(out / "peers", match.inputs, remarks) if _place(n) not in now]
+                kept = [n for n in kept if _place(n) not in {_place(m) for m in more}]
+                _write(arena, out, networks + kept + more, remarks + missing, match.inputs)
     return remarks + missing
 
 
 def _score(reporter: PlanEvaluator, forms: Mapping[str, Any]) -> dict[str, Any]:
     found = reporter.counts(forms)
     return {"images": found.images, "correct": {"1": found.correct, "5": found.correct_5}}
+
+
+def peers(folder: Path, inputs: Mapping[str, Any], remarks: list[str]) -> list[dict[str, Any]]:
+    """Rows that other packages left (``scripts/peers``), where they are of the same files; of others a remark says so."""
+    found = []
+    for path in sorted(folder.glob("*.json")):
+        row = read_json(path, PEER, OutputError)
+        if row.get("files") == _files(inputs):
+            found.append({k: v for k, v in row.items() if k not in ("format", "files")})
+            continue
+        line = f"{path.name}: is of other files than this table; run scripts/peers again"
+        if line not in remarks:
+            remarks.append(line)
+    return found
 
 
 def _place(entry: Mapping[str, Any]) -> tuple[str, Any]:

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from enc_caffe.caffe_io.describe import describe
+from enc_caffe.caffe_io.prototxt import read_net
+from enc_caffe.complexity import network_complexity
 from enc_caffe.errors import UsageError
 from enc_caffe.experiments import policies, rivals
 from enc_caffe.measuring.store import ResultStore
@@ -21,7 +24,7 @@ from enc_caffe.search.methods import METHODS
 from enc_caffe.workers.choice import Workers
 from tests.experiments.digits import trained_digits
 
-NAMES = ("uniform", "y_d", "amc", "adc", "map", "balf")
+NAMES = ("uniform", "y_d", "3c", "amc", "adc", "map", "balf")
 
 
 @pytest.fixture
@@ -50,20 +53,33 @@ def test_one_table_that_goes_on_where_it_was(arena: rivals.Arena, tmp_path: Path
         before = [line for line in said if line.endswith("...")]
         said.clear()
         missing = rivals.run(arena, NAMES, out, store, Workers(1), lambda *a: None, said.append)
-    assert before == ["original ...", "uniform-0.6 ...", "y_d ...", "map-0.6 ...", "balf-0.6 ..."]
+    in_turn = ["3c-0.6-1_spatial ...", "3c-0.6-2_channel ...", "3c-0.6-3_prune ..."]
+    assert before == ["original ...", "uniform-0.6 ...", "y_d ...", "map-0.6 ...", *in_turn, "balf-0.6 ..."]
+    assert [line for line in said if line.startswith("3c") and line.endswith("done before")] == [
+        line.replace(" ...", ": done before") for line in in_turn
+    ]
     # A step without a result is tried again.
     assert [line for line in said if line.endswith("...")] == ["y_d ...", "balf-0.6 ...", "amc-0.6 ...", "adc-0.6 ..."]
     nothing = "Y-D et al. [13] at 0.6: network 'digits': VBMF finds in no layer a rank that would save anything"
     assert len(missing) == 1 and missing[0].startswith(nothing)
     run = read_run(out)
     rows = {n.method: n for n in run.networks}
-    assert list(rows) == ["original", "uniform", "amc", "adc", "map", "balf"]
+    assert list(rows) == ["original", "uniform", "3c", "amc", "adc", "map", "balf"]
     assert all(n.score is not None and n.score.images == 60 for n in run.networks)
-    for key in ("uniform", "amc", "adc", "map", "balf"):
+    for key in ("uniform", "3c", "amc", "adc", "map", "balf"):
         assert rows[key].macs["exact"] <= 0.6 + 1e-9 or arena.count == "paper"
     assert 1 <= (rows["adc"].evaluations or 0) <= 6 and rows["uniform"].evaluations == 0
     assert len(rows["adc"].learning) == 6 and (rows["adc"].search_seconds or 0) > 0
     assert read_plan(out / "ranks-adc-0.6.json").about.method == "adc"
+    # Three networks, the last of which has what was asked for.
+    last = describe(read_net(out / "3c-0.6" / "3_prune" / "deploy.prototxt"))
+    loaded = arena.source.load(arena.choose)
+    costs = [network_complexity(n, {}).macs for n in (loaded.network, last)]
+    counted = network_complexity(loaded.network, {}, counted=loaded.policy.schemes).macs
+    assert (
+        rows["3c"].macs["exact"] == pytest.approx(1 - (costs[0] - costs[1]) / counted)
+        and rows["3c"].macs["exact"] > 0.5
+    )
     assert len(rows["amc"].learning) == 6 and (rows["amc"].search_seconds or 0) > 0
     assert all(f.scheme == "prune_magnitude" for f in read_plan(out / "ranks-amc-0.6.json").forms.values())
     table = summary_table(run)
@@ -77,7 +93,7 @@ def test_one_table_that_goes_on_where_it_was(arena: rivals.Arena, tmp_path: Path
         more = replace(arena, targets=(0.7,))
         rivals.run(more, ("map",), out, store, Workers(1), lambda *a: None, lambda line: None)
     assert [(n.method, n.target) for n in read_run(out).networks] == [
-        ("original", None), ("map", 0.7), ("uniform", 0.6), ("amc", 0.6), ("adc", 0.6), ("map", 0.6), ("balf", 0.6),
+        ("original", None), ("map", 0.7), ("uniform", 0.6), ("3c", 0.6), ("amc", 0.6), ("adc", 0.6), ("map", 0.6), ("balf", 0.6),
     ]  # fmt: skip
 
 

@@ -48,7 +48,8 @@ rivals: install
 	@$(PY) scripts/rivals.py --out $(OUT)/rivals $(if $(METHOD),--method $(METHOD)) $(if $(TARGETS),--targets $(TARGETS)) \
 		$(if $(EPISODES),--episodes $(EPISODES)) $(if $(CHOOSE),--choose $(CHOOSE)) $(if $(WORKERS),--workers $(WORKERS)) \
 		$(if $(MODEL),--model $(MODEL)) $(if $(WEIGHTS),--weights $(WEIGHTS)) $(if $(LMDB),--lmdb $(LMDB)) \
-		$(if $(TEST_LMDB),--test_lmdb $(TEST_LMDB)) $(if $(COUNT),--count $(COUNT))
+		$(if $(TEST_LMDB),--test_lmdb $(TEST_LMDB)) $(if $(COUNT),--count $(COUNT)) $(if $(FINETUNE),--finetune $(FINETUNE)) \
+		$(if $(SOLVER),--solver $(SOLVER)) $(if $(TRAIN_LMDB),--train_lmdb $(TRAIN_LMDB))
 
 compare: install
 	@$(PY) scripts/compare_methods.py --out $(OUT)/compare $(if $(METRICS),--metrics $(METRICS))

@@ -7,29 +7,32 @@ from pathlib import Path
 from typing import Any, Callable, Mapping, Optional, Sequence
 
 from enc_caffe import __version__
+from enc_caffe.caffe_tools.finetune import RESULT
 from enc_caffe.calibration.decomposer import Decomposer, Decomposition
 from enc_caffe.complexity import Complexity, network_complexity
-from enc_caffe.decomposition.policy import PAPER, Schemes
+from enc_caffe.decomposition.policy import ALL, PAPER, Schemes
 from enc_caffe.errors import InfeasibleError, MetricsError, OutputError, UsageError
 from enc_caffe.experiments.in_turn import THREE_C, Course, Turn, in_turn
 from enc_caffe.experiments.inputs import count
-from enc_caffe.experiments.run import command, plain
+from enc_caffe.experiments.retrained import Training, retrained
+from enc_caffe.experiments.run import command, is_stale, plain
 from enc_caffe.experiments.steps import Steps
 from enc_caffe.experiments.timed import Timed, cpu_seconds
 from enc_caffe.files.jsonfile import read_json, write_json
 from enc_caffe.files.output import claimed
 from enc_caffe.form import CONVENTIONS
-from enc_caffe.measuring.store import ResultStore
+from enc_caffe.measuring.store import ResultStore, digest_of
 from enc_caffe.measuring.subject import PlanEvaluator
 from enc_caffe.metrics.files import write_metrics
 from enc_caffe.metrics.table import MetricsTable
 from enc_caffe.pipeline.compression import QUALITY, Making, Output, compress
+from enc_caffe.pipeline.emission import emit
 from enc_caffe.pipeline.measurement import images_of
 from enc_caffe.pipeline.planning import search_plan
 from enc_caffe.pipeline.reporting import EXPERIMENT, versions
 from enc_caffe.pipeline.source import Resources, Source
 from enc_caffe.pipeline.spectra import pca_metrics
-from enc_caffe.plan import Plan, write_plan
+from enc_caffe.plan import Plan, read_plan, write_plan
 from enc_caffe.search.methods import EVALUATING, METHODS
 from enc_caffe.search.options import SearchOptions
 from enc_caffe.search.own import OWN, UNBUDGETED
@@ -117,7 +120,7 @@ RIVALS: tuple[Rival, ...] = (
 class Arena:
     """What all rivals share: the network, images that choose and images that test, targets, and what is counted.
 
-    ``settings`` are given for the methods that know them, such as ``episodes``.
+    ``settings`` are given for the methods that know them, such as ``episodes``; ``training`` is what every network gets in the end.
     """
 
     name: str
@@ -129,6 +132,7 @@ class Arena:
     count: str = "paper"
     first_layer: Optional[str] = "keep"
     settings: Mapping[str, Any] = field(default_factory=dict)
+    training: Optional[Training] = None
 
     def options(self, rival: Rival, target: float) -> SearchOptions:
         """What a rival searches for."""
@@ -158,6 +162,8 @@ class Match:
             images_of(loaded, arena.source.weights, p, executor, store) for p in (arena.choose, arena.test)
         )
         self._reporter = PlanEvaluator(self._tests, progress=self._progress)
+        self._executor = executor
+        self._decomposers: dict[Decomposition, Decomposer] = {}
         self._timed: dict[Optional[Decomposition], tuple[Timed, PlanEvaluator]] = {}
         self.inputs = {
             "weights": store.file_digest(arena.source.weights), "model": store.file_digest(arena.source.model),
@@ -173,7 +179,9 @@ class Match:
         if how not in self._timed:
             make: dict[str, Any] = {}
             if how is not None:
-                decomposer = Decomposer(self._images, how, progress=lambda what, done, all_: measuring(0, done, all_))
+                decomposer = self._decomposers[how] = Decomposer(
+                    self._images, how, progress=lambda what, done, all_: measuring(0, done, all_)
+                )
                 # On the images that test, it matters which images the weights are of.
                 make = {"blobs_of": decomposer.blobs, "name": [*decomposer.name(), self.inputs["choose"]]}
 
@@ -190,8 +198,9 @@ class Match:
         """The network whole."""
         self._what = "original"
         made = self.steps.run("original", self.inputs, [], lambda: {"score": _score(self._reporter, {})})
+        tuned = self._tuned("original", Plan(self.arena.network, {}), PAPER)
         return {
-            "method": "original", "label": "original", "macs": {"paper": 1.0, "exact": 1.0}, "parameters": 1.0, **made
+            "method": "original", "label": "original", "macs": {"paper": 1.0, "exact": 1.0}, "parameters": 1.0, **made, **tuned
         }  # fmt: skip
 
     def play(self, rival: Rival, target: float) -> dict[str, Any]:
@@ -202,9 +211,13 @@ class Match:
         key = {**self.inputs, "options": plain(options), "making": repr(rival.making), "weights": repr(rival.weights)}
         if rival.turns:
             made = self._in_turn(rival, options, name, key)
+            made.update(self._tuned(name))
             return {"method": rival.key, "label": rival.label, "options": plain(options), "target": target, **made}
         make = self._searched if rival.making is None else self._compressed
         made = self.steps.run(name, key, [path], lambda: make(rival, options, name, path))
+        if self.arena.training is not None:
+            schemes = ALL if rival.method in UNBUDGETED else options.schemes
+            made.update(self._tuned(name, None if rival.making else read_plan(path), schemes, rival.weights))
         return {
             "method": rival.key, "label": rival.label, "ranks": path.name, "options": plain(options), "target": target, **made
         }  # fmt: skip
@@ -267,6 +280,33 @@ class Match:
             "parameters": 1.0 - saved["parameters"] / whole.parameters,
         }  # fmt: skip
         return {**found, **({"score": {n: made[n] for n in ("images", "correct")}} if "correct" in made else {})}
+
+    def _tuned(
+        self, name: str, plan: Optional[Plan] = None, schemes: Schemes = PAPER, how: Optional[Decomposition] = None
+    ) -> dict[str, Any]:
+        """The network after the training that all get; ``plan`` where there is no folder with it yet."""
+        training, source = self.arena.training, self.arena.source
+        if training is None:
+            return {}
+        folder = self.out / name
+        if plan is not None:
+            loaded = source.load(self.arena.choose, schemes, schemes == ALL)
+            self._evaluators(how)
+            blobs = {} if how is None else self._decomposers[how].blobs(plan.forms)
+            emit(loaded, source.weights, plan, folder, force=True, test_lmdb=self.arena.test, blobs=blobs)
+        elif (folder / "3_prune").is_dir():
+            folder = folder / "3_prune"
+        out = self.out / f"{name}-finetuned"
+        key = {
+            **self.inputs,
+            **training.key(self.store),
+            "network": self.store.file_digest(folder / "compressed.caffemodel"),
+        }
+        made = self.steps.run(f"finetune-{name}", key, [out / RESULT], lambda: retrained(
+            training, folder, out, self.arena.test, self.store, self._executor,
+            lambda step: self.bar(step.iteration, step.iterations, f"{name}: {step.words()}"), is_stale(out, digest_of(key)),
+        ))  # fmt: skip
+        return {"finetuned": made}
 
     def _counted(self) -> Complexity:
         """What the layers that the paper counts cost whole."""

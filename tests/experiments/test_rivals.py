@@ -13,6 +13,8 @@ from enc_caffe.caffe_io.prototxt import read_net
 from enc_caffe.complexity import network_complexity
 from enc_caffe.errors import UsageError
 from enc_caffe.experiments import policies, rivals
+from enc_caffe.experiments.retrained import Training
+from enc_caffe.measuring.evaluate import evaluate_net
 from enc_caffe.measuring.store import ResultStore
 from enc_caffe.pipeline.reporting import read_run
 from enc_caffe.pipeline.source import Source
@@ -36,6 +38,13 @@ def arena(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> rivals.Arena:
     source = Source(folder / "train_val.prototxt", weights)
     settings = {"episodes": 6, "exploration": 3}
     return rivals.Arena("r", "digits", source, train, test, (0.6,), "all", "search", settings)
+
+
+def evaluate(folder: Path, arena: rivals.Arena) -> int:
+    """Right images of an emitted network, as stock tools would count them."""
+    with Workers(1).executor() as executor:
+        net, weights = folder / "train_val.prototxt", folder / "compressed.caffemodel"
+        return evaluate_net(read_net(net), str(net), weights, arena.test, executor).correct[1]
 
 
 @pytest.mark.caffe
@@ -88,6 +97,34 @@ def test_one_table_that_goes_on_where_it_was(arena: rivals.Arena, tmp_path: Path
     assert "Learning curves" in titles and "Forms side by side" in titles
     record = json.loads((out / "experiment.json").read_text())
     assert record["networks"][1]["options"]["episodes"] is None
+    # The same training for each of them, by the weights that each was given; it is done once.
+    training = Training(4, arena.source.model.parent / "solver.prototxt", arena.choose)
+    for line in (" ...", ": done before"):
+        said.clear()
+        with ResultStore(tmp_path / "store.sqlite") as store:
+            rivals.run(
+                replace(arena, training=training),
+                ("uniform", "3c", "amc"),
+                out,
+                store,
+                Workers(1),
+                lambda *a: None,
+                said.append,
+            )
+        tuned = ["finetune-original", "finetune-uniform-0.6", "finetune-3c-0.6", "finetune-amc-0.6"]
+        assert [s for s in said if s.startswith("finetune")] == [t + line for t in tuned]
+    run = read_run(out)
+    trained = {n.method: n for n in run.networks if n.finetuned}
+    assert set(trained) == {"original", "uniform", "3c", "amc"} and "after 4 iterations %" in summary_table(run).headers
+    for key, network in trained.items():
+        assert network.iterations == 4 and network.finetuned is not None and network.finetuned.images == 60
+        # What was trained is the very network that was tested before.
+        if key in ("uniform", "amc"):
+            folder = out / f"{key}-0.6"
+            macs = network_complexity(describe(read_net(folder / "deploy.prototxt")), {}).macs
+            assert network.macs["exact"] == pytest.approx(1 - (costs[0] - macs) / counted)
+            stated = evaluate(folder, arena)
+            assert network.score is not None and stated == network.score.correct[1]
     # One of them at another target joins the table.
     with ResultStore(tmp_path / "store.sqlite") as store:
         more = replace(arena, targets=(0.7,))

@@ -19,7 +19,7 @@ from typing import Any, Callable, Iterator, Mapping, Optional, Sequence
 import numpy as np
 
 from enc_caffe.calibration.moments import MomentSum, image_columns, image_patches
-from enc_caffe.calibration.rectified import Behind, ResponseSum, shifted, solve_rectified, width
+from enc_caffe.calibration.rectified import Behind, ResponseSum, placed, solved_behind, width
 from enc_caffe.decomposition import scheme_for
 from enc_caffe.decomposition.outputs import output_roots, solve_turned, turned
 from enc_caffe.decomposition.patches import patch_size
@@ -275,8 +275,8 @@ def calibrate(
             changed = {n: b for n, b in found.items() if n in since}
             jobs = [(small, base, at, steps, c, changed, keep) for c in chunks]
             (sums,) = run_all(executor, advance, jobs, [1] * len(chunks), fold=_merged)
-            if step.rectified:
-                blobs = _solved_behind(step, sums[0], weights_of)
+            if step.rectified and step.after is not None:
+                blobs = solved_behind(step.layer, step.form, step.names, sums[0], step.after, weights_of)
             else:
                 blobs = _solved(step, sums, initial, weights_of, task.outputs.get(step.layer.name))
         found.update(blobs)
@@ -345,25 +345,7 @@ def _solved(
         effective = scheme.effective(layer, step.form, [np.asarray(f, np.float64) for f in factors])
         own = group_weights(layer, effective.reshape(arrays[0].shape))
         new = np.concatenate([y - w @ x for w, (x, y) in zip(own, means)])
-    return _placed(step, blobs, arrays, new, weights_of)
-
-
-def _solved_behind(step: Step, total: ResponseSum, weights_of: Callable[[Layer], list[np.ndarray]]) -> Blobs:
-    assert step.after is not None
-    arrays = weights_of(step.layer)
-    factors, constant = solve_rectified(step.layer, step.form, arrays, total, step.after)
-    return _placed(step, {name: [factor] for name, factor in zip(step.names, factors)}, arrays, constant, weights_of)
-
-
-def _placed(
-    step: Step, blobs: Blobs, arrays: Sequence[np.ndarray], constant: np.ndarray, weights_of: Callable[[Layer], list[np.ndarray]]
-) -> Blobs:  # fmt: skip
-    """A chain's blobs with the constant in its bias, or in the statistics of what follows it where these take it up."""
-    if len(arrays) > 1:
-        blobs[step.names[-1]].append(constant)
-    elif step.after is not None and step.after.norm is not None:
-        blobs[step.after.norm.name] = shifted(weights_of(step.after.norm), constant)
-    return blobs
+    return placed(blobs, step.names[-1], new, len(arrays) > 1, step.after, weights_of)
 
 
 def flattened(blobs: Blobs) -> dict[str, np.ndarray]:

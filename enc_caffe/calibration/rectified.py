@@ -8,7 +8,7 @@ layer's chain ends in a 1x1 convolution: the rank of the responses is then the n
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Optional, Sequence
+from typing import Any, Callable, Optional, Sequence
 
 import numpy as np
 
@@ -173,3 +173,25 @@ def shifted(norm: Sequence[np.ndarray], constant: np.ndarray) -> list[np.ndarray
     mean, variance, factor = (np.asarray(a, np.float64).reshape(-1) for a in norm)
     scale = 1.0 / factor[0] if factor[0] else 0.0
     return [mean * scale - constant, variance * scale, np.ones(1)]
+
+
+def solved_behind(
+    layer: Layer, form: Form, names: Sequence[str], total: ResponseSum, after: Behind, weights_of: Callable[[Layer], list[np.ndarray]]
+) -> dict[str, list[np.ndarray]]:  # fmt: skip
+    """Blobs of a chain by its layers' names, and of what takes up its constant."""
+    arrays = weights_of(layer)
+    factors, constant = solve_rectified(layer, form, arrays, total, after)
+    blobs = {name: [factor] for name, factor in zip(names, factors)}
+    return placed(blobs, names[-1], constant, len(arrays) > 1, after, weights_of)
+
+
+def placed(
+    blobs: dict[str, list[np.ndarray]], last: str, constant: np.ndarray, biased: bool, after: Optional[Behind],
+    weights_of: Callable[[Layer], list[np.ndarray]],
+) -> dict[str, list[np.ndarray]]:  # fmt: skip
+    """A chain's blobs with the constant in the bias of its last layer, or in the statistics of what follows it where these take it up."""
+    if biased:
+        blobs[last].append(constant)
+    elif after is not None and after.norm is not None:
+        blobs[after.norm.name] = shifted(weights_of(after.norm), constant)
+    return blobs

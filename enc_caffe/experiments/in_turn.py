@@ -23,15 +23,9 @@ from enc_caffe.pipeline.source import Resources, Source
 from enc_caffe.search.options import SearchOptions
 
 
-@dataclass(frozen=True)
-class Turn:
-    """One step: what it is called, and the schemes that it gives to layers."""
-
-    name: str
-    schemes: tuple[str, ...]
-
-
-THREE_C = (Turn("spatial", ("spatial",)), Turn("channel", ("channel",)), Turn("prune", ("prune_lasso",)))
+def folders(turns: Sequence[tuple[str, ...]]) -> list[str]:
+    """What the folder of every step is called."""
+    return [f"{at}_{schemes[0].partition('_')[0]}" for at, schemes in enumerate(turns, 1)]
 
 
 @dataclass(frozen=True)
@@ -56,13 +50,15 @@ class Course:
 
 
 def in_turn(
-    course: Course, turns: Sequence[Turn], options: SearchOptions, whole: int, folder: Path, steps: Steps,
+    course: Course, turns: Sequence[tuple[str, ...]], options: SearchOptions, whole: int, folder: Path, steps: Steps,
     inputs: Mapping[str, Any], bar: Callable[[int, int, str], None],
 ) -> dict[str, Any]:  # fmt: skip
     """All steps; what was finished for the same inputs is not done again.
 
     Parameters
     ----------
+    turns : sequence of tuple of str
+        Schemes of each step.
     options : SearchOptions
         ``target_flops`` is a part of ``whole``.
     whole : int
@@ -82,23 +78,23 @@ def in_turn(
     saved: dict[str, int] = dict.fromkeys((*CONVENTIONS, "parameters"), 0)
     source, seconds = course.source, 0.0
     last: dict[str, Any] = {}
-    for at, turn in enumerate(turns, 1):
+    for at, (schemes, name) in enumerate(zip(turns, folders(turns)), 1):
         network = source.load(course.choose).network
         now = network_complexity(network, {})
         allowed = now.macs + saved["exact"] - (1.0 - options.target_flops ** (at / len(turns))) * whole
         part = allowed / now.macs
         if part <= 0:
             raise InfeasibleError(
-                f"{turn.name}, step {at} of {len(turns)}: {allowed / whole:.4f} of the MACs that count are to be left of all, and "
+                f"{name}, step {at} of {len(turns)}: {allowed / whole:.4f} of the MACs that count are to be left of all, and "
                 f"{now.macs / whole:.4f} are there; raise the target"
             )
-        wanted = replace(options, schemes=turn.schemes, target_flops=min(1.0, part), count="all", first_layer=None)
-        out = folder / f"{at}_{turn.name}"
+        wanted = replace(options, schemes=schemes, target_flops=min(1.0, part), count="all", first_layer=None)
+        out = folder / name
         key = {**inputs, "options": plain(wanted), "making": repr(course.making), "before": last}
-        make = partial(_step, course, source, wanted, out, network, turn.name, bar)
-        last = steps.run(f"{folder.name}-{at}_{turn.name}", key, [out / "compressed.caffemodel"], make)
-        for name in saved:
-            saved[name] += last["saved"][name]
+        make = partial(_step, course, source, wanted, out, network, name, bar)
+        last = steps.run(f"{folder.name}-{name}", key, [out / "compressed.caffemodel"], make)
+        for cost, value in last["saved"].items():
+            saved[cost] += value
         seconds += last["seconds"]
         source = Source(out / "train_val.prototxt", out / "compressed.caffemodel")
     return {**last, "saved": saved, "seconds": seconds}

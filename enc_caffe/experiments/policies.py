@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Optional
 
-from enc_caffe.experiments.rivals import RIVALS
+from enc_caffe.experiments.rows import RIVALS
 from enc_caffe.pipeline.reporting import read_run
 from enc_caffe.report.paper import PaperResult
 from enc_caffe.report.rows import Network, Run

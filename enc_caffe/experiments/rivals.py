@@ -11,10 +11,11 @@ from enc_caffe.caffe_tools.finetune import RESULT
 from enc_caffe.calibration.decomposer import Decomposer, Decomposition
 from enc_caffe.complexity import Complexity, network_complexity
 from enc_caffe.decomposition.policy import ALL, PAPER, Schemes
-from enc_caffe.errors import InfeasibleError, MetricsError, OutputError, UsageError
-from enc_caffe.experiments.in_turn import THREE_C, Course, Turn, in_turn
+from enc_caffe.errors import InfeasibleError, MetricsError, OutputError
+from enc_caffe.experiments.in_turn import Course, folders, in_turn
 from enc_caffe.experiments.inputs import count
 from enc_caffe.experiments.retrained import Training, retrained
+from enc_caffe.experiments.rows import RIVALS, Rival, chosen
 from enc_caffe.experiments.run import command, is_stale, plain
 from enc_caffe.experiments.steps import Steps
 from enc_caffe.experiments.timed import Timed, cpu_seconds
@@ -25,7 +26,7 @@ from enc_caffe.measuring.store import ResultStore, digest_of
 from enc_caffe.measuring.subject import PlanEvaluator
 from enc_caffe.metrics.files import write_metrics
 from enc_caffe.metrics.table import MetricsTable
-from enc_caffe.pipeline.compression import QUALITY, Making, Output, compress
+from enc_caffe.pipeline.compression import Output, compress
 from enc_caffe.pipeline.emission import emit
 from enc_caffe.pipeline.measurement import images_of
 from enc_caffe.pipeline.planning import search_plan
@@ -33,87 +34,14 @@ from enc_caffe.pipeline.reporting import EXPERIMENT, versions
 from enc_caffe.pipeline.source import Resources, Source
 from enc_caffe.pipeline.spectra import pca_metrics
 from enc_caffe.plan import Plan, read_plan, write_plan
-from enc_caffe.search.methods import EVALUATING, METHODS
+from enc_caffe.search.methods import EVALUATING
 from enc_caffe.search.options import SearchOptions
 from enc_caffe.search.own import OWN, UNBUDGETED
 from enc_caffe.workers.choice import Workers
 from enc_caffe.workers.executor import Executor
 
-
-@dataclass(frozen=True)
-class Rival:
-    """One row.
-
-    Attributes
-    ----------
-    key : str
-        Of its files, and on the command line.
-    label : str
-        As the paper names it; the number in brackets is its reference.
-    search : mapping
-        Fields of :class:`SearchOptions`.
-    making : Making, optional
-        Where images have a say in the weights too: such a row goes through the whole of ``enc-caffe compress``.
-    turns : tuple of Turn
-        Schemes of several networks, each made of the one before; of ``making`` then.
-    weights : Decomposition, optional
-        How the weights of a searched plan's network are made, and of all that the search evaluates; None: plain SVD.
-    """
-
-    key: str
-    label: str
-    search: Mapping[str, Any]
-    making: Optional[Making] = None
-    weights: Optional[Decomposition] = None
-    turns: tuple[Turn, ...] = ()
-
-    @property
-    def method(self) -> str:
-        """The search method."""
-        return str(self.search["method"])
-
-
-def _of_quality(key: str, label: str, name: str) -> Rival:
-    """The row of ``enc-caffe compress --quality NAME``; without it a row that is missing."""
-    if name not in QUALITY:
-        return Rival(key, label, {"method": name})
-    own = QUALITY[name]
-    search: dict[str, Any] = {n: own[n] for n in ("method", "metric", "schemes") if n in own}
-    how = Decomposition(own["decomposition"], own["recalibrate"], own.get("reconstruct", "none"))
-    return Rival(key, label, search, Making(how, own["refine"], own["dense"]))
-
-
 #: Format of a row that another package left.
 PEER = "enc-caffe-peer/1"
-WEIGHTED = Making(Decomposition("weighted"))
-#: In the order of the table. A method that this version has not is said to be missing, and joins as soon as it is there.
-RIVALS: tuple[Rival, ...] = (
-    Rival("uniform", "Uniform", {"method": "uniform"}),
-    Rival("heuristic", "Heuristic, ours", {"method": "heuristic"}),
-    Rival("vbmf", "VBMF ranks, scaled [13]", {"method": "vbmf"}),
-    Rival("y_d", "Y-D et al. [13]", {"method": "y_d", "schemes": "all"}),
-    Rival("energy", "PCA energy, greedy [16]", {"method": "energy"}),
-    Rival(
-        "asym", "Asym. 3-D [11]", {"method": "asym", "metric": "output", "schemes": ("asym3d",)},
-        Making(Decomposition("asymmetric_relu")),
-    ),
-    _of_quality("pruning", "Channel pruning [1]", "channel_pruning"),
-    Rival(
-        "3c", "CP-3C [1]", {"method": "model", "metric": "output"}, Making(Decomposition("asymmetric", frozenset({"bias"}))),
-        turns=THREE_C,
-    ),
-    Rival("amc", "AMC [4]", {"method": "amc", "schemes": ("prune_magnitude",)}, weights=Decomposition("weighted")),
-    Rival("adc", "ADC [17]", {"method": "adc"}),
-    Rival("ars", "ARS [18]", {"method": "ars"}),
-    Rival("lagrangian", "Lagrangian, A_p", {"method": "lagrangian"}),
-    Rival("map", "ENC-Map", {"method": "map"}),
-    Rival("model", "ENC-Model", {"method": "model", "solver": "space"}),
-    Rival("inf", "ENC-Inf", {"method": "inf", "solver": "space"}),
-    Rival("exact", "exact optimum of A_p", {"method": "model"}),
-    Rival("balf", "Lagrangian, whitened SVD (BALF's rule)", {"method": "lagrangian", "metric": "output"}, WEIGHTED),
-    Rival("forms", "exact over all forms, output error", {"method": "model", "metric": "output", "schemes": "all"}, WEIGHTED),
-    _of_quality("best", "--quality best", "best"),
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -211,7 +139,7 @@ class Match:
         key = {**self.inputs, "options": plain(options), "making": repr(rival.making), "weights": repr(rival.weights)}
         if rival.turns:
             made = self._in_turn(rival, options, name, key)
-            made.update(self._tuned(name))
+            made.update(self._tuned(name, turns=rival.turns))
             return {"method": rival.key, "label": rival.label, "options": plain(options), "target": target, **made}
         make = self._searched if rival.making is None else self._compressed
         made = self.steps.run(name, key, [path], lambda: make(rival, options, name, path))
@@ -282,7 +210,12 @@ class Match:
         return {**found, **({"score": {n: made[n] for n in ("images", "correct")}} if "correct" in made else {})}
 
     def _tuned(
-        self, name: str, plan: Optional[Plan] = None, schemes: Schemes = PAPER, how: Optional[Decomposition] = None
+        self,
+        name: str,
+        plan: Optional[Plan] = None,
+        schemes: Schemes = PAPER,
+        how: Optional[Decomposition] = None,
+        turns: Sequence[tuple[str, ...]] = (),
     ) -> dict[str, Any]:
         """The network after the training that all get; ``plan`` where there is no folder with it yet."""
         training, source = self.arena.training, self.arena.source
@@ -294,8 +227,8 @@ class Match:
             self._evaluators(how)
             blobs = {} if how is None else self._decomposers[how].blobs(plan.forms)
             emit(loaded, source.weights, plan, folder, force=True, test_lmdb=self.arena.test, blobs=blobs)
-        elif (folder / "3_prune").is_dir():
-            folder = folder / "3_prune"
+        elif turns:
+            folder = folder / folders(turns)[-1]
         out = self.out / f"{name}-finetuned"
         key = {
             **self.inputs,
@@ -410,17 +343,6 @@ def _length(rival: Rival) -> tuple[bool, ...]:
         rival.making is not None,
         rival.method in EVALUATING,
     )
-
-
-def chosen(names: Sequence[str]) -> tuple[list[Rival], list[str]]:
-    """The rivals of these names (all where there is none) whose method is there, and a line for each that is not."""
-    known = {r.key: r for r in RIVALS}
-    unknown = [n for n in names if n not in known]
-    if unknown:
-        raise UsageError(f"METHOD={','.join(names)}: no rival '{unknown[0]}'; there is {', '.join(known)}")
-    picked = [known[n] for n in names] if names else list(RIVALS)
-    missing = [f"{r.label}: not in this version" for r in picked if r.method not in METHODS]
-    return [r for r in picked if r.method in METHODS], missing
 
 
 def _write(

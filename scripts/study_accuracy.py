@@ -36,8 +36,8 @@ WAYS = {
     "fisher": Decomposition("fisher"),
     "asymmetric": Decomposition("asymmetric", frozenset({"bias"})),
     "asymmetric_fisher": Decomposition("asymmetric_fisher", frozenset({"bias"})),
-    "auto": Decomposition("asymmetric", AUTO),
-    "blocks": Decomposition("asymmetric", AUTO, "blocks"),
+    "auto": Decomposition("asymmetric_fisher", AUTO),
+    "blocks": Decomposition("asymmetric_fisher", frozenset({"bias"}), "blocks"),
 }
 
 

@@ -84,11 +84,6 @@ class Decomposition:
         return [replace(plain, recalibrate=frozenset({"bias"}) | norms) for norms in ALTERNATIVES]
 
     @property
-    def knows_outputs(self) -> bool:
-        """Whether errors of the outputs are weighted by what they cost."""
-        return self.kind in ("fisher", "asymmetric_fisher")
-
-    @property
     def asymmetric(self) -> bool:
         """Whether layers are solved for the inputs that come from the compressed ones before them."""
         return self.kind.startswith("asymmetric")
@@ -191,13 +186,13 @@ class Decomposer:
         """What factors depend on beside the images and the network."""
         if self.how.kind == "svd":
             return {}
-        outputs = ["fisher", OUTPUT_RIDGE] if self.how.knows_outputs else ["weighted"]
+        outputs = ["fisher", OUTPUT_RIDGE] if self.how.kind == "fisher" else ["weighted"]
         return {"decomposition": [*outputs, RIDGE, FEW_COLUMNS, ROUNDS, STEPS, POSITIONS]}
 
     @property
     def factors_kind(self) -> str:
-        """What factors of :meth:`prepare` minimise: asymmetric ones begin as weighted ones."""
-        return "svd" if self.how.kind == "svd" else "fisher" if self.how.knows_outputs else "weighted"
+        """What factors of :meth:`prepare` minimise: asymmetric ones begin as weighted ones, whatever weighs the errors later."""
+        return self.how.kind if self.how.kind in ("svd", "fisher") else "weighted"
 
     def folder(self, kind: str) -> Path:
         """Where arrays of a kind are kept, whoever makes them."""
@@ -233,7 +228,7 @@ class Decomposer:
             layers, lambda x: self._model.weights(x)[0], moments, factors, wanted, made.executor,
             lambda d, a: self.progress("factors", d, a),
         )  # fmt: skip
-        if not self.how.knows_outputs:
+        if self.factors_kind != "fisher":
             return str(factors)
         return str(
             better_factors(
@@ -260,6 +255,7 @@ class Decomposer:
         if self.how.plain:
             return []
         own = [self.how.kind, *sorted(self.how.recalibrate), *self.key().values()]
+        own += [OUTPUT_RIDGE] if self.how.kind == "asymmetric_fisher" else []
         return [*own, KEY] if self.how.by_blocks else own
 
     def reference(self) -> Path:

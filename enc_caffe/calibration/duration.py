@@ -111,7 +111,10 @@ def stages(
         found["metrics"] = images * once * passes / workers
     scores = made.look.scores
     gradients = images * once * (1 + DIRECTION * number_of_probes(scores.classes, scores.softmax)) / workers
-    if kind.endswith("fisher") and left.factors:
+    if kind == "asymmetric_fisher" and left.factors:
+        # Over half of the images.
+        found["what outputs cost"] = 0.5 * gradients
+    if kind == "fisher" and left.factors:
         # What outputs cost, other factors by it, and what both change: three passes, one of them over half of the images.
         found["what outputs cost"] = 2.5 * gradients + found["factors"]
     if predicted:

@@ -265,7 +265,7 @@ def calibrate(
     sizes = executor.result(executor.submit(live_sizes, task, steps)) if done < len(steps) else []
     for at in range(done, len(steps)):
         step = steps[at]
-        known = step.kind == "chain" and not found and not step.free
+        known = step.kind == "chain" and not found and not step.free and step.layer.name not in task.outputs
         keep = sizes[at] * task.images <= LIVE and not known
         if known:
             # Nothing before it changed: the inputs are the original's own, and no constant is to be found.

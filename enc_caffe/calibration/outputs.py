@@ -33,8 +33,8 @@ def costs_of_outputs(
     made: Subject, layers: Mapping[str, Layer], folder: FolderOf, progress: Stages
 ) -> dict[str, np.ndarray]:
     """G (g, O/g, O/g) of the layers that a gradient arrives at; others are not in it."""
-    task = backward_task(made, list(layers.values()))
-    return output_moments_of(
+    task = backward_task(made, list(layers.values()), needed=False)
+    return {} if not task.layers else output_moments_of(
         task, folder("outputs"), made.look.images, made.chunk, made.executor,
         lambda d, a: progress("what outputs cost", d, a),
     )  # fmt: skip

@@ -39,7 +39,7 @@ from enc_caffe.network import Network
 from enc_caffe.progress import Stages
 
 #: What fits depend on beside the network, its images and weights.
-KEY = ["blocks", "paired", EPOCHS, BATCH, HELD, COSTS, MACS, FEWEST_STEPS, *RATES]
+KEY = ["blocks", "paired", 2.0, EPOCHS, BATCH, HELD, COSTS, MACS, FEWEST_STEPS, *RATES]
 
 
 def blocks_task(

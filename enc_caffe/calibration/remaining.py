@@ -45,7 +45,7 @@ def remaining(decomposer: Decomposer, forms: Mapping[str, Sequence[Form]]) -> Re
     whole, made = everything(forms), decomposer.made
     if made.store is None:
         return whole
-    kind = "factors-fisher" if decomposer.how.knows_outputs else "factors"
+    kind = "factors-fisher" if decomposer.factors_kind == "fisher" else "factors"
     moments, factors = decomposer.folder("moments"), decomposer.folder(kind)
     return Remaining(
         frozenset(n for n in whole.moments if not moment_file(moments, n).exists()),

@@ -57,19 +57,19 @@ class BackwardTask:
         return {x.name: x for x in self.task.layers}
 
 
-def backward_task(made: Subject, layers: Sequence[Layer], factors: str = "") -> BackwardTask:
+def backward_task(made: Subject, layers: Sequence[Layer], factors: str = "", needed: bool = True) -> BackwardTask:
     """The subject's network for backward passes to those of the layers whose gradients can be had.
 
     Raises
     ------
     CaffeError
-        If no gradient of the scores arrives at any of them.
+        If no gradient of the scores arrives at any of them, and one is ``needed``.
     """
     task = net_task(made, layers, block_of(made.look.network))
     text, reached, blocked = backward_text(task.prototxt, task.scores)
     # The scores do not depend on a layer that the text lacks: its gradient is known, and 0.
     kept = tuple(x for x in layers if x.name in reached and columns_known(x))
-    if not kept:
+    if needed and not kept:
         raise CaffeError(
             f"{made.source}: no gradient of '{task.scores}' arrives at a layer that can be decomposed: layers without a gradient "
             "lie between; search by divergences that are measured instead (--metric divergence)"

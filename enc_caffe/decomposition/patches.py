@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Optional
 
 import numpy as np
@@ -54,6 +55,12 @@ def patches(blob: np.ndarray, layer: Layer, group: int, positions: Optional[np.n
 def sampled_positions(layer: Layer, most: int, seed: int) -> Optional[np.ndarray]:
     """At most ``most`` output positions of a convolution, drawn by ``seed``; None where there are no more than that."""
     number = int(np.prod(layer.output)) if layer.convolution is not None else 1
-    if number <= most:
-        return None
-    return np.sort(np.random.default_rng(seed).choice(number, most, replace=False))
+    return None if number <= most else _drawn(number, most, seed)
+
+
+@functools.lru_cache(maxsize=2048)
+def _drawn(number: int, most: int, seed: int) -> np.ndarray:
+    # Asked for again and again, by every layer of this size for every image.
+    drawn = np.sort(np.random.default_rng(seed).choice(number, most, replace=False))
+    drawn.setflags(write=False)
+    return drawn

@@ -128,7 +128,9 @@ class Changes:
         if self._chains:
             return self._inner(bottom, diffs)
         n, m = diffs.shape[:2]
-        gradients = np.stack([image_gradient(bottom[i : i + 1], self.layer, diffs[i]) for i in range(n)])
+        gradients = np.empty((n, m, self.layer.out_channels, patch_size(self.layer)), np.float32)
+        for i in range(n):
+            image_gradient(bottom[i : i + 1], self.layer, diffs[i], gradients[i])
         flat = gradients.reshape(n * m, -1)
         found = np.concatenate([flat @ block for block in self._blocks], axis=1)
         return found[:, : len(self.forms)].T.reshape(len(self.forms), n, m)
@@ -158,18 +160,25 @@ def _stages(engine: Engine, layer: Layer, form: Form) -> list[np.ndarray]:
     return [f.reshape(f.shape[0], -1) for f in factors]
 
 
-def image_gradient(bottom: np.ndarray, layer: Layer, diffs: np.ndarray) -> np.ndarray:
-    """Weight gradients (m, O, d) of one image's bottom (1, C, H, W) for diffs (m, O, positions) of its top."""
+def image_gradient(bottom: np.ndarray, layer: Layer, diffs: np.ndarray, out: np.ndarray) -> None:
+    """Write the weight gradients (m, O, d) of one image's bottom (1, C, H, W) for diffs (m, O, positions) of its top to ``out``."""
     groups, own = layer.groups, layer.out_channels // layer.groups
-    m, d, parts = len(diffs), patch_size(layer), []
+    m, d = len(diffs), out.shape[2]
     for group in range(groups):
-        wanted = diffs[:, group * own : (group + 1) * own]
-        total = np.zeros((m * own, d), np.float32)
-        for positions in _positions(layer, wanted.shape[2]):
-            columns = patches(bottom, layer, group, None if len(positions) == wanted.shape[2] else positions)
-            total += np.ascontiguousarray(wanted[..., positions]).reshape(m * own, -1) @ columns.T
-        parts.append(total.reshape(m, own, d))
-    return np.concatenate(parts, axis=1)
+        part = slice(group * own, (group + 1) * own)
+        wanted, total = diffs[:, part], out[:, part]
+        for number, positions in enumerate(_positions(layer, wanted.shape[2])):
+            whole = len(positions) == wanted.shape[2]
+            columns = patches(bottom, layer, group, None if whole else positions)
+            rows = wanted if whole else np.ascontiguousarray(wanted[..., positions])
+            rows = rows.reshape(m * own, -1)
+            if number == 0 and groups == 1:
+                # Most of the time goes into these products: no copies of them.
+                np.matmul(rows, columns.T, out=total.reshape(m * own, d))
+            elif number == 0:
+                total[...] = (rows @ columns.T).reshape(m, own, d)
+            else:
+                total += (rows @ columns.T).reshape(m, own, d)
 
 
 def _positions(layer: Layer, number: int) -> Iterator[np.ndarray]:

@@ -52,25 +52,28 @@ class Chooser:
         return decomposer, evaluator
 
     def settle(self, forms: Mapping[str, Form]) -> None:
-        """Take what gives the least divergence in these forms of all that ``--recalibrate auto`` stands for, then fit it by blocks
-        where that is asked for and comes nearer still.
+        """Take what gives the least divergence in these forms: a fit by blocks where that is asked for and comes nearer, else what comes
+        nearest of all that ``--recalibrate auto`` stands for.
+
+        Blocks begin with the first of these, whose BatchNorm statistics are the original's.
         """
         ways = self._how.alternatives()
+        if self._how.by_blocks and self._images.look.images < FEWEST:
+            self._more = f" ({too_few(self._images.look.images)})"
+        elif self._how.by_blocks:
+            fitted = self._made(replace(ways[0], reconstruct=self._how.reconstruct))
+            if fitted[1].divergence(forms) < self.evaluator.divergence(forms):
+                self.decomposer, self.evaluator = fitted
+                return
         if not any(layer.type == "BatchNorm" for layer in self._images.look.network.layers):
             ways = ways[:1]
-        made: list[tuple[Decomposer, PlanEvaluator]] = []
         if len(ways) > 1:
+            made: list[tuple[Decomposer, PlanEvaluator]] = []
             for at, how in enumerate(ways, 1):
                 self._what = f"recalibration {at} of {len(ways)}: "
                 made.append(self._made(how))
                 made[-1][1].counts(forms)
             self._what = ""
-            self.decomposer, self.evaluator = min(made, key=lambda m: m[1].divergence(forms))
-        if self._how.by_blocks and self._images.look.images < FEWEST:
-            self._more = f" ({too_few(self._images.look.images)})"
-        elif self._how.by_blocks:
-            made = [(self.decomposer, self.evaluator)]
-            made.append(self._made(replace(self.decomposer.how, reconstruct=self._how.reconstruct)))
             self.decomposer, self.evaluator = min(made, key=lambda m: m[1].divergence(forms))
 
     def words(self) -> str:

@@ -138,11 +138,11 @@ class Output:
 #: What ``--quality`` stands for, by the names of the command's flags.
 QUALITY: dict[str, dict[str, Any]] = {
     "best": {
-        "method": "model", "metric": "fisher", "decomposition": "asymmetric", "recalibrate": frozenset({"auto"}),
+        "method": "model", "metric": "fisher", "decomposition": "asymmetric_fisher", "recalibrate": frozenset({"auto"}),
         "reconstruct": "blocks", "refine": 6, "dense": True, "schemes": "all",
     },
     "max": {
-        "method": "model", "metric": "fisher", "decomposition": "asymmetric", "recalibrate": frozenset({"auto"}),
+        "method": "model", "metric": "fisher", "decomposition": "asymmetric_fisher", "recalibrate": frozenset({"auto"}),
         "reconstruct": "blocks", "refine": 6, "dense": True, "schemes": "all", "distill_iterations": 1000,
     },
     "paper": {
@@ -242,7 +242,7 @@ def compress(
             measured = options.metric not in ("pca", "output", *PREDICTED)
             seconds = duration.stages(
                 images, [layer for layer, _ in table.by_layer()], sampled, how.kind, measured,
-                making.refine + len(how.alternatives()) + (len({m.scheme for m in table.layers}) if mixed else 0), making.dense, left,
+                making.refine + len(how.alternatives()) + (1 if mixed else 0), making.dense, left,
                 passes(loaded, making.iterations) if making.iterations else 0, gradients,
                 images_passed(images.look.images, images.macs) if how.by_blocks else 0,
             )  # fmt: skip
@@ -270,7 +270,7 @@ def compress(
         def search(times: Optional[TimeOf]) -> tuple[Found, MetricsTable]:
             known = measured_table
             if forecast is not None and chooser is not None and not evaluating:
-                predictor = Predictor(options, forecast, times)
+                predictor = Predictor(options, forecast, times, chooser.evaluator.divergence)
                 found = chooser.mixture(known, options, times, predictor) if mixed else predictor(known)
                 known = predictor.completed(known)
             elif chooser is not None and mixed:

@@ -12,7 +12,7 @@ from enc_caffe.calibration.forecast import Forecast, corrections
 from enc_caffe.form import WHOLE, Form
 from enc_caffe.measuring.layers import Pair
 from enc_caffe.metrics.table import LayerMetrics, MetricsTable
-from enc_caffe.pipeline.planning import Found, search_plan, together_plan
+from enc_caffe.pipeline.planning import Found, PlanAccuracy, search_plan, together_plan
 from enc_caffe.search import exact
 from enc_caffe.search.build import TimeOf
 from enc_caffe.search.options import SearchOptions
@@ -39,10 +39,11 @@ class Predictor:
     options: SearchOptions
     forecast: Forecast
     time_of: Optional[TimeOf] = None
+    value_of: Optional[PlanAccuracy] = None
 
     def __call__(self, table: MetricsTable) -> Found:
         """:func:`search_predicted`."""
-        return search_predicted(table, self.options, self.forecast, self.time_of)
+        return search_predicted(table, self.options, self.forecast, self.time_of, self.value_of)
 
     def completed(self, table: MetricsTable) -> MetricsTable:
         """A table of :func:`predicted_metrics` with all that searches learnt."""
@@ -73,8 +74,9 @@ def _with_predictions(m: LayerMetrics, places: Sequence[int], forecast: Forecast
 
 
 def search_predicted(
-    table: MetricsTable, options: SearchOptions, forecast: Forecast, time_of: Optional[TimeOf] = None
-) -> Found:
+    table: MetricsTable, options: SearchOptions, forecast: Forecast, time_of: Optional[TimeOf] = None,
+    value_of: Optional[PlanAccuracy] = None,
+) -> Found:  # fmt: skip
     """The least sum of predicted divergences, and from there less divergence of the whole plan.
 
     The second step is of the method ``model`` alone. With ``fisher+measured`` chosen forms whose prediction is above :data:`SMALL` are measured and the search is made again, until
@@ -85,6 +87,9 @@ def search_predicted(
     ----------
     table : MetricsTable
         Of :func:`predicted_metrics`.
+    value_of : callable of the plan's forms, optional
+        Measured divergence of a whole network. Where it is to be had it decides whether the second step is taken: where divergences
+        are large, predictions of cross terms may be far off.
     """
     if options.metric == "fisher+measured":
         # What an earlier search measured holds for this one.
@@ -102,7 +107,7 @@ def search_predicted(
         table = _anew(table, large, forecast)
         found = search_plan(table, options, None, time_of)
     # Other methods have plans of their own, which no optimum takes the place of.
-    return _together(table, found, forecast) if options.method == "model" else found
+    return _together(table, found, forecast, value_of) if options.method == "model" else found
 
 
 def _values(layer: SearchLayer, place: int, forecast: Forecast) -> list[tuple[Pair, float]]:
@@ -153,12 +158,17 @@ def _corrected(m: LayerMetrics, ratios: Mapping[int, float], forecast: Forecast)
     return sampled.with_series("sampled_fisher", values)
 
 
-def _together(table: MetricsTable, found: Found, forecast: Forecast) -> Found:
-    """The plan refined by what all layers change together, as far as images that did not choose say that this helps."""
+def _together(table: MetricsTable, found: Found, forecast: Forecast, value_of: Optional[PlanAccuracy] = None) -> Found:
+    """The plan refined by what all layers change together, as far as images that did not choose, and whole networks, say that this helps."""
     begun = time.perf_counter()
     whole = _Whole(found, forecast)
     trust, words = whole.trust()
     ranks = whole.descend(whole.everything, trust) if trust > 0 else whole.start
+    if value_of is not None and ranks != whole.start:
+        before, after = (value_of(whole.forms(r)) for r in (whole.start, ranks))
+        words += f"; measured {before:.6f} and {after:.6f}"
+        if after > before:
+            ranks, words = whole.start, f"{words}, so that the least sum is kept"
     note = (
         f"predicted divergence of the whole network {whole.value(whole.start):.6f} at the least sum over layers, proven among the forms near it, "
         f"and {whole.value(ranks):.6f} at this plan: {words}"
@@ -193,7 +203,11 @@ class _Whole:
 
     def each(self, ranks: Sequence[int]) -> np.ndarray:
         """Predicted divergence of every image."""
-        return self.forecast.each(SearchResult(tuple(ranks), 0.0).plan_forms(self.problem))
+        return self.forecast.each(self.forms(ranks))
+
+    def forms(self, ranks: Sequence[int]) -> dict[str, Form]:
+        """A plan's forms by layer."""
+        return dict(SearchResult(tuple(ranks), 0.0).plan_forms(self.problem))
 
     def value(self, ranks: Sequence[int]) -> float:
         """Their mean."""

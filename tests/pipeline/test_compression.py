@@ -93,7 +93,12 @@ def test_flags_that_are_given_hold_beside_quality() -> None:
     base = ["compress", "--model", "m", "--weights", "w", "--lmdb", "l", "--out", "o", "--target_flops", "0.5"]
     # Before and behind the preset, also where a flag says what the default without a preset is.
     args = parse([*base, "--refine", "3", "--quality", "best", "--metric", "pca"])
-    assert args.refine == 3 and args.metric == "pca" and args.decomposition == "asymmetric" and args.method == "model"
+    assert (
+        args.refine == 3
+        and args.metric == "pca"
+        and args.decomposition == "asymmetric_fisher"
+        and args.method == "model"
+    )
     paper = parse([*base, "--quality", "paper", "--stride_placement", "exact"])
     assert paper.preset == "published" and paper.stride_placement == "exact" and paper.decomposition == "svd"
     assert parse(base).refine == 0 and parse(base).metric == "pca"
@@ -189,12 +194,12 @@ def test_labels_are_not_looked_at_and_emit_makes_the_same_network(tmp_path: Path
     # The same by the single commands, from the ranks alone.
     folder = tmp_path / "True"
     how = json.loads((folder / "out" / "evaluation.json").read_text())["decomposition"]
-    more = [n for n in ("bn", "change") if n in how]
-    assert how.endswith(", fitted by blocks")
+    # A fit that is kept begins with the original's statistics, and no network with others is made.
+    assert how == "asymmetric_fisher, bias recalibrated, fitted by blocks"
     status = main(
         ["emit", "--model", str(folder / "train_val.prototxt"), "--weights", str(folder / "net.caffemodel"), "--lmdb",
-         str(folder / "lmdb"), "--ranks", str(folder / "out" / "ranks.json"), "--decomposition", "asymmetric", "--recalibrate",
-         ",".join(["bias", *more]), "--reconstruct", "blocks", "--store", str(folder / "other.sqlite"), "--out", str(folder / "again")]
+         str(folder / "lmdb"), "--ranks", str(folder / "out" / "ranks.json"), "--decomposition", "asymmetric_fisher", "--recalibrate",
+         "bias", "--reconstruct", "blocks", "--store", str(folder / "other.sqlite"), "--out", str(folder / "again")]
     )  # fmt: skip
     assert status == 0 and "divergence from the original" in capsys.readouterr().out
     assert (folder / "again" / "compressed.caffemodel").read_bytes() == found[0]

@@ -104,6 +104,29 @@ def test_cross_terms_are_trusted_as_far_as_the_other_half_of_the_images_says(
     assert forecast.together(found.plan.forms) <= whole.value(whole.start) * (1 + 1e-6)
 
 
+def test_whole_networks_have_the_last_word_on_cross_terms(small, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, decomposer, table, *_ = small
+    forecast = Forecast(decomposer, [m.name for m in table.layers])
+    known = predicted_metrics(table, forecast)
+    monkeypatch.setattr(forecasting._Whole, "trust", lambda whole: (1.0, "cross terms are trusted"))
+    wholes = (
+        (t, forecasting._Whole(search_plan(known, options(target=t)), forecast))
+        for t in (0.5, 0.55, 0.6, 0.65, 0.8, 0.85)
+    )
+    target, whole = next((t, w) for t, w in wholes if w.descend(w.everything, 1.0) != w.start)
+    plans = [whole.forms(whole.start), whole.forms(whole.descend(whole.everything, 1.0))]
+    for better, kept in ((-1.0, plans[1]), (1.0, plans[0])):
+        seen: list[dict] = []
+
+        def value_of(forms, better=better, seen=seen) -> float:
+            seen.append(dict(forms))
+            return better * len(seen)
+
+        found = search_predicted(known, options(target=target), forecast, value_of=value_of)
+        assert seen == plans and dict(found.plan.forms) == kept
+        assert ("the least sum is kept" in (found.plan.about.note or "")) == (better > 0)
+
+
 def _doubled(of):
     """Rows 0, 0, 1, 1, ... of the first half of what a function gives."""
     return lambda *given: np.repeat(of(*given)[: IMAGES // 2], 2, axis=0)
@@ -127,7 +150,7 @@ def test_large_predictions_are_measured_and_their_curves_corrected(small, monkey
     for name, form in chosen.items():
         if (name, form) in forecast.measured:
             forecast.measured[name, form] = 10.0
-    monkeypatch.setattr(forecasting, "_together", lambda table, found, forecast: found)
+    monkeypatch.setattr(forecasting, "_together", lambda table, found, *others: found)
     again = search_predicted(known, options("fisher+measured"), forecast)
     assert not any(forecast.measured.get(p) == 10.0 for p in again.plan.forms.items())
 

@@ -17,7 +17,15 @@ from enc_caffe.errors import InfeasibleError, UsageError
 from enc_caffe.form import WHOLE
 from enc_caffe.metrics.files import read_metrics, write_metrics
 from enc_caffe.metrics.table import MetricsTable
-from enc_caffe.pipeline.planning import optimality_gap, search_plan, sweep, sweep_data
+from enc_caffe.pipeline.planning import (
+    CLOSE,
+    optimality_gap,
+    search_mixture,
+    search_plan,
+    sweep,
+    sweep_data,
+    with_one_scheme,
+)
 from enc_caffe.plan import read_plan
 from enc_caffe.search import exact
 from enc_caffe.search.options import SearchOptions
@@ -177,6 +185,34 @@ def test_mixtures_from_the_command_line(mixture_file: Path, tmp_path: Path, caps
         assert main([*base, "--schemes", "all", "--target_flops", "0.7", "--method", method]) == 0
         assert read_plan(out).about.flops_ratio <= 0.7
         assert read_plan(out).about.objective <= plans["all"].about.objective + 1e-12
+
+
+@pytest.mark.parametrize("target", [0.6, 0.7, 0.85])
+def test_a_scheme_alone_is_looked_at_only_where_its_sum_is_close(mixture_file: Path, target: float) -> None:
+    table = read_metrics(mixture_file)
+    wanted = SearchOptions("model", "divergence", target, schemes="all", count="all")
+    sums, plans = {}, {}
+    for scheme in ("spatial", "spatial_t", "channel", "tucker2"):
+        try:
+            found = search_plan(with_one_scheme(table, wanted, scheme), wanted)
+        except InfeasibleError:
+            continue
+        sums[scheme], plans[scheme] = -found.result.log_objective, found.plan.forms
+    best = search_plan(table, wanted)
+    close = [dict(plans[s]) for s, value in sums.items() if value <= CLOSE * -best.result.log_objective]
+    seen: list[dict] = []
+
+    def value_of(forms) -> float:
+        seen.append(dict(forms))
+        return -float(len(seen))
+
+    found = search_mixture(table, wanted, value_of)
+    different = [
+        f for i, f in enumerate([dict(best.plan.forms), *close]) if f not in [dict(best.plan.forms), *close][:i]
+    ]
+    assert sorted(map(str, seen)) == sorted(map(str, different)) and len(seen) < 1 + len(sums)
+    # The least value comes first, whichever plan has it.
+    assert dict(found[0][1].plan.forms) == seen[-1]
 
 
 def test_formats_from_the_command_line(mixture_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -125,7 +125,7 @@ def test_columns_are_kept_within_the_room() -> None:
         kept, wanted = whole.columns_kept()
         assert each * 4 <= kept.shape[1] <= 1.3 * each * 4 and kept.shape[1] == wanted.shape[1]
         for name, array in whole.arrays().items():
-            np.testing.assert_allclose(array, second.arrays()[name])
+            np.testing.assert_allclose(array, second.arrays()[name], rtol=1e-5, atol=1e-5)
         places = [int(np.argmin(np.abs(x - kept[:, i : i + 1]).sum(axis=0))) for i in range(kept.shape[1])]
         np.testing.assert_allclose(wanted, y[:, places], atol=1e-6)
 

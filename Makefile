@@ -17,7 +17,8 @@ help:
 	@echo "make table1       a table of the paper beside what can be had here (also table2 to table4; fig2, fig3, fig6, fig7; paper)"
 	@echo "                  variables: METHOD=map|model|inf, FINETUNE=0|1, WORKERS=, GPU=0,1|all, WEIGHTS=, OUT="
 	@echo "make rivals       every method of the paper's tables on ResNet-56: accuracy, evaluations and time of the search; variables:"
-	@echo "                  METHOD=uniform,adc,..., TARGETS=0.5,0.3, EPISODES=, CHOOSE=, LMDB=, TEST_LMDB=, MODEL=, WEIGHTS=, COUNT="
+	@echo "                  METHOD=uniform,adc,..., TARGETS=0.5,0.3, EPISODES=, CHOOSE=, LMDB=, TEST_LMDB=, MODEL=, WEIGHTS=, COUNT=,"
+	@echo "                  FINETUNE=N iterations for each (SOLVER=, TRAIN_LMDB= with MODEL=)"
 	@echo "make compare      all search methods on ResNet-56 at equal MACs (ENC_CAFFE_DATA=DIR)"
 	@echo "make test         all tests, two files at a time (JOBS=N)"
 	@echo "make lint         ruff and mypy;  make format  rewrites the layout"
@@ -49,7 +50,8 @@ rivals: install
 	@$(PY) scripts/rivals.py --out $(OUT)/rivals $(if $(METHOD),--method $(METHOD)) $(if $(TARGETS),--targets $(TARGETS)) \
 		$(if $(EPISODES),--episodes $(EPISODES)) $(if $(CHOOSE),--choose $(CHOOSE)) $(if $(WORKERS),--workers $(WORKERS)) \
 		$(if $(MODEL),--model $(MODEL)) $(if $(WEIGHTS),--weights $(WEIGHTS)) $(if $(LMDB),--lmdb $(LMDB)) \
-		$(if $(TEST_LMDB),--test_lmdb $(TEST_LMDB)) $(if $(COUNT),--count $(COUNT))
+		$(if $(TEST_LMDB),--test_lmdb $(TEST_LMDB)) $(if $(COUNT),--count $(COUNT)) $(if $(FINETUNE),--finetune $(FINETUNE)) \
+		$(if $(SOLVER),--solver $(SOLVER)) $(if $(TRAIN_LMDB),--train_lmdb $(TRAIN_LMDB))
 
 compare: install
 	@$(PY) scripts/compare_methods.py --out $(OUT)/compare $(if $(METRICS),--metrics $(METRICS))

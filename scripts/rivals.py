@@ -11,12 +11,14 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Optional
 
 from enc_caffe.errors import EncError, UsageError
 from enc_caffe.experiments import rivals
 from enc_caffe.experiments.fetch import RESOURCES, fetch
-from enc_caffe.experiments.inputs import cifar_parts
+from enc_caffe.experiments.inputs import cifar_parts, cifar_training
 from enc_caffe.experiments.paper import finish, say
+from enc_caffe.experiments.retrained import Training
 from enc_caffe.measuring.store import ResultStore, default_store
 from enc_caffe.pipeline.source import Source
 from enc_caffe.search.own import OWN, check
@@ -41,6 +43,16 @@ def main() -> int:
     )
     parser.add_argument("--count", choices=("paper", "all"), default="paper", help="what targets are parts of")
     parser.add_argument("--first_layer", default="keep", help="keep (default), half or search")
+    parser.add_argument(
+        "--finetune",
+        type=int,
+        metavar="N",
+        help="train every network by N iterations, and test it again (default: not)",
+    )
+    parser.add_argument("--solver", type=Path, help="of --finetune (default: ResNet-56's)")
+    parser.add_argument(
+        "--train_lmdb", type=Path, help="images of --finetune (default: all training images of CIFAR-10)"
+    )
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--store", type=Path, help="store of results (default: the per-user one)")
     parser.add_argument("--out", type=Path, default=Path("outputs/rivals"))
@@ -90,14 +102,30 @@ def run(args: argparse.Namespace) -> None:
         say(f"rivals: choosing by {args.choose} training images of CIFAR-10")
         made = cifar_parts(args.out, args.choose)
         choose, test = choose or made[0], test or made[1]
+    training = _training(args, model)
     source = Source(model, weights)
     network = source.load(choose).network.name
     first = None if args.first_layer == "keep" and args.count == "all" else args.first_layer
-    arena = rivals.Arena("rivals", network, source, choose, test, targets, args.count, first, settings)
+    arena = rivals.Arena("rivals", network, source, choose, test, targets, args.count, first, settings, training)
     with ResultStore(args.store or default_store(), say) as store, progress_bar("rivals", None) as bar:
         said = rivals.run(arena, names, args.out, store, Workers(args.workers), bar, say)
     finish(args.out)
     del said
+
+
+def _training(args: argparse.Namespace, model: Path) -> Optional[Training]:
+    """The training that all networks get, where one is asked for."""
+    if args.finetune is None:
+        given = [f for f in ("solver", "train_lmdb") if getattr(args, f) is not None]
+        if given:
+            raise UsageError(f"--{given[0]}: belongs to --finetune N, which is not given")
+        return None
+    if args.finetune < 1:
+        raise UsageError(f"--finetune {args.finetune}: 1 or more iterations are needed")
+    if args.model is not None and (args.solver is None or args.train_lmdb is None):
+        raise UsageError("--finetune needs --solver and --train_lmdb beside --model")
+    train = args.train_lmdb or cifar_training(args.out)
+    return Training(args.finetune, args.solver or model.parent / "solver.prototxt", train)
 
 
 if __name__ == "__main__":

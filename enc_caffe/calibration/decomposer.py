@@ -17,6 +17,7 @@ from enc_caffe.calibration.layerwise import Blobs, CalibrationTask, Step, calibr
 from enc_caffe.calibration.moments import POSITIONS, block_of, collect_all, columns_known, factorise_all, with_moments
 from enc_caffe.calibration.outputs import better_factors, costs_of_outputs
 from enc_caffe.calibration.reconstruction import KEY, reconstructed
+from enc_caffe.calibration.rectified import Behind, behind
 from enc_caffe.decomposition import chain_of
 from enc_caffe.decomposition.outputs import OUTPUT_RIDGE
 from enc_caffe.decomposition.regression import FEW as FEW_COLUMNS
@@ -31,7 +32,7 @@ from enc_caffe.measuring.subject import Subject, net_task, reference_scores
 from enc_caffe.network import Layer, Made, Network
 from enc_caffe.progress import Stages, quiet
 
-KINDS = ("svd", "weighted", "fisher", "asymmetric", "asymmetric_fisher")
+KINDS = ("svd", "weighted", "fisher", "asymmetric", "asymmetric_fisher", "asymmetric_relu")
 #: What may be put right: ``bn`` estimates the statistics of BatchNorm layers again on the images, ``change`` corrects them
 #: by how much they differ between both networks on the images, ``bias`` corrects the biases of pairs, ``auto`` takes what
 #: measures best.
@@ -48,9 +49,10 @@ class Decomposition:
 
     Attributes
     ----------
-    kind : {'svd', 'weighted', 'fisher', 'asymmetric', 'asymmetric_fisher'}
+    kind : {'svd', 'weighted', 'fisher', 'asymmetric', 'asymmetric_fisher', 'asymmetric_relu'}
         The error of the weights, of the layer's output on the original's inputs, the same weighted by what changes of the
-        outputs cost, or the error of its output on the inputs that come from the compressed layers before it, plain or weighted.
+        outputs cost, or the error of its output on the inputs that come from the compressed layers before it, plain, weighted, or behind
+        the ReLU where one follows ([16] of the paper; a constant beside every layer is part of it).
     recalibrate : frozenset of str
         Names of :data:`RECALIBRATE`.
     reconstruct : {'none', 'blocks'}
@@ -84,7 +86,7 @@ class Decomposition:
     @property
     def asymmetric(self) -> bool:
         """Whether layers are solved for the inputs that come from the compressed ones before them."""
-        return self.kind in ("asymmetric", "asymmetric_fisher")
+        return self.kind.startswith("asymmetric")
 
     @property
     def by_blocks(self) -> bool:
@@ -114,13 +116,16 @@ def affected(network: Network, forms: Mapping[str, Form]) -> list[Layer]:
 
 
 def steps_for(
-    network: Network, forms: Mapping[str, Form], how: Decomposition, shared: frozenset[str] = frozenset()
-) -> list[Step]:
+    network: Network, forms: Mapping[str, Form], how: Decomposition, shared: frozenset[str] = frozenset(),
+    after: Optional[Mapping[str, Behind]] = None,
+) -> list[Step]:  # fmt: skip
     """What is put right in a plan's network, in the order of its layers.
 
     ``shared`` are BatchNorm layers that stay as they are: they share their statistics with others, or take those of the
-    batch.
+    batch. ``after`` is what follows layers whose errors count behind it; the statistics there are put right with the layers.
     """
+    known = after or {}
+    taken = {known[n].norm.name for n in forms if n in known and known[n].norm is not None}  # type: ignore[union-attr]
     layers = affected(network, forms)
     norms = {x.bottoms[0] for x in layers if x.type == "BatchNorm"} if {"bn", "change"} & how.recalibrate else set()
     steps = []
@@ -129,12 +134,17 @@ def steps_for(
             form = forms[layer.name]
             names = tuple(layer.name + stage.suffix for stage in chain_of(layer, form).stages)
             biased = layer.bias and "bias" in how.recalibrate and columns_known(layer)
-            if how.asymmetric and with_moments(layer):
+            if how.kind == "asymmetric_relu" and with_moments(layer):
+                own = known.get(layer.name)
+                # Without a place for a constant there is none, and the target is linear.
+                free = layer.bias or (own is not None and own.norm is not None)
+                steps.append(Step("chain", layer, form, names, free, own if free else None))
+            elif how.asymmetric and with_moments(layer):
                 free = biased or layer.tops[0] in norms
                 steps.append(Step("chain", layer, form, names, free))
             elif biased and layer.tops[0] not in norms:
                 steps.append(Step("bias", layer, form, names))
-        elif layer.type == "BatchNorm" and {"bn", "change"} & how.recalibrate and layer.name not in shared:
+        elif layer.type == "BatchNorm" and {"bn", "change"} & how.recalibrate and layer.name not in shared | taken:
             steps.append(Step("norm" if "bn" in how.recalibrate else "change", layer))
     return steps
 
@@ -263,7 +273,9 @@ class Decomposer:
             folder = self.folder("blocks")
             return reconstructed(self.made, self._model, forms, self.placement, base, folder, key, self.progress)
         initial = self._initial(forms)
-        steps = steps_for(network, forms, self.how, fixed_norms(self.made.net))
+        shared = fixed_norms(self.made.net)
+        after = behind(self.made.net, network, self._model, shared) if self.how.kind == "asymmetric_relu" else None
+        steps = steps_for(network, forms, self.how, shared, after)
         if not steps:
             return initial
         kept = self.folder("calibrated") / f"{key}.npz"

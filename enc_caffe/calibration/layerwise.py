@@ -19,6 +19,7 @@ from typing import Any, Callable, Iterator, Mapping, Optional, Sequence
 import numpy as np
 
 from enc_caffe.calibration.moments import MomentSum, image_columns, image_patches
+from enc_caffe.calibration.rectified import Behind, ResponseSum, placed, solved_behind, width
 from enc_caffe.decomposition import scheme_for
 from enc_caffe.decomposition.outputs import output_roots, solve_turned, turned
 from enc_caffe.decomposition.patches import patch_size
@@ -60,6 +61,8 @@ class Step:
         Of a chain or bias: the layers that stand for it.
     free : bool
         Of a chain: whether a constant may be added to its output, because its bias or the statistics after it take it up.
+    after : Behind, optional
+        Of a chain whose errors count behind what follows it: that.
     """
 
     kind: str
@@ -67,6 +70,12 @@ class Step:
     form: Form = WHOLE
     names: tuple[str, ...] = ()
     free: bool = False
+    after: Optional[Behind] = None
+
+    @property
+    def rectified(self) -> bool:
+        """Whether it is errors behind a ReLU that count."""
+        return self.after is not None and self.after.relu and width(self.layer, self.form) > 0
 
 
 @dataclass(frozen=True)
@@ -98,7 +107,7 @@ def advance(
     keep : bool
         Write the blobs that the next steps go on from.
     """  # fmt: skip
-    step, sums = steps[at], _sums(steps[at])
+    step, sums = steps[at], _sums(steps[at], task.images)
     with contextlib.ExitStack() as stack:
         engines = _engines(task, stack)
         engines[0].put(blobs)
@@ -186,9 +195,11 @@ def _live_file(task: CalibrationTask, step: int, chunk: int) -> Path:
     return Path(task.folder) / f"live-{step}-{chunk}.npz"
 
 
-def _sums(step: Step) -> Any:
+def _sums(step: Step, images: int) -> Any:
     if step.kind == "chain":
         size, outputs = patch_size(step.layer), step.layer.out_channels // step.layer.groups
+        if step.rectified:
+            return [ResponseSum(size, outputs, images)]
         return [MomentSum(size, outputs) for _ in range(step.layer.groups)]
     if step.kind == "bias":
         return np.zeros((2, step.layer.out_channels)), [0]
@@ -202,9 +213,11 @@ def _add(sums: Any, step: Step, engines: Sequence[Engine], first: int) -> None:
         outputs = wanted.reshape(len(wanted), step.layer.groups, -1, int(np.prod(step.layer.output)))
         for group, total in enumerate(sums):
             # Where positions are sampled, the same ones of the outputs.
-            total.add(
-                image_patches(blob, step.layer, group, first), image_columns(outputs[:, group], step.layer, first)
-            )
+            columns = image_patches(blob, step.layer, group, first), image_columns(outputs[:, group], step.layer, first)
+            if isinstance(total, ResponseSum):
+                total.add_images(*columns, len(blob))
+            else:
+                total.add(*columns)
         return
     if step.kind in ("norm", "change"):
         both = engines if step.kind == "change" else engines[:1]
@@ -262,7 +275,10 @@ def calibrate(
             changed = {n: b for n, b in found.items() if n in since}
             jobs = [(small, base, at, steps, c, changed, keep) for c in chunks]
             (sums,) = run_all(executor, advance, jobs, [1] * len(chunks), fold=_merged)
-            blobs = _solved(step, sums, initial, weights_of, task.outputs.get(step.layer.name))
+            if step.rectified and step.after is not None:
+                blobs = solved_behind(step.layer, step.form, step.names, sums[0], step.after, weights_of)
+            else:
+                blobs = _solved(step, sums, initial, weights_of, task.outputs.get(step.layer.name))
         found.update(blobs)
         before, base = base, at if keep else base
         _remember(folder, at + 1, base, found)
@@ -273,7 +289,8 @@ def calibrate(
 
 
 def _changes(step: Step) -> list[str]:
-    return {"chain": list(step.names), "bias": list(step.names[-1:])}.get(step.kind, [step.layer.name])
+    norm = [step.after.norm.name] if step.after is not None and step.after.norm is not None else []
+    return {"chain": [*step.names, *norm], "bias": list(step.names[-1:])}.get(step.kind, [step.layer.name])
 
 
 def _merged(first: Any, second: Any) -> Any:
@@ -323,14 +340,12 @@ def _solved(
         roots = output_roots(outputs)
         factors = solve_turned(scheme, layer, arrays[0], turned(ready, roots), roots, step.form)
     blobs = {name: [factor] for name, factor in zip(step.names, factors)}
-    if bias is not None:
-        new = bias.reshape(-1)
-        if step.free:
-            effective = scheme.effective(layer, step.form, [np.asarray(f, np.float64) for f in factors])
-            own = group_weights(layer, effective.reshape(arrays[0].shape))
-            new = np.concatenate([y - w @ x for w, (x, y) in zip(own, means)])
-        blobs[step.names[-1]].append(new)
-    return blobs
+    new = np.zeros(0) if bias is None else bias.reshape(-1)
+    if step.free:
+        effective = scheme.effective(layer, step.form, [np.asarray(f, np.float64) for f in factors])
+        own = group_weights(layer, effective.reshape(arrays[0].shape))
+        new = np.concatenate([y - w @ x for w, (x, y) in zip(own, means)])
+    return placed(blobs, step.names[-1], new, len(arrays) > 1, step.after, weights_of)
 
 
 def flattened(blobs: Blobs) -> dict[str, np.ndarray]:

@@ -173,7 +173,7 @@ def add_making(command: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--decomposition", choices=KINDS, default=argparse.SUPPRESS,
         help="svd (default): least error of the weights; weighted: of the layer's output; asymmetric: of its output on "
-        "what the compressed layers before it give",
+        "what the compressed layers before it give; asymmetric_relu: the same behind the ReLU where one follows (channel, tucker2, asym3d)",
     )  # fmt: skip
     how.add_argument(
         "--recalibrate", type=names_argument, default=argparse.SUPPRESS, metavar="bn,change,bias,auto",

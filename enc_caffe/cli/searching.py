@@ -74,7 +74,7 @@ def add_search(command: argparse.ArgumentParser, sweeps: bool = False, solver: s
         "--groups", action=argparse.BooleanOptionalAction, default=True,
         help="search layers of equal cost by their summed rank in the space (default: yes)",
     )  # fmt: skip
-    how.add_argument("--seed", type=int, default=0, help="of random and adc (default: 0)")
+    how.add_argument("--seed", type=int, default=0, help="of random, adc and amc (default: 0)")
     add_own(command)
     rank = command.add_argument_group("ranks that are allowed")
     rank.add_argument(

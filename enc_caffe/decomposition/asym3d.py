@@ -2,8 +2,8 @@
 
 The channel scheme to p filters, whose Dh x Dw layer is split once more along its axes: the "asymmetric 3-D" form of Zhang, Zou, He and Sun
 (IEEE TPAMI 38, 2016; [16] of the paper). For least error of the OUTPUT the channel part is reduced-rank regression on the responses, and the
-split that of least error of the p responses, whose directions it makes orthonormal. Inputs are asymmetric with ``--decomposition asymmetric``;
-the ReLU behind the layer is not in the target.
+split that of least error of the p responses, whose directions it makes orthonormal. Inputs are asymmetric with ``--decomposition asymmetric``,
+and with ``asymmetric_relu`` the ReLU behind the layer is in the target too.
 """
 
 from __future__ import annotations

@@ -25,6 +25,11 @@ Schemes = Union[str, tuple[str, ...]]
 PAPER, ALL = "paper", "all"
 #: Channel pruning by itself, as He, Zhang and Sun have it.
 CHANNEL_PRUNING: Schemes = ("prune_lasso",)
+#: 3C: the schemes of its three networks.
+THREE_C: tuple[tuple[str, ...], ...] = (("spatial",), ("channel",), ("prune_lasso",))
+#: What asymmetric 3-D and AMC let a layer become.
+ASYMMETRIC_3D: Schemes = ("asym3d",)
+BY_MAGNITUDE: Schemes = ("prune_magnitude",)
 
 _PASS_THROUGH = frozenset({"BatchNorm", "Scale", "Bias", "ReLU", "PReLU", "ELU", "Dropout", "Split", "Power"})
 

@@ -241,22 +241,33 @@ def cifar_parts(out: Path, number: int) -> tuple[Path, Path]:
     UsageError
         For a number below 1, or above what is here.
     """
-    found = local_images()
     paths = out / f"train{number}_lmdb", out / "test_lmdb"
     for path, part, most in ((paths[0], "train", number), (paths[1], "test", None)):
-        if path.exists():
-            continue
-        if found is None:
-            total, records = sources.from_cifar10(cifar10_folder(), part)
-            write_lmdb(path, records if most is None else itertools.islice(records, most))
-            continue
-        if found.is_dir():
-            pixels, labels = read_sheets(found / part)
-        else:
-            with np.load(found, allow_pickle=False) as data:
-                pixels, labels = data[f"{part}_images"], data[f"{part}_labels"].astype(np.int64)
-        total = len(pixels)
-        if most is not None and not 1 <= most <= total:
-            raise UsageError(f"--choose {most}: 1 to {total} training images are here")
-        write_lmdb(path, sources.from_arrays(pixels[:most], labels[:most])[1])
+        _cifar_part(path, part, most)
     return paths
+
+
+def cifar_training(out: Path) -> Path:
+    """LMDB of all training images of CIFAR-10 that are here, made once."""
+    path = out / "train_lmdb"
+    _cifar_part(path, "train", None)
+    return path
+
+
+def _cifar_part(path: Path, part: str, most: Optional[int]) -> None:
+    if path.exists():
+        return
+    found = local_images()
+    if found is None:
+        records = sources.from_cifar10(cifar10_folder(), part)[1]
+        write_lmdb(path, records if most is None else itertools.islice(records, most))
+        return
+    if found.is_dir():
+        pixels, labels = read_sheets(found / part)
+    else:
+        with np.load(found, allow_pickle=False) as data:
+            pixels, labels = data[f"{part}_images"], data[f"{part}_labels"].astype(np.int64)
+    total = len(pixels)
+    if most is not None and not 1 <= most <= total:
+        raise UsageError(f"--choose {most}: 1 to {total} training images are here")
+    write_lmdb(path, sources.from_arrays(pixels[:most], labels[:most])[1])

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Optional
 
-from enc_caffe.experiments.rivals import RIVALS
+from enc_caffe.experiments.rows import RIVALS
 from enc_caffe.pipeline.reporting import read_run
 from enc_caffe.report.paper import PaperResult
 from enc_caffe.report.rows import Network, Run
 from enc_caffe.search.methods import METHODS
+from enc_caffe.search.own import PRUNING
 
 #: The paper's words for the rivals whose label is another one.
 WORDS = {"Heuristic [17]": "heuristic", "Asym.3D [11]": "asym"}
@@ -53,10 +54,14 @@ def on_resnet56(policy: str, run: Optional[Run]) -> str:
 
 def command_for(row: PaperResult) -> str:
     """How to have the row itself: the command for a user with the images."""
-    key = rival_of(row.policy)
-    method = next((r.method for r in RIVALS if r.key == key), None)
+    rival = next((r for r in RIVALS if r.key == rival_of(row.policy)), None)
     name = TARGETS.get((row.network, row.macs))
-    if name is None or key is None or method not in METHODS:
+    if name is None or rival is None or rival.method not in METHODS:
         return "-"
+    key, method = rival.key, rival.method
+    if method in PRUNING or rival.making is not None:
+        # An experiment's network has the paper's schemes, and plain SVD.
+        own = "" if row.network == "ResNet-56" else " MODEL= WEIGHTS= LMDB= TEST_LMDB="
+        return f"make rivals METHOD={key} TARGETS={row.macs:g}{own}"
     images = "" if row.network == "ResNet-56" else " IMAGENET_LMDB= TEST_LMDB="
     return f"make {name} METHOD={method}{images}"

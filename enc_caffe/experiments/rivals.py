@@ -7,101 +7,48 @@ from pathlib import Path
 from typing import Any, Callable, Mapping, Optional, Sequence
 
 from enc_caffe import __version__
-from enc_caffe.calibration.decomposer import Decomposition
-from enc_caffe.complexity import network_complexity
-from enc_caffe.errors import InfeasibleError, MetricsError, OutputError, UsageError
+from enc_caffe.caffe_tools.finetune import RESULT
+from enc_caffe.calibration.decomposer import Decomposer, Decomposition
+from enc_caffe.complexity import Complexity, network_complexity
+from enc_caffe.decomposition.policy import ALL, PAPER, Schemes
+from enc_caffe.errors import InfeasibleError, MetricsError, OutputError
+from enc_caffe.experiments.in_turn import Course, folders, in_turn
 from enc_caffe.experiments.inputs import count
-from enc_caffe.experiments.run import command, plain
+from enc_caffe.experiments.retrained import Training, retrained
+from enc_caffe.experiments.rows import RIVALS, Rival, chosen
+from enc_caffe.experiments.run import command, is_stale, plain
 from enc_caffe.experiments.steps import Steps
 from enc_caffe.experiments.timed import Timed, cpu_seconds
 from enc_caffe.files.jsonfile import read_json, write_json
 from enc_caffe.files.output import claimed
 from enc_caffe.form import CONVENTIONS
-from enc_caffe.measuring.store import ResultStore
+from enc_caffe.measuring.store import ResultStore, digest_of
 from enc_caffe.measuring.subject import PlanEvaluator
 from enc_caffe.metrics.files import write_metrics
-from enc_caffe.network import Network
-from enc_caffe.pipeline.compression import QUALITY, Making, Output, compress
+from enc_caffe.metrics.table import MetricsTable
+from enc_caffe.pipeline.compression import Output, compress
+from enc_caffe.pipeline.emission import emit
 from enc_caffe.pipeline.measurement import images_of
 from enc_caffe.pipeline.planning import search_plan
 from enc_caffe.pipeline.reporting import EXPERIMENT, versions
 from enc_caffe.pipeline.source import Resources, Source
 from enc_caffe.pipeline.spectra import pca_metrics
-from enc_caffe.plan import Plan, write_plan
-from enc_caffe.search.methods import EVALUATING, METHODS
+from enc_caffe.plan import Plan, read_plan, write_plan
+from enc_caffe.search.methods import EVALUATING
 from enc_caffe.search.options import SearchOptions
 from enc_caffe.search.own import OWN, UNBUDGETED
 from enc_caffe.workers.choice import Workers
 from enc_caffe.workers.executor import Executor
 
-
-@dataclass(frozen=True)
-class Rival:
-    """One row.
-
-    Attributes
-    ----------
-    key : str
-        Of its files, and on the command line.
-    label : str
-        As the paper names it; the number in brackets is its reference.
-    search : mapping
-        Fields of :class:`SearchOptions`.
-    making : Making, optional
-        Where images have a say in the weights too: such a row goes through the whole of ``enc-caffe compress``.
-    """
-
-    key: str
-    label: str
-    search: Mapping[str, Any]
-    making: Optional[Making] = None
-
-    @property
-    def method(self) -> str:
-        """The search method."""
-        return str(self.search["method"])
-
-
-def _of_quality(key: str, label: str, name: str) -> Rival:
-    """The row of ``enc-caffe compress --quality NAME``; without it a row that is missing."""
-    if name not in QUALITY:
-        return Rival(key, label, {"method": name})
-    own = QUALITY[name]
-    search: dict[str, Any] = {n: own[n] for n in ("method", "metric", "schemes") if n in own}
-    how = Decomposition(own["decomposition"], own["recalibrate"], own.get("reconstruct", "none"))
-    return Rival(key, label, search, Making(how, own["refine"], own["dense"]))
-
-
-WEIGHTED = Making(Decomposition("weighted"))
-#: In the order of the table. A method that this version has not is said to be missing, and joins as soon as it is there.
-RIVALS: tuple[Rival, ...] = (
-    Rival("uniform", "Uniform", {"method": "uniform"}),
-    Rival("heuristic", "Heuristic, ours", {"method": "heuristic"}),
-    Rival("vbmf", "VBMF ranks, scaled [13]", {"method": "vbmf"}),
-    Rival("y_d", "Y-D et al. [13]", {"method": "y_d", "schemes": "all"}),
-    Rival("energy", "PCA energy, greedy [16]", {"method": "energy"}),
-    Rival("asym", "Asym. 3-D [11]", {"method": "asym"}),
-    _of_quality("pruning", "Channel pruning [1]", "channel_pruning"),
-    Rival("3c", "CP-3C [1]", {"method": "3c"}),
-    Rival("amc", "AMC [4]", {"method": "amc"}),
-    Rival("adc", "ADC [17]", {"method": "adc"}),
-    Rival("ars", "ARS [18]", {"method": "ars"}),
-    Rival("lagrangian", "Lagrangian, A_p", {"method": "lagrangian"}),
-    Rival("map", "ENC-Map", {"method": "map"}),
-    Rival("model", "ENC-Model", {"method": "model", "solver": "space"}),
-    Rival("inf", "ENC-Inf", {"method": "inf", "solver": "space"}),
-    Rival("exact", "exact optimum of A_p", {"method": "model"}),
-    Rival("balf", "Lagrangian, whitened SVD (BALF's rule)", {"method": "lagrangian", "metric": "output"}, WEIGHTED),
-    Rival("forms", "exact over all forms, output error", {"method": "model", "metric": "output", "schemes": "all"}, WEIGHTED),
-    _of_quality("best", "--quality best", "best"),
-)  # fmt: skip
+#: Format of a row that another package left.
+PEER = "enc-caffe-peer/1"
 
 
 @dataclass(frozen=True)
 class Arena:
     """What all rivals share: the network, images that choose and images that test, targets, and what is counted.
 
-    ``settings`` are given for the methods that know them, such as ``episodes``.
+    ``settings`` are given for the methods that know them, such as ``episodes``; ``training`` is what every network gets in the end.
     """
 
     name: str
@@ -113,6 +60,7 @@ class Arena:
     count: str = "paper"
     first_layer: Optional[str] = "keep"
     settings: Mapping[str, Any] = field(default_factory=dict)
+    training: Optional[Training] = None
 
     def options(self, rival: Rival, target: float) -> SearchOptions:
         """What a rival searches for."""
@@ -136,12 +84,15 @@ class Match:
         everything = arena.source.load(arena.choose, "all", True)
         self.table = pca_metrics(loaded, arena.source.weights)
         self.modes = pca_metrics(everything, arena.source.weights)
+        self._network = loaded.network
         self._what = ""
-        self._chooser, self._reporter = (
-            PlanEvaluator(images_of(loaded, arena.source.weights, p, executor, store), progress=self._progress)
-            for p in (arena.choose, arena.test)
+        self._images, self._tests = (
+            images_of(loaded, arena.source.weights, p, executor, store) for p in (arena.choose, arena.test)
         )
-        self._timed = Timed(self._chooser, out / "seconds.json")
+        self._reporter = PlanEvaluator(self._tests, progress=self._progress)
+        self._executor = executor
+        self._decomposers: dict[Decomposition, Decomposer] = {}
+        self._timed: dict[Optional[Decomposition], tuple[Timed, PlanEvaluator]] = {}
         self.inputs = {
             "weights": store.file_digest(arena.source.weights), "model": store.file_digest(arena.source.model),
             "choose": store.file_digest(arena.choose / "data.mdb"), "test": store.file_digest(arena.test / "data.mdb"),
@@ -149,15 +100,35 @@ class Match:
         }  # fmt: skip
 
     def _progress(self, plans: int, done: int, all_: int) -> None:
-        self._timed.measuring()
         self.bar(done, all_, self._what)
+
+    def _evaluators(self, how: Optional[Decomposition]) -> tuple[Timed, PlanEvaluator]:
+        """What evaluates plans on the images that choose, and on those that test, with weights made in one way."""
+        if how not in self._timed:
+            make: dict[str, Any] = {}
+            if how is not None:
+                decomposer = self._decomposers[how] = Decomposer(
+                    self._images, how, progress=lambda what, done, all_: measuring(0, done, all_)
+                )
+                # On the images that test, it matters which images the weights are of.
+                make = {"blobs_of": decomposer.blobs, "name": [*decomposer.name(), self.inputs["choose"]]}
+
+            def measuring(plans: int, done: int, all_: int) -> None:
+                timed.measuring()
+                self._progress(plans, done, all_)
+
+            name = "seconds.json" if how is None else f"seconds-{how.kind}.json"
+            timed = Timed(PlanEvaluator(self._images, progress=measuring, **make), self.out / name)
+            self._timed[how] = timed, PlanEvaluator(self._tests, progress=self._progress, **make)
+        return self._timed[how]
 
     def original(self) -> dict[str, Any]:
         """The network whole."""
         self._what = "original"
-        made = self.steps.run("original", self.inputs, [], lambda: {"score": self._score({})})
+        made = self.steps.run("original", self.inputs, [], lambda: {"score": _score(self._reporter, {})})
+        tuned = self._tuned("original", Plan(self.arena.network, {}), PAPER)
         return {
-            "method": "original", "label": "original", "macs": {"paper": 1.0, "exact": 1.0}, "parameters": 1.0, **made
+            "method": "original", "label": "original", "macs": {"paper": 1.0, "exact": 1.0}, "parameters": 1.0, **made, **tuned
         }  # fmt: skip
 
     def play(self, rival: Rival, target: float) -> dict[str, Any]:
@@ -165,23 +136,37 @@ class Match:
         options = self.arena.options(rival, target)
         name = rival.key if rival.method in UNBUDGETED else f"{rival.key}-{target:g}"
         self._what, path = name, self.out / f"ranks-{name}.json"
-        key = {**self.inputs, "options": plain(options), "making": repr(rival.making)}
+        key = {**self.inputs, "options": plain(options), "making": repr(rival.making), "weights": repr(rival.weights)}
+        if rival.turns:
+            made = self._in_turn(rival, options, name, key)
+            made.update(self._tuned(name, turns=rival.turns))
+            return {"method": rival.key, "label": rival.label, "options": plain(options), "target": target, **made}
         make = self._searched if rival.making is None else self._compressed
         made = self.steps.run(name, key, [path], lambda: make(rival, options, name, path))
+        if self.arena.training is not None:
+            schemes = ALL if rival.method in UNBUDGETED else options.schemes
+            made.update(self._tuned(name, None if rival.making else read_plan(path), schemes, rival.weights))
         return {
             "method": rival.key, "label": rival.label, "ranks": path.name, "options": plain(options), "target": target, **made
         }  # fmt: skip
 
     def _searched(self, rival: Rival, options: SearchOptions, name: str, path: Path) -> dict[str, Any]:
-        table = self.modes if rival.method in UNBUDGETED else self.table
-        evaluating = rival.method in EVALUATING
-        self._timed.begin()
-        found = search_plan(table, options, self._timed if evaluating else None)
-        evaluations, seconds = self._timed.ended()
+        timed, reporter = self._evaluators(rival.weights)
+        table = self.modes if rival.method in UNBUDGETED else self._table(options.schemes)
+        timed.begin()
+        found = search_plan(table, options, timed if rival.method in EVALUATING else None)
+        evaluations, seconds = timed.ended()
         plan = replace(found.plan, about=replace(found.plan.about, search_seconds=seconds))
         write_plan(path, plan)
         made = {"search": {"evaluations": evaluations, "seconds": seconds}, **self._costs(plan)}
-        return {**made, "score": self._score(plan.forms)}
+        return {**made, "score": _score(reporter, plan.forms)}
+
+    def _table(self, asked: Schemes) -> MetricsTable:
+        """The curves of what layers may become; those of the paper's schemes are there."""
+        if asked == PAPER:
+            return self.table
+        source = self.arena.source
+        return pca_metrics(source.load(self.arena.choose, asked), source.weights)
 
     def _compressed(self, rival: Rival, options: SearchOptions, name: str, path: Path) -> dict[str, Any]:
         assert rival.making is not None
@@ -208,21 +193,66 @@ class Match:
             }
         return made
 
+    def _in_turn(self, rival: Rival, options: SearchOptions, name: str, key: Mapping[str, Any]) -> dict[str, Any]:
+        assert rival.making is not None
+        arena, whole = self.arena, self._counted()
+        resources = Resources(self.workers, self.store)
+        course = Course(arena.source, arena.choose, arena.test, rival.making, resources)
+        made = in_turn(
+            course, rival.turns, options, whole.macs, self.out / name, self.steps, key,
+            lambda done, all_, what: self.bar(done, all_, f"{name}: {what}"),
+        )  # fmt: skip
+        saved = made["saved"]
+        found = {
+            "search": {"evaluations": 0, "seconds": made["seconds"]}, "macs": {c: 1.0 - saved[c] / whole.macs for c in CONVENTIONS},
+            "parameters": 1.0 - saved["parameters"] / whole.parameters,
+        }  # fmt: skip
+        return {**found, **({"score": {n: made[n] for n in ("images", "correct")}} if "correct" in made else {})}
+
+    def _tuned(
+        self,
+        name: str,
+        plan: Optional[Plan] = None,
+        schemes: Schemes = PAPER,
+        how: Optional[Decomposition] = None,
+        turns: Sequence[tuple[str, ...]] = (),
+    ) -> dict[str, Any]:
+        """The network after the training that all get; ``plan`` where there is no folder with it yet."""
+        training, source = self.arena.training, self.arena.source
+        if training is None:
+            return {}
+        folder = self.out / name
+        if plan is not None:
+            loaded = source.load(self.arena.choose, schemes, schemes == ALL)
+            self._evaluators(how)
+            blobs = {} if how is None else self._decomposers[how].blobs(plan.forms)
+            emit(loaded, source.weights, plan, folder, force=True, test_lmdb=self.arena.test, blobs=blobs)
+        elif turns:
+            folder = folder / folders(turns)[-1]
+        out = self.out / f"{name}-finetuned"
+        key = {
+            **self.inputs,
+            **training.key(self.store),
+            "network": self.store.file_digest(folder / "compressed.caffemodel"),
+        }
+        made = self.steps.run(f"finetune-{name}", key, [out / RESULT], lambda: retrained(
+            training, folder, out, self.arena.test, self.store, self._executor,
+            lambda step: self.bar(step.iteration, step.iterations, f"{name}: {step.words()}"), is_stale(out, digest_of(key)),
+        ))  # fmt: skip
+        return {"finetuned": made}
+
+    def _counted(self) -> Complexity:
+        """What the layers that the paper counts cost whole."""
+        return network_complexity(self._network, {}, counted=[layer.name for layer, _ in self.table.by_layer()])
+
     def _costs(self, plan: Plan) -> dict[str, Any]:
         # Parts of the layers that the paper counts, less what is saved in others too: one measure for all.
-        counted, everything = (
-            Network(t.network, tuple(layer for layer, _ in t.by_layer())) for t in (self.table, self.modes)
-        )
-        whole, found = network_complexity(counted, {}), {}
+        whole, found = self._counted(), {}
         for convention in CONVENTIONS:
-            before, after = (network_complexity(everything, f, convention) for f in ({}, plan.forms))
+            before, after = (network_complexity(self._network, f, convention) for f in ({}, plan.forms))
             found[convention] = 1.0 - (before.macs - after.macs) / whole.macs
             parameters = 1.0 - (before.parameters - after.parameters) / whole.parameters
         return {"macs": found, "parameters": parameters}
-
-    def _score(self, forms: Mapping[str, Any]) -> dict[str, Any]:
-        found = self._reporter.counts(forms)
-        return {"images": found.images, "correct": {"1": found.correct, "5": found.correct_5}}
 
 
 def run(
@@ -264,8 +294,29 @@ def run(
                     remarks.append(f"{rival.label} at {target:g}: {str(exc).splitlines()[0]}")
                 now = {_place(n) for n in networks}
                 kept = [n for n in before if _place(n) not in now]
-                _write(arena, out, networks + kept, remarks + missing, match.inputs)
+                more = [n for n in peers(out / "peers", match.inputs, remarks) if _place(n) not in now]
+                kept = [n for n in kept if _place(n) not in {_place(m) for m in more}]
+                _write(arena, out, networks + kept + more, remarks + missing, match.inputs)
     return remarks + missing
+
+
+def _score(reporter: PlanEvaluator, forms: Mapping[str, Any]) -> dict[str, Any]:
+    found = reporter.counts(forms)
+    return {"images": found.images, "correct": {"1": found.correct, "5": found.correct_5}}
+
+
+def peers(folder: Path, inputs: Mapping[str, Any], remarks: list[str]) -> list[dict[str, Any]]:
+    """Rows that other packages left (``scripts/peers``), where they are of the same files; of others a remark says so."""
+    found = []
+    for path in sorted(folder.glob("*.json")):
+        row = read_json(path, PEER, OutputError)
+        if row.get("files") == _files(inputs):
+            found.append({k: v for k, v in row.items() if k not in ("format", "files")})
+            continue
+        line = f"{path.name}: is of other files than this table; run scripts/peers again"
+        if line not in remarks:
+            remarks.append(line)
+    return found
 
 
 def _place(entry: Mapping[str, Any]) -> tuple[str, Any]:
@@ -288,21 +339,10 @@ def _files(inputs: Mapping[str, Any]) -> dict[str, Any]:
 def _length(rival: Rival) -> tuple[bool, ...]:
     return (
         rival.making is not None and rival.making.refine > 0,
-        rival.method == "adc",
+        rival.method in ("adc", "amc"),
         rival.making is not None,
         rival.method in EVALUATING,
     )
-
-
-def chosen(names: Sequence[str]) -> tuple[list[Rival], list[str]]:
-    """The rivals of these names (all where there is none) whose method is there, and a line for each that is not."""
-    known = {r.key: r for r in RIVALS}
-    unknown = [n for n in names if n not in known]
-    if unknown:
-        raise UsageError(f"METHOD={','.join(names)}: no rival '{unknown[0]}'; there is {', '.join(known)}")
-    picked = [known[n] for n in names] if names else list(RIVALS)
-    missing = [f"{r.label}: not in this version" for r in picked if r.method not in METHODS]
-    return [r for r in picked if r.method in METHODS], missing
 
 
 def _write(

@@ -235,7 +235,7 @@ def tuned(lab: Laboratory, name: str, folder: Path) -> dict[str, Any]:
     def make() -> dict[str, Any]:
         result = finetune(
             folder / "solver.prototxt", folder / "compressed.caffemodel", out, model, overrides=overrides, gpu=lab.choices.gpu,
-            repeatable=True, force=_is_stale(out, digest_of(key)),
+            repeatable=True, force=is_stale(out, digest_of(key)),
             progress=lambda step: _show(lab, name, step),
         )  # fmt: skip
         return {"loss": result.loss, "caffe_test": result.test, "images": result.images}
@@ -245,7 +245,7 @@ def tuned(lab: Laboratory, name: str, folder: Path) -> dict[str, Any]:
     return {"folder": out.name, "epochs": epochs, **made, "score": score(lab, f"{name}-finetuned", folder / "train_val.prototxt", out / RESULT)}  # fmt: skip
 
 
-def _is_stale(out: Path, key: str) -> bool:
+def is_stale(out: Path, key: str) -> bool:
     """Whether the folder holds (a part of) a fine-tuning of other inputs; notes these ones."""
     note = out / "inputs.sha256"
     stale = out.exists() and (not note.is_file() or note.read_text() != key or (out / RESULT).exists())

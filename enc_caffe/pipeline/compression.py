@@ -47,6 +47,7 @@ from enc_caffe.progress import Stages, quiet
 from enc_caffe.search.build import TimeOf
 from enc_caffe.search.methods import EVALUATING
 from enc_caffe.search.options import SearchOptions
+from enc_caffe.search.own import PRUNING
 from enc_caffe.workers.executor import Executor
 
 
@@ -200,6 +201,11 @@ def compress(
     check_new(out, output.force)
     if making.refine < 0:
         raise UsageError(f"--refine {making.refine}: 0 or more evaluations are needed")
+    if making.refine and options.method in PRUNING:
+        raise UsageError(
+            f"--refine {making.refine}: moves what a sum over layers was least by, and the costs of --method {options.method} are none; "
+            "give --refine 0"
+        )
     if making.iterations < 0:
         raise UsageError(f"--distill_iterations {making.iterations}: 0 or more are needed")
     loaded = source.load(lmdb, options.schemes, making.fully_connected).measurable()

@@ -52,7 +52,7 @@ def search_plan(
     table : MetricsTable
     options : SearchOptions
     accuracy : callable of the plan's forms, optional
-        Evaluates a plan; ``inf`` and ``adc`` need it, ``random``, ``ars`` and ``--target_accuracy`` use it.
+        Evaluates a plan; ``inf``, ``adc`` and ``amc`` need it, ``random``, ``ars`` and ``--target_accuracy`` use it.
     time_of : callable of layer and form, optional
         Nanoseconds, where latency has a budget.
     """

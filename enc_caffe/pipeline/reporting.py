@@ -103,7 +103,7 @@ def _network(folder: Path, entry: Mapping[str, Any], table: Optional[MetricsTabl
         _score(tuned.get("score")), tuned.get("epochs"), searched.get("seconds", plan.about.search_seconds if plan else None),
         _layers(table, plan, placement or "exact", entry.get("options")) if plan and table else (),
         read_training(folder / tuned["folder"], label) if tuned.get("folder") else None,
-        _target(plan), _details(plan), searched.get("evaluations"), _learning(plan),
+        _target(plan) if plan else entry.get("target"), _details(plan), searched.get("evaluations"), _learning(plan), tuned.get("iterations"),
     )  # fmt: skip
 
 

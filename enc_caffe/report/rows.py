@@ -67,6 +67,8 @@ class Network:
         Networks that the search evaluated.
     learning : sequence of float
         Accuracy of every episode, where an agent searched.
+    iterations : int, optional
+        Of its fine-tuning, where that was so many and not epochs.
     """
 
     label: str
@@ -84,6 +86,7 @@ class Network:
     details: Sequence[tuple[str, str]] = ()
     evaluations: Optional[int] = None
     learning: Sequence[float] = ()
+    iterations: Optional[int] = None
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,9 @@ def summary_table(run: Run) -> Table:
     if scored:
         headers += [f"top-{k} %" for k in ks] + ["loss"]
     if tuned:
-        headers += ["fine-tuned %", "loss, tuned"]
+        iterations = {n.iterations for n in run.networks if n.finetuned}
+        (same,) = iterations if len(iterations) == 1 else (None,)
+        headers += ["fine-tuned %" if same is None else f"after {same} iterations %", "loss, tuned"]
     if beside.has_searches(run):
         headers += ["evaluations", "search s"]
     if known:

@@ -18,7 +18,8 @@ from enc_caffe.metrics.latency import LatencyTable
 from enc_caffe.metrics.table import SERIES, Before, LayerMetrics, MetricsTable
 from enc_caffe.network import Layer
 from enc_caffe.rounding import round_half_up
-from enc_caffe.search import y_d
+from enc_caffe.search import own, y_d
+from enc_caffe.search.channels import channel_problem
 from enc_caffe.search.frontier import frontier_layer
 from enc_caffe.search.groups import LONGEST, Group, Member, disjoint, group_layer
 from enc_caffe.search.options import RESOURCES, SearchOptions
@@ -99,6 +100,9 @@ def build_problem(table: MetricsTable, options: SearchOptions, time_of: Optional
     whole_network = table.known("network_macs"), table.known("network_parameters")
     everything = options.counts_all and all(isinstance(v, int) and v > 0 for v in whole_network)
     convention = options.convention or ("exact" if everything else "paper")
+    if options.method in own.PRUNING:
+        known_costs = dict(zip(("macs", "parameters"), whole_network)) if everything else None
+        return channel_problem(table, options, convention, known_costs)
     costs = _Costs(convention, time_of)
     if isinstance(time_of, LatencyTable) and not any(m.name in time_of for m in table.layers):
         raise UsageError(

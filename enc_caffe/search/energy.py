@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import heapq
-from typing import Optional
+from typing import Optional, Sequence
+
+import numpy as np
 
 from enc_caffe.errors import InfeasibleError
 from enc_caffe.search.problem import AccuracyOf, SearchProblem, SearchResult
@@ -20,6 +22,18 @@ def search(problem: SearchProblem, accuracy: Optional[AccuracyOf] = None) -> Sea
     InfeasibleError
         If the budgets cannot be met.
     """
+    return greedy(problem, [x.energy for x in problem.layers])
+
+
+def greedy(problem: SearchProblem, values: Sequence[np.ndarray]) -> SearchResult:
+    """The rule by any curves: from the dearest places down, each time the layer goes a place down that loses the least part of its value
+    per cost saved.
+
+    Parameters
+    ----------
+    values : sequence of ndarray
+        Of every layer, at place 0 to ``max_rank``.
+    """
     problem.check_feasible()
     places = [len(x.ranks) - 1 for x in problem.layers]
     ranks = [x.high for x in problem.layers]
@@ -31,7 +45,7 @@ def search(problem: SearchProblem, accuracy: Optional[AccuracyOf] = None) -> Sea
         layer = problem.layers[i]
         now, then = int(layer.ranks[places[i]]), int(layer.ranks[places[i] - 1])
         saved = sum((int(layer.costs[n][now]) - int(layer.costs[n][then])) / problem.budgets[n] for n in over)
-        lost = (layer.energy[now] - layer.energy[then]) / max(float(layer.energy[now]), 1e-300)
+        lost = (values[i][now] - values[i][then]) / max(float(values[i][now]), 1e-300)
         return (float(lost) / saved if saved > 0 else float("inf"), i, places[i])
 
     over: frozenset[str] = frozenset()

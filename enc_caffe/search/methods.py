@@ -7,7 +7,9 @@ from typing import Callable, Optional
 from enc_caffe.errors import UsageError
 from enc_caffe.search import (
     adc,
+    amc,
     ars,
+    asym,
     enc_inf,
     enc_map,
     enc_model,
@@ -39,13 +41,11 @@ METHODS: dict[str, Method] = {
     "lagrangian": lagrangian.search,
     "y_d": y_d.search,
     "adc": adc.search,
-}
-#: What the paper compares with and this version has not, with the reason.
-MISSING = {
-    "amc": "AMC [4] prunes channels by an agent; here --method adc is that agent over ranks, and --prune_by prunes without one",
+    "amc": amc.search,
+    "asym": asym.search,
 }
 #: Methods that choose by evaluation where images are given.
-EVALUATING = ("inf", "ars", "iterative", "random", "adc")
+EVALUATING = ("inf", "ars", "iterative", "random", "adc", "amc")
 
 
 def method_for(name: str) -> Method:
@@ -53,8 +53,6 @@ def method_for(name: str) -> Method:
     try:
         return METHODS[name]
     except KeyError:
-        if name in MISSING:
-            raise UsageError(f"--method {name}: {MISSING[name]}") from None
         raise UsageError(f"--method {name}: known are {', '.join(METHODS)}") from None
 
 
@@ -75,13 +73,20 @@ def solver_name(problem: SearchProblem) -> str:
     method = problem.options.method
     if method in ("model", "inf"):
         return problem.options.solver
-    named = {"map": "mapping", "uniform": "scaling", "vbmf": "scaling", "heuristic": "scaling", "y_d": "one shot"}
+    named = {
+        "map": "mapping",
+        "uniform": "scaling",
+        "vbmf": "scaling",
+        "heuristic": "scaling",
+        "y_d": "one shot",
+        "asym": "greedy",
+    }
     return named.get(method, method)
 
 
 def most_evaluations(options: SearchOptions, layers: int) -> int:
     """Networks that a search evaluates, nearly: for a bar of progress; 0 where that is not known."""
-    if options.method == "adc":
+    if options.method in ("adc", "amc"):
         return int(options.own("episodes"))
     if options.method in ("inf", "random"):
         return space_settings(options, layers).candidates

@@ -70,7 +70,7 @@ class SearchOptions:
         paper's convention. Default: the network where its costs are known, but the paper's count with the presets
         ``paper`` and ``published``.
     episodes, exploration, noise, noise_decay : optional
-        Of ``adc``: how its agent learns.
+        Of ``adc`` and ``amc``: how its agent learns.
     step, boundary, shortlist : optional
         Of ``ars``: how its steps go.
     tilt : float, optional

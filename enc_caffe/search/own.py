@@ -37,10 +37,10 @@ class Own:
 
 
 OWN: Mapping[str, Own] = {
-    "episodes": Own("--episodes", ("adc",), 400, 1, 1_000_000, True, "episodes in all, one evaluation each"),
-    "exploration": Own("--exploration", ("adc",), None, 0, 1_000_000, True, "those that only explore: a quarter"),
-    "noise": Own("--noise", ("adc",), 0.5, 0, 10, False, "standard deviation of an action's noise"),
-    "noise_decay": Own("--noise_decay", ("adc",), 0.95, 0, 1, False, "its factor an episode after exploration"),
+    "episodes": Own("--episodes", ("adc", "amc"), 400, 1, 1_000_000, True, "episodes in all, one evaluation each"),
+    "exploration": Own("--exploration", ("adc", "amc"), None, 0, 1_000_000, True, "those that only explore: a quarter"),
+    "noise": Own("--noise", ("adc", "amc"), 0.5, 0, 10, False, "standard deviation of an action's noise"),
+    "noise_decay": Own("--noise_decay", ("adc", "amc"), 0.95, 0, 1, False, "its factor an episode after exploration"),
     "step": Own("--step", ("ars", "iterative"), 0.05, 0, 1, False, "part of C_orig that a step takes away"),
     "boundary": Own("--boundary", ("ars", "iterative"), 0.15, 0, 1, False, "part of r_max that a layer may lose a step"),
     "shortlist": Own("--shortlist", ("ars", "iterative"), 3, 1, 10_000, True, "plans that are evaluated a step"),
@@ -49,6 +49,8 @@ OWN: Mapping[str, Own] = {
 
 #: Methods whose rule knows no budget: they say how far they are from one.
 UNBUDGETED = ("y_d",)
+#: Methods that take channels out and do nothing else.
+PRUNING = ("amc",)
 
 
 def check(method: str, given: Mapping[str, Any]) -> None:

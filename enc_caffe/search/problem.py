@@ -187,12 +187,17 @@ class SearchProblem:
             options=self.options.at(resource, part),
         )
 
+    def span(self, resource: str) -> tuple[int, int]:
+        """What the cheapest and the dearest choice of every layer cost."""
+        fixed = self.fixed_costs.get(resource, 0)
+        low, high = (sum(int(end(x.costs[resource][x.choices])) for x in self.layers) for end in (np.min, np.max))
+        return fixed + low, fixed + high
+
     def check_feasible(self) -> None:
         """Raise :class:`InfeasibleError` that says which budget no rank configuration meets, and by how much."""
         for name, limit in self.budgets.items():
             whole = self.originals[name]
-            low = self.fixed_costs.get(name, 0) + sum(int(x.costs[name][x.choices].min()) for x in self.layers)
-            high = self.fixed_costs.get(name, 0) + sum(int(x.costs[name][x.choices].max()) for x in self.layers)
+            low, high = self.span(name)
             # Above the span there is a configuration within the budget, but a smaller network was asked for.
             if not low <= limit <= max(whole, high):
                 raise InfeasibleError(

@@ -1,7 +1,7 @@
-"""The layers of a problem as what an agent walks through: ADC's environment.
+"""The layers of a problem as what an agent walks through: the environments of ADC and of AMC.
 
 Source: METHOD section 12, after He et al. (AMC, ECCV 2018, Algorithm 1) and ADC ([17] of the paper): one action a layer,
-the part of r_max that is kept, lowered where the layers behind it could no longer meet the budget.
+the part of r_max (AMC: of the channels that it reads) that is kept, lowered where the layers behind it could no longer meet the budget.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from typing import Optional
 
 import numpy as np
 
+from enc_caffe.search.channels import ChannelProblem
 from enc_caffe.search.problem import AccuracyOf, SearchLayer, SearchProblem, main_budget
 
 
@@ -31,7 +32,7 @@ class RankWalk:
 
     def __init__(self, problem: SearchProblem, accuracy: AccuracyOf) -> None:
         self._problem, self._accuracy = problem, accuracy
-        self._resource, _ = main_budget(problem)
+        self._resource, self._budget = main_budget(problem)
         whole = np.array([_whole(x, self._resource) for x in problem.layers], dtype=float)
         self._behind = np.concatenate([np.cumsum(whole[::-1])[::-1][1:], [0.0]])
         self._whole, self._all = whole, float(whole.sum()) or 1.0
@@ -46,6 +47,12 @@ class RankWalk:
         self.episodes: list[tuple[tuple[int, ...], float]] = []
         self._ranks: list[int] = []
         self._last = 1.0
+
+    def first_action(self) -> float:
+        """What an untrained actor proposes: the part of the layers' cost that the budget leaves, so that the first walks are
+        neither starved at their end nor below the budget."""
+        left = self._budget - self._problem.fixed_costs.get(self._resource, 0)
+        return min(0.95, max(0.05, left / max(1.0, float(self._whole.sum()))))
 
     def reset(self) -> np.ndarray:
         """The state before the first layer."""
@@ -80,11 +87,49 @@ class RankWalk:
 
     def _state(self) -> np.ndarray:
         at = len(self._ranks)
-        pairs = zip(self._problem.layers, self._ranks)
-        paid = sum(float(x.costs[self._resource][r]) for x, r in pairs)
-        saved = float(self._whole[:at].sum()) - paid
-        more = [saved / self._all, self._behind[at] / self._all, self._last]
+        more = [self._saved() / self._all, self._behind[at] / self._all, self._last]
         return np.concatenate([self._fixed[at], more]).astype(np.float32)
+
+    def _saved(self) -> float:
+        """What the layers before save."""
+        paid = sum(float(x.costs[self._resource][r]) for x, r in zip(self._problem.layers, self._ranks))
+        return float(self._whole[: len(self._ranks)].sum()) - paid
+
+
+class ChannelWalk(RankWalk):
+    """One episode chooses how many channels every layer reads; what that saves in the layers that make them counts too.
+
+    Parameters
+    ----------
+    problem : ChannelProblem
+    accuracy : callable of numbers of channels
+    """
+
+    def __init__(self, problem: ChannelProblem, accuracy: AccuracyOf) -> None:
+        super().__init__(problem, accuracy)
+        self._channels = problem
+        self._lowest, self._highest = (np.array([getattr(x, e) for x in problem.layers]) for e in ("low", "max_rank"))
+        # No layer's costs are its own: the parts are of all that is counted.
+        self._all = float(problem.costs_of(self._resource, self._highest[None])[0]) or 1.0
+
+    def first_action(self) -> float:
+        """The same part of all channels that the budget leaves."""
+        parts = np.linspace(0.05, 0.95, 91)
+        rows = np.maximum(self._lowest, np.round(parts[:, None] * self._highest).astype(int))
+        fits = self._channels.costs_of(self._resource, rows) <= self._budget
+        return float(parts[fits][-1]) if fits.any() else float(parts[0])
+
+    def _fits(self, layer: SearchLayer) -> np.ndarray:
+        at, fits = len(self._ranks), np.ones(len(layer.ranks), bool)
+        rows = np.repeat(self._lowest[None], len(layer.ranks), axis=0)
+        rows[:, :at], rows[:, at] = self._ranks, layer.ranks
+        for name, budget in self._channels.budgets.items():
+            fits &= self._channels.costs_of(name, rows) <= budget
+        return fits
+
+    def _saved(self) -> float:
+        chosen = np.array([*self._ranks, *self._highest[len(self._ranks) :]])
+        return self._all - float(self._channels.costs_of(self._resource, chosen[None])[0])
 
 
 def _whole(layer: SearchLayer, resource: str) -> int:

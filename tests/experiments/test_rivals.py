@@ -8,8 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from enc_caffe.caffe_io.describe import describe
+from enc_caffe.caffe_io.prototxt import read_net
+from enc_caffe.complexity import network_complexity
 from enc_caffe.errors import UsageError
 from enc_caffe.experiments import policies, rivals
+from enc_caffe.experiments.retrained import Training
+from enc_caffe.measuring.evaluate import evaluate_net
 from enc_caffe.measuring.store import ResultStore
 from enc_caffe.pipeline.reporting import read_run
 from enc_caffe.pipeline.source import Source
@@ -21,7 +26,7 @@ from enc_caffe.search.methods import METHODS
 from enc_caffe.workers.choice import Workers
 from tests.experiments.digits import trained_digits
 
-NAMES = ("uniform", "y_d", "amc", "adc", "map", "balf")
+NAMES = ("uniform", "y_d", "3c", "amc", "adc", "map", "balf")
 
 
 @pytest.fixture
@@ -33,6 +38,13 @@ def arena(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> rivals.Arena:
     source = Source(folder / "train_val.prototxt", weights)
     settings = {"episodes": 6, "exploration": 3}
     return rivals.Arena("r", "digits", source, train, test, (0.6,), "all", "search", settings)
+
+
+def evaluate(folder: Path, arena: rivals.Arena) -> int:
+    """Right images of an emitted network, as stock tools would count them."""
+    with Workers(1).executor() as executor:
+        net, weights = folder / "train_val.prototxt", folder / "compressed.caffemodel"
+        return evaluate_net(read_net(net), str(net), weights, arena.test, executor).correct[1]
 
 
 @pytest.mark.caffe
@@ -50,32 +62,75 @@ def test_one_table_that_goes_on_where_it_was(arena: rivals.Arena, tmp_path: Path
         before = [line for line in said if line.endswith("...")]
         said.clear()
         missing = rivals.run(arena, NAMES, out, store, Workers(1), lambda *a: None, said.append)
-    assert before == ["original ...", "uniform-0.6 ...", "y_d ...", "map-0.6 ...", "balf-0.6 ..."]
+    in_turn = ["3c-0.6-1_spatial ...", "3c-0.6-2_channel ...", "3c-0.6-3_prune ..."]
+    assert before == ["original ...", "uniform-0.6 ...", "y_d ...", "map-0.6 ...", *in_turn, "balf-0.6 ..."]
+    assert [line for line in said if line.startswith("3c") and line.endswith("done before")] == [
+        line.replace(" ...", ": done before") for line in in_turn
+    ]
     # A step without a result is tried again.
-    assert [line for line in said if line.endswith("...")] == ["y_d ...", "balf-0.6 ...", "adc-0.6 ..."]
+    assert [line for line in said if line.endswith("...")] == ["y_d ...", "balf-0.6 ...", "amc-0.6 ...", "adc-0.6 ..."]
     nothing = "Y-D et al. [13] at 0.6: network 'digits': VBMF finds in no layer a rank that would save anything"
-    assert missing[0].startswith(nothing) and missing[1:] == ["AMC [4]: not in this version"]
+    assert len(missing) == 1 and missing[0].startswith(nothing)
     run = read_run(out)
     rows = {n.method: n for n in run.networks}
-    assert list(rows) == ["original", "uniform", "adc", "map", "balf"]
+    assert list(rows) == ["original", "uniform", "3c", "amc", "adc", "map", "balf"]
     assert all(n.score is not None and n.score.images == 60 for n in run.networks)
-    for key in ("uniform", "adc", "map", "balf"):
+    for key in ("uniform", "3c", "amc", "adc", "map", "balf"):
         assert rows[key].macs["exact"] <= 0.6 + 1e-9 or arena.count == "paper"
     assert 1 <= (rows["adc"].evaluations or 0) <= 6 and rows["uniform"].evaluations == 0
     assert len(rows["adc"].learning) == 6 and (rows["adc"].search_seconds or 0) > 0
     assert read_plan(out / "ranks-adc-0.6.json").about.method == "adc"
+    # Three networks, the last of which has what was asked for.
+    last = describe(read_net(out / "3c-0.6" / "3_prune" / "deploy.prototxt"))
+    loaded = arena.source.load(arena.choose)
+    costs = [network_complexity(n, {}).macs for n in (loaded.network, last)]
+    counted = network_complexity(loaded.network, {}, counted=loaded.policy.schemes).macs
+    assert (
+        rows["3c"].macs["exact"] == pytest.approx(1 - (costs[0] - costs[1]) / counted)
+        and rows["3c"].macs["exact"] > 0.5
+    )
+    assert len(rows["amc"].learning) == 6 and (rows["amc"].search_seconds or 0) > 0
+    assert all(f.scheme == "prune_magnitude" for f in read_plan(out / "ranks-amc-0.6.json").forms.values())
     table = summary_table(run)
     assert {"evaluations", "search s"} <= set(table.headers) and list(run.remarks) == missing
     titles = [s.title for s in report_of([run]).sections]
     assert "Learning curves" in titles and "Forms side by side" in titles
     record = json.loads((out / "experiment.json").read_text())
     assert record["networks"][1]["options"]["episodes"] is None
+    # The same training for each of them, by the weights that each was given; it is done once.
+    training = Training(4, arena.source.model.parent / "solver.prototxt", arena.choose)
+    for line in (" ...", ": done before"):
+        said.clear()
+        with ResultStore(tmp_path / "store.sqlite") as store:
+            rivals.run(
+                replace(arena, training=training),
+                ("uniform", "3c", "amc"),
+                out,
+                store,
+                Workers(1),
+                lambda *a: None,
+                said.append,
+            )
+        tuned = ["finetune-original", "finetune-uniform-0.6", "finetune-3c-0.6", "finetune-amc-0.6"]
+        assert [s for s in said if s.startswith("finetune")] == [t + line for t in tuned]
+    run = read_run(out)
+    trained = {n.method: n for n in run.networks if n.finetuned}
+    assert set(trained) == {"original", "uniform", "3c", "amc"} and "after 4 iterations %" in summary_table(run).headers
+    for key, network in trained.items():
+        assert network.iterations == 4 and network.finetuned is not None and network.finetuned.images == 60
+        # What was trained is the very network that was tested before.
+        if key in ("uniform", "amc"):
+            folder = out / f"{key}-0.6"
+            macs = network_complexity(describe(read_net(folder / "deploy.prototxt")), {}).macs
+            assert network.macs["exact"] == pytest.approx(1 - (costs[0] - macs) / counted)
+            stated = evaluate(folder, arena)
+            assert network.score is not None and stated == network.score.correct[1]
     # One of them at another target joins the table.
     with ResultStore(tmp_path / "store.sqlite") as store:
         more = replace(arena, targets=(0.7,))
         rivals.run(more, ("map",), out, store, Workers(1), lambda *a: None, lambda line: None)
     assert [(n.method, n.target) for n in read_run(out).networks] == [
-        ("original", None), ("map", 0.7), ("uniform", 0.6), ("adc", 0.6), ("map", 0.6), ("balf", 0.6),
+        ("original", None), ("map", 0.7), ("uniform", 0.6), ("3c", 0.6), ("amc", 0.6), ("adc", 0.6), ("map", 0.6), ("balf", 0.6),
     ]  # fmt: skip
 
 
@@ -94,6 +149,10 @@ def test_every_policy_of_the_papers_tables_is_a_rival() -> None:
     assert rows["II", "VGG-16", "Y-D et al. [13]"] == "make vgg16-20 METHOD=y_d IMAGENET_LMDB= TEST_LMDB="
     assert rows["I", "ResNet-56", "Uniform"] == "make resnet56-50 METHOD=uniform"
     assert rows["IV", "VGG-16", "ADC [17]"] == "-"
+    assert (
+        rows["II", "VGG-16", "Asym.3D [11]"] == "make rivals METHOD=asym TARGETS=0.2 MODEL= WEIGHTS= LMDB= TEST_LMDB="
+    )
+    assert rows["I", "ResNet-56", "AMC [4]"] == "make rivals METHOD=amc TARGETS=0.5"
 
 
 def test_resnet56_beside_a_policy() -> None:

@@ -20,7 +20,7 @@ from enc_caffe.search import enc_map, exact, random_search, uniform
 from enc_caffe.search.build import build_problem
 from enc_caffe.search.methods import METHODS, method_for, run
 from enc_caffe.search.options import SearchOptions
-from enc_caffe.search.own import UNBUDGETED
+from enc_caffe.search.own import PRUNING, UNBUDGETED
 from enc_caffe.search.problem import SearchLayer, SearchProblem
 from tests.search.tables import entry, options, tables
 
@@ -32,7 +32,7 @@ def by_score(problem):
 
 @settings(max_examples=150, deadline=None)
 @given(
-    tables(), st.sampled_from(sorted(set(METHODS) - set(UNBUDGETED))), st.sampled_from(("pca", "measured", "combined", "divergence")),
+    tables(), st.sampled_from(sorted(set(METHODS) - set(UNBUDGETED) - set(PRUNING))), st.sampled_from(("pca", "measured", "combined", "divergence")),
     st.floats(0.05, 1), st.one_of(st.none(), st.floats(0.1, 1)), st.sampled_from(("keep", "half", "search")),
     st.sampled_from((1, 2)),
 )  # fmt: skip

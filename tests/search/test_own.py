@@ -44,12 +44,13 @@ def test_what_is_refused(changes, words) -> None:
     assert words in str(found.value)
 
 
-def test_what_is_missing_is_named() -> None:
-    with pytest.raises(UsageError, match=r"--method amc: AMC \[4\] prunes channels"):
-        method_for("amc")
+def test_a_method_that_is_none() -> None:
+    with pytest.raises(UsageError, match="--method magic: known are map, .*adc, amc"):
+        method_for("magic")
 
 
 def test_evaluations_that_a_bar_counts() -> None:
     assert most_evaluations(options(method="adc", episodes=7), 50) == 7
+    assert most_evaluations(options(method="amc"), 50) == 400
     assert most_evaluations(options(method="inf"), 54) == 20 and most_evaluations(options(method="map"), 54) == 0
     assert most_evaluations(options(method="ars", target_flops=0.5), 54) == 33

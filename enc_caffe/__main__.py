@@ -9,7 +9,7 @@ from enc_caffe.workers.blas import blas_environment, environment
 def main() -> int:
     """Run the command line in a process whose own BLAS computes as that of its workers: ranks and factors are found here.
 
-    OpenBLAS reads the environment when NumPy is loaded, so nothing above may load it. Programs that are started later,
+    OpenBLAS reads the environment when NumPy or SciPy is loaded, so nothing above may load them. Programs that are started later,
     such as ``caffe train``, get the environment as it was.
     """
     try:
@@ -19,6 +19,9 @@ def main() -> int:
         values = {}
     with environment(values):
         from enc_caffe.cli import main as run
+        from enc_caffe.cli import prepare
+
+        prepare(sys.argv[1:])
     return run()
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Optional, Sequence
 
 from enc_caffe import __version__
-from enc_caffe.cli.weights import take_weights
 from enc_caffe.errors import EncError
 from enc_caffe.extensions import load_extensions
 from enc_caffe.fork import caffe_root
@@ -49,7 +48,7 @@ def parser(only: Optional[str] = None) -> argparse.ArgumentParser:
         if only is not None and name != only:
             commands.add_parser(name, help=words)
             continue
-        importlib.import_module(f"{__name__}.{name.replace(' ', '_')}").register(commands)
+        importlib.import_module(_module(name)).register(commands)
         if name not in RUN_CAFFE:
             continue
         commands.choices[name].add_argument(
@@ -64,6 +63,18 @@ def _joined(arguments: list[str]) -> list[str]:
     if " ".join(arguments[:2]) in TWO_WORDS:
         return [" ".join(arguments[:2]), *arguments[2:]]
     return arguments
+
+
+def prepare(arguments: Sequence[str]) -> None:
+    """Import what a command computes with, before it is run; nothing where only help is asked for."""
+    given = _joined(list(arguments))
+    if given and given[0] in COMMANDS and not {"-h", "--help"} & set(given):
+        for module in ("numpy", "scipy.linalg", _module(given[0])):
+            importlib.import_module(module)
+
+
+def _module(command: str) -> str:
+    return f"{__name__}.{command.replace(' ', '_')}"
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -94,6 +105,9 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
 def _run(args: argparse.Namespace) -> int:
     try:
         with caffe_root(getattr(args, "caffe_root", None)):
+            # Here, since it loads NumPy.
+            from enc_caffe.cli.weights import take_weights
+
             take_weights(args)
             args.run(args)
     except EncError as exc:

@@ -13,7 +13,7 @@ from typing import Any, Callable, Mapping, Sequence
 
 from enc_caffe.errors import NetworkError
 from enc_caffe.shapes.rules import SHAPE_RULES
-from enc_caffe.shapes.sizes import Shape, canonical_axis, need_image
+from enc_caffe.shapes.sizes import UNKNOWN, Shape, canonical_axis, need_image
 
 Values = Mapping[str, Sequence[Any]]
 ForkRule = Callable[[Any, Values, "list[Shape]"], "list[Shape]"]
@@ -184,7 +184,8 @@ def _as_large_as_the_second(layer: Any, values: Values, bottoms: list[Shape]) ->
         return [(n, channels, *need_image(bottoms[1])[2:])]
     p = _message(values, "resample_param")
     if not (p.get("height") and p.get("width")):
-        raise NetworkError("resample_param: height and width are needed where there is one bottom")
+        # Other forks' layers of this name have other fields.
+        return [UNKNOWN]
     return [(n, channels, _number(p, "height", 0), _number(p, "width", 0))]
 
 

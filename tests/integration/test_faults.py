@@ -74,7 +74,7 @@ def commands(kit: kill_runs.Kit, out: Path) -> dict[str, list[str]]:
                      "--max_iter", "8", "--snapshot", "4", "--out", str(out)],
         "evaluate": ["evaluate", *network, *lmdb, "--json", str(out)],
         "compress": ["compress", *network, *lmdb, "--target_flops", "0.5", *store, "--out", str(out)],
-        "latency": ["latency", "--model", str(kit.model), *lmdb, "--ranks", "2", "--out", str(out)],
+        "latency": ["latency", "--model", str(kit.model), *lmdb, "--ranks", "2", *store, "--out", str(out)],
     }  # fmt: skip
 
 

@@ -131,8 +131,11 @@ def test_a_fit_is_kept_unless_what_is_held_out_speaks_against_it() -> None:
     before = rng.exponential(1.0, 100)
     assert module.nearer(np.stack([before, 0.9 * before]))
     assert not module.nearer(np.stack([before, 1.1 * before]))
-    # A loss within chance.
-    assert module.nearer(np.stack([before, before + rng.normal(0.01, 1.0, 100)]))
+    # A loss within chance, which is two standard errors.
+    noise = rng.normal(0.0, 1.0, 100)
+    noise = (noise - noise.mean()) / noise.std(ddof=1)
+    for errors, kept in ((1.0, True), (1.9, True), (2.1, False)):
+        assert module.nearer(np.stack([before, before + noise + errors / 10.0])) == kept
 
 
 def test_nothing_passes_where_there_are_too_few_images() -> None:

@@ -13,6 +13,7 @@ from enc_caffe.caffe_io.datum import ImageLmdb
 from enc_caffe.caffe_io.describe import batch_size, data_layers, set_state
 from enc_caffe.caffe_io.distill import has_teacher, write_student
 from enc_caffe.caffe_io.inference import for_inference
+from enc_caffe.caffe_io.lacking import untrained_notice
 from enc_caffe.caffe_io.prototxt import read_commented, read_solver, to_text, verbatim_text
 from enc_caffe.caffe_io.variants import deploy_net, sized_network, solver_param, train_val_net
 from enc_caffe.caffe_tools.programs import caffe_test, parse_training
@@ -71,6 +72,7 @@ def finetune(
     python_layers: bool = False,
     input_shapes: Optional[Mapping[str, Shape]] = None,
     selection: Optional[Selection] = None,
+    notice: Callable[[str], None] = lambda line: None,
 ) -> Finetuned:
     """Train a network with stock Caffe from given weights (without: from the solver's random initialisation).
 
@@ -91,6 +93,8 @@ def finetune(
         Of data layers whose tops no image size describes.
     selection : Selection, optional
         Held-out images that choose a snapshot, the start among them, and perhaps the learning rate.
+    notice : callable of a line that a person should read
+        Hears of layers that begin with their fillers' values.
 
     Where the network is one that distils (:mod:`enc_caffe.caffe_io.distill`), the student is taken out in the end: the results are
     those of the ``train_val.prototxt`` beside it.
@@ -113,7 +117,10 @@ def finetune(
     network = sized_network(_staged(net, original), str(path), shape, None, input_shapes)
     check_runs(network, str(path), training=True)
     if weights is not None:
-        CaffeModel(Path(weights)).check(network, missing_ok=True)
+        start = CaffeModel(Path(weights))
+        start.check(network, missing_ok=True)
+        for line in untrained_notice(_staged(net, original), str(path), start, ("TRAIN", "TEST")):
+            notice(line)
     own_path, own = path, net
     if has_teacher(net):
         own_path, (own, comments) = _student_of(path, python_layers)

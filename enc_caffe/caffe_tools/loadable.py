@@ -80,7 +80,9 @@ def check_loads(folder: Path, deploy: Any, shapes: Mapping[str, Shape], original
     model = CaffeModel(weights)
     wrong = misfits(model, needed_blobs(deploy, network))
     _check_same(wrong, original, shapes, name)
-    left = {**foreign(deploy), **{layer: words for layer, words in wrong.items() if layer in model.layers}}
+    # What the original's caffemodel lacks has a line of its own (:mod:`enc_caffe.caffe_io.lacking`).
+    wrong = {layer: words for layer, words in wrong.items() if layer in model.layers}
+    left = {**foreign(deploy), **wrong}
     remarks = _remarks({**wrong, **left})
     if left or not is_stock_text(prototxt):
         return _partly(deploy, network, left, weights, remarks)

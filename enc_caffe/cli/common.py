@@ -223,6 +223,8 @@ def add_emission(command: argparse.ArgumentParser) -> None:
 
 def print_untrained(emitted: pipeline.Emitted) -> None:
     """Why the emitted ``train_val.prototxt`` has no data and no loss, where it has none, and what stock Caffe could not load."""
+    if emitted.lacking:
+        print(emitted.lacking, file=sys.stderr)
     if emitted.untrained:
         print(f"train_val.prototxt is the network as it stands, without data and loss: {emitted.untrained}")
     if emitted.unchecked:

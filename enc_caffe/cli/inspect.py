@@ -40,8 +40,12 @@ def run(args: argparse.Namespace) -> None:
     loaded = load_network(args, args.lmdb, args.fully_connected, schemes_of(args), describe_only=True)
     network, policy = loaded.network, loaded.policy
     if args.weights:
-        for name, words in misfits(loaded.model(args.weights), needed_blobs(loaded.net, network)).items():
-            print(f"{args.weights}: layer '{name}' {words}", file=sys.stderr)
+        for line in loaded.untrained(args.weights):
+            print(line, file=sys.stderr)
+        model = loaded.model(args.weights)
+        for name, words in misfits(model, needed_blobs(loaded.net, network)).items():
+            if name in model.layers:
+                print(f"{args.weights}: layer '{name}' {words}", file=sys.stderr)
     rows: list[dict[str, Any]] = []
     for layer in network.layers:
         if not layer.has_weights and layer.name not in policy.whole:

@@ -77,6 +77,8 @@ def _metrics(args: argparse.Namespace) -> None:
 
         table = pipeline.pca_metrics(loaded, args.weights, sampler, step)
     if args.lmdb is None:
+        for line in loaded.untrained(args.weights):
+            print(line, file=sys.stderr)
         write_metrics(args.out, table, args.format)
         print(f"{args.out}: PCA energy of {number} layers of {table.network}")
         return

@@ -210,6 +210,7 @@ def compress(
         raise UsageError(f"--distill_iterations {making.iterations}: 0 or more are needed")
     loaded = source.load(lmdb, options.schemes, making.fully_connected).measurable()
     check_one_input(loaded.net, loaded.network, str(source.model))
+    loaded.check_trained(source.weights)
     for line in loaded.notices():
         notice(line)
     ImageLmdb(Path(output.test_lmdb or lmdb)).close()

@@ -36,7 +36,7 @@ class Emitted:
     """What an emission wrote, and what it costs in both conventions, over all weighted layers and the decomposable ones.
 
     ``untrained`` says why ``train_val.prototxt`` has no data and no loss, where it has none, and ``unchecked`` what was not loaded
-    in stock Caffe, where that could not be. Where it is not ``sized`` nothing says how large images are: MACs mean nothing, and
+    in stock Caffe, where that could not be; ``lacking`` names layers whose weights the caffemodel does not have. Where it is not ``sized`` nothing says how large images are: MACs mean nothing, and
     there is no ``deploy.prototxt``.
     """
 
@@ -45,6 +45,7 @@ class Emitted:
     after: Mapping[tuple[str, str], Complexity]
     untrained: str = ""
     unchecked: str = ""
+    lacking: str = ""
     sized: bool = True
 
     def ratio(self, convention: str, counted: str) -> float:
@@ -178,6 +179,7 @@ def emit(
         costs(loaded, forms, placement),
         untrained,
         unchecked,
+        "\n".join(loaded.untrained(weights)),
         loaded.sized,
     )
 

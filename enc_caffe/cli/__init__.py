@@ -14,6 +14,7 @@ from enc_caffe import __version__
 from enc_caffe.errors import EncError
 from enc_caffe.extensions import load_extensions
 from enc_caffe.fork import caffe_root
+from enc_caffe.terminal.naming import say
 from enc_caffe.terminal.stopping import stoppable
 
 #: The commands and what the help says of each. A command's module is imported when the command runs: all of them together take a second.
@@ -111,7 +112,7 @@ def _run(args: argparse.Namespace) -> int:
             take_weights(args)
             args.run(args)
     except EncError as exc:
-        print(f"enc-caffe {args.command}: {exc}", file=sys.stderr)
+        say(f"enc-caffe {args.command}: {exc}")
         return exc.exit_status
     except BrokenPipeError:
         return 0
@@ -120,7 +121,7 @@ def _run(args: argparse.Namespace) -> int:
         where = exc.filename or f"a temporary file (in {tempfile.gettempdir()} or /dev/shm)"
         full = exc.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
         advice = "; make room there, or name another folder by TMPDIR" if full else ""
-        print(f"enc-caffe {args.command}: {where}: {exc.strerror or exc}{advice}", file=sys.stderr)
+        say(f"enc-caffe {args.command}: {where}: {exc.strerror or exc}{advice}")
         return 1
     except MemoryError:
         print(

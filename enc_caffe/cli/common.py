@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import math
 import os
-import sys
 from pathlib import Path
 from typing import Any, Optional
 
@@ -21,6 +20,7 @@ from enc_caffe.measuring.store import ResultStore, default_store
 from enc_caffe.measuring.subject import MEMORY
 from enc_caffe.pipeline.source import Source
 from enc_caffe.shapes import Shape
+from enc_caffe.terminal.naming import say
 from enc_caffe.workers.choice import Workers
 from enc_caffe.workers.executor import LIMIT
 
@@ -120,7 +120,7 @@ def load_network(
         args.stage, feed_of(args) if hasattr(args, "mean_value") else AS_WRITTEN, schemes, describe_only, weights,
     )  # fmt: skip
     for line in loaded.notices():
-        print(line, file=sys.stderr)
+        say(line)
     return loaded
 
 
@@ -164,7 +164,7 @@ def workers(args: argparse.Namespace) -> Workers:
 
 def open_store(args: argparse.Namespace) -> ResultStore:
     """The store of ``--store``, or the user's own; a damaged one is reported on standard error."""
-    return ResultStore(args.store or default_store(), lambda line: print(line, file=sys.stderr))
+    return ResultStore(args.store or default_store(), say)
 
 
 def add_making(command: argparse.ArgumentParser) -> None:
@@ -224,7 +224,7 @@ def add_emission(command: argparse.ArgumentParser) -> None:
 def print_untrained(emitted: pipeline.Emitted) -> None:
     """Why the emitted ``train_val.prototxt`` has no data and no loss, where it has none, and what stock Caffe could not load."""
     if emitted.lacking:
-        print(emitted.lacking, file=sys.stderr)
+        say(emitted.lacking)
     if emitted.untrained:
         print(f"train_val.prototxt is the network as it stands, without data and loss: {emitted.untrained}")
     if emitted.unchecked:

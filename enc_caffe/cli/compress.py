@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from enc_caffe.cli.searching import add_runtime_python, add_search, search_optio
 from enc_caffe.files.output import check_new, claimed
 from enc_caffe.pipeline.compression import QUALITY, Making, Output, compress
 from enc_caffe.pipeline.source import Resources
+from enc_caffe.terminal.naming import say
 from enc_caffe.terminal.progress import stage_bars
 from enc_caffe.terminal.tables import print_table
 
@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> None:
         result = compress(
             source_of(args), args.lmdb, args.out, options, making,
             Resources(workers(args), store, int(args.memory * 2**30), args.runtime_python), output, times_of(args), bar,
-            lambda line: print(line, file=sys.stderr),
+            say,
         )  # fmt: skip
     rows, top_k = [], args.top_k if result.before else ()
     for name, evaluation, costs in (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,7 @@ from enc_caffe.pipeline.choosing import Chooser
 from enc_caffe.pipeline.measurement import concerns, images_of
 from enc_caffe.pipeline.slower import slower
 from enc_caffe.plan import Plan, read_plan
+from enc_caffe.terminal.naming import say
 from enc_caffe.terminal.progress import progress_bar, stage_bars
 
 
@@ -81,7 +81,7 @@ def _emit(args: argparse.Namespace) -> None:
     for line in (
         slower(loaded.network, pipeline.plan_forms(loaded, plan), args.stride_placement) if emitted.sized else ()
     ):
-        print(line, file=sys.stderr)
+        say(line)
     print(pipeline.cost_line(emitted) + words)
     print_untrained(emitted)
     names = ["train_val.prototxt", "deploy.prototxt", "solver.prototxt", "compressed.caffemodel", "ranks.json"]
@@ -102,12 +102,9 @@ def _calibrated(args: argparse.Namespace, loaded: pipeline.LoadedNetwork, plan: 
     with open_store(args) as store, workers(args).executor() as executor, stage_bars() as bars:
         images = images_of(loaded, args.weights, args.lmdb, executor, store, int(args.memory * 2**30))
         for line in concerns(images, shown(args)):
-            print(line, file=sys.stderr)
+            say(line)
         if how.by_blocks and images.look.images < FEWEST:
-            print(
-                f"--reconstruct blocks: {too_few(images.look.images)}, and the network is written without",
-                file=sys.stderr,
-            )
+            say(f"--reconstruct blocks: {too_few(images.look.images)}, and the network is written without")
         chooser = Chooser(images, how, args.stride_placement, bars)
         chooser.settle(forms)
         divergence = chooser.evaluator.divergence(forms)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any, Union
 
@@ -13,6 +12,7 @@ from enc_caffe.caffe_tools.training import Step
 from enc_caffe.cli.common import add_python_layers, add_top_shape
 from enc_caffe.errors import UsageError
 from enc_caffe.pipeline.distilling import SOLVER, WEIGHTS
+from enc_caffe.terminal.naming import say
 from enc_caffe.terminal.progress import progress_bar
 
 AUTO = "auto"
@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> None:
             args.solver, args.weights, args.out, args.model, args.train_lmdb, args.test_lmdb, overrides, args.gpu,
             args.force, progress=show, python_layers=args.allow_python_layers,
             input_shapes=dict(args.top_shape), selection=selection,
-            notice=lambda line: print(line, file=sys.stderr),
+            notice=say,
         )  # fmt: skip
     if result.resumed_from:
         print(f"went on from iteration {result.resumed_from}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from enc_caffe.cli.common import add_model, load_network
 from enc_caffe.cli.images import add_images, take_images
 from enc_caffe.cli.searching import add_schemes, schemes_of
 from enc_caffe.complexity import layer_macs, layer_parameters, uncounted
+from enc_caffe.terminal.naming import say
 from enc_caffe.terminal.tables import print_table
 
 #: Layers that a line lists at most.
@@ -41,11 +41,11 @@ def run(args: argparse.Namespace) -> None:
     network, policy = loaded.network, loaded.policy
     if args.weights:
         for line in loaded.untrained(args.weights):
-            print(line, file=sys.stderr)
+            say(line)
         model = loaded.model(args.weights)
         for name, words in misfits(model, needed_blobs(loaded.net, network)).items():
             if name in model.layers:
-                print(f"{args.weights}: layer '{name}' {words}", file=sys.stderr)
+                say(f"{args.weights}: layer '{name}' {words}")
     rows: list[dict[str, Any]] = []
     for layer in network.layers:
         if not layer.has_weights and layer.name not in policy.whole:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from enc_caffe.metrics.latency import LatencyTable, write_latency
 from enc_caffe.pipeline.loading import LoadedNetwork
 from enc_caffe.runtimes.known import RUNTIMES, runtime_for
 from enc_caffe.runtimes.process import RuntimeProcess
+from enc_caffe.terminal.naming import say
 from enc_caffe.terminal.progress import progress_bar
 from enc_caffe.terminal.tables import print_table
 
@@ -114,10 +114,6 @@ def _table(args: argparse.Namespace, loaded: LoadedNetwork, timer: Times, progre
     )
 
 
-def _say(line: str) -> None:
-    print(line, file=sys.stderr)
-
-
 def _export(args: argparse.Namespace, loaded: LoadedNetwork) -> None:
     runtime = runtime_for(args.runtime)
     with contextlib.ExitStack() as stack:
@@ -127,7 +123,7 @@ def _export(args: argparse.Namespace, loaded: LoadedNetwork) -> None:
         try:
             process = stack.enter_context(RuntimeProcess(runtime, args.threads, args.runtime_python))
         except UsageError as exc:
-            _say(f"the networks are not converted: {exc}")
+            say(f"the networks are not converted: {exc}")
         exporter = Exporter(folder, runtime, process)
         _table(args, loaded, exporter, bar, lambda line: None)
         number = exporter.finish()
@@ -138,7 +134,7 @@ def _export(args: argparse.Namespace, loaded: LoadedNetwork) -> None:
 
 
 def _imported(args: argparse.Namespace, loaded: LoadedNetwork) -> LatencyTable:
-    return _table(args, loaded, Imported(args.imported, runtime_for(args.runtime)), lambda done, all_: None, _say)
+    return _table(args, loaded, Imported(args.imported, runtime_for(args.runtime)), lambda done, all_: None, say)
 
 
 def _measured(args: argparse.Namespace, loaded: LoadedNetwork) -> LatencyTable:
@@ -149,7 +145,7 @@ def _measured(args: argparse.Namespace, loaded: LoadedNetwork) -> LatencyTable:
         timer = Timer(process, args.batch, store, args.rounds, lines.append, args.again)
         table = _table(args, loaded, timer, bar, lines.append)
     for line in lines:
-        print(line, file=sys.stderr)
+        say(line)
     return table
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from enc_caffe.metrics.table import MetricsTable
 from enc_caffe.pipeline.forecasting import predicted_metrics
 from enc_caffe.pipeline.measurement import concerns, falling_curves, images_of, measured_metrics, output_errors
 from enc_caffe.progress import Stages
+from enc_caffe.terminal.naming import say
 from enc_caffe.terminal.progress import progress_bar, stage_bars
 
 
@@ -78,7 +78,7 @@ def _metrics(args: argparse.Namespace) -> None:
         table = pipeline.pca_metrics(loaded, args.weights, sampler, step)
     if args.lmdb is None:
         for line in loaded.untrained(args.weights):
-            print(line, file=sys.stderr)
+            say(line)
         write_metrics(args.out, table, args.format)
         print(f"{args.out}: PCA energy of {number} layers of {table.network}")
         return
@@ -90,17 +90,14 @@ def _measured(args: argparse.Namespace, loaded: pipeline.LoadedNetwork, table: M
         images = images_of(loaded, args.weights, args.lmdb, executor, store, int(args.memory * 2**30))
         look, start = images.look, time.perf_counter()
         if not look.labelled:
-            print(
-                f"{shown(args)}: no labels; the divergence from the original is measured, no accuracy", file=sys.stderr
-            )
+            say(f"{shown(args)}: no labels; the divergence from the original is measured, no accuracy")
         elif look.classes_seen < look.scores.classes:
-            print(
+            say(
                 f"{shown(args)}: {look.images} images of {look.classes_seen} classes, but the network has {look.scores.classes}; "
-                "the measured accuracies say little of the others",
-                file=sys.stderr,
+                "the measured accuracies say little of the others"
             )
         for line in concerns(images, shown(args)):
-            print(line, file=sys.stderr)
+            say(line)
         with stage_bars() as stages:
             first: list[int] = []
 
@@ -148,7 +145,7 @@ def _predictions(args: argparse.Namespace, table: MetricsTable, decomposer: Deco
     start, look = time.perf_counter(), decomposer.made.look
     forecast = Forecast(decomposer, [m.name for m in table.layers], stages)
     for line in forecast.remarks():
-        print(line, file=sys.stderr)
+        say(line)
     found = predicted_metrics(table, forecast, args.samples == "vbmf")
     extra = {
         **dict(table.extra),

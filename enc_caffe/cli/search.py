@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import sys
 from pathlib import Path
 from typing import Any, Iterator
 
@@ -33,6 +32,7 @@ from enc_caffe.pipeline.planning import PlanAccuracy, SweepPoint
 from enc_caffe.pipeline.timing import foreign, unlike
 from enc_caffe.plan import write_plan
 from enc_caffe.search.methods import most_evaluations
+from enc_caffe.terminal.naming import say
 from enc_caffe.terminal.plans import show_found, show_plan, show_sweep
 from enc_caffe.terminal.progress import progress_bar
 
@@ -77,7 +77,7 @@ def _search(args: argparse.Namespace) -> None:
     table = read_metrics(args.metrics)
     latency = times_of(args)
     for line in [*foreign(latency), *unlike(latency, table.network)] if latency is not None else ():
-        print(line, file=sys.stderr)
+        say(line)
     with_images = _images(args)
     expected = most_evaluations(options, len({m.name for m in table.layers}))
     for accuracy in _accuracy(args, table, expected) if with_images else iter((None,)):
@@ -115,7 +115,7 @@ def _accuracy(args: argparse.Namespace, table: MetricsTable, expected: int) -> I
         bar = stack.enter_context(progress_bar("images", None))
         images = images_of(loaded, args.weights, args.lmdb, executor, store, int(args.memory * 2**30))
         for line in concerns(images, shown(args)):
-            print(line, file=sys.stderr)
+            say(line)
         yield PlanEvaluator(
             images, args.stride_placement, args.accuracy,
             lambda plans, done, all_: bar(plans * all_ + done, max(expected, plans + 1) * all_),
@@ -138,7 +138,7 @@ def _check_layers(args: argparse.Namespace, loaded: pipeline.LoadedNetwork, tabl
             )
     missing = [n for n in loaded.policy.schemes if n not in known and loaded.network[n].convolution is not None]
     if missing:
-        print(f"{args.metrics}: no metrics of {', '.join(missing)}; they stay whole", file=sys.stderr)
+        say(f"{args.metrics}: no metrics of {', '.join(missing)}; they stay whole")
 
 
 def _evaluated(point: SweepPoint, accuracy: PlanAccuracy) -> SweepPoint:

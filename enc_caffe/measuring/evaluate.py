@@ -125,7 +125,8 @@ def evaluate_net(
         raise UsageError(f"--top_k {','.join(map(str, top_k))}: the network has {look.scores.classes} classes")
     if not look.labelled:
         raise DatasetError(
-            f"{lmdb}: its images have no labels for '{look.scores.labels or look.scores.scores}'; an accuracy needs them"
+            f"{lmdb}: its images have no labels for '{look.scores.labels or look.scores.scores}'; an accuracy needs them: give "
+            "an LMDB that has some, or with --images a folder with a sub-folder for each class"
         )
     macs = sum(form_cost(x, WHOLE)[0] for x in look.network.weighted)
     made = Subject(net, model, weights, lmdb, look, macs, executor, store, fold=False)

@@ -68,7 +68,8 @@ def run(args: argparse.Namespace) -> None:
           f"{r['parameters']:,}" if r["shape"] else "", r["scheme"], "" if r["r_max"] is None else str(r["r_max"]), r["why"]] for r in rows],
         left=2,
     )  # fmt: skip
-    total, decomposable = sum(r["macs"] for r in rows), sum(r["macs"] for r in rows if r["scheme"] != "whole")
+    able = policy.decomposable(network)
+    total, decomposable = sum(r["macs"] for r in rows), sum(r["macs"] for r in rows if r["layer"] in able)
     print(
         f"MACs of one image {total:,}, of them in decomposable layers {decomposable:,}; weights {sum(r['parameters'] for r in rows):,} (biases not counted)"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Mapping, Optional
+from typing import Any, Collection, Mapping, Optional
 
 from enc_caffe.caffe_io.blobs import needed_blobs
 from enc_caffe.caffe_io.datum import ImageLmdb
@@ -19,16 +19,16 @@ from enc_caffe.caffe_io.variants import deploy_net, solver_param, train_val_or_s
 from enc_caffe.caffe_tools.loadable import Original, check_loads
 from enc_caffe.complexity import Complexity, network_complexity
 from enc_caffe.decomposition import check_form, check_worth
+from enc_caffe.decomposition.policy import PAPER, parse_schemes, policy_for
 from enc_caffe.decomposition.widths import pruned_group, takes_channels, widths
-from enc_caffe.errors import DatasetError, PlanError
+from enc_caffe.errors import DatasetError, PlanError, UsageError
 from enc_caffe.files.output import atomic_folder
 from enc_caffe.form import CONVENTIONS, Form
+from enc_caffe.network import Network
 from enc_caffe.pipeline.distilling import write_distillation
 from enc_caffe.pipeline.loading import LoadedNetwork
 from enc_caffe.plan import Plan, write_plan
 from enc_caffe.progress import Names, unnamed
-
-NO_FORMS: Mapping[str, Form] = {}
 
 
 @dataclass(frozen=True)
@@ -58,14 +58,28 @@ class Emitted:
 
 
 def costs(
-    loaded: LoadedNetwork, forms: Mapping[str, Form], placement: str = "exact", also: Mapping[str, Form] = NO_FORMS
+    loaded: LoadedNetwork, forms: Mapping[str, Form], placement: str = "exact", among: Optional[Collection[str]] = None
 ) -> dict[tuple[str, str], Complexity]:
-    """Complexity by (convention, counted); layers that ``also`` changes count as decomposable too."""
-    decomposable = {*loaded.policy.schemes, *forms, *widths(loaded.network, {**also, **forms})}
+    """Complexity by (convention, counted); ``among``: the decomposable layers, where those of the network's policy are not meant."""
+    decomposable = loaded.policy.decomposable(loaded.network) if among is None else among
     return {
         (c, k): network_complexity(loaded.network, forms, c, decomposable if k == "decomposable" else None, placement)
         for c in CONVENTIONS for k in ("decomposable", "all")
     }  # fmt: skip
+
+
+def decomposable_layers(network: Network, plan: Plan, forms: Mapping[str, Form]) -> frozenset[str]:
+    """The layers that count as decomposable under a plan, whichever command reads it: those of the schemes that it was searched among (the
+    paper's where it does not say so; fully connected ones where it has one), and those that it changes.
+    """
+    connected = any(network[n].inner_product is not None for n in forms)
+    try:
+        asked = parse_schemes(plan.about.among or PAPER)
+    except UsageError:
+        # A scheme of an extension that is not here.
+        asked = PAPER
+    policy = policy_for(network, asked, connected)
+    return policy.decomposable(network) | {*forms, *widths(network, forms)}
 
 
 def plan_forms(loaded: LoadedNetwork, plan: Plan, source: str = "the plan") -> dict[str, Form]:
@@ -129,6 +143,7 @@ def emit(
     """
     network = loaded.network
     forms = plan_forms(loaded, plan, source)
+    among = decomposable_layers(network, plan, forms)
     model = loaded.model(weights)
     original_solver = read_solver(solver) if solver is not None else None
     compressed = replace_layers(loaded.net, network, forms, placement)
@@ -175,8 +190,8 @@ def emit(
             (folder / "deploy.prototxt").unlink()
     return Emitted(
         Path(out),
-        costs(loaded, {}, also=forms),
-        costs(loaded, forms, placement),
+        costs(loaded, {}, among=among),
+        costs(loaded, forms, placement, among),
         untrained,
         unchecked,
         "\n".join(loaded.untrained(weights)),

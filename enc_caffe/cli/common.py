@@ -16,6 +16,7 @@ from enc_caffe.calibration.decomposer import KINDS, RECONSTRUCT, Decomposition
 from enc_caffe.cli.feed import feed_of
 from enc_caffe.decomposition.policy import PAPER, Schemes
 from enc_caffe.errors import UsageError
+from enc_caffe.form import PLACEMENTS
 from enc_caffe.measuring.store import ResultStore, default_store
 from enc_caffe.measuring.subject import MEMORY
 from enc_caffe.pipeline.source import Source
@@ -208,14 +209,16 @@ def decomposition(args: argparse.Namespace) -> Decomposition:
     )
 
 
+def add_placement(command: Any, default: Optional[str], words: str = "exact") -> None:
+    """``--stride_placement``."""
+    command.add_argument(
+        "--stride_placement", choices=PLACEMENTS, default=default,
+        help=f"exact: the pair at full rank is the original; published: both strides on the first half (default: {words})",
+    )  # fmt: skip
+
+
 def add_emission(command: argparse.ArgumentParser) -> None:
     """Arguments of the emission."""
-    command.add_argument(
-        "--stride_placement",
-        choices=("exact", "published"),
-        default="exact",
-        help="exact: the pair at full rank is the original; published: both strides on the first half",
-    )
     command.add_argument("--solver", type=Path, help="solver prototxt whose schedule the emitted solver takes over")
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
     command.add_argument("--force", action="store_true", help="replace an output that exists")

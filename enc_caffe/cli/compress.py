@@ -12,6 +12,7 @@ from enc_caffe.cli.common import (
     add_emission,
     add_making,
     add_model,
+    add_placement,
     add_workers,
     decomposition,
     list_argument,
@@ -25,6 +26,7 @@ from enc_caffe.cli.feed import add_feed
 from enc_caffe.cli.images import add_images, shown, take_images
 from enc_caffe.cli.searching import add_runtime_python, add_search, search_options, times_of
 from enc_caffe.files.output import check_new, claimed
+from enc_caffe.form import PLACEMENTS
 from enc_caffe.pipeline.compression import QUALITY, Making, Output, compress
 from enc_caffe.pipeline.source import Resources
 from enc_caffe.terminal.naming import say
@@ -58,6 +60,7 @@ def register(commands: Any) -> None:
     add_making(p)
     add_feed(p)
     add_workers(p)
+    add_placement(p, PLACEMENTS[0])
     add_emission(p)
     add_distillation(p)
     p.add_argument(

@@ -7,12 +7,13 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
-from enc_caffe.cli.common import add_model, load_network, open_store
+from enc_caffe.cli.common import add_model, add_placement, load_network, open_store
 from enc_caffe.cli.images import add_images, take_images
 from enc_caffe.cli.searching import add_runtime_python, add_schemes, schemes_of
 from enc_caffe.decomposition.policy import takes_channels_out
 from enc_caffe.errors import MetricsError, UsageError
 from enc_caffe.files.output import atomic_folder, check_new, check_parent, claimed
+from enc_caffe.form import PLACEMENTS
 from enc_caffe.measuring.clock import Timer
 from enc_caffe.measuring.elsewhere import SCRIPT, TIMES, Exporter, Imported
 from enc_caffe.measuring.latency import Times, measure_latency
@@ -35,6 +36,7 @@ def register(commands: Any) -> None:
     p.add_argument("--fully_connected", action="store_true", help="time fully connected layers too")
     add_schemes(p)
     add_runtime(p)
+    add_placement(p, PLACEMENTS[0])
     p.add_argument("--threads", type=int, default=1, help="threads of the runtime (default: 1)")
     p.add_argument("--batch", type=int, default=1, help="images of a pass (default: 1)")
     p.add_argument("--ranks", type=int, default=8, help="forms of each scheme that are timed (default: 8)")
@@ -109,6 +111,7 @@ def _table(args: argparse.Namespace, loaded: LoadedNetwork, timer: Times, progre
         timer,
         args.batch,
         args.ranks,
+        args.stride_placement,
         progress=progress,
         notice=notice,
     )

@@ -9,6 +9,7 @@ from typing import Any, Iterator
 
 from enc_caffe import pipeline
 from enc_caffe.cli.common import (
+    add_placement,
     add_python_layers,
     add_shapes,
     add_workers,
@@ -23,13 +24,14 @@ from enc_caffe.cli.searching import add_format, add_search, search_options, time
 from enc_caffe.errors import MetricsError, UsageError
 from enc_caffe.files.jsonfile import write_json
 from enc_caffe.files.output import check_parent, claimed
+from enc_caffe.form import PLACEMENTS
 from enc_caffe.measuring.subject import PlanEvaluator
 from enc_caffe.metrics.files import read_metrics
 from enc_caffe.metrics.table import MetricsTable
 from enc_caffe.pipeline import planning
 from enc_caffe.pipeline.measurement import concerns, images_of
 from enc_caffe.pipeline.planning import PlanAccuracy, SweepPoint
-from enc_caffe.pipeline.timing import foreign, unlike
+from enc_caffe.pipeline.timing import as_timed, check_placement, foreign, unlike
 from enc_caffe.plan import write_plan
 from enc_caffe.search.methods import most_evaluations
 from enc_caffe.terminal.naming import say
@@ -52,7 +54,7 @@ def register(commands: Any) -> None:
     add_shapes(images)
     add_python_layers(images)
     images.add_argument("--accuracy", type=int, default=1, metavar="K", help="top-K accuracy counts (default: 1)")
-    images.add_argument("--stride_placement", choices=("exact", "published"), default="exact")
+    add_placement(images, PLACEMENTS[0])
     add_feed(p)
     add_workers(p)
     add_format(p)
@@ -78,6 +80,8 @@ def _search(args: argparse.Namespace) -> None:
     latency = times_of(args)
     for line in [*foreign(latency), *unlike(latency, table.network)] if latency is not None else ():
         say(line)
+    if latency is not None:
+        check_placement(latency, [layer for layer, _ in table.by_layer()], args.stride_placement)
     with_images = _images(args)
     expected = most_evaluations(options, len({m.name for m in table.layers}))
     for accuracy in _accuracy(args, table, expected) if with_images else iter((None,)):
@@ -91,7 +95,7 @@ def _search(args: argparse.Namespace) -> None:
         else:
             found = planning.search_plan(table, options, accuracy, latency)
             found = planning.evaluated(found, accuracy) if accuracy else found
-            write_plan(args.out, found.plan, args.format)
+            write_plan(args.out, as_timed(found.plan, latency), args.format)
             show_plan(table, found.plan)
             show_found(found)
     print(f"written to {args.out}")

@@ -151,6 +151,6 @@ class Imported:
         if missing and what != "the network":
             raise MetricsError(
                 f"{self._path}: no time of {what} as {missing[0]} (network {keys[missing[0]]}; {len(missing)} of its {len(nets)} are "
-                "missing); was it exported with the same --model, --schemes, --ranks and --batch? Its row may say refused"
+                "missing); was it exported with the same --model, --schemes, --ranks, --batch and --stride_placement? Its row may say refused"
             )
         return {n: median(self._samples[k]) for n, k in keys.items() if self._samples.get(k)}

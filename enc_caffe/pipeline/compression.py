@@ -41,7 +41,7 @@ from enc_caffe.pipeline.planning import Found, check_search, search_plan
 from enc_caffe.pipeline.slower import slower
 from enc_caffe.pipeline.source import Resources, Source
 from enc_caffe.pipeline.spectra import pca_metrics
-from enc_caffe.pipeline.timing import Measured, end_to_end, settled, unlike
+from enc_caffe.pipeline.timing import Measured, as_timed, check_placement, end_to_end, settled, unlike
 from enc_caffe.plan import Plan
 from enc_caffe.progress import Stages, quiet
 from enc_caffe.search.build import TimeOf
@@ -214,6 +214,8 @@ def compress(
     for line in loaded.notices():
         notice(line)
     ImageLmdb(Path(output.test_lmdb or lmdb)).close()
+    if isinstance(time_of, LatencyTable):
+        check_placement(time_of, loaded.network.layers, making.placement)
     table, how = pca_metrics(loaded, source.weights), making.decomposition
     check_search(table, options, time_of)
     evaluating = options.method in EVALUATING or options.target_accuracy is not None
@@ -288,6 +290,7 @@ def compress(
             found, table, time_of = settled(search, time_of, ends, options.target_latency, notice, **values)
         else:
             found, table = search(time_of)
+        found = replace(found, plan=as_timed(found.plan, time_of))
         if found.result.note:
             notice(found.result.note)
         blobs: Blobs = {}

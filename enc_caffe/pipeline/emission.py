@@ -18,12 +18,12 @@ from enc_caffe.caffe_io.prototxt import read_solver, to_text, verbatim_text, wri
 from enc_caffe.caffe_io.variants import deploy_net, solver_param, train_val_or_same
 from enc_caffe.caffe_tools.loadable import Original, check_loads
 from enc_caffe.complexity import Complexity, network_complexity
-from enc_caffe.decomposition import check_form, check_worth
+from enc_caffe.decomposition import check_form, check_worth, strides_move
 from enc_caffe.decomposition.policy import PAPER, parse_schemes, policy_for
 from enc_caffe.decomposition.widths import pruned_group, takes_channels, widths
 from enc_caffe.errors import DatasetError, PlanError, UsageError
 from enc_caffe.files.output import atomic_folder
-from enc_caffe.form import CONVENTIONS, Form
+from enc_caffe.form import CONVENTIONS, PLACEMENTS, Form
 from enc_caffe.network import Network
 from enc_caffe.pipeline.distilling import write_distillation
 from enc_caffe.pipeline.loading import LoadedNetwork
@@ -115,12 +115,36 @@ def plan_forms(loaded: LoadedNetwork, plan: Plan, source: str = "the plan") -> d
     return found
 
 
+def placed(
+    network: Network, plan: Plan, forms: Mapping[str, Form], placement: Optional[str] = None, source: str = "the plan"
+) -> str:
+    """Where a plan's strides stand: as asked, else as in the chains whose times chose it, else ``exact``.
+
+    Raises
+    ------
+    PlanError
+        If both are said and differ, and with them a layer of the plan: the network would take another time than the one that was chosen.
+    """
+    timed = plan.about.stride_placement
+    if timed not in (None, *PLACEMENTS):
+        raise PlanError(f"{source}: field 'stride_placement' is {timed!r}; {' or '.join(PLACEMENTS)} is needed")
+    if timed is None or placement in (None, timed):
+        return placement or timed or PLACEMENTS[0]
+    moved = [n for n, f in forms.items() if strides_move(network[n], f)]
+    if moved:
+        raise PlanError(
+            f"{source}: layer '{moved[0]}' was chosen by its time with {timed} strides, and --stride_placement {placement} makes it another "
+            f"chain; give --stride_placement {timed}, or search again by times of enc-caffe latency --stride_placement {placement}"
+        )
+    return placement
+
+
 def emit(
     loaded: LoadedNetwork,
     weights: Path,
     plan: Plan,
     out: Path,
-    placement: str = "exact",
+    placement: Optional[str] = None,
     force: bool = False,
     solver: Optional[Path] = None,
     train_lmdb: Optional[Path] = None,
@@ -137,12 +161,13 @@ def emit(
 
     The folder appears whole or not at all, and not before stock Caffe has loaded its files
     (:func:`enc_caffe.caffe_tools.loadable.check_loads`). ``final`` is the name that it will have in the end, where that is not ``out``:
-    the solver names the train_val by it. ``blobs`` are weights by layer of the compressed network that are not what plain SVD
+    the solver names the train_val by it. ``placement`` of strides is ``exact`` or ``published``, without it the plan's own. ``blobs`` are weights by layer of the compressed network that are not what plain SVD
     gives. ``version`` is that of the format of ``ranks.json``. With a ``distillation`` the files are added by which stock Caffe
     distils (:func:`enc_caffe.pipeline.distilling.write_distillation`).
     """
     network = loaded.network
     forms = plan_forms(loaded, plan, source)
+    placement = placed(network, plan, forms, placement, source)
     among = decomposable_layers(network, plan, forms)
     model = loaded.model(weights)
     original_solver = read_solver(solver) if solver is not None else None

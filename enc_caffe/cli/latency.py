@@ -121,10 +121,12 @@ def _export(args: argparse.Namespace, loaded: LoadedNetwork) -> None:
     runtime = runtime_for(args.runtime)
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(atomic_folder(args.export))
-        bar = stack.enter_context(progress_bar("networks written", None))
+        bar = stack.enter_context(progress_bar("networks written", None, waits=True))
         process = None
         try:
-            process = stack.enter_context(RuntimeProcess(runtime, args.threads, args.runtime_python))
+            process = stack.enter_context(
+                RuntimeProcess(runtime, args.threads, args.runtime_python, say, lambda words: bar(None, None, words))
+            )
         except UsageError as exc:
             say(f"the networks are not converted: {exc}")
         exporter = Exporter(folder, runtime, process)
@@ -143,8 +145,13 @@ def _imported(args: argparse.Namespace, loaded: LoadedNetwork) -> LatencyTable:
 def _measured(args: argparse.Namespace, loaded: LoadedNetwork) -> LatencyTable:
     lines: list[str] = []
     with contextlib.ExitStack() as stack:
-        process = stack.enter_context(RuntimeProcess(runtime_for(args.runtime), args.threads, args.runtime_python))
-        store, bar = stack.enter_context(open_store(args)), stack.enter_context(progress_bar("networks timed", None))
+        bar = stack.enter_context(progress_bar("networks timed", None, waits=True))
+        process = stack.enter_context(
+            RuntimeProcess(
+                runtime_for(args.runtime), args.threads, args.runtime_python, say, lambda words: bar(None, None, words)
+            )
+        )
+        store = stack.enter_context(open_store(args))
         timer = Timer(process, args.batch, store, args.rounds, lines.append, args.again)
         table = _table(args, loaded, timer, bar, lines.append)
     for line in lines:

@@ -225,7 +225,9 @@ def compress(
         executor = stack.enter_context(resources.workers.executor())
         for line in unlike(time_of, loaded.network.name) if isinstance(time_of, LatencyTable) else ():
             notice(line)
-        ends = end_to_end(loaded, time_of, resources.runtime_python, making.placement, notice)
+        ends = end_to_end(
+            loaded, time_of, resources.runtime_python, making.placement, notice, lambda words: progress(words, 0, 1)
+        )
         if ends is not None:
             stack.callback(ends.close)
         chooser, forecast = None, None

@@ -138,7 +138,12 @@ class EndToEnd:
 
 
 def end_to_end(
-    loaded: LoadedNetwork, time_of: Optional[TimeOf], python: Optional[Path], placement: str, notice: Words
+    loaded: LoadedNetwork,
+    time_of: Optional[TimeOf],
+    python: Optional[Path],
+    placement: str,
+    notice: Words,
+    on_step: Words = lambda words: None,
 ) -> Optional[EndToEnd]:
     """What times networks as a table's were; None, with a word on it, where that cannot be here."""
     if not isinstance(time_of, LatencyTable) or time_of.network_time is None:
@@ -148,7 +153,9 @@ def end_to_end(
         notice(f"{line}, so nothing is timed here from end to end")
         return None
     try:
-        process = RuntimeProcess(runtime_for(str(about["runtime"])), int(about.get("threads", 1)), python)
+        process = RuntimeProcess(
+            runtime_for(str(about["runtime"])), int(about.get("threads", 1)), python, notice, on_step
+        )
     except EncError as exc:
         notice(f"nothing is timed from end to end: {exc}")
         return None

@@ -47,6 +47,10 @@ def register(commands: Any) -> None:
         "loses, from second moments alone (with --decomposition weighted); fisher: the divergence of each form by gradients, one "
         "backward pass for each direction of the scores, whatever the number of forms",
     )  # fmt: skip
+    p.add_argument(
+        "--multiple_of", type=int, default=1, metavar="N",
+        help="of forms of several ranks, and of fewer channels, those in multiples of N (for search --multiple_of N)",
+    )  # fmt: skip
     add_dense(p)
     add_schemes(p)
     add_format(p)
@@ -75,7 +79,7 @@ def _metrics(args: argparse.Namespace) -> None:
             done += 1
             bar(done, number)
 
-        table = pipeline.pca_metrics(loaded, args.weights, sampler, step)
+        table = pipeline.pca_metrics(loaded, args.weights, sampler, step, args.multiple_of)
     if args.lmdb is None:
         for line in loaded.untrained(args.weights):
             say(line)

@@ -34,6 +34,7 @@ from enc_caffe.pipeline.planning import PlanAccuracy, SweepPoint
 from enc_caffe.pipeline.timing import as_timed, check_placement, foreign, unlike
 from enc_caffe.plan import write_plan
 from enc_caffe.search.methods import most_evaluations
+from enc_caffe.search.multiples import unmet_multiples
 from enc_caffe.terminal.naming import say
 from enc_caffe.terminal.plans import show_found, show_plan, show_sweep
 from enc_caffe.terminal.progress import progress_bar
@@ -82,6 +83,8 @@ def _search(args: argparse.Namespace) -> None:
         say(line)
     if latency is not None:
         check_placement(latency, [layer for layer, _ in table.by_layer()], args.stride_placement)
+    for line in unmet_multiples(table, options):
+        say(line)
     with_images = _images(args)
     expected = most_evaluations(options, len({m.name for m in table.layers}))
     for accuracy in _accuracy(args, table, expected) if with_images else iter((None,)):

@@ -82,7 +82,9 @@ def add_search(command: argparse.ArgumentParser, sweeps: bool = False, solver: s
         "else search)",
     )  # fmt: skip
     rank.add_argument("--floor", type=float, default=0.1, help="lowest rank as a part of r_max (default: 0.1)")
-    rank.add_argument("--multiple_of", type=int, default=1, metavar="N", help="ranks in multiples of N")
+    rank.add_argument(
+        "--multiple_of", type=int, default=1, metavar="N", help="ranks, and widths of pruned layers, in multiples of N"
+    )
     rank.add_argument("--bounds", type=bounds_argument, action="append", default=[], metavar="LAYER=LOW:HIGH")
     rank.add_argument("--whole", action="append", default=[], metavar="LAYER", help="a layer that stays whole")
     count = command.add_argument_group("what is counted")

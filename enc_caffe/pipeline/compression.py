@@ -46,6 +46,7 @@ from enc_caffe.plan import Plan
 from enc_caffe.progress import Stages, quiet
 from enc_caffe.search.build import TimeOf
 from enc_caffe.search.methods import EVALUATING
+from enc_caffe.search.multiples import unmet_multiples
 from enc_caffe.search.options import SearchOptions
 from enc_caffe.search.own import PRUNING
 from enc_caffe.workers.executor import Executor
@@ -216,7 +217,9 @@ def compress(
     ImageLmdb(Path(output.test_lmdb or lmdb)).close()
     if isinstance(time_of, LatencyTable):
         check_placement(time_of, loaded.network.layers, making.placement)
-    table, how = pca_metrics(loaded, source.weights), making.decomposition
+    table, how = pca_metrics(loaded, source.weights, step=options.multiple_of), making.decomposition
+    for line in unmet_multiples(table, options):
+        notice(line)
     check_search(table, options, time_of)
     evaluating = options.method in EVALUATING or options.target_accuracy is not None
     # Where whole networks are measured anyway, they decide between a mixture and one scheme too.

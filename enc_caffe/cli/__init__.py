@@ -8,7 +8,7 @@ import importlib
 import sys
 import tempfile
 from pathlib import Path
-from typing import Optional, Sequence
+from typing import NoReturn, Optional, Sequence
 
 from enc_caffe import __version__
 from enc_caffe.errors import EncError
@@ -40,9 +40,15 @@ RUN_CAFFE = ("inspect", "metrics", "latency", "search", "emit", "evaluate", "fin
 TWO_WORDS = tuple(name for name in COMMANDS if " " in name)
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line; the flags of a command fill a screen."""
+        self.exit(2, f"{self.prog}: {message}; {self.prog} --help says what there is\n")
+
+
 def parser(only: Optional[str] = None) -> argparse.ArgumentParser:
     """The whole command line; ``only``: the flags of one command, and of the others the names and what they are for."""
-    top = argparse.ArgumentParser(prog="enc-caffe", description="Low-rank compression of whole Caffe networks.")
+    top = _Parser(prog="enc-caffe", description="Low-rank compression of whole Caffe networks.")
     top.add_argument("--version", action="version", version=f"enc-caffe {__version__}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, words in COMMANDS.items():

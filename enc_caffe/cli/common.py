@@ -25,6 +25,9 @@ from enc_caffe.terminal.naming import say
 from enc_caffe.workers.choice import Workers
 from enc_caffe.workers.executor import LIMIT
 
+#: Numbers of a range at most.
+MOST_POINTS = 1000
+
 
 def shape_argument(text: str) -> Shape:
     """``C,H,W`` as a shape."""
@@ -246,4 +249,8 @@ def range_of(text: str) -> list[float]:
     first, last, step = parts
     if step <= 0 or last < first:
         raise ValueError(f"{text}: the range is empty; first <= last and step > 0 are needed")
+    if (last - first) / step >= MOST_POINTS:
+        raise ValueError(
+            f"{text}: {(last - first) / step + 1:,.0f} numbers; {MOST_POINTS:,} at most, so a larger step is needed"
+        )
     return [round(first + i * step, 10) for i in range(int(np.floor((last - first) / step + 1e-9)) + 1)]

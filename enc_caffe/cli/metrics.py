@@ -15,6 +15,7 @@ from enc_caffe.cli.common import add_dense, add_model, add_workers, load_network
 from enc_caffe.cli.feed import add_feed
 from enc_caffe.cli.images import add_images, shown, take_images
 from enc_caffe.cli.searching import add_format, add_schemes, schemes_of
+from enc_caffe.errors import UsageError
 from enc_caffe.files.output import check_parent, claimed
 from enc_caffe.metrics.files import write_metrics
 from enc_caffe.metrics.sampling import sampler_from
@@ -61,6 +62,9 @@ def register(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Compute and write the metrics."""
+    # Before anything is read, which may take minutes.
+    if args.accuracy not in (1, 5):
+        raise UsageError(f"--accuracy {args.accuracy}: 1 or 5 is needed")
     check_parent(args.out)
     take_images(args)
     with claimed(args.out):

@@ -109,8 +109,10 @@ def _images(args: argparse.Namespace) -> bool:
     if args.images is not None and "lmdb" not in given:
         given.append("lmdb")
     if given and len(given) < 3:
-        missing = " and ".join(f"--{n}" for n in ("model", "weights", "lmdb") if n not in given)
-        raise UsageError(f"plans are evaluated with --model, --weights and --lmdb; {missing} is missing")
+        missing = [f"--{n}" for n in ("model", "weights", "lmdb") if n not in given]
+        raise UsageError(
+            f"plans are evaluated with --model, --weights and --lmdb; {' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing"
+        )
     return bool(given)
 
 

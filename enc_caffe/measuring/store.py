@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Iterator, Optional
 
+from enc_caffe.caffe_io.looks import HEAD, is_another
 from enc_caffe.errors import EncError, OutputError
 from enc_caffe.installation import cache_folder
 
@@ -114,7 +115,8 @@ class ResultStore:
         with contextlib.suppress(FileNotFoundError):
             size = self.path.stat().st_size
             with open(self.path, "rb") as handle:
-                if size % PAGE and handle.read(len(MAGIC)) != MAGIC:
+                head = handle.read(HEAD)
+                if size and not head.startswith(MAGIC) and (size % PAGE or is_another(head)):
                     raise OutputError(
                         f"{self.path}: is no store of results, and is left as it is; give --store another file"
                     )

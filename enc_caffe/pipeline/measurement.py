@@ -224,6 +224,10 @@ def concerns(images: Subject, lmdb: Optional[Path] = None) -> list[str]:
     ][:1]  # fmt: skip
     if not look.labelled:
         return lines
+    if look.classes_seen == 1 < look.scores.classes:
+        lines.append(
+            f"{lmdb}: all {look.images} images are of one class, but the network has {look.scores.classes}; what they say of the others is little"
+        )
     counts = first_counts(images)
     entropy, chance = counts.cross_entropy / counts.images, float(np.log(look.scores.classes))
     if entropy <= chance:

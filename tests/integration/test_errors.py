@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import cv2
 import lmdb
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from enc_caffe.cli import main
 pytestmark = pytest.mark.caffe
 DIGITS = Path(__file__).resolve().parent.parent.parent / "prototxt" / "digits" / "train_val.prototxt"
 SIZE = ["--input_shape", "1,8,8"]
+NET = ["--model", str(DIGITS), "--weights", "good.caffemodel"]
 
 
 @pytest.fixture(scope="module")
@@ -507,3 +509,79 @@ def test_training_that_diverges(kit: Path, tmp_path: Path, capsys: pytest.Captur
 
 def test_the_good_files_are_good(kit: Path) -> None:
     CaffeModel(kit / "good.caffemodel").check(describe(read_net(kit / "good.prototxt"), (1, 8, 8)))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (["evaluate", *NET, "--lmdb", "good_lmdb", "--workers", "0"], 2, "--workers 0: 1 or more is needed"),
+        (["evaluate", *NET, "--lmdb", "good_lmdb", "--batch_size", "0"], 2, "--batch_size 0: 1 or more is needed"),
+        (["evaluate", *NET, "--lmdb", "good_lmdb", "--gpu", "-1"], 2, "--gpu -1: 0 or more is needed"),
+        (
+            ["evaluate", *NET, "--lmdb", "good_lmdb", "--top_k", "0"],
+            2,
+            "--top_k 0: the network has 10 classes, so numbers from 1 to 10",
+        ),
+        (
+            ["evaluate", *NET, "--lmdb", "good_lmdb/data.mdb"],
+            1,
+            "is a file, and an LMDB is a folder with data.mdb in it; give ",
+        ),
+        (
+            ["evaluate", *NET, "--lmdb", "nan_lmdb"],
+            1,
+            "nan_lmdb: key b'00000000': a datum holds values that are not finite",
+        ),
+        (
+            ["compress", *NET, "--lmdb", "nan_lmdb", "--target_flops", "0.5", "--out", "o"],
+            1,
+            "a datum holds values that are not finite",
+        ),
+        (
+            ["metrics", *NET, "--lmdb", "good_lmdb", "--accuracy", "3", "--out", "o"],
+            2,
+            "--accuracy 3: 1 or 5 is needed",
+        ),
+        (
+            ["metrics", *NET, *SIZE, "--multiple_of", "0", "--out", "o"],
+            2,
+            "--multiple_of 0: an integer of 1 or more is needed",
+        ),
+        (["data", "folder", "pictures", "--resize", "0", "5", "--out", "o"], 2, "images cannot be resized to 0x5"),
+        (
+            ["data", "folder", "pictures", "--resize", "100000", "100000", "--out", "o"],
+            2,
+            "33554432 pixels in all at most",
+        ),
+        (
+            ["data", "folder", "pictures", "--seed", "-1", "--out", "o"],
+            2,
+            "--seed -1: a whole number of 0 or more is needed",
+        ),
+        (["data", "arrays", "pictures/a.png", "--out", "o"], 1, "a.png: is no .npz file of arrays; np.savez"),
+        (
+            ["data", "partial", "good_lmdb", "--images", "0", "--out", "o"],
+            2,
+            "give --images from 1 to 20, or --fraction",
+        ),
+    ],
+)
+def test_numbers_and_files_that_make_no_sense(
+    kit: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    status: int,
+    words: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("good.caffemodel", "good_lmdb"):
+        (tmp_path / name).symlink_to(kit / name)
+    (tmp_path / "pictures").mkdir()
+    cv2.imwrite("pictures/a.png", np.zeros((8, 8), np.uint8))
+    if "nan_lmdb" in arguments:
+        write_lmdb(tmp_path / "nan_lmdb", array_records(np.full((3, 1, 8, 8), np.nan, np.float32), np.arange(3)))
+    before = sorted(p.name for p in tmp_path.iterdir())
+    fails(capsys, arguments, status, words)
+    assert sorted(p.name for p in tmp_path.iterdir()) == before

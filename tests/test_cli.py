@@ -68,6 +68,10 @@ def test_wrong_usage(arguments: list[str], words: str, capsys: pytest.CaptureFix
             ["compress"],
             "enc-caffe compress: the following arguments are required: --model, --weights, --out; enc-caffe compress --help says",
         ),
+        (
+            ["inspect", "--model", "m", "--solvr", "s"],
+            "enc-caffe inspect: unrecognized arguments: --solvr s (did you mean --solver?)",
+        ),
         (["compres"], "invalid choice: 'compres'"),
     ],
 )

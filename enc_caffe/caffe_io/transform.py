@@ -65,12 +65,17 @@ class Transform:
         mean = self.mean
         if mean is not None:
             if mean.shape[0] not in (1, values.shape[0]) or (mean.shape[1] > 1 and mean.shape != values.shape):
-                raise DatasetError(f"the mean has shape {mean.shape}, the image {values.shape}")
+                raise DatasetError(
+                    f"the mean has shape {mean.shape}, the image {values.shape} (C, H, W); one value, one for each channel (--mean_value), or an "
+                    "image of the same size (--mean_file) is needed"
+                )
             values = values - mean
         if self.crop:
             height, width = values.shape[1:]
             if self.crop > min(height, width):
-                raise DatasetError(f"crop_size {self.crop} is larger than the image {height} x {width}")
+                raise DatasetError(
+                    f"crop_size {self.crop} is larger than the image {height} x {width}; --resize H,W makes it larger, --crop_size 0 leaves it whole"
+                )
             top, left = (height - self.crop) // 2, (width - self.crop) // 2
             values = values[:, top : top + self.crop, left : left + self.crop]
         return values if self.scale == 1.0 else values * np.float32(self.scale)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from enc_caffe.caffe_io.inference import for_inference
 from enc_caffe.caffe_io.lacking import untrained_notice
 from enc_caffe.caffe_io.prototxt import read_commented, read_solver, to_text, verbatim_text
 from enc_caffe.caffe_io.variants import deploy_net, sized_network, solver_param, train_val_net
+from enc_caffe.caffe_tools.labels import check_images
 from enc_caffe.caffe_tools.programs import caffe_test, parse_training
 from enc_caffe.caffe_tools.selection import RATES, SHORT, SWEPT, Selection, criterion, hold_out, sweep
 from enc_caffe.caffe_tools.training import LOG, Files, Step, digests, run_training
@@ -105,6 +107,8 @@ def finetune(
         With Caffe's own last line, or where the training diverged.
     """
     _check_schedule(overrides or {})
+    if gpu and not re.fullmatch(r"all|\d+(,\d+)*", gpu):
+        raise UsageError(f"--gpu {gpu}: all, or numbers of devices such as 0,1 are needed")
     original = read_solver(Path(solver))
     path = Path(model) if model is not None else _net_of(original, Path(solver))
     net, comments = read_commented(path, python_layers)
@@ -128,6 +132,7 @@ def finetune(
         network if own is net else sized_network(_staged(own, original), str(own_path), shape, None, input_shapes)
     )
     # Trained weights are in the caffemodel, whatever filled them first.
+    check_images(_staged(train_val_net(net, network, train_lmdb, test_lmdb), original), network, str(path))
     deploy = verbatim_text(for_inference(deploy_net(_staged(own, original), own_network)), comments)
     test = to_text(train_val_net(own, own_network, train_lmdb, test_lmdb))
     with claimed(out):

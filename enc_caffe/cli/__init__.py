@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import errno
 import importlib
 import sys
@@ -84,11 +85,23 @@ def _module(command: str) -> str:
     return f"{__name__}.{command.replace(' ', '_')}"
 
 
+def _refuse(top: argparse.ArgumentParser, name: str, unknown: Sequence[str]) -> NoReturn:
+    """Flags that a command does not have, with the nearest that it has."""
+    commands = next(a for a in top._actions if isinstance(a, argparse._SubParsersAction))
+    command = commands.choices[name]
+    flags = [flag for action in command._actions for flag in action.option_strings]
+    near = difflib.get_close_matches(unknown[0].partition("=")[0], flags, 1)
+    command.error(f"unrecognized arguments: {' '.join(unknown)}{f' (did you mean {near[0]}?)' if near else ''}")
+    raise AssertionError
+
+
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Arguments of a command; a preset (``--quality``) sets defaults, so that flags that are given hold wherever they stand."""
     given = _joined(list(arguments))
     top = parser(given[0] if given else "")
-    args = top.parse_args(given)
+    args, unknown = top.parse_known_args(given)
+    if unknown:
+        _refuse(top, given[0], unknown)
     if getattr(args, "quality", None):
         command, presets = args.presets
         command.set_defaults(**presets[args.quality])

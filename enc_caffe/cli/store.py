@@ -39,6 +39,8 @@ def register(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """List, explain or prune."""
+    if args.store is not None and not args.store.exists():
+        raise UsageError(f"--store {args.store}: does not exist; without the flag it is the store in the user's cache")
     with open_store(args) as store:
         {"list": _list, "explain": _explain, "prune": _prune}[args.action](args, store)
 

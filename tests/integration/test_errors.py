@@ -20,6 +20,16 @@ pytestmark = pytest.mark.caffe
 DIGITS = Path(__file__).resolve().parent.parent.parent / "prototxt" / "digits" / "train_val.prototxt"
 SIZE = ["--input_shape", "1,8,8"]
 NET = ["--model", str(DIGITS), "--weights", "good.caffemodel"]
+TRAIN = [
+    "finetune",
+    "--solver",
+    str(DIGITS.with_name("solver.prototxt")),
+    "--weights",
+    "good.caffemodel",
+    "--out",
+    "o",
+    "--train_lmdb",
+]
 
 
 @pytest.fixture(scope="module")
@@ -564,6 +574,42 @@ def test_the_good_files_are_good(kit: Path) -> None:
             2,
             "give --images from 1 to 20, or --fraction",
         ),
+        (
+            [*TRAIN, "good_lmdb", "--test_lmdb", "nowhere"],
+            1,
+            "nowhere: does not exist; enc-caffe data makes one from arrays or image folders; layer 'data' of ",
+        ),
+        (
+            [*TRAIN, "labels_lmdb", "--test_lmdb", "good_lmdb"],
+            1,
+            "labels_lmdb: label 10 is none of 0 to 9, and layer 'loss' (SoftmaxWithLoss) of ",
+        ),
+        (
+            [*TRAIN, "good_lmdb", "--test_lmdb", "bare_lmdb"],
+            1,
+            "bare_lmdb: its images have no labels, and layer 'loss' (SoftmaxWithLoss) of ",
+        ),
+        (
+            [*TRAIN, "good_lmdb", "--test_lmdb", "good_lmdb", "--gpu", "x"],
+            2,
+            "--gpu x: all, or numbers of devices such as 0,1 are needed",
+        ),
+        (
+            ["finetune", "--solver", str(DIGITS), "--out", "o"],
+            1,
+            "train_val.prototxt: is the prototxt of a network; a solver's",
+        ),
+        (
+            ["evaluate", *NET, "--lmdb", "good_lmdb", "--mean_value", "1,2"],
+            1,
+            "one value, one for each channel (--mean_value), or an image",
+        ),
+        (
+            ["latency", *NET[:2], *SIZE, "--import", "pictures/a.png", "--out", "o"],
+            1,
+            "a.png: is no text; a CSV file with the columns",
+        ),
+        (["store", "list", "--store", "nowhere"], 2, "--store nowhere: does not exist"),
     ],
 )
 def test_numbers_and_files_that_make_no_sense(
@@ -576,10 +622,12 @@ def test_numbers_and_files_that_make_no_sense(
     words: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in ("good.caffemodel", "good_lmdb"):
+    for name in ("good.caffemodel", "good_lmdb", "labels_lmdb"):
         (tmp_path / name).symlink_to(kit / name)
     (tmp_path / "pictures").mkdir()
     cv2.imwrite("pictures/a.png", np.zeros((8, 8), np.uint8))
+    if "bare_lmdb" in arguments:
+        write_lmdb(tmp_path / "bare_lmdb", array_records(np.zeros((3, 1, 8, 8), np.uint8), np.full(3, -1)))
     if "nan_lmdb" in arguments:
         write_lmdb(tmp_path / "nan_lmdb", array_records(np.full((3, 1, 8, 8), np.nan, np.float32), np.arange(3)))
     before = sorted(p.name for p in tmp_path.iterdir())

@@ -202,6 +202,12 @@ def sense_all(
             "the scores do not change with the weights of any layer, to first order: every image's softmax is certain, or its "
             "outputs are dead; search by divergences that are measured instead (--metric divergence)"
         )
+    for (name, form), own in changes.items():
+        if not np.isfinite(own).all():
+            raise CaffeError(
+                f"layer '{name}' as {form}: what gradients say of the scores is not finite, which the scores are: they may be too large "
+                "for float32; search by divergences that are measured instead (--metric divergence)"
+            )
     return Sensed(changes, probes["scores"], probes["roots"], task.softmax)
 
 

@@ -225,6 +225,10 @@ class LayerMetrics:
                 f"{FLAGS.get(kind, '')}"
             )
         ranks, added = np.array([p[0] for p in points]), np.array([p[1] for p in points], dtype=float)
+        if not np.isfinite(added).all():
+            raise MetricsError(
+                f"layer '{self.name}': field '{field_}' holds values that are not finite; measure it again"
+            )
         if kind == "loss":
             # The loss at r_max is the original's; what a truncation adds can be negative by chance and then counts as 0.
             added = added - added[-1]

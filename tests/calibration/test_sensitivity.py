@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from enc_caffe import pipeline
-from enc_caffe.calibration.sensitivity import BackwardTask, backward_task, parts_of, sense_all
+from enc_caffe.calibration.sensitivity import BackwardTask, backward_task, change_file, parts_of, sense_all
 from enc_caffe.errors import CaffeError
+from enc_caffe.files.arrays import write_arrays
 from enc_caffe.form import Form
 from enc_caffe.measuring.subject import Subject
 from enc_caffe.pipeline.measurement import images_of
 from enc_caffe.workers.choice import Workers
+from tests.decomposition.layers import conv
 from tests.measuring import nets
 
 pytestmark = pytest.mark.caffe
@@ -99,3 +102,13 @@ def test_parts_are_cut_by_the_room_that_changed_weights_take(monkeypatch: pytest
     parts = parts_of({"c": layer, "d": layer}, {"c": forms, "d": forms[:3]})
     assert [[(n, len(f)) for n, f in p] for p in parts] == [[("c", 64)], [("c", 36)], [("d", 3)]]
     assert [f for p in parts for n, own in p for f in own if n == "c"] == forms
+
+
+def test_changes_that_are_not_finite_are_an_error_that_names_the_layer(tmp_path: Path) -> None:
+    # As a worker leaves them where scores are near the end of float32.
+    form, layer = Form("spatial", (2,)), conv(4, 4, (3, 3))
+    write_arrays(tmp_path / "probes.npz", {"scores": np.zeros((3, 2), np.float32), "roots": np.ones((3, 1, 1))})
+    write_arrays(change_file(tmp_path, "c"), {str(form): np.array([[0.0], [np.inf], [1.0]], np.float32)})
+    backward = SimpleNamespace(layers={"c": layer}, task=SimpleNamespace(softmax=True))
+    with pytest.raises(CaffeError, match=r"layer 'c' as spatial:2: .* not finite.*--metric divergence"):
+        sense_all(backward, tmp_path, [("c", form)], 3, 3, None, lambda d, a: None)  # type: ignore[arg-type]

@@ -66,7 +66,7 @@ def add_model(command: argparse.ArgumentParser, weights: bool = True) -> None:
     if weights:
         command.add_argument("--weights", type=Path, required=True, help="caffemodel")
     command.add_argument(
-        "--input_shape", type=shape_argument, metavar="C,H,W", help="size of the images, where no LMDB says it"
+        "--input_shape", type=shape_argument, metavar="C,H,W", help="size of the images, if no LMDB gives it"
     )
     add_shapes(command)
     add_python_layers(command)
@@ -82,8 +82,8 @@ def add_top_shape(command: Any) -> None:
     """``--top_shape``."""
     command.add_argument(
         "--top_shape", type=top_shape_argument, action="append", default=[], metavar="TOP=N,...",
-        help="full shape of a blob, such as cont=20,4, where nothing else says it (a data layer's top, or that of a type which "
-        "Caffe does not have); again for each",
+        help="full shape of a blob, such as cont=20,4, that nothing else gives (the top of a data layer, or of a layer type that "
+        "Caffe does not know); repeat the flag for each blob",
     )  # fmt: skip
 
 
@@ -102,7 +102,7 @@ def add_python_layers(command: Any) -> None:
     """``--allow_python_layers``."""
     command.add_argument(
         "--allow_python_layers", action="store_true",
-        help="let Caffe import and run the modules that the prototxt's Python layers name (refused without)",
+        help="let Caffe import and run the modules that the prototxt's Python layers name (refused otherwise)",
     )  # fmt: skip
 
 
@@ -142,8 +142,8 @@ def add_workers(command: argparse.ArgumentParser) -> None:
     add_number_of_workers(group)
     group.add_argument("--gpu", default="", metavar="0,1|all", help="one process for each of these GPUs")
     group.add_argument("--scheduler", default="", metavar="tcp://HOST:8786", help="workers of this Dask scheduler")
-    group.add_argument("--task_limit", type=float, default=LIMIT / 60, metavar="MINUTES", help="stop where workers give no sign of life for so long (default: 60; 0: never)")  # fmt: skip
-    group.add_argument("--memory", type=float, default=MEMORY / 2**30, metavar="GIB", help="memory of all workers beyond the weights (default: 2)")  # fmt: skip
+    group.add_argument("--task_limit", type=float, default=LIMIT / 60, metavar="MINUTES", help="stop if workers give no sign of life for this long (default: 60; 0: never)")  # fmt: skip
+    group.add_argument("--memory", type=float, default=MEMORY / 2**30, metavar="GIB", help="memory that all workers together may take, weights aside (default: 2)")  # fmt: skip
     group.add_argument(
         "--store", type=Path, metavar="FILE", help="SQLite file of results (default: in the user's cache)"
     )
@@ -153,7 +153,7 @@ def add_number_of_workers(group: Any) -> None:
     """``--workers``: a process has one BLAS thread, so that sums are the same on every machine, and one core."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     group.add_argument(
-        "--workers", type=int, default=min(2, cores), help="processes, with one BLAS thread each (default: 2, on one core 1)"
+        "--workers", type=int, default=min(2, cores), help="processes, with one BLAS thread each (default: 2; 1 on a single core)"
     )  # fmt: skip
 
 
@@ -173,20 +173,21 @@ def open_store(args: argparse.Namespace) -> ResultStore:
 
 def add_making(command: argparse.ArgumentParser) -> None:
     """How a plan's layers get their weights."""
-    how = command.add_argument_group("how layers are decomposed; all but svd look at the images of --lmdb")
+    how = command.add_argument_group("how layers are decomposed; all but svd use the images of --lmdb")
     how.add_argument(
         "--decomposition", choices=KINDS, default=argparse.SUPPRESS,
-        help="svd (default): least error of the weights; weighted: of the layer's output; asymmetric: of its output on "
-        "what the compressed layers before it give; asymmetric_relu: the same behind the ReLU where one follows (channel, tucker2, asym3d)",
+        help="svd (default): least error of the weights; weighted: of the layer's output; asymmetric: of its output "
+        "behind the compressed layers before it; asymmetric_relu: the same after the ReLU, where one follows (channel, tucker2, asym3d); fisher and "
+        "asymmetric_fisher: with errors weighted by their effect on the network's scores",
     )  # fmt: skip
     how.add_argument(
         "--recalibrate", type=names_argument, default=argparse.SUPPRESS, metavar="bn,change,bias,auto",
-        help="bn: statistics of BatchNorm layers estimated again; change: corrected by how they differ between both networks; "
-        "bias: biases of pairs; auto: what gives the least divergence",
+        help="bn: estimate the statistics of BatchNorm layers anew; change: correct them by how they differ between the two networks; "
+        "bias: correct the biases of decomposed layers; auto: whichever gives the least divergence",
     )  # fmt: skip
     how.add_argument(
         "--reconstruct", choices=RECONSTRUCT, default=argparse.SUPPRESS,
-        help="blocks: fit runs of layers to the original's blobs by gradient steps, after that; kept where the network comes nearer",
+        help="blocks: afterwards fit runs of layers to the original's blobs by gradient descent; kept where the network gets closer to the original",
     )  # fmt: skip
 
 
@@ -194,7 +195,7 @@ def add_dense(command: argparse.ArgumentParser) -> None:
     """Argument of the measured metrics."""
     command.add_argument(
         "--dense", action="store_true",
-        help="measure at more ranks where the divergence bends: a quarter more of them on ResNet-56",
+        help="measure more ranks where the curve of the divergence bends (a quarter more on ResNet-56)",
     )  # fmt: skip
 
 

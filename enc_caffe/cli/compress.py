@@ -40,16 +40,17 @@ def register(commands: Any) -> None:
         "compress", help="all of it: a smaller network at the MACs you ask for"
     )
     add_model(p)
-    add_images(p, "images to evaluate by (a part of the training set)", required=True)
-    add_images(p, "images to report accuracy on (default: those of --lmdb)", prefix="test_")
+    add_images(p, "images that networks are compared on (a part of the training set)", required=True)
+    add_images(p, "images that accuracies are reported on (default: those of --lmdb)", prefix="test_")
     p.add_argument(
         "--train_lmdb", type=Path, help="source of the emitted TRAIN data layer (default: the prototxt's own)"
     )
     p.add_argument("--top_k", type=list_argument, default=(1,), help="accuracies to report (default: 1)")
     p.add_argument("--fully_connected", action="store_true", help="decompose fully connected layers too")
     p.add_argument(
-        "--quality", choices=tuple(QUALITY), help="best: least loss without training, by the images of --lmdb alone; max: then "
-        "trained on them, without labels; paper: as published; channel_pruning: channels alone, by LASSO, the same part of every layer; each sets the flags below, and a flag that is given holds",
+        "--quality", choices=tuple(QUALITY), help="best: the least loss without training, with the images of --lmdb alone; max: the same, then "
+        "trained on these images without their labels; paper: as published; channel_pruning: only removes channels, by LASSO, the same part of every "
+        "layer; each of them sets flags below, and flags that you give take precedence",
     )  # fmt: skip
     p.add_argument(
         "--refine", type=int, default=0, metavar="N", help="evaluate N whole networks to refine the ranks (default: 0)"
@@ -65,7 +66,7 @@ def register(commands: Any) -> None:
     add_distillation(p)
     p.add_argument(
         "--distill_iterations", type=int, default=0, metavar="N",
-        help="train for N iterations by the original's outputs on the images of --lmdb, or of --train_lmdb (--quality max: 1000)",
+        help="train for N iterations towards the original's outputs, on the images of --lmdb or --train_lmdb (--quality max: 1000)",
     )  # fmt: skip
     p.set_defaults(run=run, presets=(p, QUALITY))
 

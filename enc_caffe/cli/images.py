@@ -25,7 +25,7 @@ def add_images(command: Any, words: str, required: bool = False, prefix: str = "
     group.add_argument(f"--{prefix}lmdb", type=Path, help=words)
     group.add_argument(
         f"--{prefix}images", type=Path, metavar=FORMS,
-        help="the same as a folder of images (or of a folder for each class), a list as of convert_imageset, or arrays",
+        help="the same images as a folder (with a sub-folder for each class, if they have labels), a list in the format of convert_imageset, or arrays",
     )  # fmt: skip
 
 

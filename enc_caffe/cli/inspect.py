@@ -29,7 +29,7 @@ def register(commands: Any) -> None:
     add_images(p, "LMDB that says how large images are")
     p.add_argument("--fully_connected", action="store_true", help="decompose fully connected layers too")
     add_schemes(p)
-    p.add_argument("--solver", type=Path, help="solver prototxt whose paths to show as well")
+    p.add_argument("--solver", type=Path, help="solver prototxt whose paths are shown as well")
     p.add_argument("--json", type=Path, metavar="OUT", help="write the rows as JSON as well")
     p.set_defaults(run=run)
 

@@ -40,8 +40,8 @@ def register(commands: Any) -> None:
     p.add_argument("--threads", type=int, default=1, help="threads of the runtime (default: 1)")
     p.add_argument("--batch", type=int, default=1, help="images of a pass (default: 1)")
     p.add_argument("--ranks", type=int, default=8, help="forms of each scheme that are timed (default: 8)")
-    p.add_argument("--rounds", type=int, default=15, help="turns of every form; up to three times as many where they differ (default: 15)")  # fmt: skip
-    p.add_argument("--again", action="store_true", help="measure what is in the store too")
+    p.add_argument("--rounds", type=int, default=15, help="rounds, in each of which every form is timed; up to three times as many if times vary (default: 15)")  # fmt: skip
+    p.add_argument("--again", action="store_true", help="measure again what the store already has")
     p.add_argument("--store", type=Path, metavar="FILE", help="SQLite file of results (default: in the user's cache)")
     p.add_argument(
         "--export",

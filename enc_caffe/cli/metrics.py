@@ -50,7 +50,7 @@ def register(commands: Any) -> None:
     )  # fmt: skip
     p.add_argument(
         "--multiple_of", type=int, default=1, metavar="N",
-        help="of forms of several ranks, and of fewer channels, those in multiples of N (for search --multiple_of N)",
+        help="look at multiples of N for forms of several ranks and for pruned widths (for search --multiple_of N)",
     )  # fmt: skip
     add_dense(p)
     add_schemes(p)

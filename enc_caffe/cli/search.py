@@ -50,7 +50,7 @@ def register(commands: Any) -> None:
     images.add_argument("--weights", type=Path, help="caffemodel")
     add_images(images, "a part of the training images")
     images.add_argument(
-        "--input_shape", type=shape_argument, metavar="C,H,W", help="size of the images, else the LMDB's"
+        "--input_shape", type=shape_argument, metavar="C,H,W", help="size of the images (default: the LMDB's)"
     )
     add_shapes(images)
     add_python_layers(images)

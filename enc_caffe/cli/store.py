@@ -25,7 +25,7 @@ def register(commands: Any) -> None:
     explain.add_argument("digest", help="the beginning of its digest")
     prune = actions.add_parser("prune", help="remove results")
     prune.add_argument("digest", nargs="*", help="the beginning of a digest")
-    prune.add_argument("--older", type=float, metavar="DAYS", help="all that were begun more than so many days ago")
+    prune.add_argument("--older", type=float, metavar="DAYS", help="results begun more than this many days ago")
     prune.add_argument("--all", action="store_true", help="all results")
     prune.add_argument(
         "--images",

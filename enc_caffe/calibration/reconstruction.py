@@ -13,20 +13,8 @@ from enc_caffe.caffe_io.caffemodel import CaffeModel
 from enc_caffe.caffe_io.describe import describe
 from enc_caffe.caffe_io.emit import chain_blobs, narrow_of, replace_layers, write_compressed
 from enc_caffe.caffe_io.prototxt import from_text
-from enc_caffe.calibration.blocks import (
-    BATCH,
-    EPOCHS,
-    FEWEST_STEPS,
-    HELD,
-    MACS,
-    RATES,
-    BlocksTask,
-    fit_blocks,
-    held_apart,
-    nearer,
-    spans,
-    steps_of,
-)
+from enc_caffe.calibration.blocks import EPOCHS, FEWEST_STEPS, MACS, fit_blocks, held_apart, nearer, spans, steps_of
+from enc_caffe.calibration.fitting import BATCH, HELD, PARTS, RATES, ROUNDS, BlocksTask
 from enc_caffe.calibration.layerwise import Blobs, flattened, grouped
 from enc_caffe.calibration.moments import block_of
 from enc_caffe.calibration.runs import COSTS, blob_roots
@@ -39,7 +27,7 @@ from enc_caffe.network import Network
 from enc_caffe.progress import Stages
 
 #: What fits depend on beside the network, its images and weights.
-KEY = ["blocks", "paired", 2.0, EPOCHS, BATCH, HELD, COSTS, MACS, FEWEST_STEPS, *RATES]
+KEY = ["blocks", "paired", 2.0, EPOCHS, BATCH, PARTS, ROUNDS, HELD, COSTS, MACS, FEWEST_STEPS, *RATES]
 
 
 def blocks_task(

@@ -18,9 +18,10 @@ from typing import Iterator, Sequence
 
 import numpy as np
 
-from enc_caffe.calibration.fitting import BATCH, HELD, RATES, BlocksTask, fit, pair_files, read_kept
+from enc_caffe.calibration.fitting import BATCH, HELD, BlocksTask, Run, fit, pair_files, read_kept, varied
 from enc_caffe.calibration.layerwise import CHUNKS, LIVE, Blobs, flattened, grouped, span
 from enc_caffe.calibration.runs import behind
+from enc_caffe.calibration.segments import Segment
 from enc_caffe.errors import UsageError
 from enc_caffe.files.arrays import read_arrays, write_arrays
 from enc_caffe.measuring.passes import Engine, batches, engine_of
@@ -28,11 +29,15 @@ from enc_caffe.measuring.scores import count
 from enc_caffe.progress import Progress, silent
 from enc_caffe.workers.executor import Executor, run_all
 
-#: How often a run sees every image.
-EPOCHS = 20
-#: Multiply-adds of the original network that all steps together may stand for (1,000 images of VGG-16 would be 2.7e14), and least steps, all parts
-#: together.
-MACS, FEWEST_STEPS = 2e13, 80
+#: How often a run sees every image, and the last one, which is all of them together; there an image in so many variants is fitted to.
+EPOCHS, WHOLE_EPOCHS, WHOLE_VARIANTS = 10, 20, 4
+#: Learning rates of the last run, which begins near its optimum, and its rounds.
+WHOLE_RATES, WHOLE_ROUNDS = (5e-4, 1.25e-4), 8
+#: Multiply-adds of the original network that the steps of all runs may stand for, and those of the last one (1,000 images of VGG-16 would
+#: be 1.4e14 and 2.7e14), and least steps, all parts together.
+MACS, FEWEST_STEPS = 1e13, 80
+#: Bytes of blobs, and what changes of them cost, that a step of the last run may take, and least images of it.
+STEP, LEAST_BATCH = 2 * 2**30, 4
 #: Images that are needed at least (SqueezeNet gained nothing by 50, ResNet-56 a little by 300).
 FEWEST = 100
 
@@ -61,15 +66,33 @@ def spans(images: int, values: int, block: int) -> tuple[tuple[int, int], ...]:
     return tuple((first, first + -(-(stop - first) * used // images)) for first, stop in whole if stop > first)
 
 
-def steps_of(images: int, macs: int) -> int:
-    """Steps of every run, all parts together, for so many images and a network of so many multiply-adds."""
-    passes = min(EPOCHS * images * (HELD - 1) / HELD, MACS / max(1, macs))
-    return max(FEWEST_STEPS, int(passes / BATCH))
+def steps_of(images: int, macs: int, epochs: int, batch: int = BATCH) -> int:
+    """Steps of a run, all parts together, for so many images and a network of so many multiply-adds."""
+    passes = min(epochs * images * (HELD - 1) / HELD, MACS / max(1, macs))
+    return max(FEWEST_STEPS, int(passes / batch))
 
 
 def images_passed(images: int, macs: int) -> int:
-    """Images that pass forward and backward through every run, all steps together; none where there are too few."""
-    return BATCH * steps_of(images, macs) if images >= FEWEST else 0
+    """Images that pass forward and backward through the whole network, all steps together; none where there are too few."""
+    return BATCH * sum(steps_of(images, macs, e) for e in (EPOCHS, WHOLE_EPOCHS)) if images >= FEWEST else 0
+
+
+def runs_of(segments: Sequence[Segment], images: int, macs: int, step: int) -> tuple[Run, ...]:
+    """How the runs are fitted, one after the other, and then all of them together.
+
+    Parameters
+    ----------
+    step : int
+        Bytes that an image takes in a step through the whole network. Where too few fit, the last run is left out.
+    """
+    runs = [Run(s, steps_of(images, macs, EPOCHS), onward=at > 0) for at, s in enumerate(segments)]
+    batch = min(BATCH, STEP // max(1, step))
+    if len(segments) > 1 and batch >= LEAST_BATCH:
+        whole = Segment(segments[0].first, segments[-1].stop, segments[0].bottom, segments[-1].top)
+        runs.append(
+            Run(whole, steps_of(images, macs, WHOLE_EPOCHS, batch), batch, WHOLE_RATES, WHOLE_ROUNDS, WHOLE_VARIANTS)
+        )
+    return tuple(runs)
 
 
 def advance(task: BlocksTask, at: int, kept: bool, chunk: int, blobs: Blobs) -> int:
@@ -82,7 +105,7 @@ def advance(task: BlocksTask, at: int, kept: bool, chunk: int, blobs: Blobs) -> 
     blobs : dict of layer to arrays
         Weights of the compressed network that were fitted.
     """
-    segment, engines = task.segments[at], []
+    segment, engines = task.runs[at].segment, []
     with contextlib.ExitStack() as stack:
         engines = [stack.enter_context(engine_of(t)) for t in (task.compressed, task.original)]
         engines[0].put(blobs)
@@ -104,14 +127,15 @@ State = tuple[int, dict[str, np.ndarray]]
 
 def _states(task: BlocksTask, at: int, kept: bool, chunk: int, engines: Sequence[Engine]) -> Iterator[list[State]]:
     """Where both networks begin, and with which blobs, a batch after the other."""
-    start, stop = task.spans[chunk]
+    start, stop, variant = task.chunks(at)[chunk]
     if not kept:
-        for data, _ in batches(task.compressed, start, stop):
+        for plain, _ in batches(task.compressed, start, stop):
+            data = varied(plain, variant) if variant else plain
             for engine in engines:
                 engine.size(len(data))
             yield [(0, {engine.task.data: data}) for engine in engines]
         return
-    before = task.segments[at - 1]
+    before = task.runs[at - 1].segment
     arrays = [read_kept(path) for path in pair_files(task, at - 1, chunk)]
     begins = [behind(engine, blob) for engine, blob in zip(engines, (before.bottom, before.top))]
     for first in range(0, stop - start, task.compressed.batch):
@@ -181,20 +205,21 @@ def fit_blocks(
     errors : list of (before, after)
         Of every run, on the images that are held out, as parts of the power of the original's blob.
     """
-    folder, number = Path(task.folder), len(task.segments)
+    folder, number = Path(task.folder), len(task.runs)
     done, found, errors = _resumed(folder)
     progress(done, number)
     kept = False
     for at in range(done, number):
-        jobs = [(task, at, kept, chunk, found) for chunk in range(len(task.spans))]
+        onward = kept and task.runs[at].onward
+        jobs = [(task, at, onward, chunk, found) for chunk in range(len(task.chunks(at)))]
         run_all(executor, advance, jobs, [1] * len(jobs))
-        for chunk in range(len(task.spans)) if at else ():
+        for chunk in range(len(task.chunks(at - 1))) if at else ():
             for path in pair_files(task, at - 1, chunk):
                 with contextlib.suppress(OSError):
                     os.unlink(path)
         own: Blobs = {}
         first = least = 0.0
-        for rate in RATES:
+        for rate in task.runs[at].rates:
             own, first, least = fit(task, at, rate, found, executor)
             if own or not first:
                 break

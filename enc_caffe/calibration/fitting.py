@@ -1,4 +1,4 @@
-"""One run of layers fitted to what the original gives there: rounds of Caffe's own solver on parts of the images, and their mean.
+"""Runs of layers fitted to what the original gives there: rounds of Caffe's own solver on parts of the images, and their mean.
 
 The images that are fitted to are dealt out to :data:`PARTS`, whatever the number of workers. In every round each part goes on from
 the same weights, by itself; the mean of what they come to is where the next round begins. So several cores fit one run, and
@@ -28,23 +28,71 @@ from enc_caffe.workers.executor import Executor, beat, run_all
 PARTS, BATCH, ROUNDS = 2, 16, 4
 #: One image of so many is held out.
 HELD = 8
-#: Learning rates of Adam, one after the other as long as nothing is gained; each falls to 0 in a straight line.
+#: Learning rates.
 RATES = (1e-3, 2.5e-4)
+
+
+#: What an image may also be fitted as: mirrored or not, and shifted by so many rows and columns, the edge repeated.
+VARIANTS = tuple((mirror, shift) for shift in ((0, 0), (2, 2), (-2, -1), (1, -2)) for mirror in (False, True))
+
+
+def varied(images: np.ndarray, variant: int) -> np.ndarray:
+    """Images (n, C, H, W) as one of :data:`VARIANTS`; the first is as they are."""
+    mirror, shift = VARIANTS[variant]
+    images = images[..., ::-1] if mirror else images
+    for axis, by in zip((2, 3), shift):
+        if by:
+            size = images.shape[axis]
+            images = images.take(np.clip(np.arange(size) + by, 0, size - 1), axis=axis)
+    return np.ascontiguousarray(images)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run of layers, and how it is fitted.
+
+    Attributes
+    ----------
+    segment : Segment
+    steps : int
+        All parts together.
+    batch : int
+        Images of a step.
+    rates : tuple of float
+        Learning rates of Adam, one after the other as long as nothing is gained; each falls to 0 in a straight line.
+    rounds : int
+        After which weights are averaged and looked at.
+    variants : int
+        How many of :data:`VARIANTS` of every image it is fitted to.
+    onward : bool
+        Whether it begins where the run before it ends; else it begins with the images.
+    """
+
+    segment: Segment
+    steps: int
+    batch: int = BATCH
+    rates: tuple[float, ...] = RATES
+    rounds: int = ROUNDS
+    variants: int = 1
+    onward: bool = False
 
 
 @dataclass(frozen=True)
 class BlocksTask:
-    """Both networks, not folded, the folder of what is kept between two runs, the images of every chunk as (first, stop), the
-    steps of a run, all parts together, and by blob the root (C, C) of what changes of its channels cost.
+    """Both networks, not folded, the folder of what is kept between two runs, the images of every chunk as (first, stop), and by
+    blob the root (C, C) of what changes of its channels cost.
     """
 
     compressed: NetTask
     original: NetTask
     folder: str
-    segments: tuple[Segment, ...]
+    runs: tuple[Run, ...]
     spans: tuple[tuple[int, int], ...]
-    steps: int
     roots: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    def chunks(self, at: int) -> tuple[tuple[int, int, int], ...]:
+        """What enters a run: images (first, stop) as one of :data:`VARIANTS`, the first variant of all of them first."""
+        return tuple((*own, variant) for variant in range(self.runs[at].variants) for own in self.spans)
 
 
 def pair_files(task: BlocksTask, at: int, chunk: int) -> tuple[Path, Path]:
@@ -67,13 +115,15 @@ def read_kept(path: Path) -> np.ndarray:
 
 
 class _Pairs:
-    """Images of a run: what enters and what is wanted, by place."""
+    """Images of a run: what enters and what is wanted, by place. No variant of what is held out is fitted to."""
 
     def __init__(self, task: BlocksTask, at: int) -> None:
-        self.pairs = [[read_kept(path) for path in pair_files(task, at, c)] for c in range(len(task.spans))]
-        places = [(c, i) for c, (entering, _) in enumerate(self.pairs) for i in range(len(entering))]
+        self.pairs = [[read_kept(path) for path in pair_files(task, at, c)] for c in range(len(task.chunks(at)))]
+        plain = len(task.spans)
+        places = [(c, i) for c, (entering, _) in enumerate(self.pairs[:plain]) for i in range(len(entering))]
         self.held = places[HELD - 1 :: HELD]
-        self.fitted = [p for n, p in enumerate(places) if n % HELD != HELD - 1]
+        own = [p for n, p in enumerate(places) if n % HELD != HELD - 1]
+        self.fitted = [(c + more, i) for more in range(0, len(self.pairs), plain) for c, i in own]
 
     def shapes(self, images: int) -> list[tuple[int, ...]]:
         """Of so many images, entering and wanted."""
@@ -86,7 +136,7 @@ class _Pairs:
 
 def held_power(task: BlocksTask, at: int) -> float:
     """Power of what is wanted of a run, a held-out image, weighted as its loss is (in a worker)."""
-    pairs, root = _Pairs(task, at), task.roots.get(task.segments[at].top)
+    pairs, root = _Pairs(task, at), task.roots.get(task.runs[at].segment.top)
     held = pairs.held
     total = sum(turned_power(root, pairs.stacked(held[i : i + BATCH], 1)) for i in range(0, len(held), BATCH))
     return total / len(held)
@@ -127,9 +177,10 @@ def fit_part(task: BlocksTask, own: Round, blobs: Blobs) -> tuple[Blobs, float]:
     blobs : dict of layer to arrays
         Weights of layers of the compressed network that are not those of its caffemodel.
     """
-    segment, pairs = task.segments[own.at], _Pairs(task, own.at)
+    run, pairs = task.runs[own.at], _Pairs(task, own.at)
+    segment = run.segment
     held, fitted_on = pairs.held[own.part :: PARTS], pairs.fitted[own.part :: PARTS]
-    batch, root = min(BATCH, len(fitted_on)), task.roots.get(segment.top)
+    batch, root = min(run.batch, len(fitted_on)), task.roots.get(segment.top)
     text, fitted = training_net(task.compressed.prototxt, segment, pairs.shapes(batch), own.power, root is not None)
     if not fitted:
         return {}, 0.0
@@ -176,14 +227,15 @@ def fit(task: BlocksTask, at: int, rate: float, blobs: Blobs, executor: Executor
         Weights of layers of the compressed network that are not those of its caffemodel.
     """
     power = executor.result(executor.submit(held_power, task, at))
+    run = task.runs[at]
     images = sum(stop - first for first, stop in task.spans) // HELD
-    steps = -(-task.steps // (PARTS * ROUNDS))
+    steps = -(-run.steps // (PARTS * run.rounds))
     now: Blobs = {}
     best, first, least = now, 0.0, 0.0
-    for number in range(ROUNDS + 1):
-        left = steps * (ROUNDS - number)
+    for number in range(run.rounds + 1):
+        left = steps * (run.rounds - number)
         rounds = [
-            Round(at, power, rate * left / (steps * ROUNDS), steps if left else 0, left, number, part)
+            Round(at, power, rate * left / (steps * run.rounds), steps if left else 0, left, number, part)
             for part in range(PARTS)
         ]
         known = {**blobs, **now}

@@ -14,19 +14,21 @@ from enc_caffe.caffe_io.describe import describe
 from enc_caffe.caffe_io.emit import chain_blobs, narrow_of, replace_layers, write_compressed
 from enc_caffe.caffe_io.prototxt import from_text
 from enc_caffe.calibration.blocks import (
-    BATCH,
     EPOCHS,
     FEWEST_STEPS,
-    HELD,
     MACS,
-    RATES,
-    BlocksTask,
+    STEP,
+    WHOLE_EPOCHS,
+    WHOLE_RATES,
+    WHOLE_ROUNDS,
+    WHOLE_VARIANTS,
     fit_blocks,
     held_apart,
     nearer,
+    runs_of,
     spans,
-    steps_of,
 )
+from enc_caffe.calibration.fitting import BATCH, HELD, PARTS, RATES, ROUNDS, BlocksTask
 from enc_caffe.calibration.layerwise import Blobs, flattened, grouped
 from enc_caffe.calibration.moments import block_of
 from enc_caffe.calibration.runs import COSTS, blob_roots
@@ -39,7 +41,10 @@ from enc_caffe.network import Network
 from enc_caffe.progress import Stages
 
 #: What fits depend on beside the network, its images and weights.
-KEY = ["blocks", "paired", 2.0, EPOCHS, BATCH, HELD, COSTS, MACS, FEWEST_STEPS, *RATES]
+KEY = [
+    "blocks", "paired", 2.0, EPOCHS, BATCH, PARTS, ROUNDS, HELD, COSTS, MACS, FEWEST_STEPS, *RATES,
+    "whole", WHOLE_EPOCHS, WHOLE_ROUNDS, WHOLE_VARIANTS, STEP, *WHOLE_RATES,
+]  # fmt: skip
 
 
 def blocks_task(
@@ -66,11 +71,21 @@ def blocks_task(
     compressed, original = net_task(plain, (), block, path, net, described), net_task(plain, (), block)
     whole, small = (_scoring(task.prototxt, task.scores) for task in (original, compressed))
     chains = {n: [n + stage.suffix for stage in chain_of(network[n], f).stages] for n, f in forms.items()}
-    runs = tuple(segments(whole, small, forms, chains))
-    sizes = [sum(int(np.prod(whole.shape_of(b)[1:])) for b in (run.bottom, run.top)) for run in runs]
+    parts = segments(whole, small, forms, chains)
+    sizes = [sum(_values(whole, b) for b in (part.bottom, part.top)) for part in parts]
+    if len(parts) > 1:
+        # The last run has every image several times.
+        sizes.append(WHOLE_VARIANTS * sum(_values(whole, b) for b in (parts[0].bottom, parts[-1].top)))
     used = spans(made.look.images, max(sizes, default=1), block)
-    steps = steps_of(sum(stop - first for first, stop in used), made.macs)
-    return BlocksTask(compressed, original, str(folder), runs, used, steps)
+    blobs = {top: shape for x in small.layers for top, shape in zip(x.tops, x.top_shapes)}
+    # What is changed by a blob is as large as itself.
+    step = 8 * sum(int(np.prod(shape[1:])) for shape in blobs.values())
+    runs = runs_of(parts, sum(stop - first for first, stop in used), made.macs, step)
+    return BlocksTask(compressed, original, str(folder), runs, used)
+
+
+def _values(network: Network, blob: str) -> int:
+    return int(np.prod(network.shape_of(blob)[1:]))
 
 
 def widened(
@@ -123,7 +138,7 @@ def reconstructed(
         if not found:
             work.mkdir(parents=True, exist_ok=True)
             task = blocks_task(made, model, forms, placement, base, work)
-            ends = [run.top for run in task.segments]
+            ends = list(dict.fromkeys(run.segment.top for run in task.runs))
             costs = blob_roots(
                 task.original, ends, made.look.images, made.executor, lambda d, a: progress("what blobs cost", d, a)
             )

@@ -10,7 +10,15 @@ import numpy as np
 import pytest
 
 from enc_caffe import pipeline
-from enc_caffe.calibration.sensitivity import BackwardTask, backward_task, change_file, parts_of, sense_all
+from enc_caffe.calibration import sensitivity
+from enc_caffe.calibration.sensitivity import (
+    BackwardTask,
+    backward_task,
+    change_file,
+    output_moments_of,
+    parts_of,
+    sense_all,
+)
 from enc_caffe.errors import CaffeError
 from enc_caffe.files.arrays import write_arrays
 from enc_caffe.form import Form
@@ -66,6 +74,37 @@ def test_what_is_kept_is_not_made_again_and_what_was_interrupted_goes_on(tmp_pat
         assert all(np.array_equal(first.changes[p], after.changes[p]) for p in pairs)
 
 
+def test_the_same_passes_give_what_outputs_cost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Workers(1).executor() as executor:
+        made, pairs = subject_of(tmp_path, nets.residual(), executor)
+        task = backward_task(made, made.look.network.weighted)
+
+        def sensed_too(pairs: list, outputs: Path | None) -> object:
+            return sense_all(task, tmp_path / "s", pairs, IMAGES, 2, executor, lambda d, a: None, outputs)
+
+        def moments(folder: str) -> dict[str, np.ndarray]:
+            return output_moments_of(task, tmp_path / folder, IMAGES, 2, executor, lambda d, a: None)
+
+        alone = moments("alone")
+        sensed_too(pairs[::2], tmp_path / "beside")
+        passes: list[bool] = []
+        run = sensitivity._run
+
+        def counted(*given):
+            passes.append(given[-1])
+            return run(*given)
+
+        monkeypatch.setattr(sensitivity, "_run", counted)
+        beside = moments("beside")
+        # What the forms' layers need is there; the rest, if any, is one more pass.
+        assert set(beside) == set(alone) and len(passes) == (len({n for n, _ in pairs[::2]}) < len(alone))
+        assert all(np.array_equal(alone[n], g) for n, g in beside.items())
+        # It is not summed again beside other forms.
+        passes.clear()
+        sensed_too(pairs, tmp_path / "beside")
+        assert passes == [False]
+
+
 def test_layers_behind_one_without_a_gradient_are_named(tmp_path: Path) -> None:
     with Workers(1).executor() as executor:
         made, pairs = subject_of(tmp_path, nets.behind_argmax(), executor, schemes=("spatial",))
@@ -93,7 +132,6 @@ def test_scores_without_a_gradient_and_values_that_are_not_finite_are_errors(tmp
 
 
 def test_parts_are_cut_by_the_room_that_changed_weights_take(monkeypatch: pytest.MonkeyPatch) -> None:
-    from enc_caffe.calibration import sensitivity
     from tests.decomposition.test_outputs import layer_of
 
     layer = layer_of("3x3")

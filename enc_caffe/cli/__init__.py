@@ -14,6 +14,7 @@ from typing import NoReturn, Optional, Sequence
 from enc_caffe import __version__
 from enc_caffe.errors import EncError
 from enc_caffe.extensions import load_extensions
+from enc_caffe.files.output import check_apart
 from enc_caffe.fork import caffe_root
 from enc_caffe.terminal.naming import say
 from enc_caffe.terminal.stopping import stoppable
@@ -122,8 +123,31 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     return stoppable(f"enc-caffe {args.command}", lambda: _run(args))
 
 
+#: Flags of files and folders that are read, and of those that are written.
+_READ = (
+    "model", "weights", "lmdb", "images", "test_lmdb", "test_images", "train_lmdb", "held_out_lmdb", "solver", "ranks", "metrics", "latency",
+    "mean_file", "imported", "source", "distill",
+)  # fmt: skip
+_WRITTEN = ("out", "json", "export")
+
+
+def _check_apart(args: argparse.Namespace) -> None:
+    """No command writes over what it reads; a training writes into its folder, and replaces none."""
+    given = vars(args)
+    # Of these the new folder gets its own.
+    remade = ("solver", "ranks")
+    positional = {"metrics": "METRICS.json", "source": "the source", "imported": "--import"}
+    inputs = {positional.get(n, f"--{n}"): v for n in _READ if isinstance(v := given.get(n), Path)}
+    for name in _WRITTEN:
+        path = given.get(name)
+        if isinstance(path, Path) and not (args.command == "finetune" and path.is_dir()):
+            own = {n: v for n, v in inputs.items() if not (path.is_dir() and n.lstrip("-") in remade)}
+            check_apart(path, own, f"--{name}")
+
+
 def _run(args: argparse.Namespace) -> int:
     try:
+        _check_apart(args)
         with caffe_root(getattr(args, "caffe_root", None)):
             # Here, since it loads NumPy.
             from enc_caffe.cli.weights import take_weights

@@ -25,10 +25,12 @@ from enc_caffe.cli.distilling import add_distillation, distillation_of
 from enc_caffe.cli.feed import add_feed
 from enc_caffe.cli.images import add_images, shown, take_images
 from enc_caffe.cli.searching import add_runtime_python, add_search, search_options, times_of
+from enc_caffe.errors import UsageError
 from enc_caffe.files.output import check_new, claimed
 from enc_caffe.form import PLACEMENTS
 from enc_caffe.pipeline.compression import QUALITY, Making, Output, compress
 from enc_caffe.pipeline.source import Resources
+from enc_caffe.search.options import SOLVERS
 from enc_caffe.terminal.naming import say
 from enc_caffe.terminal.progress import stage_bars
 from enc_caffe.terminal.tables import print_table
@@ -76,6 +78,10 @@ def run(args: argparse.Namespace) -> None:
     check_new(args.out, args.force)
     # Before a folder of images is read, which may take minutes.
     options = search_options(args)
+    if args.solver is not None and str(args.solver) in SOLVERS and not args.solver.exists():
+        raise UsageError(
+            f"--solver {args.solver}: is a solver prototxt here; --search_solver {args.solver} says how the search solves"
+        )
     take_images(args)
     making = Making(
         decomposition(args),

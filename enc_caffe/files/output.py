@@ -13,7 +13,7 @@ import socket
 import tempfile
 import time
 from pathlib import Path
-from typing import BinaryIO, Iterator, Optional
+from typing import BinaryIO, Iterator, Mapping, Optional
 
 from enc_caffe.errors import OutputError
 from enc_caffe.files.signals import undisturbed
@@ -248,6 +248,25 @@ def check_new(path: Path, force: bool) -> None:
         parent = parent.parent
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise OutputError(f"{path}: cannot be created, {parent} is not a writable folder")
+
+
+def check_apart(path: Path, inputs: Mapping[str, Optional[Path]], flag: str = "--out") -> None:
+    """Refuse an output that is one of the inputs, or a folder with one in it: to replace it would be to lose what is read.
+
+    Parameters
+    ----------
+    inputs : mapping of what the user calls them to path
+    """
+    own = Path(os.path.realpath(path))
+    for name, given in inputs.items():
+        if given is None or not os.path.lexists(path):
+            continue
+        other = Path(os.path.realpath(given))
+        if own == other or own in other.parents:
+            what = "is" if own == other else "holds"
+            raise OutputError(
+                f"{flag} {path}: {what} {name} {given}, which is read; name another {flag}, or it would be lost"
+            )
 
 
 @contextlib.contextmanager

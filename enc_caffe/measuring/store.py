@@ -80,7 +80,8 @@ class ResultStore:
             self._inode = 0
             self._connection = self._open()
         except (OSError, sqlite3.Error) as exc:
-            raise OutputError(f"{path}: the store cannot be opened ({exc})") from None
+            why = exc.strerror if isinstance(exc, OSError) else exc
+            raise OutputError(f"{path}: the store cannot be opened ({why})") from None
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, timeout=PATIENCE, isolation_level=None)

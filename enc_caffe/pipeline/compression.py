@@ -12,7 +12,7 @@ from typing import Any, Callable, Optional
 from enc_caffe.caffe_io.datum import ImageLmdb
 from enc_caffe.caffe_io.describe import set_state
 from enc_caffe.caffe_io.distill import Distillation
-from enc_caffe.caffe_io.prototxt import read_net
+from enc_caffe.caffe_io.prototxt import read_net, read_solver
 from enc_caffe.caffe_io.variants import check_one_input
 from enc_caffe.calibration import duration
 from enc_caffe.calibration.blocks import images_passed
@@ -23,7 +23,7 @@ from enc_caffe.calibration.remaining import remaining
 from enc_caffe.decomposition.policy import CHANNEL_PRUNING, PAPER
 from enc_caffe.errors import RuntimeRefusal, UsageError
 from enc_caffe.files.jsonfile import write_json
-from enc_caffe.files.output import atomic_folder, check_new
+from enc_caffe.files.output import atomic_folder, check_apart, check_new
 from enc_caffe.form import CONVENTIONS, Form
 from enc_caffe.measuring.evaluate import Evaluation, evaluate_net
 from enc_caffe.measuring.images import look_at
@@ -156,6 +156,8 @@ QUALITY: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 
+#: Metrics that count right answers, or their loss.
+LABELLED = ("measured", "combined", "loss")
 ALONE, PLAIN, PLAINLY = Resources(), Making(), Output()
 
 
@@ -200,6 +202,13 @@ def compress(
     """
     lmdb, out = Path(lmdb), Path(out)
     check_new(out, output.force)
+    check_apart(out, {
+        "--model": source.model, "--weights": source.weights, "--lmdb": lmdb, "--test_lmdb": output.test_lmdb,
+        "--train_lmdb": output.train_lmdb,
+    })  # fmt: skip
+    if output.solver is not None:
+        # Before anything is measured.
+        read_solver(output.solver)
     if making.refine < 0:
         raise UsageError(f"--refine {making.refine}: 0 or more evaluations are needed")
     if making.refine and options.method in PRUNING:
@@ -236,6 +245,11 @@ def compress(
         chooser, forecast = None, None
         if options.metric != "pca" or evaluating or making.refine or not how.plain:
             images = images_of(loaded, source.weights, lmdb, executor, resources.store, resources.memory)
+            if options.metric in LABELLED and not images.look.labelled:
+                raise UsageError(
+                    f"--metric {options.metric} needs labels, and {lmdb} has none for the network's scores; --metric divergence, output and "
+                    "fisher need none"
+                )
             chooser = Chooser(images, how, making.placement, progress)
             # Before anything is measured.
             for m in table.layers:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import cv2
@@ -633,3 +634,68 @@ def test_numbers_and_files_that_make_no_sense(
     before = sorted(p.name for p in tmp_path.iterdir())
     fails(capsys, arguments, status, words)
     assert sorted(p.name for p in tmp_path.iterdir()) == before
+
+
+def test_no_command_writes_over_what_it_reads(
+    kit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(DIGITS, home / "net.prototxt")
+    shutil.copy(kit / "good.caffemodel", home / "net.caffemodel")
+    shutil.copytree(kit / "good_lmdb", home / "lmdb")
+    (tmp_path / "link").symlink_to(home)
+    net = ["--model", "home/net.prototxt", "--weights", "home/net.caffemodel"]
+    before = {p: p.read_bytes() for p in home.rglob("*") if p.is_file()}
+    compress = ["compress", *net, "--lmdb", "home/lmdb", "--target_flops", "0.5", "--force", "--out"]
+    for command, words in (
+        ([*compress, "home"], "--out home: holds --model home/net.prototxt, which is read; name another --out"),
+        ([*compress, "link"], "--out link: holds --model home/net.prototxt"),
+        ([*compress, "home/lmdb"], "--out home/lmdb: is --lmdb home/lmdb"),
+        (
+            ["metrics", *net, *SIZE, "--out", "link/net.caffemodel"],
+            "--out link/net.caffemodel: is --weights home/net.caffemodel",
+        ),
+        (
+            ["evaluate", *net, "--lmdb", "home/lmdb", "--json", "home/net.prototxt"],
+            "--json home/net.prototxt: is --model",
+        ),
+        (["data", "partial", "home/lmdb", "--images", "3", "--force", "--out", "home/lmdb"], "is the source home/lmdb"),
+    ):
+        fails(capsys, command, 1, words)
+    assert {p: p.read_bytes() for p in home.rglob("*") if p.is_file()} == before
+    # A plan may be written anew in its own folder, which gets the same one.
+    (home / "out").mkdir()
+    (home / "out" / "ranks.json").write_text(json.dumps({"format": "enc-caffe-ranks/1", "ranks": {"conv2": 9}}))
+    assert main(["emit", *net, *SIZE, "--ranks", "home/out/ranks.json", "--out", "home/out", "--force"]) == 0
+
+
+def test_a_metric_of_labels_needs_some_before_it_measures(
+    kit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_lmdb(tmp_path / "bare", array_records(np.zeros((3, 1, 8, 8), np.uint8), np.full(3, -1)))
+    given = [
+        "compress",
+        "--model",
+        str(DIGITS),
+        "--weights",
+        str(kit / "good.caffemodel"),
+        "--lmdb",
+        str(tmp_path / "bare"),
+        "--target_flops",
+        "0.5",
+    ]
+    for metric in ("measured", "loss"):
+        fails(
+            capsys,
+            [*given, "--metric", metric, "--out", str(tmp_path / "o")],
+            2,
+            f"--metric {metric} needs labels, and ",
+        )
+    fails(
+        capsys,
+        [*given, "--solver", "space", "--out", str(tmp_path / "o")],
+        2,
+        "--search_solver space says how the search solves",
+    )

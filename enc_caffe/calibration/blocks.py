@@ -196,7 +196,8 @@ def nearer(apart: np.ndarray) -> bool:
 def fit_blocks(
     task: BlocksTask, executor: Executor, progress: Progress = silent
 ) -> tuple[Blobs, list[tuple[float, float]]]:
-    """Weights of the compressed network, run by run; what was fitted is kept, so that a stopped fit resumes where it stopped.
+    """Weights of the compressed network, run by run; what was fitted is kept, so that a stopped fit resumes where it stopped. Progress
+    counts steps.
 
     Returns
     -------
@@ -205,12 +206,14 @@ def fit_blocks(
     errors : list of (before, after)
         Of every run, on the images that are held out, as parts of the power of the original's blob.
     """
-    folder, number = Path(task.folder), len(task.runs)
-    done, found, errors = _resumed(folder)
-    progress(done, number)
+    folder, all_ = Path(task.folder), sum(run.steps for run in task.runs)
+    begin, found, errors = _resumed(folder)
+    done = sum(run.steps for run in task.runs[:begin])
+    progress(done, all_)
     kept = False
-    for at in range(done, number):
-        onward = kept and task.runs[at].onward
+    for at in range(begin, len(task.runs)):
+        run = task.runs[at]
+        onward = kept and run.onward
         jobs = [(task, at, onward, chunk, found) for chunk in range(len(task.chunks(at)))]
         run_all(executor, advance, jobs, [1] * len(jobs))
         for chunk in range(len(task.chunks(at - 1))) if at else ():
@@ -219,8 +222,12 @@ def fit_blocks(
                     os.unlink(path)
         own: Blobs = {}
         first = least = 0.0
-        for rate in task.runs[at].rates:
-            own, first, least = fit(task, at, rate, found, executor)
+
+        def show(rounds: int, run: Run = run, done: int = done) -> None:
+            progress(done + run.steps * rounds // run.rounds, all_)
+
+        for rate in run.rates:
+            own, first, least = fit(task, at, rate, found, executor, show)
             if own or not first:
                 break
         found.update(own)
@@ -228,7 +235,8 @@ def fit_blocks(
         kept = True
         arrays = flattened(found)
         write_arrays(folder / "fitted.npz", {**arrays, "errors": np.array(errors, np.float64)})
-        progress(at + 1, number)
+        done += run.steps
+        progress(done, all_)
     return found, errors
 
 

@@ -18,6 +18,8 @@ from enc_caffe.network import Convolution, InnerProduct, Layer
 from enc_caffe.shapes import conv_output, count
 
 CONVENTIONS = ("paper", "exact")
+#: Of a pair's strides: one on each half, or both on the first.
+PLACEMENTS = ("exact", "published")
 _TEXT = re.compile(r"([a-z][a-z0-9_]*)(?::([0-9]{1,9}(?:x[0-9]{1,9})*))?")
 _INSIDE = "+"
 

@@ -27,6 +27,8 @@ class Provenance:
         Cost over that of the counted layers whole.
     convention, counted : str
         How MACs are counted, and of which layers.
+    stride_placement : str
+        Of the chains whose times chose: ``exact`` or ``published``.
     targets : mapping of resource to part of the whole
     objective : float
         A_p, A_m, A_c, or exp of minus a sum.
@@ -55,6 +57,7 @@ class Provenance:
     latency_ratio: Optional[float] = None
     convention: Optional[str] = None
     counted: Optional[str] = None
+    stride_placement: Optional[str] = None
     targets: Optional[Mapping[str, float]] = None
     objective: Optional[float] = None
     proven_optimal: Optional[bool] = None
@@ -127,7 +130,9 @@ def read_plan(path: Path) -> Plan:
 
 #: What a field of a file must be.
 _KINDS: dict[str, tuple[type, ...]] = {
-    **dict.fromkeys(("method", "metric", "solver", "preset", "among", "convention", "counted", "note"), (str,)),
+    **dict.fromkeys(
+        ("method", "metric", "solver", "preset", "among", "convention", "counted", "stride_placement", "note"), (str,)
+    ),
     **dict.fromkeys(
         ("flops_ratio", "params_ratio", "latency_ratio", "objective", "gap", "search_seconds", "accuracy"), (int, float)
     ),

@@ -3,7 +3,7 @@
     scripts/study_accuracy.py resnet56 --targets 0.3,0.2 --count paper --images 1000 --seed 0
 
 ENC_CAFFE_DATA names the folder with the networks and images. Plans are those of least predicted divergence (--metric fisher) over the
-paper's scheme alone and over all schemes; each is made in several ways, one step more each time. Everything is chosen by the
+paper's scheme alone and over all schemes; each is made in several ways: steps alone, and one step more each time. Everything is chosen by the
 training images alone, labels unseen; the test images are looked at for the table. What was computed stays in the store: a run that was
 interrupted goes on.
 """
@@ -29,9 +29,11 @@ from enc_caffe.search.options import SearchOptions
 from enc_caffe.terminal.stopping import stoppable
 
 AUTO = frozenset({"auto"})
-#: Ways to make a network, each a step more than the one before.
+#: Ways to make a network: steps alone, then each a step more than the one before.
 WAYS = {
     "svd": Decomposition(),
+    "auto_alone": Decomposition("svd", AUTO),
+    "blocks_alone": Decomposition("svd", frozenset({"bias"}), "blocks"),
     "weighted": Decomposition("weighted"),
     "fisher": Decomposition("fisher"),
     "asymmetric": Decomposition("asymmetric", frozenset({"bias"})),

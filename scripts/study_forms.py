@@ -102,7 +102,8 @@ class Study:
         self.choosing, self.reporting = (
             images_of(loaded, self.weights, p, executor, store) for p in (self.chosen_by, self.reported_on)
         )
-        self.metric, self.how = metric, Decomposition("weighted")
+        # Factors that predictions are of; under asymmetric reconstruction cross terms are left out, as --quality best does.
+        self.metric, self.how = metric, Decomposition("weighted" if plain else "asymmetric_fisher")
         self.making = self.how if plain else Decomposition("asymmetric", frozenset({"bias"}))
 
     def load(self, asked: Any) -> pipeline.LoadedNetwork:

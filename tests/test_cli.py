@@ -51,3 +51,32 @@ def test_wrong_usage(arguments: list[str], words: str, capsys: pytest.CaptureFix
     with pytest.raises(SystemExit) as ended:
         main(arguments)
     assert ended.value.code == 2 and words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (
+            ["search", "m.json", "--out", "o", "--target_flops", "0.9:0.2:0.1"],
+            "enc-caffe search: argument --target_flops: 0.9:0.2:0.1: the range is empty",
+        ),
+        (
+            ["search", "m.json", "--out", "o", "--target_flops", "0:1:0.0000001"],
+            "10,000,001 numbers; 1,000 at most, so a larger step is needed",
+        ),
+        (
+            ["compress"],
+            "enc-caffe compress: the following arguments are required: --model, --weights, --out; enc-caffe compress --help says",
+        ),
+        (
+            ["inspect", "--model", "m", "--solvr", "s"],
+            "enc-caffe inspect: unrecognized arguments: --solvr s (did you mean --solver?)",
+        ),
+        (["compres"], "invalid choice: 'compres'"),
+    ],
+)
+def test_wrong_flags_are_one_line(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    said = capsys.readouterr()
+    assert ended.value.code == 2 and words in said.err and said.err.count("\n") == 1 and not said.out

@@ -194,9 +194,12 @@ class CaffeModel:
         """
         if any(known is network or known == network for known in self._checked):
             return
-        for layer in network.weighted:
-            if layer.name in self.layers or not missing_ok:
-                self.weights(layer)
+        for layer in network.layers:
+            if layer.has_weights:
+                if layer.name in self.layers or not missing_ok:
+                    self.weights(layer)
+            elif layer.name in self.layers and not all(map(_finite, map(self.array, self.layers[layer.name].blobs))):
+                raise WeightsError(f"{self.path}: layer '{layer.name}' ({layer.type}) holds NaN or infinity")
         if not missing_ok:
             self._checked = [*self._checked[-3:], network]
 

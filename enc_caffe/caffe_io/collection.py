@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Callable, Optional
 
-from enc_caffe.caffe_io.datum import write_lmdb
+from enc_caffe.caffe_io.datum import ImageLmdb, write_lmdb
 from enc_caffe.caffe_io.describe import data_layers, selected
 from enc_caffe.caffe_io.feed import Feed
 from enc_caffe.caffe_io.sources import Pictures, from_npz, in_folder, in_list, records_of
@@ -65,6 +65,7 @@ def collection(
     wanted: Wanted,
     progress: Callable[[int, int], None] = lambda done, all_: None,
     notice: Callable[[str], None] = lambda line: None,
+    flag: str = "--images",
 ) -> Path:
     """An LMDB of a folder of images, a list of them, or a .npz file; the same files are not read twice.
 
@@ -73,6 +74,8 @@ def collection(
     cache : Path
         Folder in which LMDBs are kept, each by the names, sizes and times of its files.
     notice : callable of a line that a person should read
+    flag : str
+        Where the user named them, for messages.
 
     Raises
     ------
@@ -81,16 +84,16 @@ def collection(
     """
     source = Path(source)
     if not source.exists():
-        raise DatasetError(f"--images {source}: does not exist")
+        raise DatasetError(f"{flag} {source}: does not exist")
     if (source / "data.mdb").is_file():
-        raise DatasetError(f"--images {source}: is an LMDB already; give it as --lmdb")
+        raise DatasetError(f"{flag} {source}: is an LMDB already; give it as {flag.replace('images', 'lmdb')}")
     pictures: Optional[Pictures] = None
     if source.suffix.lower() not in ARRAYS:
         pictures = in_folder(source) if source.is_dir() else in_list(source)
         wanted = _decided(pictures, wanted, notice)
     files = (source,) if pictures is None else pictures.files
     path = cache / _digest(source, files, pictures, wanted) / (source.resolve().name or "images")
-    if (path / "data.mdb").is_file():
+    if _is_whole(path):
         return path
     number, records = (
         from_npz(source) if pictures is None else records_of(pictures, wanted.resize, wanted.gray, 0, wanted.any_size)
@@ -107,11 +110,23 @@ def collection(
     try:
         os.rename(own, path)
     except OSError:
-        if not (path / "data.mdb").is_file():
-            raise
-        with contextlib.suppress(OSError):
-            shutil.rmtree(own)
+        if _is_whole(path):
+            with contextlib.suppress(OSError):
+                shutil.rmtree(own)
+        else:
+            # What is kept was damaged: nobody can do anything about it, and the files are there to make it again.
+            shutil.rmtree(path)
+            os.rename(own, path)
     return path
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether an LMDB that is kept is there, and can be read."""
+    try:
+        ImageLmdb(path).close()
+    except DatasetError:
+        return False
+    return True
 
 
 def _decided(pictures: Pictures, wanted: Wanted, notice: Callable[[str], None]) -> Wanted:

@@ -67,6 +67,10 @@ def decode(raw: bytes, force_color: Optional[bool] = None) -> tuple[np.ndarray, 
     pixels = np.frombuffer(datum.data, np.uint8) if datum.data else np.array(datum.float_data, np.float32)
     if min(shape) < 1 or pixels.size != math.prod(shape):
         raise DatasetError(f"a datum of shape {shape} holds {pixels.size} values")
+    if not datum.data and not np.isfinite(pixels).all():
+        raise DatasetError(
+            "a datum holds values that are not finite (NaN or infinity); make the LMDB again without them"
+        )
     return pixels.reshape(shape), int(datum.label)
 
 
@@ -111,6 +115,10 @@ class ImageLmdb:
         self.path = Path(path)
         if not (self.path / "data.mdb").is_file():
             what = "is no LMDB (data.mdb is missing)" if self.path.exists() else "does not exist"
+            if self.path.is_file():
+                what = "is a file, and an LMDB is a folder with data.mdb in it"
+                if self.path.name in ("data.mdb", "lock.mdb"):
+                    raise DatasetError(f"{path}: {what}; give {self.path.parent}")
             raise DatasetError(f"{path}: {what}; enc-caffe data makes one from arrays or image folders")
         try:
             self._env = lmdb.open(str(path), readonly=True, lock=False, readahead=False, max_readers=512)
@@ -260,7 +268,9 @@ def stratified(labels: np.ndarray, number: int, seed: int = 0) -> np.ndarray:
     Every class gets its share rounded down, the rest goes to the largest remainders.
     """
     if not 1 <= number <= len(labels):
-        raise UsageError(f"{number} images are wanted of {len(labels)}")
+        raise UsageError(
+            f"{number} images are wanted of {len(labels)}; give --images from 1 to {len(labels)}, or --fraction"
+        )
     rng = np.random.default_rng(seed)
     classes, counts = np.unique(labels, return_counts=True)
     share = counts * number / len(labels)

@@ -23,3 +23,14 @@ def looks_like(data: bytes) -> str:
     if head.lower().startswith(_PAGES):
         return "is a web page; download the raw file"
     return next((words for magic, words in _KNOWN if data.startswith(magic)), "")
+
+
+#: How images begin (PNG, JPEG, GIF, BMP, TIFF, WebP), and HDF5 files.
+_IMAGES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\x00", b"MM\x00*", b"RIFF", b"\x89HDF")
+
+
+def is_another(data: bytes) -> bool:
+    """Whether a file that begins with these bytes is surely one of another kind than ours: an archive, an image, a text."""
+    head = data[:HEAD]
+    text = all(byte >= 32 or byte in b"\t\n\r\f" for byte in head) and len(head) > 0
+    return bool(looks_like(head)) or head.startswith(_IMAGES) or text

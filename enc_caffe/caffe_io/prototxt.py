@@ -212,7 +212,15 @@ def _upgrade_inputs(net: Any) -> None:
 
 def read_solver(path: Path) -> Any:
     """Read a solver's prototxt into a SolverParameter."""
-    return _parse(_read_text(Path(path)), caffe_pb2().SolverParameter(), Path(path))
+    text = _read_text(Path(path))
+    try:
+        return _parse(text, caffe_pb2().SolverParameter(), Path(path))
+    except PrototxtError as exc:
+        if re.search(r"^\s*layers?\s*:?\s*\{", text, re.MULTILINE):
+            raise PrototxtError(
+                f"{path}: is the prototxt of a network; a solver's (base_lr, max_iter and so on) is needed"
+            ) from exc
+        raise
 
 
 def from_text(text: str) -> Any:

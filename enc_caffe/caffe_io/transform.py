@@ -9,10 +9,10 @@ from typing import Any, Generator, Optional
 
 import numpy as np
 
-from enc_caffe.caffe_io.datum import Image, ImageLmdb
+from enc_caffe.caffe_io.datum import MAX_PIXELS, Image, ImageLmdb
 from enc_caffe.caffe_io.describe import data_layers
 from enc_caffe.caffe_io.proto import caffe_pb2
-from enc_caffe.errors import DatasetError, PrototxtError
+from enc_caffe.errors import DatasetError, PrototxtError, UsageError
 
 #: The largest mean image: 256 MiB hold 3 x 4700 x 4700 values.
 MAX_BYTES = 256 * 2**20
@@ -65,12 +65,17 @@ class Transform:
         mean = self.mean
         if mean is not None:
             if mean.shape[0] not in (1, values.shape[0]) or (mean.shape[1] > 1 and mean.shape != values.shape):
-                raise DatasetError(f"the mean has shape {mean.shape}, the image {values.shape}")
+                raise DatasetError(
+                    f"the mean has shape {mean.shape}, the image {values.shape} (C, H, W); one value, one for each channel (--mean_value), or an "
+                    "image of the same size (--mean_file) is needed"
+                )
             values = values - mean
         if self.crop:
             height, width = values.shape[1:]
             if self.crop > min(height, width):
-                raise DatasetError(f"crop_size {self.crop} is larger than the image {height} x {width}")
+                raise DatasetError(
+                    f"crop_size {self.crop} is larger than the image {height} x {width}; --resize H,W makes it larger, --crop_size 0 leaves it whole"
+                )
             top, left = (height - self.crop) // 2, (width - self.crop) // 2
             values = values[:, top : top + self.crop, left : left + self.crop]
         return values if self.scale == 1.0 else values * np.float32(self.scale)
@@ -109,6 +114,10 @@ def resized(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """An image (C, H, W) of another height and width, interpolated as ``convert_imageset`` does."""
     import cv2
 
+    if min(size) < 1 or size[0] * size[1] > MAX_PIXELS:
+        raise UsageError(
+            f"images cannot be resized to {size[0]}x{size[1]} (height x width): 1 or more each, and {MAX_PIXELS} pixels in all at most"
+        )
     made = cv2.resize(np.ascontiguousarray(pixels.transpose(1, 2, 0)), (size[1], size[0]))
     return made[None] if made.ndim == 2 else made.transpose(2, 0, 1)
 

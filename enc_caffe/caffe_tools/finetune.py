@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,10 @@ from enc_caffe.caffe_io.datum import ImageLmdb
 from enc_caffe.caffe_io.describe import batch_size, data_layers, set_state
 from enc_caffe.caffe_io.distill import has_teacher, write_student
 from enc_caffe.caffe_io.inference import for_inference
+from enc_caffe.caffe_io.lacking import untrained_notice
 from enc_caffe.caffe_io.prototxt import read_commented, read_solver, to_text, verbatim_text
 from enc_caffe.caffe_io.variants import deploy_net, sized_network, solver_param, train_val_net
+from enc_caffe.caffe_tools.labels import check_images
 from enc_caffe.caffe_tools.programs import caffe_test, parse_training
 from enc_caffe.caffe_tools.selection import RATES, SHORT, SWEPT, Selection, criterion, hold_out, sweep
 from enc_caffe.caffe_tools.training import LOG, Files, Step, digests, run_training
@@ -71,6 +74,7 @@ def finetune(
     python_layers: bool = False,
     input_shapes: Optional[Mapping[str, Shape]] = None,
     selection: Optional[Selection] = None,
+    notice: Callable[[str], None] = lambda line: None,
 ) -> Finetuned:
     """Train a network with stock Caffe from given weights (without: from the solver's random initialisation).
 
@@ -91,6 +95,8 @@ def finetune(
         Of data layers whose tops no image size describes.
     selection : Selection, optional
         Held-out images that choose a snapshot, the start among them, and perhaps the learning rate.
+    notice : callable of a line that a person should read
+        Hears of layers that begin with their fillers' values.
 
     Where the network is one that distils (:mod:`enc_caffe.caffe_io.distill`), the student is taken out in the end: the results are
     those of the ``train_val.prototxt`` beside it.
@@ -101,6 +107,8 @@ def finetune(
         With Caffe's own last line, or where the training diverged.
     """
     _check_schedule(overrides or {})
+    if gpu and not re.fullmatch(r"all|\d+(,\d+)*", gpu):
+        raise UsageError(f"--gpu {gpu}: all, or numbers of devices such as 0,1 are needed")
     original = read_solver(Path(solver))
     path = Path(model) if model is not None else _net_of(original, Path(solver))
     net, comments = read_commented(path, python_layers)
@@ -113,7 +121,10 @@ def finetune(
     network = sized_network(_staged(net, original), str(path), shape, None, input_shapes)
     check_runs(network, str(path), training=True)
     if weights is not None:
-        CaffeModel(Path(weights)).check(network, missing_ok=True)
+        start = CaffeModel(Path(weights))
+        start.check(network, missing_ok=True)
+        for line in untrained_notice(_staged(net, original), str(path), start, ("TRAIN", "TEST")):
+            notice(line)
     own_path, own = path, net
     if has_teacher(net):
         own_path, (own, comments) = _student_of(path, python_layers)
@@ -121,6 +132,7 @@ def finetune(
         network if own is net else sized_network(_staged(own, original), str(own_path), shape, None, input_shapes)
     )
     # Trained weights are in the caffemodel, whatever filled them first.
+    check_images(_staged(train_val_net(net, network, train_lmdb, test_lmdb), original), network, str(path))
     deploy = verbatim_text(for_inference(deploy_net(_staged(own, original), own_network)), comments)
     test = to_text(train_val_net(own, own_network, train_lmdb, test_lmdb))
     with claimed(out):

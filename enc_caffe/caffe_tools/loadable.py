@@ -20,13 +20,13 @@ from enc_caffe.caffe_io.caffemodel import CaffeModel, opened
 from enc_caffe.caffe_io.describe import describe
 from enc_caffe.caffe_io.partial import foreign, known_part
 from enc_caffe.caffe_io.prototxt import is_stock_text, to_text
-from enc_caffe.caffe_tools.programs import die_with_parent
 from enc_caffe.errors import CaffeError, CaffeNotFoundError, NetworkError
 from enc_caffe.installation import find_caffe
 from enc_caffe.network import Network
 from enc_caffe.shapes import Shape
 from enc_caffe.workers.executor import last_words
 from enc_caffe.workers.limits import GIB, memory_free
+from enc_caffe.workers.parent import die_with_parent
 
 #: Seconds after which a Caffe that only loads is taken to hang.
 LIMIT = 1800.0
@@ -80,7 +80,9 @@ def check_loads(folder: Path, deploy: Any, shapes: Mapping[str, Shape], original
     model = CaffeModel(weights)
     wrong = misfits(model, needed_blobs(deploy, network))
     _check_same(wrong, original, shapes, name)
-    left = {**foreign(deploy), **{layer: words for layer, words in wrong.items() if layer in model.layers}}
+    # What the original's caffemodel lacks has a line of its own (:mod:`enc_caffe.caffe_io.lacking`).
+    wrong = {layer: words for layer, words in wrong.items() if layer in model.layers}
+    left = {**foreign(deploy), **wrong}
     remarks = _remarks({**wrong, **left})
     if left or not is_stock_text(prototxt):
         return _partly(deploy, network, left, weights, remarks)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import os
 import re
 import signal
@@ -19,6 +17,7 @@ from enc_caffe.errors import CaffeError
 from enc_caffe.installation import find_caffe
 from enc_caffe.workers.blas import blas_environment
 from enc_caffe.workers.executor import last_words
+from enc_caffe.workers.parent import die_with_parent
 
 #: Seconds that an interrupted caffe train has: an iteration of VGG-16 on a few CPU cores takes a minute.
 PATIENCE = 300
@@ -29,14 +28,6 @@ _TEST_OUTPUT = re.compile(r"Test net output #\d+: (\S+) = (\S+)")
 _AVERAGE = re.compile(r"\] (\S+) = ([-+.\deE]+|nan|inf)(?: \(|$)")
 _FORWARD = re.compile(r"Average Forward pass: ([\d.]+) ms")
 _LAYER_TIME = re.compile(r"\]\s+(\S+)\s+forward: ([\d.]+) ms")
-
-
-def die_with_parent() -> None:
-    """In a process that was just forked: end it with the one that started it."""
-    # Otherwise a killed enc-caffe would leave caffe train running beside the one that a second start begins. At SIGTERM
-    # it would still finish its iteration and write a snapshot.
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 def run_caffe(

@@ -13,45 +13,33 @@ from __future__ import annotations
 
 import contextlib
 import os
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Iterator, Mapping, Sequence
+from typing import Iterator, Sequence
 
 import numpy as np
 
+from enc_caffe.calibration.fitting import BATCH, HELD, BlocksTask, Run, fit, pair_files, read_kept, varied
 from enc_caffe.calibration.layerwise import CHUNKS, LIVE, Blobs, flattened, grouped, span
-from enc_caffe.calibration.runs import LOSS, TARGET, TURN, behind, training_net, turned_power
+from enc_caffe.calibration.runs import behind
 from enc_caffe.calibration.segments import Segment
-from enc_caffe.errors import CaffeError, UsageError
-from enc_caffe.files.arrays import UNREADABLE, read_arrays, write_arrays
-from enc_caffe.measuring.passes import Engine, NetTask, batches, engine_of
+from enc_caffe.errors import UsageError
+from enc_caffe.files.arrays import read_arrays, write_arrays
+from enc_caffe.measuring.passes import Engine, batches, engine_of
 from enc_caffe.measuring.scores import count
 from enc_caffe.progress import Progress, silent
-from enc_caffe.workers.executor import Executor, beat, run_all
+from enc_caffe.workers.executor import Executor, run_all
 
-#: How often a run sees every image, images of a step, and looks at the images that are held out.
-EPOCHS, BATCH, LOOKS = 20, 32, 6
-#: Multiply-adds of the original network that all steps together may stand for (1,000 images of VGG-16 would be 2.7e14), and least steps.
-MACS, FEWEST_STEPS = 2e13, 40
-#: One image of so many is held out; images that are needed at least (SqueezeNet gained nothing by 50, ResNet-56 a little by 300).
-HELD, FEWEST = 8, 100
-#: Learning rates of Adam, one after the other as long as nothing is gained; each falls to 0 in a straight line.
-RATES = (1e-3, 2.5e-4)
-
-
-@dataclass(frozen=True)
-class BlocksTask:
-    """Both networks, not folded, the folder of what is kept between two runs, the images of every chunk as (first, stop), the
-    steps of a run, and by blob the root (C, C) of what changes of its channels cost.
-    """
-
-    compressed: NetTask
-    original: NetTask
-    folder: str
-    segments: tuple[Segment, ...]
-    spans: tuple[tuple[int, int], ...]
-    steps: int
-    roots: Mapping[str, np.ndarray] = field(default_factory=dict)
+#: How often a run sees every image, and the last one, which is all of them together; there an image in so many variants is fitted to.
+EPOCHS, WHOLE_EPOCHS, WHOLE_VARIANTS = 10, 20, 4
+#: Learning rates of the last run, which begins near its optimum, and its rounds.
+WHOLE_RATES, WHOLE_ROUNDS = (5e-4, 1.25e-4), 8
+#: Multiply-adds of the original network that the steps of all runs may stand for, and those of the last one (1,000 images of VGG-16 would
+#: be 1.4e14 and 2.7e14), and least steps, all parts together.
+MACS, FEWEST_STEPS = 1e13, 80
+#: Bytes of blobs, and what changes of them cost, that a step of the last run may take, and least images of it.
+STEP, LEAST_BATCH = 2 * 2**30, 4
+#: Images that are needed at least (SqueezeNet gained nothing by 50, ResNet-56 a little by 300).
+FEWEST = 100
 
 
 def too_few(images: int) -> str:
@@ -78,15 +66,33 @@ def spans(images: int, values: int, block: int) -> tuple[tuple[int, int], ...]:
     return tuple((first, first + -(-(stop - first) * used // images)) for first, stop in whole if stop > first)
 
 
-def steps_of(images: int, macs: int) -> int:
-    """Steps of every run, for so many images and a network of so many multiply-adds."""
-    passes = min(EPOCHS * images * (HELD - 1) / HELD, MACS / max(1, macs))
-    return max(FEWEST_STEPS, int(passes / BATCH))
+def steps_of(images: int, macs: int, epochs: int, batch: int = BATCH) -> int:
+    """Steps of a run, all parts together, for so many images and a network of so many multiply-adds."""
+    passes = min(epochs * images * (HELD - 1) / HELD, MACS / max(1, macs))
+    return max(FEWEST_STEPS, int(passes / batch))
 
 
 def images_passed(images: int, macs: int) -> int:
-    """Images that pass forward and backward through every run, all steps together; none where there are too few."""
-    return BATCH * steps_of(images, macs) if images >= FEWEST else 0
+    """Images that pass forward and backward through the whole network, all steps together; none where there are too few."""
+    return BATCH * sum(steps_of(images, macs, e) for e in (EPOCHS, WHOLE_EPOCHS)) if images >= FEWEST else 0
+
+
+def runs_of(segments: Sequence[Segment], images: int, macs: int, step: int) -> tuple[Run, ...]:
+    """How the runs are fitted, one after the other, and then all of them together.
+
+    Parameters
+    ----------
+    step : int
+        Bytes that an image takes in a step through the whole network. Where too few fit, the last run is left out.
+    """
+    runs = [Run(s, steps_of(images, macs, EPOCHS), onward=at > 0) for at, s in enumerate(segments)]
+    batch = min(BATCH, STEP // max(1, step))
+    if len(segments) > 1 and batch >= LEAST_BATCH:
+        whole = Segment(segments[0].first, segments[-1].stop, segments[0].bottom, segments[-1].top)
+        runs.append(
+            Run(whole, steps_of(images, macs, WHOLE_EPOCHS, batch), batch, WHOLE_RATES, WHOLE_ROUNDS, WHOLE_VARIANTS)
+        )
+    return tuple(runs)
 
 
 def advance(task: BlocksTask, at: int, kept: bool, chunk: int, blobs: Blobs) -> int:
@@ -99,7 +105,7 @@ def advance(task: BlocksTask, at: int, kept: bool, chunk: int, blobs: Blobs) -> 
     blobs : dict of layer to arrays
         Weights of the compressed network that were fitted.
     """
-    segment, engines = task.segments[at], []
+    segment, engines = task.runs[at].segment, []
     with contextlib.ExitStack() as stack:
         engines = [stack.enter_context(engine_of(t)) for t in (task.compressed, task.original)]
         engines[0].put(blobs)
@@ -111,7 +117,7 @@ def advance(task: BlocksTask, at: int, kept: bool, chunk: int, blobs: Blobs) -> 
                     engine.net.blobs[name].data[...] = value
                 engine.part(begin, behind(engine, blob))
                 own.append(np.array(engine.net.blobs[blob].data))
-    for path, own in zip(_files(task, at, chunk), found):
+    for path, own in zip(pair_files(task, at, chunk), found):
         _write(path, np.concatenate(own))
     return len(found[0])
 
@@ -121,15 +127,16 @@ State = tuple[int, dict[str, np.ndarray]]
 
 def _states(task: BlocksTask, at: int, kept: bool, chunk: int, engines: Sequence[Engine]) -> Iterator[list[State]]:
     """Where both networks begin, and with which blobs, a batch after the other."""
-    start, stop = task.spans[chunk]
+    start, stop, variant = task.chunks(at)[chunk]
     if not kept:
-        for data, _ in batches(task.compressed, start, stop):
+        for plain, _ in batches(task.compressed, start, stop):
+            data = varied(plain, variant) if variant else plain
             for engine in engines:
                 engine.size(len(data))
             yield [(0, {engine.task.data: data}) for engine in engines]
         return
-    before = task.segments[at - 1]
-    arrays = [_read(path) for path in _files(task, at - 1, chunk)]
+    before = task.runs[at - 1].segment
+    arrays = [read_kept(path) for path in pair_files(task, at - 1, chunk)]
     begins = [behind(engine, blob) for engine, blob in zip(engines, (before.bottom, before.top))]
     for first in range(0, stop - start, task.compressed.batch):
         parts = [array[first : first + task.compressed.batch] for array in arrays]
@@ -138,92 +145,12 @@ def _states(task: BlocksTask, at: int, kept: bool, chunk: int, engines: Sequence
         yield [(begin, {blob: part}) for begin, blob, part in zip(begins, (before.bottom, before.top), parts)]
 
 
-def _files(task: BlocksTask, at: int, chunk: int) -> tuple[Path, Path]:
-    return Path(task.folder) / f"in-{at}-{chunk}.npy", Path(task.folder) / f"out-{at}-{chunk}.npy"
-
-
 def _write(path: Path, array: np.ndarray) -> None:
     """Write beside, then rename."""
     part = path.with_suffix(".part")
     with part.open("wb") as handle:
         np.save(handle, array)
     os.replace(part, path)
-
-
-def _read(path: Path) -> np.ndarray:
-    try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except UNREADABLE:
-        raise CaffeError(f"{path}: kept blobs are missing or damaged; run the command again") from None
-
-
-def fit(task: BlocksTask, at: int, rate: float, blobs: Blobs) -> tuple[Blobs, float, float]:
-    """Weights of a run, with its error on the images that are held out before and after, as a part of the target's power (in a worker).
-
-    Parameters
-    ----------
-    rate : float
-        Learning rate in the beginning.
-    blobs : dict of layer to arrays
-        Weights of layers of the compressed network that are not those of its caffemodel.
-    """
-    segment = task.segments[at]
-    pairs = [[_read(path) for path in _files(task, at, chunk)] for chunk in range(len(task.spans))]
-    places = [(c, i) for c, (entering, _) in enumerate(pairs) for i in range(len(entering))]
-    held, trained = places[HELD - 1 :: HELD], [p for n, p in enumerate(places) if n % HELD != HELD - 1]
-    batch = min(BATCH, len(trained))
-
-    def images(which: Sequence[tuple[int, int]], side: int) -> np.ndarray:
-        return np.stack([pairs[c][side][i] for c, i in which])
-
-    root = task.roots.get(segment.top)
-    power = sum(turned_power(root, images(held[i : i + BATCH], 1)) for i in range(0, len(held), BATCH)) / len(held)
-    shapes = [(batch, *a.shape[1:]) for a in pairs[0]]
-    text, fitted = training_net(task.compressed.prototxt, segment, shapes, power, root is not None)
-    if not fitted:
-        return {}, 0.0, 0.0
-    from enc_caffe.workers.pycaffe import adam_solver
-
-    solver = adam_solver(text, task.compressed.weights, rate, task.steps)
-    net = solver.net
-    for name in set(net.params) & set(blobs):
-        for blob, array in zip(net.params[name], blobs[name]):
-            blob.data[...] = np.reshape(array, blob.data.shape)
-    if root is not None:
-        net.params[TURN][0].data[...] = root.reshape(net.params[TURN][0].data.shape)
-
-    def put(which: Sequence[tuple[int, int]]) -> None:
-        for name, side in ((segment.bottom, 0), (TARGET, 1)):
-            own = images(which, side)
-            if len(net.blobs[name].data) != len(own):
-                net.blobs[name].reshape(*own.shape)
-            net.blobs[name].data[...] = own
-
-    def error() -> float:
-        total = 0.0
-        for first in range(0, len(held), batch):
-            own = held[first : first + batch]
-            put(own)
-            net.forward()
-            total += float(net.blobs[LOSS].data)
-            beat()
-        return total / (len(held) * max(power, 1e-30))
-
-    def weights() -> Blobs:
-        return {name: [np.array(b.data) for b in net.params[name]] for name in fitted}
-
-    first = least = error()
-    best: Blobs = {}
-    rng = np.random.default_rng(at)
-    for step in range(1, task.steps + 1):
-        put([trained[i] for i in np.sort(rng.choice(len(trained), batch, replace=False))])
-        solver.step(1)
-        beat()
-        if step % max(1, task.steps // LOOKS) == 0:
-            now = error()
-            if now < least:
-                least, best = now, weights()
-    return best, first, least
 
 
 def held_apart(task: BlocksTask, blobs: Blobs) -> np.ndarray:
@@ -269,7 +196,8 @@ def nearer(apart: np.ndarray) -> bool:
 def fit_blocks(
     task: BlocksTask, executor: Executor, progress: Progress = silent
 ) -> tuple[Blobs, list[tuple[float, float]]]:
-    """Weights of the compressed network, run by run; what was fitted is kept, so that a stopped fit resumes where it stopped.
+    """Weights of the compressed network, run by run; what was fitted is kept, so that a stopped fit resumes where it stopped. Progress
+    counts steps.
 
     Returns
     -------
@@ -278,20 +206,28 @@ def fit_blocks(
     errors : list of (before, after)
         Of every run, on the images that are held out, as parts of the power of the original's blob.
     """
-    folder, number = Path(task.folder), len(task.segments)
-    done, found, errors = _resumed(folder)
-    progress(done, number)
+    folder, all_ = Path(task.folder), sum(run.steps for run in task.runs)
+    begin, found, errors = _resumed(folder)
+    done = sum(run.steps for run in task.runs[:begin])
+    progress(done, all_)
     kept = False
-    for at in range(done, number):
-        jobs = [(task, at, kept, chunk, found) for chunk in range(len(task.spans))]
+    for at in range(begin, len(task.runs)):
+        run = task.runs[at]
+        onward = kept and run.onward
+        jobs = [(task, at, onward, chunk, found) for chunk in range(len(task.chunks(at)))]
         run_all(executor, advance, jobs, [1] * len(jobs))
-        for chunk in range(len(task.spans)) if at else ():
-            for path in _files(task, at - 1, chunk):
+        for chunk in range(len(task.chunks(at - 1))) if at else ():
+            for path in pair_files(task, at - 1, chunk):
                 with contextlib.suppress(OSError):
                     os.unlink(path)
-        own, first, least = {}, 0.0, 0.0
-        for rate in RATES:
-            own, first, least = executor.result(executor.submit(fit, task, at, rate, found))
+        own: Blobs = {}
+        first = least = 0.0
+
+        def show(rounds: int, run: Run = run, done: int = done) -> None:
+            progress(done + run.steps * rounds // run.rounds, all_)
+
+        for rate in run.rates:
+            own, first, least = fit(task, at, rate, found, executor, show)
             if own or not first:
                 break
         found.update(own)
@@ -299,7 +235,8 @@ def fit_blocks(
         kept = True
         arrays = flattened(found)
         write_arrays(folder / "fitted.npz", {**arrays, "errors": np.array(errors, np.float64)})
-        progress(at + 1, number)
+        done += run.steps
+        progress(done, all_)
     return found, errors
 
 

@@ -12,6 +12,7 @@ from typing import Mapping, Optional, Sequence
 import numpy as np
 from scipy.linalg import blas
 
+from enc_caffe.calibration.fitting import PARTS as FIT_PARTS
 from enc_caffe.calibration.moments import PARTS, POSITIONS, with_moments
 from enc_caffe.calibration.remaining import Remaining, everything
 from enc_caffe.decomposition import scheme_for
@@ -29,8 +30,8 @@ WORTH = 0.85
 #: Speed of factors as a part of that of one large matrix product, and seconds that a form takes besides.
 SMALLER, EACH = 0.5, 0.004
 #: Bytes a second of the blobs that both networks keep between two layers, written and read.
-KEPT = 3e8
-#: Passes over the images for gradients: of the sampled forms, and of those that were chosen.
+KEPT = 1e9
+#: Passes over the images for gradients: of the sampled forms, and, where cross terms have a say, of those near the chosen ones.
 GRADIENT_PASSES = 2
 #: A backward pass with its products over a forward pass (2.5 to 2.7 on ResNet-56).
 DIRECTION = 2.6
@@ -88,7 +89,7 @@ def stages(
     predicted : float
         Part of the metrics that gradients are still to predict.
     fitted : int
-        Images that pass forward and backward through every run of a fit by blocks, which one process computes.
+        Images that pass forward and backward through every run of a fit by blocks.
     """
     left = left or everything(forms)
     batch = min(TIMED, made.look.images, batch_for(made.look.network, made.memory, made.executor.workers))
@@ -111,14 +112,14 @@ def stages(
         found["metrics"] = images * once * passes / workers
     scores = made.look.scores
     gradients = images * once * (1 + DIRECTION * number_of_probes(scores.classes, scores.softmax)) / workers
-    if kind == "asymmetric_fisher" and left.factors:
-        # Over half of the images.
+    if kind == "asymmetric_fisher" and left.factors and not predicted:
+        # Over half of the images; where forms are predicted, in the same passes.
         found["what outputs cost"] = 0.5 * gradients
     if kind == "fisher" and left.factors:
         # What outputs cost, other factors by it, and what both change: three passes, one of them over half of the images.
         found["what outputs cost"] = 2.5 * gradients + found["factors"]
     if predicted:
-        found["gradients"] = GRADIENT_PASSES * gradients * predicted
+        found["gradients"] = (1 if kind.startswith("asymmetric") else GRADIENT_PASSES) * gradients * predicted
     if networks:
         each = images * once / workers
         if kind.startswith("asymmetric"):
@@ -130,7 +131,8 @@ def stages(
     if fitted:
         # Both networks forward once, and what enters and leaves a run written and read.
         sizes = sum(8.0 * int(np.prod(x.top_shapes[0][1:])) for x in known)
-        found["blocks"] = fitted * once * (1 + DIRECTION) + images * (2 * once + sizes / KEPT) / workers
+        fits = fitted * once * (1 + DIRECTION) / min(workers, FIT_PARTS)
+        found["blocks"] = fits + images * (2 * once + sizes / KEPT) / workers
     if trained:
         # The original forward; the compressed network, which is smaller, forward and backward.
         found["distillation"] = trained * once * 3

@@ -85,6 +85,7 @@ class Forecast:
             found = sense_all(
                 task, folder, open_, made.look.images, made.chunk, made.executor,
                 lambda d, a: self._progress("gradients", d, a),
+                self.decomposer.folder("outputs") if self.decomposer.how.kind == "asymmetric_fisher" else None,
             )  # fmt: skip
             self._changes.update(found.changes)
             self._sensed[:] = [found]

@@ -11,7 +11,6 @@ Source: the asymmetric reconstruction of [16] (Zhang et al.), section 3.4; stati
 from __future__ import annotations
 
 import contextlib
-import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Callable, Iterator, Mapping, Optional, Sequence
@@ -25,7 +24,8 @@ from enc_caffe.decomposition.outputs import output_roots, solve_turned, turned
 from enc_caffe.decomposition.patches import patch_size
 from enc_caffe.decomposition.regression import Moments, group_weights, regular
 from enc_caffe.errors import CaffeError
-from enc_caffe.files.arrays import UNREADABLE, arrays_writer, read_arrays, write_arrays
+from enc_caffe.files.arrays import read_arrays, write_arrays
+from enc_caffe.files.passed_on import handed_on, handing_on
 from enc_caffe.form import WHOLE, Form
 from enc_caffe.measuring.passes import Engine, NetTask, batches, engine_of
 from enc_caffe.network import Layer
@@ -111,7 +111,8 @@ def advance(
     with contextlib.ExitStack() as stack:
         engines = _engines(task, stack)
         engines[0].put(blobs)
-        write = stack.enter_context(arrays_writer(_live_file(task, at, chunk))) if keep else None
+        kept = handing_on(Path(task.folder), _live_name(chunk), at, base)
+        write = stack.enter_context(kept) if keep else None
         for number, (first, states) in enumerate(_blocks(task, base, chunk, engines)):
             for engine, state, side in zip(engines, states, SIDES):
                 begin = place(engine, steps[base], side) if base >= 0 else 0
@@ -170,18 +171,16 @@ def _blocks(
             yield start, [{e.task.data: data} for e in engines]
             start += len(data)
         return
-    path = _live_file(task, base, chunk)
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            for number, first in enumerate(range(start, stop, block)):
-                states = []
-                for engine, side in zip(engines, SIDES):
-                    engine.size(min(block, stop - first))
-                    prefix = f"{number}/{side}/"
-                    states.append({k[len(prefix) :]: arrays[k] for k in arrays.files if k.startswith(prefix)})
-                yield first, states
-    except UNREADABLE:
-        raise CaffeError(f"{path}: kept blobs are missing or damaged; run the command again") from None
+    arrays = handed_on(Path(task.folder), _live_name(chunk), base)
+    if arrays is None:
+        raise CaffeError(f"{task.folder}: kept blobs are missing or damaged; run the command again")
+    for number, first in enumerate(range(start, stop, block)):
+        states = []
+        for engine, side in zip(engines, SIDES):
+            engine.size(min(block, stop - first))
+            prefix = f"{number}/{side}/"
+            states.append({k[len(prefix) :]: array for k, array in arrays.items() if k.startswith(prefix)})
+        yield first, states
 
 
 def span(images: int, chunk: int, block: int) -> tuple[int, int]:
@@ -191,8 +190,8 @@ def span(images: int, chunk: int, block: int) -> tuple[int, int]:
     return first * block, min(images, last * block)
 
 
-def _live_file(task: CalibrationTask, step: int, chunk: int) -> Path:
-    return Path(task.folder) / f"live-{step}-{chunk}.npz"
+def _live_name(chunk: int) -> str:
+    return f"live-{chunk}"
 
 
 def _sums(step: Step, images: int) -> Any:
@@ -280,10 +279,8 @@ def calibrate(
             else:
                 blobs = _solved(step, sums, initial, weights_of, task.outputs.get(step.layer.name))
         found.update(blobs)
-        before, base = base, at if keep else base
+        base = at if keep else base
         _remember(folder, at + 1, base, found)
-        if base != before:
-            _forget(folder, before)
         progress(at + 1, len(steps))
     return found
 
@@ -371,13 +368,6 @@ def _resume(folder: Path, steps: int, chunks: Sequence[int]) -> tuple[int, int, 
     if state is None or state[0] > steps:
         return 0, -1, {}
     done, base = (int(v) for v in state)
-    kept = [folder / f"live-{base}-{c}.npz" for c in chunks]
-    if base >= 0 and any(read_arrays(path) is None for path in kept):
+    if base >= 0 and any(handed_on(folder, _live_name(c), base) is None for c in chunks):
         base = -1
     return done, base, grouped(arrays)
-
-
-def _forget(folder: Path, step: int) -> None:
-    for chunk in range(CHUNKS):
-        with contextlib.suppress(OSError):
-            os.unlink(folder / f"live-{step}-{chunk}.npz")

@@ -14,19 +14,21 @@ from enc_caffe.caffe_io.describe import describe
 from enc_caffe.caffe_io.emit import chain_blobs, narrow_of, replace_layers, write_compressed
 from enc_caffe.caffe_io.prototxt import from_text
 from enc_caffe.calibration.blocks import (
-    BATCH,
     EPOCHS,
     FEWEST_STEPS,
-    HELD,
     MACS,
-    RATES,
-    BlocksTask,
+    STEP,
+    WHOLE_EPOCHS,
+    WHOLE_RATES,
+    WHOLE_ROUNDS,
+    WHOLE_VARIANTS,
     fit_blocks,
     held_apart,
     nearer,
+    runs_of,
     spans,
-    steps_of,
 )
+from enc_caffe.calibration.fitting import BATCH, HELD, PARTS, RATES, ROUNDS, BlocksTask
 from enc_caffe.calibration.layerwise import Blobs, flattened, grouped
 from enc_caffe.calibration.moments import block_of
 from enc_caffe.calibration.runs import COSTS, blob_roots
@@ -39,13 +41,18 @@ from enc_caffe.network import Network
 from enc_caffe.progress import Stages
 
 #: What fits depend on beside the network, its images and weights.
-KEY = ["blocks", "paired", 2.0, EPOCHS, BATCH, HELD, COSTS, MACS, FEWEST_STEPS, *RATES]
+KEY = [
+    "blocks", "paired", 2.0, EPOCHS, BATCH, PARTS, ROUNDS, HELD, COSTS, MACS, FEWEST_STEPS, *RATES,
+    "whole", WHOLE_EPOCHS, WHOLE_ROUNDS, WHOLE_VARIANTS, STEP, *WHOLE_RATES,
+]  # fmt: skip
 
 
 def blocks_task(
-    made: Subject, model: CaffeModel, forms: Mapping[str, Form], placement: str, base: Blobs, folder: Path
-) -> BlocksTask:
-    """Both networks, the compressed one's weights written into the folder, and the runs between them.
+    made: Subject, model: CaffeModel, forms: Mapping[str, Form], placement: str, base: Blobs, folder: Path,
+    together: bool = False,
+) -> BlocksTask:  # fmt: skip
+    """Both networks, the compressed one's weights written into the folder, and the runs between them; ``together``: only the last one,
+    of all of them.
 
     Raises
     ------
@@ -66,11 +73,21 @@ def blocks_task(
     compressed, original = net_task(plain, (), block, path, net, described), net_task(plain, (), block)
     whole, small = (_scoring(task.prototxt, task.scores) for task in (original, compressed))
     chains = {n: [n + stage.suffix for stage in chain_of(network[n], f).stages] for n, f in forms.items()}
-    runs = tuple(segments(whole, small, forms, chains))
-    sizes = [sum(int(np.prod(whole.shape_of(b)[1:])) for b in (run.bottom, run.top)) for run in runs]
+    parts = segments(whole, small, forms, chains)
+    sizes = [sum(_values(whole, b) for b in (part.bottom, part.top)) for part in parts]
+    if len(parts) > 1:
+        # The last run has every image several times.
+        sizes.append(WHOLE_VARIANTS * sum(_values(whole, b) for b in (parts[0].bottom, parts[-1].top)))
     used = spans(made.look.images, max(sizes, default=1), block)
-    steps = steps_of(sum(stop - first for first, stop in used), made.macs)
-    return BlocksTask(compressed, original, str(folder), runs, used, steps)
+    blobs = {top: shape for x in small.layers for top, shape in zip(x.tops, x.top_shapes)}
+    # What is changed by a blob is as large as itself.
+    step = 8 * sum(int(np.prod(shape[1:])) for shape in blobs.values())
+    runs = runs_of(parts, sum(stop - first for first, stop in used), made.macs, step)
+    return BlocksTask(compressed, original, str(folder), runs[-1:] if together else runs, used)
+
+
+def _values(network: Network, blob: str) -> int:
+    return int(np.prod(network.shape_of(blob)[1:]))
 
 
 def widened(
@@ -105,10 +122,10 @@ def _scoring(prototxt: str, scores: str) -> Network:
 
 def reconstructed(
     made: Subject, model: CaffeModel, forms: Mapping[str, Form], placement: str, base: Blobs, folder: Path, key: str,
-    progress: Stages,
+    progress: Stages, together: bool = False,
 ) -> Blobs:  # fmt: skip
-    """Weights of all layers that differ from the original's, fitted by blocks from ``base`` on; ``base`` itself where images that
-    are held out speak against it.
+    """Weights of all layers that differ from the original's, fitted by blocks from ``base`` on, or all runs ``together`` alone; ``base``
+    itself where images that are held out speak against it.
 
     Parameters
     ----------
@@ -122,13 +139,13 @@ def reconstructed(
         found = grouped(read_arrays(kept) or {})
         if not found:
             work.mkdir(parents=True, exist_ok=True)
-            task = blocks_task(made, model, forms, placement, base, work)
-            ends = [run.top for run in task.segments]
+            task = blocks_task(made, model, forms, placement, base, work, together)
+            ends = list(dict.fromkeys(run.segment.top for run in task.runs))
             costs = blob_roots(
                 task.original, ends, made.look.images, made.executor, lambda d, a: progress("what blobs cost", d, a)
             )
             task = replace(task, roots=costs)
-            fitted, _ = fit_blocks(task, made.executor, lambda d, a: progress("blocks fitted", d, a))
+            fitted, _ = fit_blocks(task, made.executor, lambda d, a: progress("steps of fits", d, a))
             # Each run came nearer on images that it did not see; what the scores say on them must not speak against it.
             apart = made.executor.result(made.executor.submit(held_apart, task, fitted)) if fitted else None
             found = dict(base)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any, Optional, Sequence
 
 import numpy as np
@@ -26,6 +27,12 @@ TARGET, CHANGE, TURN, LOSS = (f"enc_caffe_{what}" for what in ("target", "change
 COSTS, COST_CHUNKS = 256, 4
 
 
+@lru_cache(maxsize=2)
+def _parsed(prototxt: str) -> Any:
+    """A network, not to be changed: a fit asks for the same one hundreds of times, and text takes a tenth of a second."""
+    return from_text(prototxt)
+
+
 def training_net(
     prototxt: str, segment: Segment, shapes: Sequence[tuple[int, ...]], power: float, turned: bool
 ) -> tuple[str, list[str]]:
@@ -40,7 +47,7 @@ def training_net(
     turned : bool
         Whether the channels are turned by a root, which is put into the layer :data:`TURN`.
     """
-    whole = from_text(prototxt)
+    whole = _parsed(prototxt)
     out = type(whole)(name="run")
     layer = out.layer.add(name=TARGET, type="Input", top=[segment.bottom, TARGET])
     for shape in shapes:

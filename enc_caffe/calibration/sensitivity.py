@@ -113,7 +113,7 @@ def sense(task: NetTask, part: Part, key: str, folder: str, start: int, stop: in
             for (name, _), changes in zip(part, held):
                 diffs, layer = passed.diffs[name], engine.layers[name]
                 found.setdefault(f"changes/{name}", []).append(changes.along(engine.bottom(name), diffs))
-                if outputs and layer.out_channels // layer.groups <= MOST_OUTPUTS:
+                if outputs and _kept_moments(layer):
                     own = output_moments(layer.groups, diffs, passed.probes.roots)
                     if name in engine.parts:
                         # Of the convolution itself, before what was folded into it.
@@ -166,11 +166,17 @@ class Sensed:
 
 
 def sense_all(
-    backward: BackwardTask, folder: Path, pairs: Iterable[Pair], images: int, chunk: int, executor: Executor, progress: Progress
+    backward: BackwardTask, folder: Path, pairs: Iterable[Pair], images: int, chunk: int, executor: Executor, progress: Progress,
+    outputs: Optional[Path] = None,
 ) -> Sensed:  # fmt: skip
     """What every (layer, form) changes; those that the files of the folder have are not computed again.
 
     Layers that the scores do not depend on change nothing; pairs of ``blocked`` layers must not be among them.
+
+    Parameters
+    ----------
+    outputs : Path, optional
+        Folder that :func:`output_moments_of` will be asked for: the same passes give what it needs of the layers that they are for.
     """
     layers, task = backward.layers, backward.task
     wanted: dict[str, list[Form]] = {}
@@ -185,7 +191,12 @@ def sense_all(
     if probes is None or len(probes["scores"]) != images:
         missing = {n: forms for n, forms in wanted.items() if n in layers} or {next(iter(layers)): []}
     for part in parts_of(layers, missing) or ([((next(iter(layers)), ()),)] if probes is None else []):
-        arrays = _run(task, part, folder, images, chunk, executor, progress, False)
+        lacking = outputs is not None and any(
+            _kept_moments(layers[n]) and read_arrays(change_file(outputs, n)) is None for n, _ in part
+        )
+        arrays = _run(task, part, folder, images, chunk, executor, progress, lacking)
+        if outputs is not None and lacking:
+            _keep_moments(outputs, arrays, images, chunk)
         probes = {"scores": arrays["scores"][0], "roots": arrays["roots"][0]}
         write_arrays(Path(folder) / "probes.npz", probes)
         for name, forms in part:
@@ -202,6 +213,12 @@ def sense_all(
             "the scores do not change with the weights of any layer, to first order: every image's softmax is certain, or its "
             "outputs are dead; search by divergences that are measured instead (--metric divergence)"
         )
+    for (name, form), own in changes.items():
+        if not np.isfinite(own).all():
+            raise CaffeError(
+                f"layer '{name}' as {form}: what gradients say of the scores is not finite, which the scores are: they may be too large "
+                "for float32; search by divergences that are measured instead (--metric divergence)"
+            )
     return Sensed(changes, probes["scores"], probes["roots"], task.softmax)
 
 
@@ -209,15 +226,29 @@ def output_moments_of(
     backward: BackwardTask, folder: Path, images: int, chunk: int, executor: Executor, progress: Progress
 ) -> dict[str, np.ndarray]:
     """Mean of G (g, O/g, O/g) of the layers' outputs over the images of :func:`looked_at`, where it is small enough to be kept."""
-    layers = {n: x for n, x in backward.layers.items() if x.out_channels // x.groups <= MOST_OUTPUTS}
+    layers = {n: x for n, x in backward.layers.items() if _kept_moments(x)}
     found = {n: read_arrays(change_file(folder, n)) for n in layers}
     missing = tuple((n, ()) for n, kept in found.items() if kept is None)
     if missing:
         arrays = _run(backward.task, missing, folder, images, chunk, executor, progress, True)
-        for name, _ in missing:
-            found[name] = {"outputs": arrays[f"moments/{name}"] / looked_at(images, chunk).sum()}
-            write_arrays(change_file(folder, name), found[name] or {})
+        found.update(_keep_moments(folder, arrays, images, chunk))
     return {n: kept["outputs"] for n, kept in found.items() if kept is not None}
+
+
+def _kept_moments(layer: Layer) -> bool:
+    return layer.out_channels // layer.groups <= MOST_OUTPUTS
+
+
+def _keep_moments(
+    folder: Path, arrays: Mapping[str, np.ndarray], images: int, chunk: int
+) -> dict[str, dict[str, np.ndarray]]:
+    found = {}
+    for key, total in arrays.items():
+        if key.startswith("moments/"):
+            name = key.partition("/")[2]
+            found[name] = {"outputs": total / looked_at(images, chunk).sum()}
+            write_arrays(change_file(folder, name), found[name])
+    return found
 
 
 def looked_at(images: int, chunk: int) -> np.ndarray:
@@ -228,13 +259,14 @@ def looked_at(images: int, chunk: int) -> np.ndarray:
 def _run(
     task: NetTask, part: Part, folder: Path, images: int, chunk: int, executor: Executor, progress: Progress, outputs: bool
 ) -> dict[str, np.ndarray]:  # fmt: skip
-    """Arrays of all chunks, in the order of the images."""
-    key = digest_of([[name, [str(f) for f in forms]] for name, forms in part])[:32]
+    """Arrays of all chunks, in the order of the images, and sums of the outputs' moments over those of :func:`looked_at`; without forms
+    only these are gone through."""
+    key = digest_of([[[name, [str(f) for f in forms]] for name, forms in part], *(["outputs"] if outputs else [])])[:32]
     work = Path(folder) / f"chunks-{key}"
-    spans = [(start, min(start + chunk, images)) for start in range(0, images, chunk)]
     seen = looked_at(images, chunk)
-    spans = [s for s in spans if not outputs or seen[s[0]]]
-    jobs = [(task, part, key, str(work), start, stop, outputs) for start, stop in spans]
+    spans = [(start, min(start + chunk, images)) for start in range(0, images, chunk)]
+    spans = [s for s in spans if not outputs or seen[s[0]] or any(forms for _, forms in part)]
+    jobs = [(task, part, key, str(work), start, stop, outputs and bool(seen[start])) for start, stop in spans]
     run_all(executor, sense, jobs, [stop - start for start, stop in spans], progress)
     parts: list[dict[str, np.ndarray]] = []
     for start, _ in spans:
@@ -247,7 +279,7 @@ def _run(
         if k.startswith("moments/"):
             total = parts[0][k]
             for other in parts[1:]:
-                total = total + other[k]
+                total = total + other[k] if k in other else total
             found[k] = total
     shutil.rmtree(work, ignore_errors=True)
     return found

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import errno
 import importlib
 import sys
 import tempfile
 from pathlib import Path
-from typing import Optional, Sequence
+from typing import NoReturn, Optional, Sequence
 
 from enc_caffe import __version__
 from enc_caffe.errors import EncError
 from enc_caffe.extensions import load_extensions
+from enc_caffe.files.output import check_apart
 from enc_caffe.fork import caffe_root
+from enc_caffe.terminal.naming import say
 from enc_caffe.terminal.stopping import stoppable
 
 #: The commands and what the help says of each. A command's module is imported when the command runs: all of them together take a second.
@@ -39,9 +42,15 @@ RUN_CAFFE = ("inspect", "metrics", "latency", "search", "emit", "evaluate", "fin
 TWO_WORDS = tuple(name for name in COMMANDS if " " in name)
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line; the flags of a command fill a screen."""
+        self.exit(2, f"{self.prog}: {message}; {self.prog} --help says what there is\n")
+
+
 def parser(only: Optional[str] = None) -> argparse.ArgumentParser:
     """The whole command line; ``only``: the flags of one command, and of the others the names and what they are for."""
-    top = argparse.ArgumentParser(prog="enc-caffe", description="Low-rank compression of whole Caffe networks.")
+    top = _Parser(prog="enc-caffe", description="Low-rank compression of whole Caffe networks.")
     top.add_argument("--version", action="version", version=f"enc-caffe {__version__}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, words in COMMANDS.items():
@@ -77,11 +86,23 @@ def _module(command: str) -> str:
     return f"{__name__}.{command.replace(' ', '_')}"
 
 
+def _refuse(top: argparse.ArgumentParser, name: str, unknown: Sequence[str]) -> NoReturn:
+    """Flags that a command does not have, with the nearest that it has."""
+    commands = next(a for a in top._actions if isinstance(a, argparse._SubParsersAction))
+    command = commands.choices[name]
+    flags = [flag for action in command._actions for flag in action.option_strings]
+    near = difflib.get_close_matches(unknown[0].partition("=")[0], flags, 1)
+    command.error(f"unrecognized arguments: {' '.join(unknown)}{f' (did you mean {near[0]}?)' if near else ''}")
+    raise AssertionError
+
+
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Arguments of a command; a preset (``--quality``) sets defaults, so that flags that are given hold wherever they stand."""
     given = _joined(list(arguments))
     top = parser(given[0] if given else "")
-    args = top.parse_args(given)
+    args, unknown = top.parse_known_args(given)
+    if unknown:
+        _refuse(top, given[0], unknown)
     if getattr(args, "quality", None):
         command, presets = args.presets
         command.set_defaults(**presets[args.quality])
@@ -102,8 +123,31 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     return stoppable(f"enc-caffe {args.command}", lambda: _run(args))
 
 
+#: Flags of files and folders that are read, and of those that are written.
+_READ = (
+    "model", "weights", "lmdb", "images", "test_lmdb", "test_images", "train_lmdb", "held_out_lmdb", "solver", "ranks", "metrics", "latency",
+    "mean_file", "imported", "source", "distill",
+)  # fmt: skip
+_WRITTEN = ("out", "json", "export")
+
+
+def _check_apart(args: argparse.Namespace) -> None:
+    """No command writes over what it reads; a training writes into its folder, and replaces none."""
+    given = vars(args)
+    # Of these the new folder gets its own.
+    remade = ("solver", "ranks")
+    positional = {"metrics": "METRICS.json", "source": "the source", "imported": "--import"}
+    inputs = {positional.get(n, f"--{n}"): v for n in _READ if isinstance(v := given.get(n), Path)}
+    for name in _WRITTEN:
+        path = given.get(name)
+        if isinstance(path, Path) and not (args.command == "finetune" and path.is_dir()):
+            own = {n: v for n, v in inputs.items() if not (path.is_dir() and n.lstrip("-") in remade)}
+            check_apart(path, own, f"--{name}")
+
+
 def _run(args: argparse.Namespace) -> int:
     try:
+        _check_apart(args)
         with caffe_root(getattr(args, "caffe_root", None)):
             # Here, since it loads NumPy.
             from enc_caffe.cli.weights import take_weights
@@ -111,7 +155,7 @@ def _run(args: argparse.Namespace) -> int:
             take_weights(args)
             args.run(args)
     except EncError as exc:
-        print(f"enc-caffe {args.command}: {exc}", file=sys.stderr)
+        say(f"enc-caffe {args.command}: {exc}")
         return exc.exit_status
     except BrokenPipeError:
         return 0
@@ -120,7 +164,7 @@ def _run(args: argparse.Namespace) -> int:
         where = exc.filename or f"a temporary file (in {tempfile.gettempdir()} or /dev/shm)"
         full = exc.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
         advice = "; make room there, or name another folder by TMPDIR" if full else ""
-        print(f"enc-caffe {args.command}: {where}: {exc.strerror or exc}{advice}", file=sys.stderr)
+        say(f"enc-caffe {args.command}: {where}: {exc.strerror or exc}{advice}")
         return 1
     except MemoryError:
         print(

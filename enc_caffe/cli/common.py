@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import math
 import os
-import sys
 from pathlib import Path
 from typing import Any, Optional
 
@@ -17,12 +16,17 @@ from enc_caffe.calibration.decomposer import KINDS, RECONSTRUCT, Decomposition
 from enc_caffe.cli.feed import feed_of
 from enc_caffe.decomposition.policy import PAPER, Schemes
 from enc_caffe.errors import UsageError
+from enc_caffe.form import PLACEMENTS
 from enc_caffe.measuring.store import ResultStore, default_store
 from enc_caffe.measuring.subject import MEMORY
 from enc_caffe.pipeline.source import Source
 from enc_caffe.shapes import Shape
+from enc_caffe.terminal.naming import say
 from enc_caffe.workers.choice import Workers
 from enc_caffe.workers.executor import LIMIT
+
+#: Numbers of a range at most.
+MOST_POINTS = 1000
 
 
 def shape_argument(text: str) -> Shape:
@@ -62,7 +66,7 @@ def add_model(command: argparse.ArgumentParser, weights: bool = True) -> None:
     if weights:
         command.add_argument("--weights", type=Path, required=True, help="caffemodel")
     command.add_argument(
-        "--input_shape", type=shape_argument, metavar="C,H,W", help="size of the images, where no LMDB says it"
+        "--input_shape", type=shape_argument, metavar="C,H,W", help="size of the images, if no LMDB gives it"
     )
     add_shapes(command)
     add_python_layers(command)
@@ -78,8 +82,8 @@ def add_top_shape(command: Any) -> None:
     """``--top_shape``."""
     command.add_argument(
         "--top_shape", type=top_shape_argument, action="append", default=[], metavar="TOP=N,...",
-        help="full shape of a blob, such as cont=20,4, where nothing else says it (a data layer's top, or that of a type which "
-        "Caffe does not have); again for each",
+        help="full shape of a blob, such as cont=20,4, that nothing else gives (the top of a data layer, or of a layer type that "
+        "Caffe does not know); repeat the flag for each blob",
     )  # fmt: skip
 
 
@@ -98,7 +102,7 @@ def add_python_layers(command: Any) -> None:
     """``--allow_python_layers``."""
     command.add_argument(
         "--allow_python_layers", action="store_true",
-        help="let Caffe import and run the modules that the prototxt's Python layers name (refused without)",
+        help="let Caffe import and run the modules that the prototxt's Python layers name (refused otherwise)",
     )  # fmt: skip
 
 
@@ -120,7 +124,7 @@ def load_network(
         args.stage, feed_of(args) if hasattr(args, "mean_value") else AS_WRITTEN, schemes, describe_only, weights,
     )  # fmt: skip
     for line in loaded.notices():
-        print(line, file=sys.stderr)
+        say(line)
     return loaded
 
 
@@ -138,8 +142,8 @@ def add_workers(command: argparse.ArgumentParser) -> None:
     add_number_of_workers(group)
     group.add_argument("--gpu", default="", metavar="0,1|all", help="one process for each of these GPUs")
     group.add_argument("--scheduler", default="", metavar="tcp://HOST:8786", help="workers of this Dask scheduler")
-    group.add_argument("--task_limit", type=float, default=LIMIT / 60, metavar="MINUTES", help="stop where workers give no sign of life for so long (default: 60; 0: never)")  # fmt: skip
-    group.add_argument("--memory", type=float, default=MEMORY / 2**30, metavar="GIB", help="memory of all workers beyond the weights (default: 2)")  # fmt: skip
+    group.add_argument("--task_limit", type=float, default=LIMIT / 60, metavar="MINUTES", help="stop if workers give no sign of life for this long (default: 60; 0: never)")  # fmt: skip
+    group.add_argument("--memory", type=float, default=MEMORY / 2**30, metavar="GIB", help="memory that all workers together may take, weights aside (default: 2)")  # fmt: skip
     group.add_argument(
         "--store", type=Path, metavar="FILE", help="SQLite file of results (default: in the user's cache)"
     )
@@ -149,7 +153,7 @@ def add_number_of_workers(group: Any) -> None:
     """``--workers``: a process has one BLAS thread, so that sums are the same on every machine, and one core."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     group.add_argument(
-        "--workers", type=int, default=min(2, cores), help="processes, with one BLAS thread each (default: 2, on one core 1)"
+        "--workers", type=int, default=min(2, cores), help="processes, with one BLAS thread each (default: 2; 1 on a single core)"
     )  # fmt: skip
 
 
@@ -164,25 +168,26 @@ def workers(args: argparse.Namespace) -> Workers:
 
 def open_store(args: argparse.Namespace) -> ResultStore:
     """The store of ``--store``, or the user's own; a damaged one is reported on standard error."""
-    return ResultStore(args.store or default_store(), lambda line: print(line, file=sys.stderr))
+    return ResultStore(args.store or default_store(), say)
 
 
 def add_making(command: argparse.ArgumentParser) -> None:
     """How a plan's layers get their weights."""
-    how = command.add_argument_group("how layers are decomposed; all but svd look at the images of --lmdb")
+    how = command.add_argument_group("how layers are decomposed; all but svd use the images of --lmdb")
     how.add_argument(
         "--decomposition", choices=KINDS, default=argparse.SUPPRESS,
-        help="svd (default): least error of the weights; weighted: of the layer's output; asymmetric: of its output on "
-        "what the compressed layers before it give; asymmetric_relu: the same behind the ReLU where one follows (channel, tucker2, asym3d)",
+        help="svd (default): least error of the weights; weighted: of the layer's output; asymmetric: of its output "
+        "behind the compressed layers before it; asymmetric_relu: the same after the ReLU, where one follows (channel, tucker2, asym3d); fisher and "
+        "asymmetric_fisher: with errors weighted by their effect on the network's scores",
     )  # fmt: skip
     how.add_argument(
         "--recalibrate", type=names_argument, default=argparse.SUPPRESS, metavar="bn,change,bias,auto",
-        help="bn: statistics of BatchNorm layers estimated again; change: corrected by how they differ between both networks; "
-        "bias: biases of pairs; auto: what gives the least divergence",
+        help="bn: estimate the statistics of BatchNorm layers anew; change: correct them by how they differ between the two networks; "
+        "bias: correct the biases of decomposed layers; auto: whichever gives the least divergence",
     )  # fmt: skip
     how.add_argument(
         "--reconstruct", choices=RECONSTRUCT, default=argparse.SUPPRESS,
-        help="blocks: fit runs of layers to the original's blobs by gradient steps, after that; kept where the network comes nearer",
+        help="blocks: afterwards fit runs of layers to the original's blobs by gradient descent; kept where the network gets closer to the original",
     )  # fmt: skip
 
 
@@ -190,7 +195,7 @@ def add_dense(command: argparse.ArgumentParser) -> None:
     """Argument of the measured metrics."""
     command.add_argument(
         "--dense", action="store_true",
-        help="measure at more ranks where the divergence bends: a quarter more of them on ResNet-56",
+        help="measure more ranks where the curve of the divergence bends (a quarter more on ResNet-56)",
     )  # fmt: skip
 
 
@@ -208,14 +213,16 @@ def decomposition(args: argparse.Namespace) -> Decomposition:
     )
 
 
+def add_placement(command: Any, default: Optional[str], words: str = "exact") -> None:
+    """``--stride_placement``."""
+    command.add_argument(
+        "--stride_placement", choices=PLACEMENTS, default=default,
+        help=f"exact: the pair at full rank is the original; published: both strides on the first half (default: {words})",
+    )  # fmt: skip
+
+
 def add_emission(command: argparse.ArgumentParser) -> None:
     """Arguments of the emission."""
-    command.add_argument(
-        "--stride_placement",
-        choices=("exact", "published"),
-        default="exact",
-        help="exact: the pair at full rank is the original; published: both strides on the first half",
-    )
     command.add_argument("--solver", type=Path, help="solver prototxt whose schedule the emitted solver takes over")
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
     command.add_argument("--force", action="store_true", help="replace an output that exists")
@@ -223,6 +230,8 @@ def add_emission(command: argparse.ArgumentParser) -> None:
 
 def print_untrained(emitted: pipeline.Emitted) -> None:
     """Why the emitted ``train_val.prototxt`` has no data and no loss, where it has none, and what stock Caffe could not load."""
+    if emitted.lacking:
+        say(emitted.lacking)
     if emitted.untrained:
         print(f"train_val.prototxt is the network as it stands, without data and loss: {emitted.untrained}")
     if emitted.unchecked:
@@ -241,4 +250,8 @@ def range_of(text: str) -> list[float]:
     first, last, step = parts
     if step <= 0 or last < first:
         raise ValueError(f"{text}: the range is empty; first <= last and step > 0 are needed")
+    if (last - first) / step >= MOST_POINTS:
+        raise ValueError(
+            f"{text}: {(last - first) / step + 1:,.0f} numbers; {MOST_POINTS:,} at most, so a larger step is needed"
+        )
     return [round(first + i * step, 10) for i in range(int(np.floor((last - first) / step + 1e-9)) + 1)]

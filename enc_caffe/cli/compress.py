@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from enc_caffe.cli.common import (
     add_emission,
     add_making,
     add_model,
+    add_placement,
     add_workers,
     decomposition,
     list_argument,
@@ -25,9 +25,13 @@ from enc_caffe.cli.distilling import add_distillation, distillation_of
 from enc_caffe.cli.feed import add_feed
 from enc_caffe.cli.images import add_images, shown, take_images
 from enc_caffe.cli.searching import add_runtime_python, add_search, search_options, times_of
+from enc_caffe.errors import UsageError
 from enc_caffe.files.output import check_new, claimed
+from enc_caffe.form import PLACEMENTS
 from enc_caffe.pipeline.compression import QUALITY, Making, Output, compress
 from enc_caffe.pipeline.source import Resources
+from enc_caffe.search.options import SOLVERS
+from enc_caffe.terminal.naming import say
 from enc_caffe.terminal.progress import stage_bars
 from enc_caffe.terminal.tables import print_table
 
@@ -38,16 +42,17 @@ def register(commands: Any) -> None:
         "compress", help="all of it: a smaller network at the MACs you ask for"
     )
     add_model(p)
-    add_images(p, "images to evaluate by (a part of the training set)", required=True)
-    add_images(p, "images to report accuracy on (default: those of --lmdb)", prefix="test_")
+    add_images(p, "images that networks are compared on (a part of the training set)", required=True)
+    add_images(p, "images that accuracies are reported on (default: those of --lmdb)", prefix="test_")
     p.add_argument(
         "--train_lmdb", type=Path, help="source of the emitted TRAIN data layer (default: the prototxt's own)"
     )
     p.add_argument("--top_k", type=list_argument, default=(1,), help="accuracies to report (default: 1)")
     p.add_argument("--fully_connected", action="store_true", help="decompose fully connected layers too")
     p.add_argument(
-        "--quality", choices=tuple(QUALITY), help="best: least loss without training, by the images of --lmdb alone; max: then "
-        "trained on them, without labels; paper: as published; channel_pruning: channels alone, by LASSO, the same part of every layer; each sets the flags below, and a flag that is given holds",
+        "--quality", choices=tuple(QUALITY), help="best: the least loss without training, with the images of --lmdb alone; max: the same, then "
+        "trained on these images without their labels; paper: as published; channel_pruning: only removes channels, by LASSO, the same part of every "
+        "layer; each of them sets flags below, and flags that you give take precedence",
     )  # fmt: skip
     p.add_argument(
         "--refine", type=int, default=0, metavar="N", help="evaluate N whole networks to refine the ranks (default: 0)"
@@ -58,11 +63,12 @@ def register(commands: Any) -> None:
     add_making(p)
     add_feed(p)
     add_workers(p)
+    add_placement(p, PLACEMENTS[0])
     add_emission(p)
     add_distillation(p)
     p.add_argument(
         "--distill_iterations", type=int, default=0, metavar="N",
-        help="train for N iterations by the original's outputs on the images of --lmdb, or of --train_lmdb (--quality max: 1000)",
+        help="train for N iterations towards the original's outputs, on the images of --lmdb or --train_lmdb (--quality max: 1000)",
     )  # fmt: skip
     p.set_defaults(run=run, presets=(p, QUALITY))
 
@@ -72,6 +78,10 @@ def run(args: argparse.Namespace) -> None:
     check_new(args.out, args.force)
     # Before a folder of images is read, which may take minutes.
     options = search_options(args)
+    if args.solver is not None and str(args.solver) in SOLVERS and not args.solver.exists():
+        raise UsageError(
+            f"--solver {args.solver}: is a solver prototxt here; --search_solver {args.solver} says how the search solves"
+        )
     take_images(args)
     making = Making(
         decomposition(args),
@@ -86,7 +96,7 @@ def run(args: argparse.Namespace) -> None:
         result = compress(
             source_of(args), args.lmdb, args.out, options, making,
             Resources(workers(args), store, int(args.memory * 2**30), args.runtime_python), output, times_of(args), bar,
-            lambda line: print(line, file=sys.stderr),
+            say,
         )  # fmt: skip
     rows, top_k = [], args.top_k if result.before else ()
     for name, evaluation, costs in (

@@ -8,6 +8,7 @@ from typing import Any
 
 from enc_caffe.caffe_io import sources
 from enc_caffe.caffe_io.datum import write_lmdb
+from enc_caffe.errors import UsageError
 from enc_caffe.terminal.progress import progress_bar
 
 
@@ -57,6 +58,8 @@ def register(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Write the LMDB."""
+    if args.seed is not None and args.seed < 0:
+        raise UsageError(f"--seed {args.seed}: a whole number of 0 or more is needed")
     if args.kind == "arrays":
         total, records = sources.from_npz(args.source, args.images, args.labels, args.pad, args.seed)
     elif args.kind == "folder":

@@ -15,7 +15,7 @@ def add_distillation(command: argparse.ArgumentParser) -> None:
     group = command.add_argument_group("fine-tuning without labels, by the original's outputs")
     group.add_argument(
         "--distill", action="store_true",
-        help="write distill.prototxt, its solver and its caffemodel too: caffe train, or finetune --distill, trains by them",
+        help="also write distill.prototxt with its solver and its caffemodel, for caffe train or finetune --distill",
     )  # fmt: skip
     group.add_argument("--temperature", type=float, metavar="T", help="what class scores are divided by (default: 2)")
     group.add_argument(
@@ -26,7 +26,7 @@ def add_distillation(command: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     group.add_argument(
         "--batch_statistics", action="store_true",
-        help="let BatchNorm layers take each batch's statistics while they train; without, they keep those they have",
+        help="let BatchNorm layers use the statistics of each batch during training (by default they keep those that they have)",
     )  # fmt: skip
 
 

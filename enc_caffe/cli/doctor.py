@@ -23,9 +23,9 @@ def register(commands: Any) -> None:
         "doctor", help="versions, Caffe, its kernels and their speed, GPUs"
     )
     p.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    p.add_argument("--model", type=Path, help="tell also what computes each layer with weights of this prototxt")
+    p.add_argument("--model", type=Path, help="also show what computes each layer of this prototxt that has weights")
     p.add_argument(
-        "--input_shape", type=shape_argument, metavar="C,H,W", help="size of the model's images, where it says none"
+        "--input_shape", type=shape_argument, metavar="C,H,W", help="size of the model's images, if it gives none"
     )
     p.set_defaults(run=run)
 

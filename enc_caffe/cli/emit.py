@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Mapping
 
 from enc_caffe import pipeline
 from enc_caffe.calibration.blocks import FEWEST, too_few
@@ -14,6 +13,7 @@ from enc_caffe.cli.common import (
     add_emission,
     add_making,
     add_model,
+    add_placement,
     add_workers,
     decomposition,
     load_network,
@@ -27,11 +27,13 @@ from enc_caffe.cli.images import add_images, shown, take_images
 from enc_caffe.cli.searching import add_format
 from enc_caffe.errors import UsageError
 from enc_caffe.files.output import check_new, claimed
+from enc_caffe.form import Form
 from enc_caffe.pipeline import distilling
 from enc_caffe.pipeline.choosing import Chooser
 from enc_caffe.pipeline.measurement import concerns, images_of
 from enc_caffe.pipeline.slower import slower
 from enc_caffe.plan import Plan, read_plan
+from enc_caffe.terminal.naming import say
 from enc_caffe.terminal.progress import progress_bar, stage_bars
 
 
@@ -47,6 +49,7 @@ def register(commands: Any) -> None:
     add_making(p)
     add_feed(p)
     add_workers(p)
+    add_placement(p, None, "that of the times that chose the plan, else exact")
     add_emission(p)
     add_distillation(p)
     p.set_defaults(run=run)
@@ -65,7 +68,9 @@ def _emit(args: argparse.Namespace) -> None:
     loaded = load_network(
         args, args.lmdb or args.test_lmdb, False, describe_only=decomposition(args).plain, weights=args.weights
     ).with_fully_connected(plan)
-    blobs, words = _calibrated(args, loaded, plan)
+    forms = pipeline.plan_forms(loaded, plan, str(args.ranks))
+    args.stride_placement = pipeline.placed(loaded.network, plan, forms, args.stride_placement, str(args.ranks))
+    blobs, words = _calibrated(args, loaded, plan, forms)
     done = 0
     with progress_bar("decomposing", len(plan.forms)) as bar:
 
@@ -78,10 +83,8 @@ def _emit(args: argparse.Namespace) -> None:
             loaded, args.weights, plan, args.out, args.stride_placement, args.force, args.solver, args.train_lmdb,
             args.test_lmdb, step, source=str(args.ranks), blobs=blobs, version=args.format, distillation=distillation,
         )  # fmt: skip
-    for line in (
-        slower(loaded.network, pipeline.plan_forms(loaded, plan), args.stride_placement) if emitted.sized else ()
-    ):
-        print(line, file=sys.stderr)
+    for line in slower(loaded.network, forms, args.stride_placement) if emitted.sized else ():
+        say(line)
     print(pipeline.cost_line(emitted) + words)
     print_untrained(emitted)
     names = ["train_val.prototxt", "deploy.prototxt", "solver.prototxt", "compressed.caffemodel", "ranks.json"]
@@ -89,7 +92,9 @@ def _emit(args: argparse.Namespace) -> None:
     print(f"written to {args.out}: {', '.join(name for name in names if (args.out / name).exists())}")
 
 
-def _calibrated(args: argparse.Namespace, loaded: pipeline.LoadedNetwork, plan: Plan) -> tuple[Blobs, str]:
+def _calibrated(
+    args: argparse.Namespace, loaded: pipeline.LoadedNetwork, plan: Plan, forms: Mapping[str, Form]
+) -> tuple[Blobs, str]:
     how = decomposition(args)
     if how.plain:
         return {}, ""
@@ -97,17 +102,13 @@ def _calibrated(args: argparse.Namespace, loaded: pipeline.LoadedNetwork, plan: 
         raise UsageError(
             f"--decomposition, --recalibrate and --reconstruct ({how.words()}) look at images: give --lmdb or --images"
         )
-    forms = pipeline.plan_forms(loaded, plan, str(args.ranks))
     loaded.check_measurable(forms, str(args.ranks))
     with open_store(args) as store, workers(args).executor() as executor, stage_bars() as bars:
         images = images_of(loaded, args.weights, args.lmdb, executor, store, int(args.memory * 2**30))
         for line in concerns(images, shown(args)):
-            print(line, file=sys.stderr)
+            say(line)
         if how.by_blocks and images.look.images < FEWEST:
-            print(
-                f"--reconstruct blocks: {too_few(images.look.images)}, and the network is written without",
-                file=sys.stderr,
-            )
+            say(f"--reconstruct blocks: {too_few(images.look.images)}, and the network is written without")
         chooser = Chooser(images, how, args.stride_placement, bars)
         chooser.settle(forms)
         divergence = chooser.evaluator.divergence(forms)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from enc_caffe.cli.images import add_images, take_images
 from enc_caffe.files.jsonfile import write_json
 from enc_caffe.files.output import check_parent
 from enc_caffe.measuring.evaluate import evaluate
+from enc_caffe.terminal.naming import say
 from enc_caffe.terminal.progress import progress_bar
 
 
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> None:
         result = evaluate(
             args.model, args.weights, args.lmdb, args.top_k, args.batch_size, args.workers, gpu=args.gpu, progress=bar,
             python_layers=args.allow_python_layers, level=args.level, stages=args.stage,
-            input_shapes=dict(args.top_shape), feed=feed_of(args), notice=lambda line: print(line, file=sys.stderr),
+            input_shapes=dict(args.top_shape), feed=feed_of(args), notice=say,
         )  # fmt: skip
     for k, correct in result.correct.items():
         print(f"top-{k} accuracy {result.accuracy(k):.4f} ({correct} of {result.images} images)")

@@ -13,7 +13,7 @@ from enc_caffe.errors import UsageError
 def add_feed(command: Any) -> None:
     """``--mean_value``, ``--mean_file``, ``--scale``, ``--crop_size``, ``--channel_order``, ``--resize``, colour and gray."""
     group = command.add_argument_group(
-        "what the network is fed: (value - mean) * scale; a flag comes before the file's TEST data layer"
+        "what the network is fed: (value - mean) * scale; flags take precedence over the prototxt's TEST data layer"
     )
     group.add_argument(
         "--mean_value", type=numbers_argument, default=(), metavar="M|B,G,R",

@@ -12,6 +12,7 @@ from enc_caffe.caffe_tools.training import Step
 from enc_caffe.cli.common import add_python_layers, add_top_shape
 from enc_caffe.errors import UsageError
 from enc_caffe.pipeline.distilling import SOLVER, WEIGHTS
+from enc_caffe.terminal.naming import say
 from enc_caffe.terminal.progress import progress_bar
 
 AUTO = "auto"
@@ -24,7 +25,7 @@ def register(commands: Any) -> None:
     p.add_argument("--weights", type=Path, help="caffemodel to start from")
     p.add_argument(
         "--distill", type=Path, metavar="DIR",
-        help="in place of both: a folder of emit --distill or compress --distill; the student is taken out in the end",
+        help="instead of both: a folder that emit --distill or compress --distill wrote; the student is extracted at the end",
     )  # fmt: skip
     p.add_argument("--model", type=Path, help="prototxt, instead of the solver's net")
     p.add_argument("--train_lmdb", type=Path, help="source of the TRAIN data layer")
@@ -32,20 +33,22 @@ def register(commands: Any) -> None:
     p.add_argument("--max_iter", type=int, help="iterations, instead of the solver's")
     p.add_argument(
         "--base_lr", type=_rate, metavar="LR|auto",
-        help="learning rate, instead of the solver's; auto: what short trainings end best with on held-out images",
+        help="learning rate, instead of the solver's; auto: the rate with which short trainings do best on held-out images",
     )  # fmt: skip
     p.add_argument(
         "--keep_best", action="store_true",
-        help="keep the snapshot, or the start, that held-out training images call best, and not the last one (auto does too)",
+        help="keep the snapshot (or the start) that is best on held-out training images instead of the last one (--base_lr auto does so too)",
     )  # fmt: skip
     p.add_argument(
         "--held_out_lmdb", type=Path, metavar="LMDB",
-        help="images to choose by; without it a tenth of the training images, at most 1,000, are held out",
+        help="images that choose; by default a tenth of the training images, at most 1,000, is held out",
     )  # fmt: skip
     p.add_argument("--snapshot", type=int, help="iterations between snapshots, instead of the solver's")
     p.add_argument("--gpu", default="", help="devices, as caffe train takes them")
-    p.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder; an interrupted run there goes on")
-    p.add_argument("--force", action="store_true", help="start again where a result exists")
+    p.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="folder; an interrupted run in it is continued"
+    )
+    p.add_argument("--force", action="store_true", help="start over even if a result exists")
     add_top_shape(p)
     add_python_layers(p)
     p.set_defaults(run=run)
@@ -79,6 +82,7 @@ def run(args: argparse.Namespace) -> None:
             args.solver, args.weights, args.out, args.model, args.train_lmdb, args.test_lmdb, overrides, args.gpu,
             args.force, progress=show, python_layers=args.allow_python_layers,
             input_shapes=dict(args.top_shape), selection=selection,
+            notice=say,
         )  # fmt: skip
     if result.resumed_from:
         print(f"went on from iteration {result.resumed_from}")

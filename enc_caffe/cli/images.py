@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any, Optional
 
@@ -14,6 +13,7 @@ from enc_caffe.caffe_io.inputs import set_input_shape
 from enc_caffe.caffe_io.prototxt import read_net
 from enc_caffe.cli.feed import feed_of
 from enc_caffe.installation import cache_folder
+from enc_caffe.terminal.naming import call, say
 from enc_caffe.terminal.progress import progress_bar
 
 FORMS = "FOLDER|LIST.txt|FILE.npz"
@@ -25,7 +25,7 @@ def add_images(command: Any, words: str, required: bool = False, prefix: str = "
     group.add_argument(f"--{prefix}lmdb", type=Path, help=words)
     group.add_argument(
         f"--{prefix}images", type=Path, metavar=FORMS,
-        help="the same as a folder of images (or of a folder for each class), a list as of convert_imageset, or arrays",
+        help="the same images as a folder (with a sub-folder for each class, if they have labels), a list in the format of convert_imageset, or arrays",
     )  # fmt: skip
 
 
@@ -52,7 +52,6 @@ def take_images(args: argparse.Namespace) -> None:
     for prefix in given:
         source = getattr(args, f"{prefix}images")
         with progress_bar(f"reading {source}", None) as bar:
-            lmdb = collection(
-                source, kept_images(), wanted, bar, lambda line: print(line, file=sys.stderr)
-            )  # fmt: skip
+            lmdb = collection(source, kept_images(), wanted, bar, say, f"--{prefix}images")
+        call(lmdb, source)
         setattr(args, f"{prefix}lmdb", lmdb)

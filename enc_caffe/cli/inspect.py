@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from enc_caffe.cli.common import add_model, load_network
 from enc_caffe.cli.images import add_images, take_images
 from enc_caffe.cli.searching import add_schemes, schemes_of
 from enc_caffe.complexity import layer_macs, layer_parameters, uncounted
+from enc_caffe.terminal.naming import say
 from enc_caffe.terminal.tables import print_table
 
 #: Layers that a line lists at most.
@@ -29,7 +29,7 @@ def register(commands: Any) -> None:
     add_images(p, "LMDB that says how large images are")
     p.add_argument("--fully_connected", action="store_true", help="decompose fully connected layers too")
     add_schemes(p)
-    p.add_argument("--solver", type=Path, help="solver prototxt whose paths to show as well")
+    p.add_argument("--solver", type=Path, help="solver prototxt whose paths are shown as well")
     p.add_argument("--json", type=Path, metavar="OUT", help="write the rows as JSON as well")
     p.set_defaults(run=run)
 
@@ -40,8 +40,12 @@ def run(args: argparse.Namespace) -> None:
     loaded = load_network(args, args.lmdb, args.fully_connected, schemes_of(args), describe_only=True)
     network, policy = loaded.network, loaded.policy
     if args.weights:
-        for name, words in misfits(loaded.model(args.weights), needed_blobs(loaded.net, network)).items():
-            print(f"{args.weights}: layer '{name}' {words}", file=sys.stderr)
+        for line in loaded.untrained(args.weights):
+            say(line)
+        model = loaded.model(args.weights)
+        for name, words in misfits(model, needed_blobs(loaded.net, network)).items():
+            if name in model.layers:
+                say(f"{args.weights}: layer '{name}' {words}")
     rows: list[dict[str, Any]] = []
     for layer in network.layers:
         if not layer.has_weights and layer.name not in policy.whole:
@@ -64,7 +68,8 @@ def run(args: argparse.Namespace) -> None:
           f"{r['parameters']:,}" if r["shape"] else "", r["scheme"], "" if r["r_max"] is None else str(r["r_max"]), r["why"]] for r in rows],
         left=2,
     )  # fmt: skip
-    total, decomposable = sum(r["macs"] for r in rows), sum(r["macs"] for r in rows if r["scheme"] != "whole")
+    able = policy.decomposable(network)
+    total, decomposable = sum(r["macs"] for r in rows), sum(r["macs"] for r in rows if r["layer"] in able)
     print(
         f"MACs of one image {total:,}, of them in decomposable layers {decomposable:,}; weights {sum(r['parameters'] for r in rows):,} (biases not counted)"
     )

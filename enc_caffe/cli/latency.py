@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import sys
 from pathlib import Path
 from typing import Any
 
-from enc_caffe.cli.common import add_model, load_network, open_store
+from enc_caffe.cli.common import add_model, add_placement, load_network, open_store
 from enc_caffe.cli.images import add_images, take_images
 from enc_caffe.cli.searching import add_runtime_python, add_schemes, schemes_of
 from enc_caffe.decomposition.policy import takes_channels_out
 from enc_caffe.errors import MetricsError, UsageError
 from enc_caffe.files.output import atomic_folder, check_new, check_parent, claimed
+from enc_caffe.form import PLACEMENTS
 from enc_caffe.measuring.clock import Timer
 from enc_caffe.measuring.elsewhere import SCRIPT, TIMES, Exporter, Imported
 from enc_caffe.measuring.latency import Times, measure_latency
@@ -21,6 +21,7 @@ from enc_caffe.metrics.latency import LatencyTable, write_latency
 from enc_caffe.pipeline.loading import LoadedNetwork
 from enc_caffe.runtimes.known import RUNTIMES, runtime_for
 from enc_caffe.runtimes.process import RuntimeProcess
+from enc_caffe.terminal.naming import say
 from enc_caffe.terminal.progress import progress_bar
 from enc_caffe.terminal.tables import print_table
 
@@ -35,11 +36,12 @@ def register(commands: Any) -> None:
     p.add_argument("--fully_connected", action="store_true", help="time fully connected layers too")
     add_schemes(p)
     add_runtime(p)
+    add_placement(p, PLACEMENTS[0])
     p.add_argument("--threads", type=int, default=1, help="threads of the runtime (default: 1)")
     p.add_argument("--batch", type=int, default=1, help="images of a pass (default: 1)")
     p.add_argument("--ranks", type=int, default=8, help="forms of each scheme that are timed (default: 8)")
-    p.add_argument("--rounds", type=int, default=15, help="turns of every form; up to three times as many where they differ (default: 15)")  # fmt: skip
-    p.add_argument("--again", action="store_true", help="measure what is in the store too")
+    p.add_argument("--rounds", type=int, default=15, help="rounds, in each of which every form is timed; up to three times as many if times vary (default: 15)")  # fmt: skip
+    p.add_argument("--again", action="store_true", help="measure again what the store already has")
     p.add_argument("--store", type=Path, metavar="FILE", help="SQLite file of results (default: in the user's cache)")
     p.add_argument(
         "--export",
@@ -109,25 +111,24 @@ def _table(args: argparse.Namespace, loaded: LoadedNetwork, timer: Times, progre
         timer,
         args.batch,
         args.ranks,
+        args.stride_placement,
         progress=progress,
         notice=notice,
     )
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr)
 
 
 def _export(args: argparse.Namespace, loaded: LoadedNetwork) -> None:
     runtime = runtime_for(args.runtime)
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(atomic_folder(args.export))
-        bar = stack.enter_context(progress_bar("networks written", None))
+        bar = stack.enter_context(progress_bar("networks written", None, waits=True))
         process = None
         try:
-            process = stack.enter_context(RuntimeProcess(runtime, args.threads, args.runtime_python))
+            process = stack.enter_context(
+                RuntimeProcess(runtime, args.threads, args.runtime_python, say, lambda words: bar(None, None, words))
+            )
         except UsageError as exc:
-            _say(f"the networks are not converted: {exc}")
+            say(f"the networks are not converted: {exc}")
         exporter = Exporter(folder, runtime, process)
         _table(args, loaded, exporter, bar, lambda line: None)
         number = exporter.finish()
@@ -138,18 +139,23 @@ def _export(args: argparse.Namespace, loaded: LoadedNetwork) -> None:
 
 
 def _imported(args: argparse.Namespace, loaded: LoadedNetwork) -> LatencyTable:
-    return _table(args, loaded, Imported(args.imported, runtime_for(args.runtime)), lambda done, all_: None, _say)
+    return _table(args, loaded, Imported(args.imported, runtime_for(args.runtime)), lambda done, all_: None, say)
 
 
 def _measured(args: argparse.Namespace, loaded: LoadedNetwork) -> LatencyTable:
     lines: list[str] = []
     with contextlib.ExitStack() as stack:
-        process = stack.enter_context(RuntimeProcess(runtime_for(args.runtime), args.threads, args.runtime_python))
-        store, bar = stack.enter_context(open_store(args)), stack.enter_context(progress_bar("networks timed", None))
+        bar = stack.enter_context(progress_bar("networks timed", None, waits=True))
+        process = stack.enter_context(
+            RuntimeProcess(
+                runtime_for(args.runtime), args.threads, args.runtime_python, say, lambda words: bar(None, None, words)
+            )
+        )
+        store = stack.enter_context(open_store(args))
         timer = Timer(process, args.batch, store, args.rounds, lines.append, args.again)
         table = _table(args, loaded, timer, bar, lines.append)
     for line in lines:
-        print(line, file=sys.stderr)
+        say(line)
     return table
 
 

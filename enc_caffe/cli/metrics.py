@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from enc_caffe.cli.common import add_dense, add_model, add_workers, load_network
 from enc_caffe.cli.feed import add_feed
 from enc_caffe.cli.images import add_images, shown, take_images
 from enc_caffe.cli.searching import add_format, add_schemes, schemes_of
+from enc_caffe.errors import UsageError
 from enc_caffe.files.output import check_parent, claimed
 from enc_caffe.metrics.files import write_metrics
 from enc_caffe.metrics.sampling import sampler_from
@@ -23,6 +23,7 @@ from enc_caffe.metrics.table import MetricsTable
 from enc_caffe.pipeline.forecasting import predicted_metrics
 from enc_caffe.pipeline.measurement import concerns, falling_curves, images_of, measured_metrics, output_errors
 from enc_caffe.progress import Stages
+from enc_caffe.terminal.naming import say
 from enc_caffe.terminal.progress import progress_bar, stage_bars
 
 
@@ -47,6 +48,10 @@ def register(commands: Any) -> None:
         "loses, from second moments alone (with --decomposition weighted); fisher: the divergence of each form by gradients, one "
         "backward pass for each direction of the scores, whatever the number of forms",
     )  # fmt: skip
+    p.add_argument(
+        "--multiple_of", type=int, default=1, metavar="N",
+        help="look at multiples of N for forms of several ranks and for pruned widths (for search --multiple_of N)",
+    )  # fmt: skip
     add_dense(p)
     add_schemes(p)
     add_format(p)
@@ -57,6 +62,9 @@ def register(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Compute and write the metrics."""
+    # Before anything is read, which may take minutes.
+    if args.accuracy not in (1, 5):
+        raise UsageError(f"--accuracy {args.accuracy}: 1 or 5 is needed")
     check_parent(args.out)
     take_images(args)
     with claimed(args.out):
@@ -75,8 +83,10 @@ def _metrics(args: argparse.Namespace) -> None:
             done += 1
             bar(done, number)
 
-        table = pipeline.pca_metrics(loaded, args.weights, sampler, step)
+        table = pipeline.pca_metrics(loaded, args.weights, sampler, step, args.multiple_of)
     if args.lmdb is None:
+        for line in loaded.untrained(args.weights):
+            say(line)
         write_metrics(args.out, table, args.format)
         print(f"{args.out}: PCA energy of {number} layers of {table.network}")
         return
@@ -88,17 +98,14 @@ def _measured(args: argparse.Namespace, loaded: pipeline.LoadedNetwork, table: M
         images = images_of(loaded, args.weights, args.lmdb, executor, store, int(args.memory * 2**30))
         look, start = images.look, time.perf_counter()
         if not look.labelled:
-            print(
-                f"{shown(args)}: no labels; the divergence from the original is measured, no accuracy", file=sys.stderr
-            )
+            say(f"{shown(args)}: no labels; the divergence from the original is measured, no accuracy")
         elif look.classes_seen < look.scores.classes:
-            print(
+            say(
                 f"{shown(args)}: {look.images} images of {look.classes_seen} classes, but the network has {look.scores.classes}; "
-                "the measured accuracies say little of the others",
-                file=sys.stderr,
+                "the measured accuracies say little of the others"
             )
         for line in concerns(images, shown(args)):
-            print(line, file=sys.stderr)
+            say(line)
         with stage_bars() as stages:
             first: list[int] = []
 
@@ -146,7 +153,7 @@ def _predictions(args: argparse.Namespace, table: MetricsTable, decomposer: Deco
     start, look = time.perf_counter(), decomposer.made.look
     forecast = Forecast(decomposer, [m.name for m in table.layers], stages)
     for line in forecast.remarks():
-        print(line, file=sys.stderr)
+        say(line)
     found = predicted_metrics(table, forecast, args.samples == "vbmf")
     extra = {
         **dict(table.extra),

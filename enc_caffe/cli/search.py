@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import sys
 from pathlib import Path
 from typing import Any, Iterator
 
 from enc_caffe import pipeline
 from enc_caffe.cli.common import (
+    add_placement,
     add_python_layers,
     add_shapes,
     add_workers,
@@ -24,15 +24,18 @@ from enc_caffe.cli.searching import add_format, add_search, search_options, time
 from enc_caffe.errors import MetricsError, UsageError
 from enc_caffe.files.jsonfile import write_json
 from enc_caffe.files.output import check_parent, claimed
+from enc_caffe.form import PLACEMENTS
 from enc_caffe.measuring.subject import PlanEvaluator
 from enc_caffe.metrics.files import read_metrics
 from enc_caffe.metrics.table import MetricsTable
 from enc_caffe.pipeline import planning
 from enc_caffe.pipeline.measurement import concerns, images_of
 from enc_caffe.pipeline.planning import PlanAccuracy, SweepPoint
-from enc_caffe.pipeline.timing import foreign, unlike
+from enc_caffe.pipeline.timing import as_timed, check_placement, foreign, unlike
 from enc_caffe.plan import write_plan
 from enc_caffe.search.methods import most_evaluations
+from enc_caffe.search.multiples import unmet_multiples
+from enc_caffe.terminal.naming import say
 from enc_caffe.terminal.plans import show_found, show_plan, show_sweep
 from enc_caffe.terminal.progress import progress_bar
 
@@ -47,12 +50,12 @@ def register(commands: Any) -> None:
     images.add_argument("--weights", type=Path, help="caffemodel")
     add_images(images, "a part of the training images")
     images.add_argument(
-        "--input_shape", type=shape_argument, metavar="C,H,W", help="size of the images, else the LMDB's"
+        "--input_shape", type=shape_argument, metavar="C,H,W", help="size of the images (default: the LMDB's)"
     )
     add_shapes(images)
     add_python_layers(images)
     images.add_argument("--accuracy", type=int, default=1, metavar="K", help="top-K accuracy counts (default: 1)")
-    images.add_argument("--stride_placement", choices=("exact", "published"), default="exact")
+    add_placement(images, PLACEMENTS[0])
     add_feed(p)
     add_workers(p)
     add_format(p)
@@ -77,7 +80,11 @@ def _search(args: argparse.Namespace) -> None:
     table = read_metrics(args.metrics)
     latency = times_of(args)
     for line in [*foreign(latency), *unlike(latency, table.network)] if latency is not None else ():
-        print(line, file=sys.stderr)
+        say(line)
+    if latency is not None:
+        check_placement(latency, [layer for layer, _ in table.by_layer()], args.stride_placement)
+    for line in unmet_multiples(table, options):
+        say(line)
     with_images = _images(args)
     expected = most_evaluations(options, len({m.name for m in table.layers}))
     for accuracy in _accuracy(args, table, expected) if with_images else iter((None,)):
@@ -91,7 +98,7 @@ def _search(args: argparse.Namespace) -> None:
         else:
             found = planning.search_plan(table, options, accuracy, latency)
             found = planning.evaluated(found, accuracy) if accuracy else found
-            write_plan(args.out, found.plan, args.format)
+            write_plan(args.out, as_timed(found.plan, latency), args.format)
             show_plan(table, found.plan)
             show_found(found)
     print(f"written to {args.out}")
@@ -102,8 +109,10 @@ def _images(args: argparse.Namespace) -> bool:
     if args.images is not None and "lmdb" not in given:
         given.append("lmdb")
     if given and len(given) < 3:
-        missing = " and ".join(f"--{n}" for n in ("model", "weights", "lmdb") if n not in given)
-        raise UsageError(f"plans are evaluated with --model, --weights and --lmdb; {missing} is missing")
+        missing = [f"--{n}" for n in ("model", "weights", "lmdb") if n not in given]
+        raise UsageError(
+            f"plans are evaluated with --model, --weights and --lmdb; {' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing"
+        )
     return bool(given)
 
 
@@ -115,7 +124,7 @@ def _accuracy(args: argparse.Namespace, table: MetricsTable, expected: int) -> I
         bar = stack.enter_context(progress_bar("images", None))
         images = images_of(loaded, args.weights, args.lmdb, executor, store, int(args.memory * 2**30))
         for line in concerns(images, shown(args)):
-            print(line, file=sys.stderr)
+            say(line)
         yield PlanEvaluator(
             images, args.stride_placement, args.accuracy,
             lambda plans, done, all_: bar(plans * all_ + done, max(expected, plans + 1) * all_),
@@ -138,7 +147,7 @@ def _check_layers(args: argparse.Namespace, loaded: pipeline.LoadedNetwork, tabl
             )
     missing = [n for n in loaded.policy.schemes if n not in known and loaded.network[n].convolution is not None]
     if missing:
-        print(f"{args.metrics}: no metrics of {', '.join(missing)}; they stay whole", file=sys.stderr)
+        say(f"{args.metrics}: no metrics of {', '.join(missing)}; they stay whole")
 
 
 def _evaluated(point: SweepPoint, accuracy: PlanAccuracy) -> SweepPoint:

@@ -39,7 +39,7 @@ def range_argument(text: str) -> list[float]:
 
 def add_search(command: argparse.ArgumentParser, sweeps: bool = False, solver: str = "--solver") -> None:
     """Arguments of the rank search; ``solver`` is the flag where --solver already means a prototxt."""
-    target = command.add_argument_group("budgets, as parts of the original's; several hold together")
+    target = command.add_argument_group("budgets, as parts of the original's cost; several can be combined")
     target.add_argument(
         "--target_flops", type=range_argument if sweeps else float, metavar="F",
         help="MACs" + (", or a sweep of them, first:last:step such as 0.2:0.9:0.05" if sweeps else ""),
@@ -82,31 +82,33 @@ def add_search(command: argparse.ArgumentParser, sweeps: bool = False, solver: s
         "else search)",
     )  # fmt: skip
     rank.add_argument("--floor", type=float, default=0.1, help="lowest rank as a part of r_max (default: 0.1)")
-    rank.add_argument("--multiple_of", type=int, default=1, metavar="N", help="ranks in multiples of N")
+    rank.add_argument(
+        "--multiple_of", type=int, default=1, metavar="N", help="ranks, and widths of pruned layers, in multiples of N"
+    )
     rank.add_argument("--bounds", type=bounds_argument, action="append", default=[], metavar="LAYER=LOW:HIGH")
     rank.add_argument("--whole", action="append", default=[], metavar="LAYER", help="a layer that stays whole")
     count = command.add_argument_group("what is counted")
     count.add_argument(
         "--count", choices=COUNTS,
-        help="what targets are parts of: all convolutions and fully connected layers (all, the default), or as the paper the layers "
-        "that can be decomposed (paper; default with --preset paper and published)",
+        help="what targets are parts of: all convolutions and fully connected layers (all, the default), or, as in the paper, the "
+        "layers that can be decomposed (paper, the default with --preset paper and published)",
     )  # fmt: skip
     count.add_argument(
         "--convention",
         choices=CONVENTIONS,
-        help="how MACs are counted (default: exact, with --count paper the paper's)",
+        help="how MACs are counted (default: exact; with --count paper, paper)",
     )
     add_schemes(command)
 
 
 def add_own(command: argparse.ArgumentParser) -> None:
     """Settings of one method each (:mod:`enc_caffe.search.own`)."""
-    group = command.add_argument_group("settings of one method alone")
+    group = command.add_argument_group("settings of single methods")
     for own in OWN.values():
         default = "" if own.default is None else f" (default: {own.default:g})"
         group.add_argument(
             own.flag, type=int if own.whole else float, metavar="N" if own.whole else "X",
-            help=f"of {own.methods[0]}: {own.what}{default}",
+            help=f"of {' and '.join(own.methods)}: {own.what}{default}",
         )  # fmt: skip
 
 
@@ -115,11 +117,11 @@ def add_schemes(command: Any) -> None:
     command.add_argument(
         "--schemes", type=schemes_argument, default=PAPER, metavar="paper|all|LIST",
         help="what a layer may become: the paper's scheme (default), any scheme, or one of a list such as spatial,channel; "
-        f"known are {', '.join(schemes())}; {', '.join(pruning())}, which take channels out, and {', '.join(on_request())} are not among all",
+        f"known are {', '.join(schemes())}; all is these, without {', '.join(on_request())} and without {', '.join(pruning())}, which take channels out",
     )  # fmt: skip
     command.add_argument(
         "--prune_by", choices=tuple(p.rule for p in pruning().values()), metavar="error|lasso|magnitude",
-        help="let layers read fewer channels too, chosen by the least error of their outputs, by LASSO, or by the weights alone",
+        help="also let layers read fewer channels, chosen by the least error of their outputs, by LASSO, or by the size of their weights",
     )  # fmt: skip
 
 

@@ -25,7 +25,7 @@ def register(commands: Any) -> None:
     explain.add_argument("digest", help="the beginning of its digest")
     prune = actions.add_parser("prune", help="remove results")
     prune.add_argument("digest", nargs="*", help="the beginning of a digest")
-    prune.add_argument("--older", type=float, metavar="DAYS", help="all that were begun more than so many days ago")
+    prune.add_argument("--older", type=float, metavar="DAYS", help="results begun more than this many days ago")
     prune.add_argument("--all", action="store_true", help="all results")
     prune.add_argument(
         "--images",
@@ -39,6 +39,8 @@ def register(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """List, explain or prune."""
+    if args.store is not None and not args.store.exists():
+        raise UsageError(f"--store {args.store}: does not exist; without the flag it is the store in the user's cache")
     with open_store(args) as store:
         {"list": _list, "explain": _explain, "prune": _prune}[args.action](args, store)
 

@@ -14,9 +14,10 @@ from enc_caffe.decomposition.table import (
     register,
     scheme_for,
     schemes,
+    strides_move,
 )
 
 __all__ = [
     "Factoriser", "Factors", "Scheme", "chain_of", "check_form", "check_worth", "form_cost", "group_spectra", "named", "on_request", "pruning", "rank_of", "register",
-    "scheme_for", "schemes",
+    "scheme_for", "schemes", "strides_move",
 ]  # fmt: skip

@@ -51,10 +51,10 @@ class Asym3d(Tucker2):
         """Those of the split and of the channel scheme."""
         return [*_SPATIAL.matrices(layer, weights), *_CHANNEL.matrices(layer, weights)]
 
-    def forms(self, layer: Layer, spectra: Sequence[np.ndarray]) -> tuple[Form, ...]:
+    def forms(self, layer: Layer, spectra: Sequence[np.ndarray], step: int = 1) -> tuple[Form, ...]:
         """As Tucker-2's, without those whose first rank is more than full."""
         dw = group_size(layer)[3]
-        return tuple(f for f in super().forms(layer, spectra) if f.ranks[0] <= dw * f.ranks[1])
+        return tuple(f for f in super().forms(layer, spectra, step) if f.ranks[0] <= dw * f.ranks[1])
 
     def chain(self, layer: Layer, form: Form, placement: str = "exact") -> Chain:
         """Both halves of the split, and the 1 x 1 layer with the bias."""

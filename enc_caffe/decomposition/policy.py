@@ -49,6 +49,16 @@ class Policy:
     whole: Mapping[str, str]
     paper: Mapping[str, str]
 
+    def decomposable(self, network: Network) -> frozenset[str]:
+        """The layers that count as decomposable, in every command: those that a scheme takes, and those that one which takes channels out
+        leaves fewer channels.
+        """
+        found = set(self.schemes)
+        for name in (n for n, own in self.schemes.items() if takes_channels_out(own)):
+            group = network.coupled.read_by(name)[0]
+            found.update(n for n in (*group.makers, *group.keepers) if network[n].has_weights) if group else None
+        return frozenset(found)
+
     def max_rank(self, network: Network, name: str) -> Union[int, None]:
         """r_max of a layer that has one scheme of one rank."""
         own = [scheme_for(s) for s in self.schemes.get(name, ())]

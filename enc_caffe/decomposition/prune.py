@@ -26,7 +26,7 @@ from enc_caffe.decomposition.pruning import (
     responses,
 )
 from enc_caffe.decomposition.regression import Moments, group_weights
-from enc_caffe.decomposition.scheme import Factoriser, Factors, Scheme
+from enc_caffe.decomposition.scheme import Factoriser, Factors, Scheme, spread
 from enc_caffe.errors import PlanError
 from enc_caffe.form import Chain, Form, whole_chain
 from enc_caffe.network import Layer
@@ -115,10 +115,21 @@ class Prune(Scheme):
         flat = group_weights(layer, weights)[0]
         return [np.diag(np.abs(flat).reshape(len(flat), channels_of(layer), -1).sum(axis=(0, 2)))]
 
-    def forms(self, layer: Layer, spectra: Sequence[np.ndarray]) -> tuple[Form, ...]:
+    def stepped(self, layer: Layer, spectra: Sequence[np.ndarray], step: int) -> tuple[Form, ...]:
+        """As many multiples as the ladder has numbers; the layers before have as many channels left."""
+        return self.forms(layer, spectra, step)
+
+    def fits_step(self, layer: Layer, form: Form, step: int) -> bool:
+        """Whether the number of channels is a multiple, and what is inside fits."""
+        small = narrowed(layer, form.ranks[0])
+        return form.ranks[0] % step == 0 and all(
+            self._scheme_of(f.scheme).fits_step(small, f, step) for f in form.inside
+        )
+
+    def forms(self, layer: Layer, spectra: Sequence[np.ndarray], step: int = 1) -> tuple[Form, ...]:
         """Numbers of channels below all of them."""
         most = channels_of(layer)
-        numbers = {int(round(v)) for v in np.linspace(1, most, min(most, GRID))} - {most}
+        numbers = set(spread(most, step, GRID)) - {most}
         return tuple(Form(self.name, (k,)) for k in sorted(numbers))
 
     def energy(self, layer: Layer, spectra: Sequence[np.ndarray], forms: Sequence[Form]) -> np.ndarray:

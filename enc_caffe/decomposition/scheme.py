@@ -63,6 +63,15 @@ class Scheme(ABC):
             Singular values of :meth:`matrices`; where a scheme has one rank the forms do not depend on them.
         """
 
+    def stepped(self, layer: Layer, spectra: Sequence[np.ndarray], step: int) -> tuple[Form, ...]:
+        """The ladder of forms whose ranks, or widths, are multiples of a number (:meth:`fits_step`)."""
+        return tuple(f for f in self.forms(layer, spectra) if self.fits_step(layer, f, step))
+
+    def fits_step(self, layer: Layer, form: Form, step: int) -> bool:
+        """Whether every rank of a form is a multiple of a number, or all channels, which no layer of the chain then has fewer of."""
+        channels = (layer.in_channels, layer.out_channels)
+        return all(r % step == 0 or (r == most and r in channels) for r, most in zip(form.ranks, self.limits(layer)))
+
     @abstractmethod
     def energy(self, layer: Layer, spectra: Sequence[np.ndarray], forms: Sequence[Form]) -> np.ndarray:
         """PCA energy y_p (Eq. 2) of every form; comparable within this scheme only."""
@@ -153,6 +162,12 @@ class Scheme(ABC):
     def truncated(self, layer: Layer, weights: np.ndarray, form: Form) -> np.ndarray:
         """The original layer's weights at this form, in the shape of the original blob."""
         return self.effective(layer, form, self.factorise(layer, weights, form)).reshape(np.shape(weights))
+
+
+def spread(most: int, step: int, number: int) -> list[int]:
+    """Multiples of a number up to ``most``, evenly, so many at most; of 1 from 1 to ``most``."""
+    first, last = (1, most) if step == 1 else (1, most // step)
+    return [step * int(round(v)) for v in np.linspace(first, last, min(last, number))]
 
 
 def group_size(layer: Layer) -> tuple[int, int, int, int]:

@@ -66,6 +66,11 @@ def scheme_for(name: str) -> Scheme:
     raise PlanError(f"unknown scheme '{name}'{meant}; known: {', '.join(schemes())}")
 
 
+def strides_move(layer: Layer, form: Form) -> bool:
+    """Whether a layer in a form is another chain by each placement of its strides."""
+    return chain_of(layer, form) != chain_of(layer, form, "published")
+
+
 def chain_of(layer: Layer, form: Form, placement: str = "exact") -> Chain:
     """The layers that stand for a layer in a form."""
     return whole_chain(layer) if form == WHOLE else scheme_for(form.scheme).chain(layer, form, placement)

@@ -25,6 +25,7 @@ from enc_caffe.decomposition.scheme import (
     group_size,
     no_convolution,
     per_group,
+    spread,
 )
 from enc_caffe.decomposition.separable import by_place, first_half, quadratic, whitened_start, work
 from enc_caffe.decomposition.svd import decompose
@@ -67,7 +68,11 @@ class Tucker2(Scheme):
         o, i, dh, dw = group_size(layer)
         return [(i, o * dh * dw), (o, i * dh * dw)]
 
-    def forms(self, layer: Layer, spectra: Sequence[np.ndarray]) -> tuple[Form, ...]:
+    def stepped(self, layer: Layer, spectra: Sequence[np.ndarray], step: int) -> tuple[Form, ...]:
+        """Of as many multiples as the ladder has values."""
+        return tuple(f for f in self.forms(layer, spectra, step) if self.fits_step(layer, f, step))
+
+    def forms(self, layer: Layer, spectra: Sequence[np.ndarray], step: int = 1) -> tuple[Form, ...]:
         """Pairs of ranks of which no other costs as little at as small an error, by the bound of the higher-order SVD.
 
         The bound is the sum of both modes' lost squares (De Lathauwer et al., 2000, property 10).
@@ -75,8 +80,8 @@ class Tucker2(Scheme):
         limits, found = self.limits(layer), []
         tails = [_tail(s, n) for s, n in zip(spectra, limits)] or [1 - np.arange(n + 1) / n for n in limits]
         most = whole_chain(layer).macs(layer)
-        for q in _values(limits[0]):
-            for p in _values(limits[1]):
+        for q in _values(limits[0], step):
+            for p in _values(limits[1], step):
                 form = Form(self.name, (q, p))
                 cost = self.chain(layer, form).macs(layer)
                 if cost < most:
@@ -160,8 +165,8 @@ class Tucker2(Scheme):
         return _stages(layer, form, inner, core.reshape(p, q, dh, dw), outer)
 
 
-def _values(limit: int) -> list[int]:
-    return sorted({int(round(v)) for v in np.linspace(1, limit, min(limit, GRID))})
+def _values(limit: int, step: int = 1) -> list[int]:
+    return sorted({*spread(limit, step, GRID), limit})
 
 
 def _tail(spectrum: np.ndarray, limit: int) -> np.ndarray:

@@ -13,9 +13,10 @@ import socket
 import tempfile
 import time
 from pathlib import Path
-from typing import BinaryIO, Iterator, Optional
+from typing import BinaryIO, Iterator, Mapping, Optional
 
 from enc_caffe.errors import OutputError
+from enc_caffe.files.signals import undisturbed
 
 #: Outputs that this process holds, by their lock files.
 _HELD: set[str] = set()
@@ -43,25 +44,38 @@ def claimed(path: Path) -> Iterator[None]:
     if str(lock) in _HELD:
         yield
         return
+    held: list[int] = []
+
+    def release() -> None:
+        # First the name, then the lock: whoever opens the name gets a lock that counts.
+        while held:
+            _HELD.discard(str(lock))
+            with contextlib.suppress(OSError):
+                os.unlink(lock)
+            os.close(held.pop())
+            for folder in made:
+                with contextlib.suppress(OSError):
+                    os.rmdir(folder)
+
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = _lock(lock, path)
-    except OSError as exc:
-        verb = "written" if path.exists() else "created"
-        raise OutputError(f"{path}: cannot be {verb} ({exc.strerror})") from None
-    _HELD.add(str(lock))
-    try:
+        try:
+            # An interruption amid this would leave an empty lock file, or one that this process holds for ever.
+            with undisturbed():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                held.append(_lock(lock, path))
+                _HELD.add(str(lock))
+        except OSError as exc:
+            verb = "written" if path.exists() else "created"
+            raise OutputError(f"{path}: cannot be {verb} ({exc.strerror})") from None
         _sweep(path)
         yield
     finally:
-        _HELD.discard(str(lock))
-        # First the name, then the lock: whoever opens the name gets a lock that counts.
-        with contextlib.suppress(OSError):
-            os.unlink(lock)
-        os.close(descriptor)
-        for folder in made:
-            with contextlib.suppress(OSError):
-                os.rmdir(folder)
+        try:
+            with undisturbed():
+                release()
+        finally:
+            # Where an interruption came before that had begun.
+            release()
 
 
 def _missing(folder: Path) -> list[Path]:
@@ -189,11 +203,11 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     with contextlib.suppress(OutputError), claimed(path):
         # What a killed command left; a file that another command writes now is not waited for, the last one stands.
         pass
+    made: list[str] = []
     try:
-        handle = tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}{_PART}", delete=False)  # noqa: SIM115
-    except OSError as exc:
-        raise OutputError(f"{path}: cannot be written ({exc.strerror})") from None
-    try:
+        with undisturbed():
+            handle = tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}{_PART}", delete=False)  # noqa: SIM115
+            made.append(handle.name)
         with handle:
             _flock(handle.fileno())
             yield handle  # type: ignore[misc]
@@ -203,8 +217,9 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
             os.chmod(handle.name, 0o666 & ~_umask())
             os.replace(handle.name, path)
     except BaseException as exc:
-        with contextlib.suppress(OSError):
-            os.unlink(handle.name)
+        for name in made:
+            with contextlib.suppress(OSError):
+                os.unlink(name)
         if isinstance(exc, OSError):
             raise OutputError(f"{path}: cannot be written ({exc.strerror})") from None
         raise
@@ -235,6 +250,25 @@ def check_new(path: Path, force: bool) -> None:
         raise OutputError(f"{path}: cannot be created, {parent} is not a writable folder")
 
 
+def check_apart(path: Path, inputs: Mapping[str, Optional[Path]], flag: str = "--out") -> None:
+    """Refuse an output that is one of the inputs, or a folder with one in it: to replace it would be to lose what is read.
+
+    Parameters
+    ----------
+    inputs : mapping of what the user calls them to path
+    """
+    own = Path(os.path.realpath(path))
+    for name, given in inputs.items():
+        if given is None or not os.path.lexists(path):
+            continue
+        other = Path(os.path.realpath(given))
+        if own == other or own in other.parents:
+            what = "is" if own == other else "holds"
+            raise OutputError(
+                f"{flag} {path}: {what} {name} {given}, which is read; name another {flag}, or it would be lost"
+            )
+
+
 @contextlib.contextmanager
 def atomic_folder(path: Path, force: bool = False) -> Iterator[Path]:
     """Folder that takes the name ``path`` when the block ends without an error.
@@ -258,12 +292,15 @@ def atomic_folder(path: Path, force: bool = False) -> Iterator[Path]:
 
 
 def _made_folder(path: Path) -> Iterator[Path]:
+    made: list[Path] = []
     try:
-        work = Path(tempfile.mkdtemp(dir=path.absolute().parent, prefix=f".{path.name}{_PART}"))
-        os.chmod(work, 0o777 & ~_umask())
-    except OSError as exc:
-        raise OutputError(f"{path}: cannot be created ({exc.strerror})") from None
-    try:
+        try:
+            with undisturbed():
+                made.append(Path(tempfile.mkdtemp(dir=path.absolute().parent, prefix=f".{path.name}{_PART}")))
+                os.chmod(made[0], 0o777 & ~_umask())
+        except OSError as exc:
+            raise OutputError(f"{path}: cannot be created ({exc.strerror})") from None
+        work = made[0]
         yield work
         if not os.path.lexists(path):
             os.rename(work, path)
@@ -271,14 +308,16 @@ def _made_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(work, ignore_errors=True) if work.is_dir() else work.unlink()
         else:
             old = work.with_name(work.name + ".old")
-            os.rename(path, old)
-            os.rename(work, path)
+            with undisturbed():
+                os.rename(path, old)
+                os.rename(work, path)
             shutil.rmtree(old, ignore_errors=True) if old.is_dir() else old.unlink()
     except BaseException as exc:
-        shutil.rmtree(work, ignore_errors=True)
-        if isinstance(exc, OutputError) and str(work) in str(exc):
-            # A file in it: people know the folder by its own name.
-            raise OutputError(str(exc).replace(str(work), str(path))) from None
+        for folder in made:
+            shutil.rmtree(folder, ignore_errors=True)
+            if isinstance(exc, OutputError) and str(folder) in str(exc):
+                # A file in it: people know the folder by its own name.
+                raise OutputError(str(exc).replace(str(folder), str(path))) from None
         if isinstance(exc, OSError):
             raise OutputError(f"{path}: cannot be written ({exc.strerror})") from None
         raise

@@ -58,7 +58,12 @@ def difference(first: Timing, second: Timing) -> Timing:
 
 
 def time_models(
-    process: RuntimeProcess, models: Mapping[str, Model], rounds: int, sweep: int = 0, enough: float = ENOUGH
+    process: RuntimeProcess,
+    models: Mapping[str, Model],
+    rounds: int,
+    sweep: int = 0,
+    enough: float = ENOUGH,
+    what: str = "the network",
 ) -> tuple[Timings, dict[str, str]]:
     """Times of networks in turns, and why the runtime refuses others.
 
@@ -68,7 +73,10 @@ def time_models(
         Of all networks; as many more, up to :data:`BLOCKS` times, while an interval is wider than ``enough``.
     sweep : int
         Bytes that are read before every pass.
+    what : str
+        What the networks are of, for a person who waits.
     """
+    process.subject = what
     refused: dict[str, str] = {}
     loaded: list[str] = []
     for name, model in models.items():
@@ -136,7 +144,7 @@ class Timer:
                 except NetworkError as exc:
                     refused[name] = str(exc)
             try:
-                found, more = time_models(self._process, models, self._rounds, sweep)
+                found, more = time_models(self._process, models, self._rounds, sweep, what=what)
             except RuntimeRefusal as exc:
                 # Not kept: the next run may have more luck.
                 self._notice(f"{what} is left out: {exc}")

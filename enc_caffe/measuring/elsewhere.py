@@ -111,8 +111,12 @@ class Imported:
         self._samples: dict[str, list[float]] = {}
         try:
             lines = path.read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as exc:
-            raise MetricsError(f"{path}: cannot be read ({exc})") from None
+        except OSError as exc:
+            raise MetricsError(f"{path}: cannot be read ({exc.strerror})") from None
+        except UnicodeDecodeError:
+            raise MetricsError(
+                f"{path}: is no text; a CSV file with the columns 'network' and 'nanoseconds' is needed"
+            ) from None
         at = 0
         while at < len(lines) and lines[at].startswith("#"):
             said = dict(part.strip().split("=", 1) for part in lines[at].lstrip("# ").split(";") if "=" in part)
@@ -151,6 +155,6 @@ class Imported:
         if missing and what != "the network":
             raise MetricsError(
                 f"{self._path}: no time of {what} as {missing[0]} (network {keys[missing[0]]}; {len(missing)} of its {len(nets)} are "
-                "missing); was it exported with the same --model, --schemes, --ranks and --batch? Its row may say refused"
+                "missing); was it exported with the same --model, --schemes, --ranks, --batch and --stride_placement? Its row may say refused"
             )
         return {n: median(self._samples[k]) for n, k in keys.items() if self._samples.get(k)}

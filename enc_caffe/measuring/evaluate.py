@@ -89,11 +89,16 @@ def evaluate(
 
     Raises
     ------
+    UsageError
+        For numbers that make no sense.
     DatasetError
         If the images do not fit the network, or a label is beyond its classes.
     CaffeError
         With Caffe's own last line where it stopped.
     """
+    for flag, value, least in (("workers", workers, 1), ("batch_size", batch, 1), ("gpu", gpu, 0)):
+        if value is not None and value < least:
+            raise UsageError(f"--{flag} {value}: {least} or more is needed")
     net = feed.written(set_state(read_net(Path(model), python_layers), level, stages))
     with contextlib.ExitStack() as stack:
         if executor is None:
@@ -122,10 +127,13 @@ def evaluate_net(
     weights, lmdb = Path(weights).absolute(), Path(lmdb).absolute()
     look = look_at(net, model, weights, lmdb, feed.transform(net, model), input_shapes=input_shapes)
     if any(not 1 <= k <= look.scores.classes for k in top_k):
-        raise UsageError(f"--top_k {','.join(map(str, top_k))}: the network has {look.scores.classes} classes")
+        raise UsageError(
+            f"--top_k {','.join(map(str, top_k))}: the network has {look.scores.classes} classes, so numbers from 1 to {look.scores.classes} are needed"
+        )
     if not look.labelled:
         raise DatasetError(
-            f"{lmdb}: its images have no labels for '{look.scores.labels or look.scores.scores}'; an accuracy needs them"
+            f"{lmdb}: its images have no labels for '{look.scores.labels or look.scores.scores}'; an accuracy needs them: give "
+            "an LMDB that has some, or with --images a folder with a sub-folder for each class"
         )
     macs = sum(form_cost(x, WHOLE)[0] for x in look.network.weighted)
     made = Subject(net, model, weights, lmdb, look, macs, executor, store, fold=False)

@@ -11,6 +11,7 @@ import numpy as np
 from enc_caffe.caffe_io.blobs import misfits, needed_blobs
 from enc_caffe.caffe_io.caffemodel import opened
 from enc_caffe.caffe_io.datum import ImageLmdb
+from enc_caffe.caffe_io.lacking import check_trained
 from enc_caffe.caffe_io.transform import Transform, blame, remedy, transform_of
 from enc_caffe.caffe_io.variants import Scores, check_one_input, find_scores, sized_network
 from enc_caffe.errors import DatasetError, NetworkError, WeightsError
@@ -47,7 +48,7 @@ def look_at(
     Raises
     ------
     WeightsError
-        If the caffemodel does not fit the network.
+        If the caffemodel does not fit the network, or lacks weights of it.
     NetworkError
         If it has several inputs, or no class scores.
     DatasetError
@@ -72,6 +73,7 @@ def look_at(
         stored.check(network)
     except WeightsError as exc:
         raise WeightsError(f"{exc}{blame(net, rule.sized(first), lmdb)}") from None
+    check_trained(net, source, stored)
     if not more_types():
         # Stock Caffe would abort on these; a Caffe of the user's own may take them.
         for name, words in misfits(stored, needed_blobs(net, network)).items():

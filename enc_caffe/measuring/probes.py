@@ -19,6 +19,10 @@ import scipy.linalg
 MOST, FEW = 12, 4
 
 
+#: Changes of a score beyond which exp() would not do.
+LARGE = 500.0
+
+
 def number_of_probes(outputs: int, softmax: bool) -> int:
     """Directions for so many scores."""
     independent = outputs - 1 if softmax else outputs
@@ -124,5 +128,12 @@ def predicted_each(changes: np.ndarray, roots: np.ndarray, scores: Optional[np.n
     shift = changes @ complement(scores.shape[1])
     p = softmax_of(scores)
     # log sum p exp(shift) less sum p shift, in a form that does not cancel.
-    mean = np.sum(p * shift, axis=1, keepdims=True)
-    return np.asarray(np.log1p(np.sum(p * np.expm1(shift - mean), axis=1)))
+    apart = shift - np.sum(p * shift, axis=1, keepdims=True)
+    found = np.log1p(np.sum(p * np.expm1(np.minimum(apart, LARGE)), axis=1))
+    far = apart.max(axis=1) > LARGE
+    if far.any():
+        # Where a softmax is certain and the change moves a thousandfold, its parts are beyond float64; their logarithms are not.
+        logs = np.asarray(scores[far], np.float64) - scores[far].max(axis=1, keepdims=True)
+        logs -= np.log(np.exp(logs).sum(axis=1, keepdims=True))
+        found[far] = np.logaddexp.reduce(logs + apart[far], axis=1)
+    return np.asarray(found)

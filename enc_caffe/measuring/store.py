@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Iterator, Optional
 
+from enc_caffe.caffe_io.looks import HEAD, is_another
 from enc_caffe.errors import EncError, OutputError
 from enc_caffe.installation import cache_folder
 
@@ -79,7 +80,8 @@ class ResultStore:
             self._inode = 0
             self._connection = self._open()
         except (OSError, sqlite3.Error) as exc:
-            raise OutputError(f"{path}: the store cannot be opened ({exc})") from None
+            why = exc.strerror if isinstance(exc, OSError) else exc
+            raise OutputError(f"{path}: the store cannot be opened ({why})") from None
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, timeout=PATIENCE, isolation_level=None)
@@ -114,7 +116,8 @@ class ResultStore:
         with contextlib.suppress(FileNotFoundError):
             size = self.path.stat().st_size
             with open(self.path, "rb") as handle:
-                if size % PAGE and handle.read(len(MAGIC)) != MAGIC:
+                head = handle.read(HEAD)
+                if size and not head.startswith(MAGIC) and (size % PAGE or is_another(head)):
                     raise OutputError(
                         f"{self.path}: is no store of results, and is left as it is; give --store another file"
                     )

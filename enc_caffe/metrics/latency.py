@@ -10,10 +10,10 @@ from typing import Any, Iterable, Mapping, Optional, Sequence
 
 import numpy as np
 
-from enc_caffe.decomposition import form_cost
+from enc_caffe.decomposition import form_cost, schemes, strides_move
 from enc_caffe.errors import MetricsError, PlanError
 from enc_caffe.files.jsonfile import check_finite, read_json, whole, write_json
-from enc_caffe.form import WHOLE, Form, parse_form
+from enc_caffe.form import PLACEMENTS, WHOLE, Form, parse_form
 from enc_caffe.network import Layer
 
 FORMAT = "enc-caffe-latency/1"
@@ -98,6 +98,15 @@ class LatencyTable:
         return all(entry.intervals for entry in self.layers)
 
     @property
+    def placement(self) -> str:
+        """Where the strides of the chains stand that were timed."""
+        return str(self.about.get("placement", PLACEMENTS[0]))
+
+    def moved(self, layers: Iterable[Layer]) -> list[str]:
+        """Those of the layers that were timed as other chains than they are with the other placement of their strides."""
+        return [x.name for x in layers if any(_moves(entry, x) for entry in self._by_layer.get(x.name, ()))]
+
+    @property
     def network_time(self) -> Optional[int]:
         """Nanoseconds of the network from end to end, where they were measured."""
         value = self.about.get("network_ns")
@@ -172,6 +181,14 @@ class LatencyTable:
         return found
 
 
+def _moves(entry: LayerLatency, layer: Layer) -> bool:
+    # Of a file that does not say the scheme, any of one rank.
+    able = (
+        [entry.scheme] if entry.scheme else [n for n, s in schemes().items() if s.ranks == 1 and not s.refuses(layer)]
+    )
+    return any(strides_move(layer, f) for f in entry.forms or [Form(name, entry.ranks[:1]) for name in able])
+
+
 def write_latency(path: Path, table: LatencyTable) -> None:
     """Write ``enc-caffe-latency/1``."""
     layers = [
@@ -230,7 +247,7 @@ def read_latency(path: Path) -> LatencyTable:
     for key in ("threads", "batch"):
         if about.get(key, 1) < 1:
             raise MetricsError(f"{path}: field '{key}' is {about[key]}; a whole number of 1 or more is needed")
-    if about.get("placement", "exact") not in ("exact", "published"):
+    if about.get("placement", "exact") not in PLACEMENTS:
         raise MetricsError(f"{path}: field 'placement' is {about['placement']!r}; exact or published is needed")
     return LatencyTable(str(data.get("network", "")), tuple(layers), about)
 

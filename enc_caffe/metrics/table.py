@@ -23,6 +23,11 @@ SERIES = {
     "divergence": "sampled_divergence", "loss": "sampled_cross_entropy", "output": "sampled_output_error",
     "fisher": "sampled_fisher", "fisher+measured": "sampled_fisher",
 }  # fmt: skip
+#: What ``enc-caffe metrics`` needs beside images for a series.
+FLAGS = {
+    "output": " --measure output --decomposition weighted", "fisher": " --measure fisher", "fisher+measured": " --measure fisher",
+    "loss": " (labelled images)",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -145,7 +150,10 @@ class LayerMetrics:
         ranks, accuracy = np.array([p[0] for p in points]), np.array([p[1] for p in points])
         reference = baseline if baseline else accuracy[-1]
         if reference <= 0:
-            raise MetricsError(f"layer '{self.name}': the baseline accuracy is {reference}; it must be above 0")
+            raise MetricsError(
+                f"layer '{self.name}': the original's accuracy is {reference:g}, and the metric is a part of it; do labels, scale, mean and channel "
+                "order of the images fit the network? --metric divergence needs no labels"
+            )
         return ranks, accuracy / reference
 
     def measured(self, baseline: Optional[float]) -> np.ndarray:
@@ -214,8 +222,13 @@ class LayerMetrics:
         if not points:
             raise MetricsError(
                 f"layer '{self.name}': field '{field_}' has no measured value; measure it with enc-caffe metrics --lmdb"
+                f"{FLAGS.get(kind, '')}"
             )
         ranks, added = np.array([p[0] for p in points]), np.array([p[1] for p in points], dtype=float)
+        if not np.isfinite(added).all():
+            raise MetricsError(
+                f"layer '{self.name}': field '{field_}' holds values that are not finite; measure it again"
+            )
         if kind == "loss":
             # The loss at r_max is the original's; what a truncation adds can be negative by chance and then counts as 0.
             added = added - added[-1]

@@ -12,7 +12,7 @@ from typing import Any, Callable, Optional
 from enc_caffe.caffe_io.datum import ImageLmdb
 from enc_caffe.caffe_io.describe import set_state
 from enc_caffe.caffe_io.distill import Distillation
-from enc_caffe.caffe_io.prototxt import read_net
+from enc_caffe.caffe_io.prototxt import read_net, read_solver
 from enc_caffe.caffe_io.variants import check_one_input
 from enc_caffe.calibration import duration
 from enc_caffe.calibration.blocks import images_passed
@@ -23,7 +23,7 @@ from enc_caffe.calibration.remaining import remaining
 from enc_caffe.decomposition.policy import CHANNEL_PRUNING, PAPER
 from enc_caffe.errors import RuntimeRefusal, UsageError
 from enc_caffe.files.jsonfile import write_json
-from enc_caffe.files.output import atomic_folder, check_new
+from enc_caffe.files.output import atomic_folder, check_apart, check_new
 from enc_caffe.form import CONVENTIONS, Form
 from enc_caffe.measuring.evaluate import Evaluation, evaluate_net
 from enc_caffe.measuring.images import look_at
@@ -41,11 +41,12 @@ from enc_caffe.pipeline.planning import Found, check_search, search_plan
 from enc_caffe.pipeline.slower import slower
 from enc_caffe.pipeline.source import Resources, Source
 from enc_caffe.pipeline.spectra import pca_metrics
-from enc_caffe.pipeline.timing import Measured, end_to_end, settled, unlike
+from enc_caffe.pipeline.timing import Measured, as_timed, check_placement, end_to_end, settled, unlike
 from enc_caffe.plan import Plan
 from enc_caffe.progress import Stages, quiet
 from enc_caffe.search.build import TimeOf
 from enc_caffe.search.methods import EVALUATING
+from enc_caffe.search.multiples import unmet_multiples
 from enc_caffe.search.options import SearchOptions
 from enc_caffe.search.own import PRUNING
 from enc_caffe.workers.executor import Executor
@@ -155,6 +156,8 @@ QUALITY: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 
+#: Metrics that count right answers, or their loss.
+LABELLED = ("measured", "combined", "loss")
 ALONE, PLAIN, PLAINLY = Resources(), Making(), Output()
 
 
@@ -199,6 +202,13 @@ def compress(
     """
     lmdb, out = Path(lmdb), Path(out)
     check_new(out, output.force)
+    check_apart(out, {
+        "--model": source.model, "--weights": source.weights, "--lmdb": lmdb, "--test_lmdb": output.test_lmdb,
+        "--train_lmdb": output.train_lmdb,
+    })  # fmt: skip
+    if output.solver is not None:
+        # Before anything is measured.
+        read_solver(output.solver)
     if making.refine < 0:
         raise UsageError(f"--refine {making.refine}: 0 or more evaluations are needed")
     if making.refine and options.method in PRUNING:
@@ -210,10 +220,15 @@ def compress(
         raise UsageError(f"--distill_iterations {making.iterations}: 0 or more are needed")
     loaded = source.load(lmdb, options.schemes, making.fully_connected).measurable()
     check_one_input(loaded.net, loaded.network, str(source.model))
+    loaded.check_trained(source.weights)
     for line in loaded.notices():
         notice(line)
     ImageLmdb(Path(output.test_lmdb or lmdb)).close()
-    table, how = pca_metrics(loaded, source.weights), making.decomposition
+    if isinstance(time_of, LatencyTable):
+        check_placement(time_of, loaded.network.layers, making.placement)
+    table, how = pca_metrics(loaded, source.weights, step=options.multiple_of), making.decomposition
+    for line in unmet_multiples(table, options):
+        notice(line)
     check_search(table, options, time_of)
     evaluating = options.method in EVALUATING or options.target_accuracy is not None
     # Where whole networks are measured anyway, they decide between a mixture and one scheme too.
@@ -222,12 +237,19 @@ def compress(
         executor = stack.enter_context(resources.workers.executor())
         for line in unlike(time_of, loaded.network.name) if isinstance(time_of, LatencyTable) else ():
             notice(line)
-        ends = end_to_end(loaded, time_of, resources.runtime_python, making.placement, notice)
+        ends = end_to_end(
+            loaded, time_of, resources.runtime_python, making.placement, notice, lambda words: progress(words, 0, 1)
+        )
         if ends is not None:
             stack.callback(ends.close)
         chooser, forecast = None, None
         if options.metric != "pca" or evaluating or making.refine or not how.plain:
             images = images_of(loaded, source.weights, lmdb, executor, resources.store, resources.memory)
+            if options.metric in LABELLED and not images.look.labelled:
+                raise UsageError(
+                    f"--metric {options.metric} needs labels, and {lmdb} has none for the network's scores; --metric divergence, output and "
+                    "fisher need none"
+                )
             chooser = Chooser(images, how, making.placement, progress)
             # Before anything is measured.
             for m in table.layers:
@@ -287,6 +309,7 @@ def compress(
             found, table, time_of = settled(search, time_of, ends, options.target_latency, notice, **values)
         else:
             found, table = search(time_of)
+        found = replace(found, plan=as_timed(found.plan, time_of))
         if found.result.note:
             notice(found.result.note)
         blobs: Blobs = {}

@@ -65,6 +65,8 @@ def write_distillation(
         If the network has parts that stock Caffe cannot run, or its data layers serve one phase only.
     NetworkError
         If it has several inputs.
+    WeightsError
+        If the caffemodel lacks weights of the network, which is the teacher.
     CaffeError
         With Caffe's own words, where it does not load them.
     """
@@ -72,6 +74,7 @@ def write_distillation(
         missing = sorted(loaded.runnable.missing)[0]
         raise UsageError(f"--distill: stock Caffe cannot run layer '{missing}', so it cannot train the network")
     check_one_input(loaded.net, loaded.network, str(loaded.path))
+    loaded.check_trained(weights)
     teacher, student = deploy_net(loaded.net, loaded.network), deploy_net(compressed, described)
     model, scores = CaffeModel(Path(weights)), find_scores(loaded.network, any_output=True)
     needed = needed_blobs(loaded.net, loaded.network)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Mapping, Optional
+from typing import Any, Collection, Mapping, Optional
 
 from enc_caffe.caffe_io.blobs import needed_blobs
 from enc_caffe.caffe_io.datum import ImageLmdb
@@ -18,17 +18,17 @@ from enc_caffe.caffe_io.prototxt import read_solver, to_text, verbatim_text, wri
 from enc_caffe.caffe_io.variants import deploy_net, solver_param, train_val_or_same
 from enc_caffe.caffe_tools.loadable import Original, check_loads
 from enc_caffe.complexity import Complexity, network_complexity
-from enc_caffe.decomposition import check_form, check_worth
+from enc_caffe.decomposition import check_form, check_worth, strides_move
+from enc_caffe.decomposition.policy import PAPER, parse_schemes, policy_for
 from enc_caffe.decomposition.widths import pruned_group, takes_channels, widths
-from enc_caffe.errors import DatasetError, PlanError
+from enc_caffe.errors import DatasetError, PlanError, UsageError
 from enc_caffe.files.output import atomic_folder
-from enc_caffe.form import CONVENTIONS, Form
+from enc_caffe.form import CONVENTIONS, PLACEMENTS, Form
+from enc_caffe.network import Network
 from enc_caffe.pipeline.distilling import write_distillation
 from enc_caffe.pipeline.loading import LoadedNetwork
 from enc_caffe.plan import Plan, write_plan
 from enc_caffe.progress import Names, unnamed
-
-NO_FORMS: Mapping[str, Form] = {}
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Emitted:
     """What an emission wrote, and what it costs in both conventions, over all weighted layers and the decomposable ones.
 
     ``untrained`` says why ``train_val.prototxt`` has no data and no loss, where it has none, and ``unchecked`` what was not loaded
-    in stock Caffe, where that could not be. Where it is not ``sized`` nothing says how large images are: MACs mean nothing, and
+    in stock Caffe, where that could not be; ``lacking`` names layers whose weights the caffemodel does not have. Where it is not ``sized`` nothing says how large images are: MACs mean nothing, and
     there is no ``deploy.prototxt``.
     """
 
@@ -45,6 +45,7 @@ class Emitted:
     after: Mapping[tuple[str, str], Complexity]
     untrained: str = ""
     unchecked: str = ""
+    lacking: str = ""
     sized: bool = True
 
     def ratio(self, convention: str, counted: str) -> float:
@@ -57,14 +58,28 @@ class Emitted:
 
 
 def costs(
-    loaded: LoadedNetwork, forms: Mapping[str, Form], placement: str = "exact", also: Mapping[str, Form] = NO_FORMS
+    loaded: LoadedNetwork, forms: Mapping[str, Form], placement: str = "exact", among: Optional[Collection[str]] = None
 ) -> dict[tuple[str, str], Complexity]:
-    """Complexity by (convention, counted); layers that ``also`` changes count as decomposable too."""
-    decomposable = {*loaded.policy.schemes, *forms, *widths(loaded.network, {**also, **forms})}
+    """Complexity by (convention, counted); ``among``: the decomposable layers, where those of the network's policy are not meant."""
+    decomposable = loaded.policy.decomposable(loaded.network) if among is None else among
     return {
         (c, k): network_complexity(loaded.network, forms, c, decomposable if k == "decomposable" else None, placement)
         for c in CONVENTIONS for k in ("decomposable", "all")
     }  # fmt: skip
+
+
+def decomposable_layers(network: Network, plan: Plan, forms: Mapping[str, Form]) -> frozenset[str]:
+    """The layers that count as decomposable under a plan, whichever command reads it: those of the schemes that it was searched among (the
+    paper's where it does not say so; fully connected ones where it has one), and those that it changes.
+    """
+    connected = any(network[n].inner_product is not None for n in forms)
+    try:
+        asked = parse_schemes(plan.about.among or PAPER)
+    except UsageError:
+        # A scheme of an extension that is not here.
+        asked = PAPER
+    policy = policy_for(network, asked, connected)
+    return policy.decomposable(network) | {*forms, *widths(network, forms)}
 
 
 def plan_forms(loaded: LoadedNetwork, plan: Plan, source: str = "the plan") -> dict[str, Form]:
@@ -100,12 +115,36 @@ def plan_forms(loaded: LoadedNetwork, plan: Plan, source: str = "the plan") -> d
     return found
 
 
+def placed(
+    network: Network, plan: Plan, forms: Mapping[str, Form], placement: Optional[str] = None, source: str = "the plan"
+) -> str:
+    """Where a plan's strides stand: as asked, else as in the chains whose times chose it, else ``exact``.
+
+    Raises
+    ------
+    PlanError
+        If both are said and differ, and with them a layer of the plan: the network would take another time than the one that was chosen.
+    """
+    timed = plan.about.stride_placement
+    if timed not in (None, *PLACEMENTS):
+        raise PlanError(f"{source}: field 'stride_placement' is {timed!r}; {' or '.join(PLACEMENTS)} is needed")
+    if timed is None or placement in (None, timed):
+        return placement or timed or PLACEMENTS[0]
+    moved = [n for n, f in forms.items() if strides_move(network[n], f)]
+    if moved:
+        raise PlanError(
+            f"{source}: layer '{moved[0]}' was chosen by its time with {timed} strides, and --stride_placement {placement} makes it another "
+            f"chain; give --stride_placement {timed}, or search again by times of enc-caffe latency --stride_placement {placement}"
+        )
+    return placement
+
+
 def emit(
     loaded: LoadedNetwork,
     weights: Path,
     plan: Plan,
     out: Path,
-    placement: str = "exact",
+    placement: Optional[str] = None,
     force: bool = False,
     solver: Optional[Path] = None,
     train_lmdb: Optional[Path] = None,
@@ -122,12 +161,14 @@ def emit(
 
     The folder appears whole or not at all, and not before stock Caffe has loaded its files
     (:func:`enc_caffe.caffe_tools.loadable.check_loads`). ``final`` is the name that it will have in the end, where that is not ``out``:
-    the solver names the train_val by it. ``blobs`` are weights by layer of the compressed network that are not what plain SVD
+    the solver names the train_val by it. ``placement`` of strides is ``exact`` or ``published``, without it the plan's own. ``blobs`` are weights by layer of the compressed network that are not what plain SVD
     gives. ``version`` is that of the format of ``ranks.json``. With a ``distillation`` the files are added by which stock Caffe
     distils (:func:`enc_caffe.pipeline.distilling.write_distillation`).
     """
     network = loaded.network
     forms = plan_forms(loaded, plan, source)
+    placement = placed(network, plan, forms, placement, source)
+    among = decomposable_layers(network, plan, forms)
     model = loaded.model(weights)
     original_solver = read_solver(solver) if solver is not None else None
     compressed = replace_layers(loaded.net, network, forms, placement)
@@ -174,10 +215,11 @@ def emit(
             (folder / "deploy.prototxt").unlink()
     return Emitted(
         Path(out),
-        costs(loaded, {}, also=forms),
-        costs(loaded, forms, placement),
+        costs(loaded, {}, among=among),
+        costs(loaded, forms, placement, among),
         untrained,
         unchecked,
+        "\n".join(loaded.untrained(weights)),
         loaded.sized,
     )
 

@@ -13,6 +13,7 @@ from enc_caffe.caffe_io.caffemodel import CaffeModel, opened
 from enc_caffe.caffe_io.describe import set_state
 from enc_caffe.caffe_io.feed import AS_WRITTEN, Feed
 from enc_caffe.caffe_io.inputs import lacks_size, set_input_shape
+from enc_caffe.caffe_io.lacking import check_trained, untrained_notice
 from enc_caffe.caffe_io.notices import notices
 from enc_caffe.caffe_io.prototxt import read_commented
 from enc_caffe.caffe_io.runnable import Runnable, runnable
@@ -68,6 +69,14 @@ class LoadedNetwork:
                 raise WeightsError(f"{exc}{self.sized_by}") from None
             self._models[weights] = model
         return self._models[weights]
+
+    def check_trained(self, weights: Path) -> None:
+        """Raise WeightsError where a caffemodel lacks weights of the network, so that it would not run as it was trained."""
+        check_trained(self.net, str(self.path), self.model(weights))
+
+    def untrained(self, weights: Path) -> list[str]:
+        """The same in a line, for whoever does not run it."""
+        return untrained_notice(self.net, str(self.path), self.model(weights))
 
     def with_fully_connected(self, plan: Plan) -> LoadedNetwork:
         """The same with fully connected layers among those that are decomposed, where a plan has one of them."""

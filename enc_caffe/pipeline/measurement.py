@@ -224,12 +224,17 @@ def concerns(images: Subject, lmdb: Optional[Path] = None) -> list[str]:
     ][:1]  # fmt: skip
     if not look.labelled:
         return lines
+    if look.classes_seen == 1 < look.scores.classes:
+        lines.append(
+            f"{lmdb}: all {look.images} images are of one class, but the network has {look.scores.classes}; what they say of the others is little"
+        )
     counts = first_counts(images)
     entropy, chance = counts.cross_entropy / counts.images, float(np.log(look.scores.classes))
     if entropy <= chance:
         return lines
+    said = f"{entropy:.2f}" if entropy < 1e5 else f"{entropy:.3g}"
     return [
         *lines,
-        f"{lmdb}: the original network's cross-entropy on the first {counts.images} images is {entropy:.2f}, and guessing gives {chance:.2f}; "
+        f"{lmdb}: the original network's cross-entropy on the first {counts.images} images is {said}, and guessing gives {chance:.2f}; "
         "do the images have the scale, mean and channel order that the network expects?",
     ]

@@ -10,7 +10,7 @@ import numpy as np
 from enc_caffe.complexity import network_complexity
 from enc_caffe.decomposition import Scheme, form_cost, group_spectra, pruning, scheme_for
 from enc_caffe.decomposition.widths import pruned_group
-from enc_caffe.errors import MetricsError
+from enc_caffe.errors import MetricsError, UsageError
 from enc_caffe.form import WHOLE
 from enc_caffe.metrics.sampling import Sampler, energy_samples, ladder_samples, vbmf_samples
 from enc_caffe.metrics.table import Before, LayerMetrics, MetricsTable
@@ -21,13 +21,18 @@ from enc_caffe.progress import Names, unnamed
 
 
 def pca_metrics(
-    loaded: LoadedNetwork, weights: Path, sampler: Sampler = energy_samples, progress: Names = unnamed
+    loaded: LoadedNetwork, weights: Path, sampler: Sampler = energy_samples, progress: Names = unnamed, step: int = 1
 ) -> MetricsTable:
-    """Spectra and sampled forms of every scheme that the policy lets a layer have (Eq. 1 and 2; METHOD section 3)."""
+    """Spectra and sampled forms of every scheme that the policy lets a layer have (Eq. 1 and 2; METHOD section 3).
+
+    ``step``: forms of several ranks, and of pruned channels, have these in multiples of it, where the layer has such.
+    """
+    if step < 1:
+        raise UsageError(f"--multiple_of {step}: an integer of 1 or more is needed")
     model, layers = loaded.model(weights), []
     for name, schemes in loaded.policy.schemes.items():
         blob = model.weights(loaded.network[name])[0]
-        layers += [_curve(loaded, name, scheme_for(s), blob, sampler) for s in schemes]
+        layers += [_curve(loaded, name, scheme_for(s), blob, sampler, step) for s in schemes]
         progress(name)
     if not layers:
         raise MetricsError(
@@ -42,12 +47,15 @@ def pca_metrics(
     return MetricsTable(loaded.network.name, "singular values of the caffemodel", tuple(layers), None, extra)
 
 
-def _curve(loaded: LoadedNetwork, name: str, scheme: Scheme, blob: np.ndarray, sampler: Sampler) -> LayerMetrics:
+def _curve(
+    loaded: LoadedNetwork, name: str, scheme: Scheme, blob: np.ndarray, sampler: Sampler, step: int
+) -> LayerMetrics:
     layer = loaded.network[name]
     spectra = group_spectra(scheme.matrices(layer, blob))
     paper, shape = loaded.policy.paper.get(name) == scheme.name, scheme.matrix_shape(layer)
     if shape is None:
-        ladder = scheme.forms(layer, spectra)
+        # Where no form has such ranks, those that there are: the search leaves the layer whole, and says so.
+        ladder = (scheme.stepped(layer, spectra, step) if step > 1 else ()) or scheme.forms(layer, spectra)
         places = tuple(ladder_samples([form_cost(layer, f)[0] for f in ladder], form_cost(layer, WHOLE)[0]))
         none = (None,) * len(places)
         before = _before(loaded, name) if scheme.name in pruning() else None

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Callable, Mapping, Optional
+from typing import Any, Callable, Iterable, Mapping, Optional
 
 import numpy as np
 
 from enc_caffe.caffe_io.prototxt import read_net, to_text
-from enc_caffe.errors import EncError, InfeasibleError, RuntimeRefusal
+from enc_caffe.errors import EncError, InfeasibleError, RuntimeRefusal, UsageError
 from enc_caffe.form import WHOLE, Form
 from enc_caffe.measuring.clock import Timing, Timings, machine, time_models
 from enc_caffe.measuring.contexts import random_model, whole_network, with_batch
@@ -19,6 +19,7 @@ from enc_caffe.metrics.table import MetricsTable
 from enc_caffe.network import Layer
 from enc_caffe.pipeline.loading import LoadedNetwork
 from enc_caffe.pipeline.planning import Found
+from enc_caffe.plan import Plan
 from enc_caffe.runtimes.known import runtime_for
 from enc_caffe.runtimes.process import Model, RuntimeProcess
 from enc_caffe.search.build import TimeOf
@@ -137,7 +138,12 @@ class EndToEnd:
 
 
 def end_to_end(
-    loaded: LoadedNetwork, time_of: Optional[TimeOf], python: Optional[Path], placement: str, notice: Words
+    loaded: LoadedNetwork,
+    time_of: Optional[TimeOf],
+    python: Optional[Path],
+    placement: str,
+    notice: Words,
+    on_step: Words = lambda words: None,
 ) -> Optional[EndToEnd]:
     """What times networks as a table's were; None, with a word on it, where that cannot be here."""
     if not isinstance(time_of, LatencyTable) or time_of.network_time is None:
@@ -147,7 +153,9 @@ def end_to_end(
         notice(f"{line}, so nothing is timed here from end to end")
         return None
     try:
-        process = RuntimeProcess(runtime_for(str(about["runtime"])), int(about.get("threads", 1)), python)
+        process = RuntimeProcess(
+            runtime_for(str(about["runtime"])), int(about.get("threads", 1)), python, notice, on_step
+        )
     except EncError as exc:
         notice(f"nothing is timed from end to end: {exc}")
         return None
@@ -156,6 +164,25 @@ def end_to_end(
             f"the table of --latency is of {about['runtime']} {about.get('version')}, and {process.version} is here: measure it again"
         )
     return EndToEnd(loaded, process, int(about.get("batch", 1)), placement)
+
+
+def check_placement(table: LatencyTable, layers: Iterable[Layer], placement: str) -> None:
+    """Raise UsageError where a table's chains have their strides elsewhere than those that will be emitted, and that makes a difference."""
+    moved = table.moved(layers) if placement != table.placement else []
+    if moved:
+        more = f" and {len(moved) - 1} more" if len(moved) > 1 else ""
+        raise UsageError(
+            f"--latency: its times of layer '{moved[0]}'{more} are of chains with {table.placement} strides, and --stride_placement "
+            f"{placement} makes others of them; give --stride_placement {table.placement}, or measure by enc-caffe latency "
+            f"--stride_placement {placement}"
+        )
+
+
+def as_timed(plan: Plan, time_of: Optional[TimeOf]) -> Plan:
+    """A plan that says where the strides of the chains stand whose times chose it."""
+    if not isinstance(time_of, LatencyTable):
+        return plan
+    return replace(plan, about=replace(plan.about, stride_placement=time_of.placement))
 
 
 def foreign(table: LatencyTable) -> list[str]:

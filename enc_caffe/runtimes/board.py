@@ -57,7 +57,7 @@ def main():
                     files = {e: os.path.join(HERE, "networks", f"{key}.{e}") for e in ("prototxt", "caffemodel")}
                     os.mkdir(os.path.join(folder, key))
                     said = nets.load({"name": key, "folder": os.path.join(folder, key), "inputs": inputs, **files})
-                    if said:
+                    if "refused" in said:
                         print(f"  {row['form']} is refused: {said['refused']}", file=sys.stderr)
                         lines.append(f"{key},refused\n")
                     else:

@@ -6,24 +6,29 @@ import collections
 import contextlib
 import json
 import os
+import queue
 import shutil
+import signal
 import subprocess
 import tempfile
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Mapping, Optional, Sequence
+from typing import Any, Callable, Mapping, Optional, Sequence
 
 import numpy as np
 
 from enc_caffe.errors import RuntimeRefusal, UsageError
 from enc_caffe.runtimes.known import Runtime, interpreter
+from enc_caffe.runtimes.patience import Patience, spoken
 from enc_caffe.workers.blas import blas_environment
 from enc_caffe.workers.executor import last_words
+from enc_caffe.workers.parent import die_with_parent
 
 WORKER = Path(__file__).resolve().parent / "worker.py"
-#: Seconds without an answer after which a runtime is taken to hang.
-LIMIT = 3600.0
+#: Seconds of a step after which a person is told what is waited for, and again whenever it has doubled.
+TELL = 60.0
 #: Lines of what a runtime says that are kept.
 LINES = 200
 
@@ -46,6 +51,15 @@ class RuntimeProcess:
     threads : int
     python : Path, optional
         The Python that has it.
+    notice : callable of a line that a person should read
+        Hears what is waited for, where that takes long.
+    on_step : callable of words
+        Hears what the runtime begins to do.
+
+    Attributes
+    ----------
+    subject : str
+        What the networks are of that are loaded and timed next, such as a layer: for these words.
 
     Raises
     ------
@@ -53,10 +67,16 @@ class RuntimeProcess:
         If the runtime is not there.
     """
 
-    def __init__(self, runtime: Runtime, threads: int = 1, python: Optional[Path] = None) -> None:
+    def __init__(
+        self, runtime: Runtime, threads: int = 1, python: Optional[Path] = None,
+        notice: Callable[[str], None] = lambda line: None, on_step: Callable[[str], None] = lambda words: None,
+    ) -> None:  # fmt: skip
         self.runtime, self.threads, self._python = runtime, threads, interpreter(runtime, python)
+        self.subject, self._notice, self._on_step = "the network", notice, on_step
+        self._patience, self._passes = Patience(), dict[str, float]()
         self._process: Optional[subprocess.Popen[str]] = None
         self._said: collections.deque[str] = collections.deque(maxlen=LINES)
+        self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._models: dict[str, Model] = {}
         self._folder = tempfile.TemporaryDirectory(prefix="enc-caffe-runtime-")
         self._made, self._folders = 0, dict[str, Path]()
@@ -69,7 +89,7 @@ class RuntimeProcess:
         try:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace",
-                env={**os.environ, **own}, cwd=self._folder.name,
+                env={**os.environ, **own}, cwd=self._folder.name, start_new_session=True, preexec_fn=die_with_parent,  # noqa: PLW1509
             )  # fmt: skip
         except OSError as exc:
             raise UsageError(
@@ -78,7 +98,12 @@ class RuntimeProcess:
         self._said.clear()
         self._listener = threading.Thread(target=self._listen, args=(self._process,), daemon=True)
         self._listener.start()
-        first = self._answer()
+        self._lines = queue.SimpleQueue()
+        threading.Thread(target=self._read, args=(self._process, self._lines), daemon=True).start()
+        try:
+            first = self._answer("start", f"starting {self._python}")
+        except RuntimeRefusal as exc:
+            raise UsageError(f"--runtime {self.runtime.name}: {exc}") from None
         if first is None or "absent" in first:
             why = first["absent"] if first else last_words("\n".join(self._said))
             raise UsageError(
@@ -93,14 +118,29 @@ class RuntimeProcess:
             for line in process.stderr:
                 self._said.append(line.rstrip("\n"))
 
-    def _answer(self) -> Optional[dict[str, Any]]:
-        """The next answer; None where the process has ended."""
-        assert self._process is not None and self._process.stdout is not None
-        watch = threading.Timer(LIMIT, self._process.kill)
-        watch.daemon = True
-        watch.start()
-        line = self._process.stdout.readline()
-        watch.cancel()
+    def _read(self, process: subprocess.Popen[str], lines: queue.SimpleQueue[str]) -> None:
+        assert process.stdout is not None
+        with contextlib.suppress(ValueError, OSError):
+            for line in process.stdout:
+                lines.put(line)
+        # The end of the process.
+        lines.put("")
+
+    def _answer(self, kind: str, doing: str, size: float = 1.0, expected: float = 0.0) -> Optional[dict[str, Any]]:
+        """The next answer; None where the process has ended.
+
+        Raises
+        ------
+        RuntimeRefusal
+            If it does not come in many times what such a step took before; the process is ended then.
+        """
+        assert self._process is not None
+        try:
+            line = self._line(self._patience.limit(kind, size, expected), kind, doing, size)
+        except BaseException:
+            # Nobody will read the answer; whoever tidies up must not wait for it.
+            self._end()
+            raise
         if not line:
             self._process.wait()
             # Its last words.
@@ -110,13 +150,52 @@ class RuntimeProcess:
             return json.loads(line)  # type: ignore[no-any-return]
         except ValueError:
             # Not the worker: another program than Python was named.
-            self._process.kill()
-            self._process.wait()
+            self._kill(self._process)
             self._said.append(f"it answers {line.strip()[:60]!r}, which no worker does; is it a Python?")
             return None
 
-    def _ask(self, **words: Any) -> dict[str, Any]:
-        """The answer; :class:`RuntimeRefusal` where the process ends over it."""
+    def _line(self, limit: float, kind: str, doing: str, size: float) -> str:
+        """The next line; an interruption (Ctrl-C, SIGTERM) comes through at once."""
+        self._on_step(f"{self.runtime.name}: {doing}")
+        begun, tell = time.monotonic(), TELL
+        while True:
+            passed = time.monotonic() - begun
+            if passed >= limit:
+                raise RuntimeRefusal(
+                    f"its process gave no answer for {spoken(limit)} while {doing}{self._patience.words(kind)}, and was ended"
+                )
+            try:
+                line = self._lines.get(timeout=max(0.0, min(tell, limit) - passed))
+            except queue.Empty:
+                if tell < limit:
+                    self._notice(
+                        f"{self.runtime.name}: {doing} has taken {spoken(tell)} so far{self._patience.words(kind)}; it is ended after "
+                        f"{spoken(limit)}, or at once by Ctrl-C"
+                    )
+                    tell *= 2
+                continue
+            if line:
+                self._patience.took(kind, time.monotonic() - begun, size)
+            return line
+
+    def _kill(self, process: subprocess.Popen[str]) -> None:
+        if process.poll() is None:
+            # With what it has started, such as a converter.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+    def _end(self) -> None:
+        if self._process is not None:
+            self._kill(self._process)
+            for pipe in (self._process.stdin, self._process.stdout):
+                if pipe is not None:
+                    with contextlib.suppress(OSError):
+                        pipe.close()
+            self._process = None
+
+    def _ask(self, doing: str, size: float = 1.0, expected: float = 0.0, **words: Any) -> dict[str, Any]:
+        """The answer; :class:`RuntimeRefusal` where the process ends over it, or gives none."""
         if self._process is None:
             self._start()
             for name in list(self._models):
@@ -125,7 +204,7 @@ class RuntimeProcess:
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write(json.dumps(words) + "\n")
             self._process.stdin.flush()
-        found = self._answer()
+        found = self._answer(str(words["do"]), doing, size, expected)
         if found is None:
             status, self._process = self._process.returncode, None
             how = f"signal {-status}" if status < 0 else f"status {status}"
@@ -138,11 +217,12 @@ class RuntimeProcess:
         self._folders[name] = folder = Path(self._folder.name) / str(self._made)
         folder.mkdir()
         said = self._ask(
-            do="load", name=name, prototxt=str(model.prototxt), caffemodel=str(model.caffemodel), folder=str(folder),
+            f"converting {self.subject} as {name}", model.caffemodel.stat().st_size, do="load", name=name, prototxt=str(model.prototxt), caffemodel=str(model.caffemodel), folder=str(folder),
             inputs={n: list(s) for n, s in model.inputs.items()},
         )  # fmt: skip
         if "refused" in said:
             raise RuntimeRefusal(str(said["refused"]))
+        self._passes[name] = float(said["seconds"])
 
     def load(self, name: str, model: Model) -> None:
         """Convert a network by the runtime's own importer.
@@ -164,14 +244,21 @@ class RuntimeProcess:
 
         ``sweep``: bytes that are read before every pass, so that weights are not where the pass before has left them.
         """
-        found = self._ask(do="time", names=list(names), rounds=rounds, seconds=seconds, sweep=sweep)
+        # Each turn is a pass before it, and as many as fill its time, at least one.
+        expected = sum(
+            3 * self._passes.get(n, 0.0) + (rounds + 1) * (2 * self._passes.get(n, 0.0) + seconds) for n in names
+        )
+        found = self._ask(
+            f"timing {self.subject} in {len(names)} form{'s' if len(names) != 1 else ''}", rounds * len(names), expected, do="time",
+            names=list(names), rounds=rounds, seconds=seconds, sweep=sweep,
+        )  # fmt: skip
         return np.array(found["ns"], dtype=float)
 
     def outputs(self, name: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Outputs of a network by the names that the runtime gives them."""
         given, made = (Path(self._folder.name) / f for f in ("inputs.npz", "outputs.npz"))
         np.savez(given, **inputs)  # type: ignore[arg-type]
-        self._ask(do="run", name=name, inputs=str(given), outputs=str(made))
+        self._ask(f"running {name}", do="run", name=name, inputs=str(given), outputs=str(made))
         with np.load(made) as data:
             return {n: data[n] for n in data.files}
 
@@ -185,18 +272,11 @@ class RuntimeProcess:
             self._models.pop(name, None)
             shutil.rmtree(self._folders.pop(name), ignore_errors=True)
         if self._process is not None:
-            self._ask(do="drop", names=list(names))
+            self._ask("dropping networks", do="drop", names=list(names))
 
     def close(self) -> None:
         """End the process."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            for pipe in (self._process.stdin, self._process.stdout):
-                if pipe is not None:
-                    with contextlib.suppress(OSError):
-                        pipe.close()
-            self._process = None
+        self._end()
         self._folder.cleanup()
 
     def __enter__(self) -> RuntimeProcess:

@@ -3,7 +3,8 @@
 ``worker.py ADAPTER.py THREADS [MODULE]``: runs in the Python that has the runtime, which need not have enc-caffe, so it imports nothing of
 it but what an adapter asks for. Commands, each with its answer:
 
-- ``{"do": "load", "name", "prototxt", "caffemodel", "folder", "inputs": {blob: shape}}``: ``{}``, or ``{"refused": why}``
+- ``{"do": "load", "name", "prototxt", "caffemodel", "folder", "inputs": {blob: shape}}``: ``{"seconds": of a first pass}``, or
+  ``{"refused": why}``
 - ``{"do": "time", "names", "rounds", "seconds", "sweep"}``: ``{"ns": [[one for each round] for each name]}``
 - ``{"do": "run", "name", "inputs": FILE.npz, "outputs": FILE.npz}``: ``{}``; writes the outputs
 - ``{"do": "drop", "names"}``: ``{}``
@@ -37,12 +38,14 @@ class Nets:
         inputs = {n: rng.standard_normal(s).astype(np.float32) for n, s in said["inputs"].items()}
         try:
             net = self._adapter.Net(said["prototxt"], said["caffemodel"], said["folder"], inputs, self._threads)
+            start = time.perf_counter()
             net.run()
+            seconds = time.perf_counter() - start
         except (Exception, SystemExit) as exc:
             words = [line.strip() for line in str(exc).splitlines() if line.strip()]
             return {"refused": f"{type(exc).__name__}: {words[-1] if words else 'no message'}"[:400]}
         self._nets[said["name"]] = net
-        return {}
+        return {"seconds": seconds}
 
     def time(self, said):
         """Nanoseconds of a pass in each round; in a round every network has its turn, and as many passes as fill the seconds.

@@ -7,6 +7,7 @@ from typing import Callable, Optional
 
 from enc_caffe.errors import InfeasibleError
 from enc_caffe.search.enc_map import predicted_accuracy
+from enc_caffe.search.options import RESOURCES
 from enc_caffe.search.problem import AccuracyOf, SearchProblem, SearchResult
 
 Method = Callable[[SearchProblem, Optional[AccuracyOf]], SearchResult]
@@ -57,7 +58,7 @@ def least_complexity(
     if best.accuracy < target:
         kind = "evaluated" if accuracy else "predicted"
         raise InfeasibleError(
-            f"--target_accuracy {target}: {kind} accuracy is {best.accuracy:.4f} at {high:.4f} of the {resource}, "
+            f"--target_accuracy {target}: {kind} accuracy is {best.accuracy:.4f} at {high:.4f} of the {RESOURCES[resource]}, "
             f"{target - best.accuracy:.4f} below it; lower the target, or raise the other budgets"
         )
     low = lowest

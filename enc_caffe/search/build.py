@@ -8,7 +8,7 @@ from typing import Callable, Mapping, Optional, Sequence, Union
 
 import numpy as np
 
-from enc_caffe.decomposition import form_cost, named, pruning
+from enc_caffe.decomposition import form_cost, named, pruning, scheme_for
 from enc_caffe.decomposition.policy import ALL, PAPER
 from enc_caffe.decomposition.prune import channels_of
 from enc_caffe.errors import MetricsError, UsageError
@@ -113,7 +113,7 @@ def build_problem(table: MetricsTable, options: SearchOptions, time_of: Optional
     fixed: dict[str, Form] = {}
     layers: list[SearchLayer] = []
     fixed_log, first = 0.0, table.known("first_layer") or table.layers[0].name
-    befores = {m.name: m.before for m in table.layers if m.before is not None and _asked_for(m, options)}
+    befores = {m.name: m.before for m in table.layers if m.before is not None and asked_for(m, options)}
     groups = {n: group for group in _groups(befores, options, first, time_of is not None) for n in group.names}
     known = {layer.name: (layer, curves) for layer, curves in table.by_layer()}
     for layer, curves in table.by_layer():
@@ -178,9 +178,9 @@ def _layer(
 ) -> Made:  # fmt: skip
     if options.method == "y_d":
         return _one_shot(
-            [m for m in curves if options.schemes == PAPER or _asked_for(m, options)], options, costs, first
+            [m for m in curves if options.schemes == PAPER or asked_for(m, options)], options, costs, first
         )
-    able = [m for m in curves if _asked_for(m, options)]
+    able = [m for m in curves if asked_for(m, options)]
     places = [allowed_places(m, options) for m in able]
     if "latency" in options.targets:
         places = [costs.timed(m, p) for m, p in zip(able, places)]
@@ -195,7 +195,8 @@ def _layer(
                 f"--first_layer half: layer '{name}' may have {', '.join(m.scheme for m in able)}; half of r_max needs one scheme "
                 "of one rank (--schemes paper)"
             )
-        return able[0], max(1, round_half_up(able[0].max_rank / 2))
+        half = max(1, round_half_up(able[0].max_rank / 2))
+        return able[0], half if options.multiple_of == 1 else int(min(places[0], key=lambda r: abs(int(r) - half)))
     if options.schemes != PAPER or "latency" in options.targets:
         return _mixture(able, places, table, options, costs)
     (entry,), (ranks,) = able, places
@@ -288,7 +289,7 @@ def _member(
     layer: Layer, curves: Sequence[LayerMetrics], reads: bool, table: MetricsTable, options: SearchOptions
 ) -> Member:
     """A layer of a group with its forms; those that read fewer channels where it ``reads`` what the group makes."""
-    asked = [m for m in curves if _asked_for(m, options) and (reads or m.before is None)]
+    asked = [m for m in curves if asked_for(m, options) and (reads or m.before is None)]
     if not asked:
         return Member(layer, (WHOLE,), np.ones(1))
     _check_comparable(asked, options)
@@ -318,7 +319,8 @@ def _check_comparable(able: Sequence[LayerMetrics], options: SearchOptions) -> N
         )
 
 
-def _asked_for(entry: LayerMetrics, options: SearchOptions) -> bool:
+def asked_for(entry: LayerMetrics, options: SearchOptions) -> bool:
+    """Whether the options let a layer have the forms of a curve."""
     if options.schemes == PAPER:
         return entry.paper
     if options.schemes == ALL:
@@ -356,12 +358,11 @@ def _allowed_forms(
     entry: LayerMetrics, options: SearchOptions, lowest: Optional[int], highest: Optional[int]
 ) -> np.ndarray:
     """Places of forms of several ranks: each rank a multiple (or all channels) and within the bounds, MACs above the floor."""
-    layer = entry.layer
-    channels = {layer.in_channels, layer.out_channels}
+    layer, rules = entry.layer, scheme_for(entry.scheme)
     least = options.floor * form_cost(layer, WHOLE)[0] if lowest is None and highest is None else 0.0
     return np.array([
         place for place, form in enumerate(entry.forms, 1)
-        if all(r % options.multiple_of == 0 or r in channels for r in form.ranks)
+        if rules.fits_step(layer, form, options.multiple_of)
         and all((lowest or 1) <= r <= (highest or r) for r in form.ranks) and form_cost(layer, form)[0] >= least
     ], dtype=int)  # fmt: skip
 

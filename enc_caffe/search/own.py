@@ -38,9 +38,9 @@ class Own:
 
 OWN: Mapping[str, Own] = {
     "episodes": Own("--episodes", ("adc", "amc"), 400, 1, 1_000_000, True, "episodes in all, one evaluation each"),
-    "exploration": Own("--exploration", ("adc", "amc"), None, 0, 1_000_000, True, "those that only explore: a quarter"),
+    "exploration": Own("--exploration", ("adc", "amc"), None, 0, 1_000_000, True, "episodes that only explore (default: a quarter of them)"),
     "noise": Own("--noise", ("adc", "amc"), 0.5, 0, 10, False, "standard deviation of an action's noise"),
-    "noise_decay": Own("--noise_decay", ("adc", "amc"), 0.95, 0, 1, False, "its factor an episode after exploration"),
+    "noise_decay": Own("--noise_decay", ("adc", "amc"), 0.95, 0, 1, False, "factor of the noise for every episode after exploration"),
     "step": Own("--step", ("ars", "iterative"), 0.05, 0, 1, False, "part of C_orig that a step takes away"),
     "boundary": Own("--boundary", ("ars", "iterative"), 0.15, 0, 1, False, "part of r_max that a layer may lose a step"),
     "shortlist": Own("--shortlist", ("ars", "iterative"), 3, 1, 10_000, True, "plans that are evaluated a step"),

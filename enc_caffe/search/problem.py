@@ -210,7 +210,8 @@ class SearchProblem:
     def remedies(self, resource: str) -> str:
         """What would let the cost fall further, the flag that frees most first."""
         frozen = self.fixed_costs.get(resource, 0) / max(1, self.originals[resource])
-        found = ["lower --floor or --bounds"]
+        steps = ", or give a smaller --multiple_of" if self.options.multiple_of > 1 else ""
+        found = [f"lower --floor or --bounds{steps}"]
         if self.options.first_layer_is != "search":
             found.insert(0, "search the first layer too (--first_layer search)")
         if self.options.schemes != "all" and frozen > 0.02:

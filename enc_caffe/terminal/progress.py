@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
+import time
 from typing import Callable, Iterator, Optional
 
 from rich.console import Console
@@ -18,6 +20,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.text import Text
+
+#: Seconds of a step from which on they are shown.
+WAITING = 3.0
 
 
 class _Rate(ProgressColumn):
@@ -46,14 +51,25 @@ def stage_bars() -> Iterator[Callable[[str, int, int], None]]:
         yield step
 
 
+class _Waiting(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        """How long the present step has taken, where one has to wait for it."""
+        seconds = time.monotonic() - task.fields["since"]
+        return Text(f"(for {datetime.timedelta(seconds=int(seconds))})" if seconds >= WAITING else "")
+
+
 @contextlib.contextmanager
-def progress_bar(what: str, total: Optional[int], rate: bool = False) -> Iterator[Callable[..., None]]:
+def progress_bar(
+    what: str, total: Optional[int], rate: bool = False, waits: bool = False
+) -> Iterator[Callable[..., None]]:
     """A progress bar on standard error; the callable takes what is done, what there is in all, and perhaps a word on it.
 
-    ``rate``: also how many a second.
+    ``rate``: also how many a second. ``waits``: the word is of a step that may take long, and how long it has taken stands behind it;
+    what is done and what there is in all stay as they are where they are None, and so does the word without another one.
     """
     columns = (
         TextColumn("{task.description}"),
+        *([_Waiting()] if waits else []),
         BarColumn(),
         MofNCompleteColumn(),
         *([_Rate()] if rate else []),
@@ -62,7 +78,14 @@ def progress_bar(what: str, total: Optional[int], rate: bool = False) -> Iterato
     )
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda done, all_, note="": bar.update(
-            task, completed=done, total=all_, description=f"{what}: {escape(note)}" if note else what
-        )
+        task = bar.add_task(what, total=total, since=time.monotonic())
+
+        def step(done: Optional[int], all_: Optional[int], note: str = "") -> None:
+            words = f"{what}: {escape(note)}" if note else what
+            if waits and note:
+                bar.update(task, description=words, since=time.monotonic())
+            elif not waits:
+                bar.update(task, description=words)
+            bar.update(task, completed=done, total=all_)
+
+        yield step

@@ -38,7 +38,8 @@ _GLOG = re.compile(r"^[FE]\d{4,8} [\d:.]+\s+\d+ (\S+?:\d+)\] (.*)$")
 
 def last_words(log: str) -> str:
     """Caffe's own last line: the message of the last fatal glog line, with what follows it, else the last line."""
-    lines = [line for line in log.splitlines() if line.strip() and not line.startswith("***")]
+    # What glog says of a crash are addresses.
+    lines = [x for x in log.splitlines() if x.strip() and not x.lstrip().startswith(("***", "PC: @", "@"))]
     for line in reversed(lines):
         match = _GLOG.match(line)
         if match and line[0] == "F":
@@ -47,8 +48,7 @@ def last_words(log: str) -> str:
         match = _GLOG.match(line)
         if match:
             return f"{match.group(2)} ({match.group(1)})"
-    plain = [line.strip() for line in lines if not line.lstrip().startswith("@")]
-    return plain[-1] if plain else "no message"
+    return lines[-1].strip() if lines else "no message"
 
 
 def beat() -> None:

@@ -10,8 +10,10 @@ import pytest
 
 from enc_caffe.caffe_io.caffemodel import CaffeModel
 from enc_caffe.calibration import blocks as module
-from enc_caffe.calibration import reconstruction
+from enc_caffe.calibration import fitting, reconstruction
 from enc_caffe.calibration.decomposer import Decomposition
+from enc_caffe.calibration.fitting import BlocksTask
+from enc_caffe.calibration.segments import Segment
 from enc_caffe.errors import UsageError
 from enc_caffe.form import Form
 from enc_caffe.measuring.scores import divergence
@@ -40,6 +42,11 @@ def low(setting: Setting) -> dict[str, Form]:
     return {n: Form(f.scheme, (max(1, f.ranks[0] // 2),)) for n, f in setting.forms.items()}
 
 
+def shorter(task: BlocksTask, steps: int) -> BlocksTask:
+    """The same runs, of so many steps each."""
+    return replace(task, runs=tuple(replace(run, steps=steps) for run in task.runs))
+
+
 def test_every_run_comes_nearer_on_images_that_it_did_not_see_and_so_does_the_whole(setting: Setting) -> None:
     forms = low(setting)
     made = setting.decomposer(AFTER)
@@ -48,13 +55,13 @@ def test_every_run_comes_nearer_on_images_that_it_did_not_see_and_so_does_the_wh
     task = reconstruction.blocks_task(
         setting.images, CaffeModel(setting.weights), forms, "exact", setting.decomposer(BEFORE).blobs(forms), folder
     )
-    fitted, errors = module.fit_blocks(replace(task, steps=150), setting.executor)
-    assert len(errors) == len(task.segments) and all(after <= before for before, after in errors)
+    fitted, errors = module.fit_blocks(shorter(task, 150), setting.executor)
+    assert len(errors) == len(task.runs) and all(after <= before for before, after in errors)
     assert any(after < 0.9 * before for before, after in errors)
     # The errors are those of what is written: the whole network behind its last run, on the images that were held out.
     held = [i for first, stop in task.spans for i in range(first, stop)][module.HELD - 1 :: module.HELD]
     base = setting.decomposer(BEFORE).blobs(forms)
-    blob = task.segments[-1].top
+    blob = task.runs[-1].segment.top
     ours = setting.executor.result(
         setting.executor.submit(scores, task, {**base, **fitted}, setting.data()[held], blob)
     )
@@ -99,31 +106,99 @@ def test_a_fit_that_was_stopped_goes_on_and_comes_to_the_same(tmp_path: Path, wo
     for folder in folders:
         folder.mkdir()
         tasks.append(reconstruction.blocks_task(setting.images, model, forms, "exact", base, folder))
-    assert len(tasks[0].segments) > 1
-    tasks = [replace(task, steps=30) for task in tasks]
+    assert len(tasks[0].runs) > 2 and not tasks[0].runs[-1].onward
+    tasks = [shorter(task, 30) for task in tasks]
     whole, _ = module.fit_blocks(tasks[0], setting.executor)
-    done = []
+    # Behind the first run, and between two rounds of the last one.
+    edge = tasks[1].runs[0].steps
+    inside = sum(run.steps for run in tasks[1].runs[:-1]) + tasks[1].runs[-1].steps // 2
+    for stop_at in (edge, inside):
 
-    def stop(at: int, of: int) -> None:
-        done.append(at)
-        if at == 1:
-            raise KeyboardInterrupt
+        def stop(at: int, of: int, stop_at: int = stop_at) -> None:
+            if at >= stop_at:
+                raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        module.fit_blocks(tasks[1], setting.executor, stop)
-    again: list[int] = []
-    second, _ = module.fit_blocks(tasks[1], setting.executor, lambda at, of: again.append(at))
-    assert again[0] == 1 and set(whole) == set(second)
+        with pytest.raises(KeyboardInterrupt):
+            module.fit_blocks(tasks[1], setting.executor, stop)
+        again: list[int] = []
+
+        def look(at: int, of: int, again: list[int] = again) -> None:
+            again.append(at)
+            if len(again) == 3:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            module.fit_blocks(tasks[1], setting.executor, look)
+        # What is behind the last run is done, and of that one the rounds that ended.
+        assert again[0] == edge * (stop_at // edge) and again[1] in (stop_at, again[0])
+    second, _ = module.fit_blocks(tasks[1], setting.executor)
+    assert set(whole) == set(second)
     for name, arrays in whole.items():
         for one, other in zip(arrays, second[name]):
             np.testing.assert_array_equal(one, other)
+    assert not list(folders[1].glob("rounds-*"))
 
 
 def test_steps_go_over_the_images_and_are_fewer_for_large_networks() -> None:
-    assert module.steps_of(1000, 126_000_000) == 20 * 875 // module.BATCH
-    # By multiply-adds: VGG-16 on 1,000 images.
-    assert module.steps_of(1000, 15_470_264_320) == int(2e13 / 15_470_264_320) // module.BATCH
-    assert module.steps_of(40, 10**6) == module.steps_of(10**6, 10**13) == module.FEWEST_STEPS
+    assert module.steps_of(1000, 126_000_000, 10) == 10 * 875 // module.BATCH
+    assert module.steps_of(1000, 126_000_000, 20, 5) == 20 * 875 // 5
+    # By multiply-adds: ResNet-50 on 5,000 images, VGG-16 on 1,000.
+    assert module.steps_of(5000, 4 * 10**9, 20) == int(1e13 / 4e9) // module.BATCH
+    assert module.steps_of(1000, 15_470_264_320, 10) == module.FEWEST_STEPS
+    assert module.steps_of(40, 10**6, 10) == module.steps_of(10**6, 10**13, 10) == module.FEWEST_STEPS
+
+
+def test_all_runs_are_fitted_together_in_the_end_where_a_step_fits() -> None:
+    segments = [Segment(2, 5, "a", "b"), Segment(5, 9, "b", "c"), Segment(9, 12, "c", "d")]
+    runs = module.runs_of(segments, 1000, 10**8, 10**6)
+    assert [r.segment for r in runs[:-1]] == segments and [r.onward for r in runs] == [False, True, True, False]
+    assert runs[-1].segment == Segment(2, 12, "a", "d") and runs[-1].variants > 1 and runs[-1].batch == module.BATCH
+    # A run is all there is; large blobs make smaller steps, more of them, and too large ones none.
+    assert [r.onward for r in module.runs_of(segments[:1], 1000, 10**8, 10**6)] == [False]
+    small = module.runs_of(segments, 1000, 10**8, module.STEP // 5)[-1]
+    assert small.batch == 5 and small.steps == module.WHOLE_EPOCHS * 875 // 5
+    assert len(module.runs_of(segments, 1000, 10**8, module.STEP // 3)) == len(segments)
+
+
+def test_variants_of_an_image() -> None:
+    images = np.arange(2 * 3 * 6 * 7, dtype=np.float32).reshape(2, 3, 6, 7)
+    assert np.array_equal(fitting.varied(images, 0), images)
+    seen = set()
+    for number, (mirror, (down, right)) in enumerate(fitting.VARIANTS):
+        found = fitting.varied(images, number)
+        source = images[..., ::-1] if mirror else images
+        padded = np.pad(source, ((0, 0), (0, 0), (2, 2), (2, 2)), mode="edge")
+        assert np.array_equal(found, padded[:, :, 2 + down : 8 + down, 2 + right : 9 + right])
+        seen.add(found.tobytes())
+    assert len(seen) == len(fitting.VARIANTS) >= module.WHOLE_VARIANTS
+
+
+def test_nothing_that_is_held_out_is_fitted_to_in_any_variant(setting: Setting) -> None:
+    folder = setting.folder / "pairs"
+    folder.mkdir()
+    base = setting.decomposer(BEFORE).blobs(low(setting))
+    task = reconstruction.blocks_task(setting.images, CaffeModel(setting.weights), low(setting), "exact", base, folder)
+    last = len(task.runs) - 1
+    chunks, variants = task.chunks(last), task.runs[last].variants
+    for chunk in range(len(chunks)):
+        setting.executor.result(setting.executor.submit(module.advance, task, last, False, chunk, {}))
+    pairs = fitting._Pairs(task, last)
+
+    def image(place: tuple[int, int]) -> tuple[int, int]:
+        return chunks[place[0]][0] + place[1], chunks[place[0]][2]
+
+    held, fitted = {image(p) for p in pairs.held}, {image(p) for p in pairs.fitted}
+    number = sum(stop - first for first, stop in task.spans)
+    assert len(held) == number // module.HELD and {v for _, v in held} == {0}
+    assert len(fitted) == variants * (number - len(held)) and not {i for i, _ in held} & {i for i, _ in fitted}
+    # What is wanted of a variant is what the original gives for it.
+    for place in (pairs.held[0], pairs.fitted[-1]):
+        at, variant = image(place)
+        data = fitting.varied(setting.data()[at : at + 1], variant)
+        top = task.runs[last].segment.top
+        job = (forward, task.original.prototxt, task.original.weights, {"data": data}, [top])
+        wanted = setting.executor.result(setting.executor.submit(*job))[top]
+        np.testing.assert_allclose(pairs.stacked([place], 1), wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_a_fit_is_kept_unless_what_is_held_out_speaks_against_it() -> None:
@@ -140,7 +215,8 @@ def test_a_fit_is_kept_unless_what_is_held_out_speaks_against_it() -> None:
 
 def test_nothing_passes_where_there_are_too_few_images() -> None:
     assert module.images_passed(module.FEWEST - 1, 10**6) == 0
-    assert module.images_passed(200, 10**6) == module.BATCH * module.steps_of(200, 10**6)
+    steps = [module.steps_of(200, 10**6, epochs) for epochs in (module.EPOCHS, module.WHOLE_EPOCHS)]
+    assert module.images_passed(200, 10**6) == module.BATCH * sum(steps)
 
 
 def test_too_few_images_are_refused_and_too_large_blobs_take_fewer(setting: Setting) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from enc_caffe import pipeline
 from enc_caffe.calibration.decomposer import Decomposer, Decomposition
-from enc_caffe.calibration.duration import stages, words
+from enc_caffe.calibration.duration import DIRECTION, stages, words
 from enc_caffe.calibration.remaining import Remaining, everything, remaining
 from enc_caffe.form import Form
 from enc_caffe.measuring.scores import Counts
@@ -65,6 +65,15 @@ def test_stages_follow_from_what_is_asked_for(tmp_path: Path) -> None:
         found = stages(images, layers, forms, "asymmetric", True, 3)
         assert set(found) == {"second moments", "factors", "metrics", "whole networks"}
         assert all(0 < v < 60 for v in found.values())
+        # What outputs cost comes with the gradients where forms are predicted; cross terms take a pass of their own.
+        known = {"second moments", "factors", "whole networks"}
+        found = stages(images, layers, forms, "asymmetric_fisher", False, 1, predicted=1.0)
+        assert set(found) == {*known, "gradients"}
+        assert set(stages(images, layers, forms, "asymmetric_fisher", False, 1)) == {*known, "what outputs cost"}
+        plain = stages(images, layers, forms, "weighted", False, 1, predicted=1.0)
+        assert plain["gradients"] / plain["whole networks"] == pytest.approx(2 * (1 + DIRECTION * 4))
+        # A fit has two parts, whose steps two workers take beside each other.
+        assert "blocks" in stages(images, layers, forms, "asymmetric", False, 1, fitted=100)
 
 
 @pytest.mark.caffe

@@ -244,7 +244,7 @@ def test_damaged_blobs_between_steps_are_not_believed(tmp_path: Path, workers, d
 
     with pytest.raises(KeyboardInterrupt):
         setting.decomposer(how, progress=stop).blobs(setting.forms)
-    kept = next(iter(tmp_path.glob("s.sqlite.arrays/*/calibration/*/live-*.npz")))
+    kept = next(iter(tmp_path.glob("s.sqlite.arrays/*/calibration/*/live-*.raw")))
     kept.write_bytes(kept.read_bytes()[:-50]) if damage == "cut" else kept.unlink()
     again = setting.decomposer(how).blobs(setting.forms)
     for name, arrays in wanted.items():

@@ -4,17 +4,28 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from enc_caffe import pipeline
-from enc_caffe.calibration.sensitivity import BackwardTask, backward_task, parts_of, sense_all
+from enc_caffe.calibration import sensitivity
+from enc_caffe.calibration.sensitivity import (
+    BackwardTask,
+    backward_task,
+    change_file,
+    output_moments_of,
+    parts_of,
+    sense_all,
+)
 from enc_caffe.errors import CaffeError
+from enc_caffe.files.arrays import write_arrays
 from enc_caffe.form import Form
 from enc_caffe.measuring.subject import Subject
 from enc_caffe.pipeline.measurement import images_of
 from enc_caffe.workers.choice import Workers
+from tests.decomposition.layers import conv
 from tests.measuring import nets
 
 pytestmark = pytest.mark.caffe
@@ -63,6 +74,37 @@ def test_what_is_kept_is_not_made_again_and_what_was_interrupted_goes_on(tmp_pat
         assert all(np.array_equal(first.changes[p], after.changes[p]) for p in pairs)
 
 
+def test_the_same_passes_give_what_outputs_cost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Workers(1).executor() as executor:
+        made, pairs = subject_of(tmp_path, nets.residual(), executor)
+        task = backward_task(made, made.look.network.weighted)
+
+        def sensed_too(pairs: list, outputs: Path | None) -> object:
+            return sense_all(task, tmp_path / "s", pairs, IMAGES, 2, executor, lambda d, a: None, outputs)
+
+        def moments(folder: str) -> dict[str, np.ndarray]:
+            return output_moments_of(task, tmp_path / folder, IMAGES, 2, executor, lambda d, a: None)
+
+        alone = moments("alone")
+        sensed_too(pairs[::2], tmp_path / "beside")
+        passes: list[bool] = []
+        run = sensitivity._run
+
+        def counted(*given):
+            passes.append(given[-1])
+            return run(*given)
+
+        monkeypatch.setattr(sensitivity, "_run", counted)
+        beside = moments("beside")
+        # What the forms' layers need is there; the rest, if any, is one more pass.
+        assert set(beside) == set(alone) and len(passes) == (len({n for n, _ in pairs[::2]}) < len(alone))
+        assert all(np.array_equal(alone[n], g) for n, g in beside.items())
+        # It is not summed again beside other forms.
+        passes.clear()
+        sensed_too(pairs, tmp_path / "beside")
+        assert passes == [False]
+
+
 def test_layers_behind_one_without_a_gradient_are_named(tmp_path: Path) -> None:
     with Workers(1).executor() as executor:
         made, pairs = subject_of(tmp_path, nets.behind_argmax(), executor, schemes=("spatial",))
@@ -90,7 +132,6 @@ def test_scores_without_a_gradient_and_values_that_are_not_finite_are_errors(tmp
 
 
 def test_parts_are_cut_by_the_room_that_changed_weights_take(monkeypatch: pytest.MonkeyPatch) -> None:
-    from enc_caffe.calibration import sensitivity
     from tests.decomposition.test_outputs import layer_of
 
     layer = layer_of("3x3")
@@ -99,3 +140,13 @@ def test_parts_are_cut_by_the_room_that_changed_weights_take(monkeypatch: pytest
     parts = parts_of({"c": layer, "d": layer}, {"c": forms, "d": forms[:3]})
     assert [[(n, len(f)) for n, f in p] for p in parts] == [[("c", 64)], [("c", 36)], [("d", 3)]]
     assert [f for p in parts for n, own in p for f in own if n == "c"] == forms
+
+
+def test_changes_that_are_not_finite_are_an_error_that_names_the_layer(tmp_path: Path) -> None:
+    # As a worker leaves them where scores are near the end of float32.
+    form, layer = Form("spatial", (2,)), conv(4, 4, (3, 3))
+    write_arrays(tmp_path / "probes.npz", {"scores": np.zeros((3, 2), np.float32), "roots": np.ones((3, 1, 1))})
+    write_arrays(change_file(tmp_path, "c"), {str(form): np.array([[0.0], [np.inf], [1.0]], np.float32)})
+    backward = SimpleNamespace(layers={"c": layer}, task=SimpleNamespace(softmax=True))
+    with pytest.raises(CaffeError, match=r"layer 'c' as spatial:2: .* not finite.*--metric divergence"):
+        sense_all(backward, tmp_path, [("c", form)], 3, 3, None, lambda d, a: None)  # type: ignore[arg-type]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -201,3 +202,14 @@ def test_a_form_that_a_layer_cannot_take_says_why(layer, form: str, words: str) 
 def test_a_form_inside_must_be_worth_it() -> None:
     with pytest.raises(PlanError, match="1 to r_max = "):
         check_worth(conv(8, 8, (3, 3)), parse_form("prune:4+spatial:12"))
+
+
+def test_numbers_of_channels_in_multiples() -> None:
+    layer, scheme = conv(20, 48, (3, 3)), pruning()["prune"]
+    assert [f.ranks[0] for f in scheme.stepped(layer, (), 8)] == [8, 16, 24, 32, 40]
+    # As many as the layer makes, or all that it reads inside of fewer, are no multiples.
+    assert not scheme.fits_step(layer, Form("prune", (20,)), 8) and scheme.fits_step(layer, Form("prune", (40,)), 8)
+    inside = Form("prune", (40,), (Form("tucker2", (40, 20)),))
+    assert scheme.fits_step(layer, inside, 8)
+    assert not scheme.fits_step(layer, replace(inside, inside=(Form("tucker2", (16, 12)),)), 8)
+    assert scheme.stepped(layer, (), 64) == ()

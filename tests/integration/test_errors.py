@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
+import cv2
 import lmdb
 import numpy as np
 import pytest
@@ -18,6 +20,17 @@ from enc_caffe.cli import main
 pytestmark = pytest.mark.caffe
 DIGITS = Path(__file__).resolve().parent.parent.parent / "prototxt" / "digits" / "train_val.prototxt"
 SIZE = ["--input_shape", "1,8,8"]
+NET = ["--model", str(DIGITS), "--weights", "good.caffemodel"]
+TRAIN = [
+    "finetune",
+    "--solver",
+    str(DIGITS.with_name("solver.prototxt")),
+    "--weights",
+    "good.caffemodel",
+    "--out",
+    "o",
+    "--train_lmdb",
+]
 
 
 @pytest.fixture(scope="module")
@@ -507,3 +520,182 @@ def test_training_that_diverges(kit: Path, tmp_path: Path, capsys: pytest.Captur
 
 def test_the_good_files_are_good(kit: Path) -> None:
     CaffeModel(kit / "good.caffemodel").check(describe(read_net(kit / "good.prototxt"), (1, 8, 8)))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (["evaluate", *NET, "--lmdb", "good_lmdb", "--workers", "0"], 2, "--workers 0: 1 or more is needed"),
+        (["evaluate", *NET, "--lmdb", "good_lmdb", "--batch_size", "0"], 2, "--batch_size 0: 1 or more is needed"),
+        (["evaluate", *NET, "--lmdb", "good_lmdb", "--gpu", "-1"], 2, "--gpu -1: 0 or more is needed"),
+        (
+            ["evaluate", *NET, "--lmdb", "good_lmdb", "--top_k", "0"],
+            2,
+            "--top_k 0: the network has 10 classes, so numbers from 1 to 10",
+        ),
+        (
+            ["evaluate", *NET, "--lmdb", "good_lmdb/data.mdb"],
+            1,
+            "is a file, and an LMDB is a folder with data.mdb in it; give ",
+        ),
+        (
+            ["evaluate", *NET, "--lmdb", "nan_lmdb"],
+            1,
+            "nan_lmdb: key b'00000000': a datum holds values that are not finite",
+        ),
+        (
+            ["compress", *NET, "--lmdb", "nan_lmdb", "--target_flops", "0.5", "--out", "o"],
+            1,
+            "a datum holds values that are not finite",
+        ),
+        (
+            ["metrics", *NET, "--lmdb", "good_lmdb", "--accuracy", "3", "--out", "o"],
+            2,
+            "--accuracy 3: 1 or 5 is needed",
+        ),
+        (
+            ["metrics", *NET, *SIZE, "--multiple_of", "0", "--out", "o"],
+            2,
+            "--multiple_of 0: an integer of 1 or more is needed",
+        ),
+        (["data", "folder", "pictures", "--resize", "0", "5", "--out", "o"], 2, "images cannot be resized to 0x5"),
+        (
+            ["data", "folder", "pictures", "--resize", "100000", "100000", "--out", "o"],
+            2,
+            "33554432 pixels in all at most",
+        ),
+        (
+            ["data", "folder", "pictures", "--seed", "-1", "--out", "o"],
+            2,
+            "--seed -1: a whole number of 0 or more is needed",
+        ),
+        (["data", "arrays", "pictures/a.png", "--out", "o"], 1, "a.png: is no .npz file of arrays; np.savez"),
+        (
+            ["data", "partial", "good_lmdb", "--images", "0", "--out", "o"],
+            2,
+            "give --images from 1 to 20, or --fraction",
+        ),
+        (
+            [*TRAIN, "good_lmdb", "--test_lmdb", "nowhere"],
+            1,
+            "nowhere: does not exist; enc-caffe data makes one from arrays or image folders; layer 'data' of ",
+        ),
+        (
+            [*TRAIN, "labels_lmdb", "--test_lmdb", "good_lmdb"],
+            1,
+            "labels_lmdb: label 10 is none of 0 to 9, and layer 'loss' (SoftmaxWithLoss) of ",
+        ),
+        (
+            [*TRAIN, "good_lmdb", "--test_lmdb", "bare_lmdb"],
+            1,
+            "bare_lmdb: its images have no labels, and layer 'loss' (SoftmaxWithLoss) of ",
+        ),
+        (
+            [*TRAIN, "good_lmdb", "--test_lmdb", "good_lmdb", "--gpu", "x"],
+            2,
+            "--gpu x: all, or numbers of devices such as 0,1 are needed",
+        ),
+        (
+            ["finetune", "--solver", str(DIGITS), "--out", "o"],
+            1,
+            "train_val.prototxt: is the prototxt of a network; a solver's",
+        ),
+        (
+            ["evaluate", *NET, "--lmdb", "good_lmdb", "--mean_value", "1,2"],
+            1,
+            "one value, one for each channel (--mean_value), or an image",
+        ),
+        (
+            ["latency", *NET[:2], *SIZE, "--import", "pictures/a.png", "--out", "o"],
+            1,
+            "a.png: is no text; a CSV file with the columns",
+        ),
+        (["store", "list", "--store", "nowhere"], 2, "--store nowhere: does not exist"),
+    ],
+)
+def test_numbers_and_files_that_make_no_sense(
+    kit: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    status: int,
+    words: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("good.caffemodel", "good_lmdb", "labels_lmdb"):
+        (tmp_path / name).symlink_to(kit / name)
+    (tmp_path / "pictures").mkdir()
+    cv2.imwrite("pictures/a.png", np.zeros((8, 8), np.uint8))
+    if "bare_lmdb" in arguments:
+        write_lmdb(tmp_path / "bare_lmdb", array_records(np.zeros((3, 1, 8, 8), np.uint8), np.full(3, -1)))
+    if "nan_lmdb" in arguments:
+        write_lmdb(tmp_path / "nan_lmdb", array_records(np.full((3, 1, 8, 8), np.nan, np.float32), np.arange(3)))
+    before = sorted(p.name for p in tmp_path.iterdir())
+    fails(capsys, arguments, status, words)
+    assert sorted(p.name for p in tmp_path.iterdir()) == before
+
+
+def test_no_command_writes_over_what_it_reads(
+    kit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(DIGITS, home / "net.prototxt")
+    shutil.copy(kit / "good.caffemodel", home / "net.caffemodel")
+    shutil.copytree(kit / "good_lmdb", home / "lmdb")
+    (tmp_path / "link").symlink_to(home)
+    net = ["--model", "home/net.prototxt", "--weights", "home/net.caffemodel"]
+    before = {p: p.read_bytes() for p in home.rglob("*") if p.is_file()}
+    compress = ["compress", *net, "--lmdb", "home/lmdb", "--target_flops", "0.5", "--force", "--out"]
+    for command, words in (
+        ([*compress, "home"], "--out home: holds --model home/net.prototxt, which is read; name another --out"),
+        ([*compress, "link"], "--out link: holds --model home/net.prototxt"),
+        ([*compress, "home/lmdb"], "--out home/lmdb: is --lmdb home/lmdb"),
+        (
+            ["metrics", *net, *SIZE, "--out", "link/net.caffemodel"],
+            "--out link/net.caffemodel: is --weights home/net.caffemodel",
+        ),
+        (
+            ["evaluate", *net, "--lmdb", "home/lmdb", "--json", "home/net.prototxt"],
+            "--json home/net.prototxt: is --model",
+        ),
+        (["data", "partial", "home/lmdb", "--images", "3", "--force", "--out", "home/lmdb"], "is the source home/lmdb"),
+    ):
+        fails(capsys, command, 1, words)
+    assert {p: p.read_bytes() for p in home.rglob("*") if p.is_file()} == before
+    # A plan may be written anew in its own folder, which gets the same one.
+    (home / "out").mkdir()
+    (home / "out" / "ranks.json").write_text(json.dumps({"format": "enc-caffe-ranks/1", "ranks": {"conv2": 9}}))
+    assert main(["emit", *net, *SIZE, "--ranks", "home/out/ranks.json", "--out", "home/out", "--force"]) == 0
+
+
+def test_a_metric_of_labels_needs_some_before_it_measures(
+    kit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_lmdb(tmp_path / "bare", array_records(np.zeros((3, 1, 8, 8), np.uint8), np.full(3, -1)))
+    given = [
+        "compress",
+        "--model",
+        str(DIGITS),
+        "--weights",
+        str(kit / "good.caffemodel"),
+        "--lmdb",
+        str(tmp_path / "bare"),
+        "--target_flops",
+        "0.5",
+    ]
+    for metric in ("measured", "loss"):
+        fails(
+            capsys,
+            [*given, "--metric", metric, "--out", str(tmp_path / "o")],
+            2,
+            f"--metric {metric} needs labels, and ",
+        )
+    fails(
+        capsys,
+        [*given, "--solver", "space", "--out", str(tmp_path / "o")],
+        2,
+        "--search_solver space says how the search solves",
+    )

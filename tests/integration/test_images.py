@@ -167,3 +167,51 @@ def test_a_wrong_target_is_told_before_pictures_are_read(kit: Path, capsys) -> N
                      str(kit / "pictures"), *target, "--out", str(kit / "out")]) == 2  # fmt: skip
         assert words in capsys.readouterr().err
     assert not (kit / "cache").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "command", "words"),
+    [
+        ("folder", "evaluate", "its images have no labels for 'label'; an accuracy needs them"),
+        ("list", "evaluate", "labels go from 0 to 7, but the network has 5 classes"),
+        ("arrays", "evaluate", "images become (3, 10, 10) (C, H, W), but the network's 'data' needs (3, 12, 12)"),
+        ("arrays", "metrics", "images become (3, 10, 10) (C, H, W), but the network's 'data' needs (3, 12, 12)"),
+        ("list", "compress", "labels go from 0 to 7, but the network has 5 classes"),
+        ("scale", "metrics", "the original network's cross-entropy on the first"),
+        ("scale", "compress", "the original network's cross-entropy on the first"),
+    ],
+)
+def test_messages_name_what_the_user_gave(kit: Path, capsys, kind: str, command: str, words: str) -> None:
+    source = kit / "pictures"
+    if kind in ("list", "scale"):
+        source = kit / "images.txt"
+        marks = [i % 8 for i in range(24)] if kind == "list" else [i % 5 for i in range(24)]
+        source.write_text("".join(f"pictures/{i}.png {mark}\n" for i, mark in enumerate(marks)))
+    elif kind == "arrays":
+        source = kit / "arrays.npz"
+        np.savez(source, images=np.zeros((6, 3, 10, 10), np.uint8), labels=np.arange(6) % 5)
+    # A deploy file takes images of one size alone; an LMDB's sizes become those of a train_val.
+    model = kit / ("deploy.prototxt" if kind == "arrays" else "train_val.prototxt")
+    net = ["--model", str(model), "--weights", str(kit / "net.caffemodel"), "--images", str(source)]
+    # So large that the network is sure, and wrong.
+    net += ["--scale", "1000"] if kind == "scale" else []
+    out = ["--store", str(kit / "s"), "--out", str(kit / "out")]
+    main({
+        "evaluate": ["evaluate", *net],
+        "metrics": ["metrics", *net, "--samples", "0.5", *out],
+        "compress": ["compress", *net, "--target_flops", "0.8", "--metric", "measured", *out],
+    }[command])  # fmt: skip
+    said = "".join(capsys.readouterr())
+    assert words in said and str(kit / "cache") not in said and str(source) in said
+    assert "Traceback" not in said
+
+
+def test_a_damaged_copy_is_made_again(kit: Path, capsys) -> None:
+    command = ["inspect", "--model", str(kit / "train_val.prototxt"), "--images", str(kit / "pictures")]
+    assert main(command) == 0
+    before = capsys.readouterr().out
+    (data,) = (kit / "cache" / "images").rglob("data.mdb")
+    whole = data.read_bytes()
+    data.write_bytes(whole[: len(whole) // 2])
+    assert main(command) == 0
+    assert capsys.readouterr().out == before and data.stat().st_size == len(whole)

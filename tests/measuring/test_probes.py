@@ -7,7 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from enc_caffe.measuring.probes import FEW, MOST, number_of_probes, predicted, probes_of, softmax_of
+from enc_caffe.measuring.probes import (
+    FEW,
+    MOST,
+    complement,
+    number_of_probes,
+    predicted,
+    predicted_each,
+    probes_of,
+    softmax_of,
+)
 from enc_caffe.measuring.scores import divergence
 
 
@@ -68,3 +77,13 @@ def test_certain_images_and_a_single_class_have_no_direction() -> None:
     many[0, 3] = 2000.0
     assert np.allclose(probes_of(many, True, 0).directions, 0.0)
     assert not np.any(probes_of(np.ones((2, 1)), True, 0).directions)
+
+
+def test_changes_of_thousands_are_finite_where_the_softmax_is_certain() -> None:
+    scores = np.array([[40000.0, 0.0, -3000.0], [1.0, 0.5, 0.0], [0.0, 0.0, 0.0]], np.float32)
+    target = np.array([[0.0, 30000.0, 0.0], [1.5, 0.0, 0.0], [0.0, 2000.0, 0.0]])
+    changes = (target - scores) @ complement(3).T
+    found = predicted_each(changes, np.zeros((3, 2, 2)), scores)
+    # By definition: what was certain has e^-30000 left, and of three alike two have e^-2000.
+    exact = float(np.sum(softmax_of(scores[1:2]) * (np.log(softmax_of(scores[1:2])) - np.log(softmax_of(target[1:2])))))
+    np.testing.assert_allclose(found, [30000.0, exact, 2000.0 * 2 / 3 - np.log(3)], rtol=1e-6)

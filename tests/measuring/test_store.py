@@ -153,7 +153,12 @@ def test_other_files_are_left_as_they_are(tmp_path: Path) -> None:
     (tmp_path / "metrics.json").write_text('{"format": "enc-caffe-metrics/1"}')
     with pytest.raises(OutputError, match="is no store of results"):
         ResultStore(tmp_path / "metrics.json")
-    assert [p.name for p in tmp_path.iterdir()] == ["metrics.json"]
+    # Whole pages long as a database is, but a picture, an archive, a text.
+    for at, head in enumerate((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"PK\x03\x04", b"some words\n" * 100)):
+        (tmp_path / f"{at}").write_bytes((head + bytes(1024))[:1024])
+        with pytest.raises(OutputError, match="is no store of results, and is left as it is"):
+            ResultStore(tmp_path / f"{at}")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["0", "1", "2", "3", "metrics.json"]
 
 
 def test_a_damaged_store_that_another_command_replaced_is_not_moved_again(tmp_path: Path) -> None:

@@ -11,6 +11,9 @@ from enc_caffe import pipeline
 from enc_caffe.calibration.decomposer import Decomposer, Decomposition
 from enc_caffe.calibration.forecast import Forecast, corrections
 from enc_caffe.cli import main
+from enc_caffe.complexity import layer_macs
+from enc_caffe.decomposition import form_cost
+from enc_caffe.measuring.gradients import WIDTH
 from enc_caffe.measuring.store import ResultStore
 from enc_caffe.measuring.subject import PlanEvaluator, layer_counts
 from enc_caffe.metrics.files import read_metrics
@@ -51,13 +54,46 @@ def test_predictions_follow_what_is_measured(small) -> None:
     found = predicted_metrics(table, forecast)
     pairs = [(m.name, m.form(r)) for m in found.layers for r in m.sampled_ranks if forecast.knows((m.name, m.form(r)))]
     counts = layer_counts(images, pairs, factors=decomposer.prepare(pairs), key=decomposer.key())
-    values = [(forecast.predicted(p), counts[p].divergence / IMAGES) for p in pairs]
+    both = {p: (forecast.predicted(p), counts[p].divergence / IMAGES) for p in pairs}
+    values = list(both.values())
     # Random weights of 8 channels: what ReLUs turn is much of a small change, and 30 images are few.
-    ratios = [a / b for a, b in values if 1e-7 < b < 1e-3]
+    default = {(m.name, m.form(r)) for m in table.layers for r in m.measure_at or m.sampled_ranks}
+    ratios = [a / b for p, (a, b) in both.items() if p in default and 1e-7 < b < 1e-3]
     assert len(ratios) > 5 and np.median(np.abs(np.log(ratios))) < 0.5, values
     assert np.corrcoef(np.log(np.maximum(values, 1e-9)).T)[0, 1] > 0.95
     series = [v for m in found.layers for v in m.series("sampled_fisher") if v is not None]
     assert len(series) == len(pairs)
+
+
+def test_places_are_added_in_the_widest_gaps_until_a_block_is_full(small) -> None:
+    _, _, table, *_ = small
+    before = [tuple(m.measure_at or m.sampled_ranks) for m in table.layers]
+    after = forecasting._filled(table.layers, before)
+    for name in {m.name for m in table.layers}:
+        own = [i for i, m in enumerate(table.layers) if m.name == name]
+        assert all(set(before[i]) <= set(after[i]) and after[i] == tuple(sorted(set(after[i]))) for i in own)
+        if table.layers[own[0]].layer.convolution is None:
+            assert all(before[i] == after[i] for i in own)
+            continue
+        number, room = sum(len(after[i]) for i in own), sum(len(before[i]) for i in own)
+        assert number == max(room, WIDTH) or all(_narrow(table.layers[i], after[i]) for i in own)
+    assert any(len(a) > len(b) for a, b in zip(after, before))
+
+
+def _narrow(m, places: tuple[int, ...]) -> bool:
+    """Whether nothing is left between the places that cost less than the layer does."""
+    whole = layer_macs(m.layer)
+    return all(b == a + 1 or form_cost(m.layer, m.form(a))[0] >= whole for a, b in zip(places, places[1:]))
+
+
+def test_layers_that_make_up_for_others_have_no_cross_terms(small) -> None:
+    images, _, table, *_ = small
+    forecast = Forecast(Decomposer(images, Decomposition("asymmetric")), [m.name for m in table.layers])
+    known = predicted_metrics(table, forecast)
+    learnt = len(list(forecast.known()))
+    found = search_predicted(known, options(), forecast)
+    assert found.plan.forms == search_plan(known, options()).plan.forms and len(list(forecast.known())) == learnt
+    assert found.result.proven_optimal
 
 
 def test_whole_plans_are_predicted_and_end_no_worse_than_the_least_sum(small) -> None:
@@ -88,18 +124,27 @@ def test_cross_terms_are_trusted_as_far_as_the_other_half_of_the_images_says(
     monkeypatch.setattr(forecasting, "FOLD", 10)
     forecast = Forecast(decomposer, [m.name for m in table.layers])
     known = predicted_metrics(table, forecast)
+    trusted = []
+    with monkeypatch.context() as doubled:
+        for target in (0.5, 0.6, 0.7, 0.8):
+            whole = forecasting._Whole(search_plan(known, options(target=target)), forecast)
+            for trust in forecasting.TRUSTS:
+                ranks = whole.descend(whole.everything, trust)
+                assert whole.problem.fits(ranks)
+                if trust == 1.0:
+                    assert whole.value(ranks) <= whole.value(whole.start) * (1 + 1e-9)
+            # Halves that agree, each image twice: what one chooses is worth as much on the other, and what is left is chance.
+            doubled.setattr(forecast, "each", _doubled(Forecast.each.__get__(forecast)))
+            doubled.setattr(forecast, "vector", _doubled(Forecast.vector.__get__(forecast)))
+            ways = (whole.descend(whole.everything, trust) for trust in forecasting.TRUSTS)
+            gain = max((whole.each(whole.start) - whole.each(ranks) for ranks in ways), key=np.mean)
+            trust, words = whole.trust()
+            assert (trust > 0) == ("a local optimum" in words) == (gain.mean() > gain.std() / np.sqrt(IMAGES))
+            trusted.append(trust > 0)
+            doubled.undo()
+    assert any(trusted)
+    monkeypatch.setattr(forecasting, "FOLD", 10)
     whole = forecasting._Whole(search_plan(known, options()), forecast)
-    for trust in forecasting.TRUSTS:
-        ranks = whole.descend(whole.everything, trust)
-        assert whole.problem.fits(ranks)
-        if trust == 1.0:
-            assert whole.value(ranks) <= whole.value(whole.start) * (1 + 1e-9)
-    # Halves that agree: each image twice.
-    monkeypatch.setattr(forecast, "each", _doubled(forecast.each))
-    monkeypatch.setattr(forecast, "vector", _doubled(forecast.vector))
-    trust, words = whole.trust()
-    gains = whole.value(whole.start) - whole.value(whole.descend(whole.everything, 1.0))
-    assert trust > 0 and "a local optimum" in words if gains > 0 else trust == 0
     found = search_predicted(known, options(), forecast)
     assert forecast.together(found.plan.forms) <= whole.value(whole.start) * (1 + 1e-6)
 

@@ -133,7 +133,7 @@ def test_command_line(metrics_file: Path, tmp_path: Path, capsys: pytest.Capture
     ("arguments", "message"),
     [(["--method", "inf", "--target_flops", "0.5"], "give --model, --weights and --lmdb"),
      (["--target_flops", "0.01"], "target 0.0100 of the MACs cannot be reached"), ([], "no target: give --target_flops"),
-     (["--target_flops", "0.5", "--model", "x"], "--weights and --lmdb is missing"),
+     (["--target_flops", "0.5", "--model", "x"], "--weights and --lmdb are missing"),
      (["--target_flops", "0.5", "--metric", "loss"], "field 'sampled_cross_entropy'"),
      (["--target_flops", "0.5", "--bounds", "l1=9:2"], "--bounds l1=9:2")],
 )  # fmt: skip

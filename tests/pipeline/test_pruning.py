@@ -17,6 +17,8 @@ from enc_caffe.caffe_io.variants import deploy_net
 from enc_caffe.caffe_tools.programs import parse_training
 from enc_caffe.cli import main
 from enc_caffe.complexity import network_complexity
+from enc_caffe.decomposition.widths import widths
+from enc_caffe.form import Form
 from enc_caffe.network import Network
 from enc_caffe.plan import read_plan
 from enc_caffe.workers.executor import CaffeExecutor
@@ -190,3 +192,41 @@ def test_a_budget_that_channels_alone_cannot_meet(
     )
     error = capsys.readouterr().err
     assert "target 0.0010 of the MACs cannot be reached" in error and "the lowest ranks miss it by" in error
+
+
+def test_widths_are_multiples_where_that_is_asked_for(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metrics, plan = tmp_path / "m.json", tmp_path / "r.json"
+    measure = [
+        *command(folder, "metrics")[:5],
+        "--input_shape",
+        "1,8,8",
+        "--schemes",
+        "spatial,prune",
+        "--out",
+        str(metrics),
+    ]
+    only = ["--schemes", "prune", "--first_layer", "search", "--target_flops", "0.5"]
+    search = ["search", str(metrics), *only, "--out", str(plan)]
+    assert main([*measure, "--multiple_of", "8"]) == 0
+    assert main([*search, "--multiple_of", "8"]) == 0
+    left = widths(whole(), read_plan(plan).forms)
+    # Readers, and with them every layer that makes what they read.
+    assert len(left) >= 2 and all(k % 8 == 0 for k in left.values())
+    # What conv2 reads has 32 channels, and no multiple of 32 below all of them. Of the others two may read 32 of their 48 and 64.
+    capsys.readouterr()
+    assert main(command(folder, "compress", *only, "--multiple_of", "32", "--out", str(tmp_path / "out"))) == 1
+    said = capsys.readouterr().err
+    assert (
+        "--multiple_of 32: there is no rank or number of channels of layer conv2 in such multiples" in said
+        and "it stays whole" in said
+    )
+    assert "metrics --multiple_of" not in said and "or give a smaller --multiple_of" in said
+    fewest = {n: Form("prune", (32,)) for n in ("conv3", "fc5")}
+    least = network_complexity(whole(), fewest).macs / network_complexity(whole(), {}).macs
+    assert f"{least:.4f} to 1.0000 of the MACs can" in said
+    # Metrics of any numbers of channels have hardly any of these, and say how others are made.
+    assert main(measure) == 0
+    assert main([*search, "--multiple_of", "16"]) == 1
+    assert "enc-caffe metrics --multiple_of 16 looks at such forms" in capsys.readouterr().err

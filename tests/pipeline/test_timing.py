@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from enc_caffe import pipeline
+from enc_caffe.caffe_io.describe import describe
 from enc_caffe.caffe_io.prototxt import read_net
 from enc_caffe.cli import main
 from enc_caffe.errors import InfeasibleError, RuntimeRefusal
@@ -211,3 +213,75 @@ def test_the_emitted_network_is_timed_with_as_many_images_as_the_original(tmp_pa
     process = Process()
     EndToEnd(loaded, process, 4, "exact").emitted(out, weights, 1.0)  # type: ignore[arg-type]
     assert process.seen == dict.fromkeys(("original", "compressed"), ([4, 3, 12, 12], [4, 3, 12, 12]))
+
+
+@pytest.mark.caffe
+def test_the_plan_that_is_timed_is_the_plan_that_is_emitted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (
+        nets.HEAD.format(name="strided")
+        + nets.conv("a", "data", 8)
+        + nets.conv("b", "a", 12, stride=2)
+        + nets.conv("c", "b", 12)
+    )
+    model, weights = nets.write_net(tmp_path, text)
+    net, files = ["--model", str(model), "--input_shape", "3,12,12"], {n: str(tmp_path / f"{n}.json") for n in "mltr"}
+    published, latency = ["--stride_placement", "published"], ["latency", *net, "--runtime", "opencv", "--ranks", "2"]
+
+    def strides(path: Path, name: str) -> list[tuple[int, int]]:
+        found = [x.convolution for x in describe(read_net(path)).layers if x.name.startswith(name)]
+        return [c.stride for c in found if c is not None]
+
+    assert main([*latency, *published, "--export", str(tmp_path / "board")]) == 0
+    with open(tmp_path / "board" / "networks.csv", newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    pairs = [r["network"] for r in rows if r["what"] == "layer 'b'" and r["form"].startswith("spatial")]
+    assert pairs and all(
+        strides(tmp_path / "board" / "networks" / f"{k}.prototxt", "b") == [(2, 2), (1, 1)] for k in pairs
+    )
+    # Times by hand: a rank takes its part.
+    known = {"original": 9000, "whole": 3000, "channel": 7000, "spatial": 6000}
+    times = [known.get(r["form"], 1000 + 100 * int(f"0{r['form'].partition(':')[2]}")) for r in rows]
+    lines = [f"{r['network']},{time}" for r, time in zip(rows, times) for _ in range(7)]
+    (tmp_path / "times.csv").write_text("\n".join(["# runtime=opencv", "network,nanoseconds", *lines]))
+    back = ["--import", str(tmp_path / "times.csv"), "--out", files["l"]]
+    assert main([*latency, *back]) == 1
+    assert "--batch and --stride_placement?" in capsys.readouterr().err
+    assert main([*latency, *published, *back]) == 0
+    assert main(["metrics", *net, "--weights", str(weights), "--out", files["m"]]) == 0
+    search = [
+        "search",
+        files["m"],
+        "--latency",
+        files["l"],
+        "--target_latency",
+        "0.9",
+        "--floor",
+        "0",
+        "--first_layer",
+        "search",
+        "--out",
+        files["r"],
+    ]
+    assert main(search) == 2
+    assert (
+        "its times of layer 'b' are of chains with published strides, and --stride_placement exact makes"
+        in capsys.readouterr().err
+    )
+    assert main([*search, *published]) == 0
+    compress = [
+        "compress",
+        *net,
+        "--weights",
+        str(weights),
+        "--lmdb",
+        str(nets.write_images(tmp_path / "lmdb", 2)),
+        *search[2:-2],
+    ]
+    assert main([*compress, "--out", str(tmp_path / "whole")]) == 2 and not (tmp_path / "whole").exists()
+    emit = ["emit", *net, "--weights", str(weights), "--ranks", files["r"], "--out", str(tmp_path / "out")]
+    assert "b" in json.loads(Path(files["r"]).read_text())["forms"]
+    capsys.readouterr()
+    assert main([*emit, "--stride_placement", "exact"]) == 1
+    assert "layer 'b' was chosen by its time with published strides" in capsys.readouterr().err
+    assert main(emit) == 0
+    assert strides(tmp_path / "out" / "deploy.prototxt", "b") == [(2, 2), (1, 1)]

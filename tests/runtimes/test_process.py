@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -84,3 +88,90 @@ def test_what_is_no_python_is_said(tmp_path: Path, name: str, message: str) -> N
     (tmp_path / "chatty").chmod(0o755)
     with pytest.raises(UsageError, match=message):
         RuntimeProcess(RUNTIMES["mnn"], 1, tmp_path / name)
+
+
+#: Hangs over what is called so, with a program that it has started; both hold the pipe.
+HANGING = """
+import os, subprocess, sys, threading
+def version():
+    return "1"
+class Net:
+    def __init__(self, prototxt, caffemodel, folder, inputs, threads):
+        if prototxt.endswith("hang.prototxt"):
+            pipe = os.open(os.path.join(os.path.dirname(prototxt), "pipe"), os.O_WRONLY)
+            subprocess.Popen([sys.executable, "-c", "import threading; threading.Event().wait()"], pass_fds=[pipe])
+            os.write(pipe, b"x")
+            threading.Event().wait()
+    def run(self):
+        return None
+"""
+SCRIPT = """
+import sys
+from pathlib import Path
+from enc_caffe.measuring.clock import time_models
+from enc_caffe.runtimes.process import Model, RuntimeProcess
+from enc_caffe.terminal.stopping import stoppable
+from tests.runtimes.test_process import Made
+folder = Path(sys.argv[1])
+with RuntimeProcess(Made("hanging", (), "", file=folder / "hanging.py")) as process:
+    models = {n: Model(folder / f"{n}.prototxt", folder / "good.caffemodel", {"data": (1, 4)}) for n in ("good", "hang")}
+    sys.exit(stoppable("test", lambda: time_models(process, models, 2)))
+"""
+
+
+@dataclass(frozen=True)
+class Made(Runtime):
+    """A runtime of a test's own."""
+
+    file: Path = Path()
+
+    @property
+    def adapter(self) -> Path:
+        return self.file
+
+
+@pytest.fixture
+def hanging(tmp_path: Path) -> Path:
+    (tmp_path / "hanging.py").write_text(HANGING)
+    (tmp_path / "hang.prototxt").touch()
+    os.mkfifo(tmp_path / "pipe")
+    random_model(empty((1, 4), 1), tmp_path, "good")
+    return tmp_path
+
+
+def test_what_hangs_is_told_and_ended_with_what_it_started(hanging: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, lines, steps = random_model(empty((1, 4), 1), hanging, "good"), [], []
+    # The first conversion has all the time that it needs; the second one ten times what that took.
+    monkeypatch.setattr("enc_caffe.runtimes.patience.LEAST", 0.2)
+    monkeypatch.setattr("enc_caffe.runtimes.process.TELL", 0.01)
+    with RuntimeProcess(
+        Made("hanging", (), "", file=hanging / "hanging.py"), 1, None, lines.append, steps.append
+    ) as process:
+        process.subject = "layer 'c1'"
+        process.load("good", model)
+        reader = os.open(hanging / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+        os.set_blocking(reader, True)
+        with pytest.raises(
+            RuntimeRefusal,
+            match=r"gave no answer for .* seconds while converting layer 'c1' as hang \(before, .* at most\), and was ended",
+        ):
+            process.load("hang", Model(hanging / "hang.prototxt", model.caffemodel, model.inputs))
+        # The end of the pipe comes when all who hold it have ended.
+        with os.fdopen(reader, "rb") as pipe:
+            assert pipe.read() == b"x"
+        assert any("hanging: converting layer 'c1' as hang has taken 0.01 seconds so far" in line for line in lines)
+        assert steps[1:3] == ["hanging: converting layer 'c1' as good", "hanging: converting layer 'c1' as hang"]
+        assert process.time(["good"], 2, 0.0001).shape == (1, 2)
+
+
+def test_an_interruption_ends_what_hangs_at_once(hanging: Path) -> None:
+    command = [sys.executable, "-c", SCRIPT, str(hanging)]
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).resolve().parents[2]
+    ) as process:
+        with open(hanging / "pipe", "rb") as pipe:
+            assert pipe.read(1) == b"x"
+            process.send_signal(signal.SIGINT)
+            assert pipe.read() == b""
+        assert process.stderr is not None and process.stderr.read() == "test: interrupted\n"
+        assert process.wait() == 130

@@ -52,6 +52,9 @@ def test_allowed_ranks() -> None:
     whole = build_problem(larger, options(first_layer="search", multiple_of=16, target_flops=0.9))
     assert [x.name for x in whole.layers] == ["c"] and whole.fixed == {"b": Form("spatial", (16,))}
     assert whole.fixed_costs["macs"] == 64 * 9 * 64 + 16 * 3 * 32 * 16
+    # Half of 12 is no multiple of 4; as near as 8 is 4.
+    half = build_problem(TABLE, options(first_layer="half", multiple_of=4))
+    assert half.fixed == {"a": Form("spatial", (4,))}
     # A bound of one rank fixes it; bounds on the first layer overrule what is said of first layers.
     fixed = build_problem(TABLE, options(bounds={"a": (5, 5)}))
     assert fixed.fixed == {"a": Form("spatial", (5,))}

@@ -125,7 +125,7 @@ def test_least_macs_for_an_accuracy_is_least(shared_data: Path) -> None:
 
 def test_accuracy_targets_that_cannot_be() -> None:
     table = MetricsTable("net", "", tuple(entry(f"l{i}", 8, 8, i) for i in range(3)), 0.9)
-    with pytest.raises(InfeasibleError, match=r"predicted accuracy is 0\.\d+ at 0.3000 of the macs"):
+    with pytest.raises(InfeasibleError, match=r"predicted accuracy is 0\.\d+ at 0.3000 of the MACs"):
         run(build_problem(table, SearchOptions("model", "measured", 0.3, target_accuracy=0.99, first_layer="search")))
     with pytest.raises(UsageError, match="predicts no accuracy"):
         run(build_problem(table, SearchOptions("model", "pca", target_accuracy=0.5)))

@@ -1,0 +1,94 @@
+"""Outputs are whole or not there, whenever an interruption comes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+
+from enc_caffe.errors import OutputError
+from enc_caffe.files.output import atomic_file, atomic_folder, claimed
+from enc_caffe.terminal.stopping import Terminated, sigterm_interrupts
+
+
+def interrupted(at: int, run: Callable[[], None]) -> bool:
+    """Run with a SIGTERM at the so manieth call, or the return of one of C's: there Python looks for signals. Whether there was one."""
+    left = at
+
+    def profile(frame: Any, event: str, arg: Any) -> None:
+        nonlocal left
+        # What a frame raises as it returns is not seen by its own handlers, and Python looks for no signals there.
+        if event == "return" or Path(frame.f_code.co_filename).name not in ("output.py", "signals.py", "contextlib.py"):
+            return
+        left -= 1
+        if left == 0:
+            # Before it is sent, or the handler would be profiled too.
+            sys.setprofile(None)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with sigterm_interrupts():
+        try:
+            sys.setprofile(profile)
+            run()
+        except Terminated:
+            pass
+        finally:
+            sys.setprofile(None)
+    return left <= 0
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_an_interruption_at_any_time_leaves_nothing_beside_the_output(tmp_path: Path, kind: str) -> None:
+    out = tmp_path / "place" / "out"
+
+    def run() -> None:
+        if kind == "file":
+            with atomic_file(out) as handle:
+                handle.write(b"whole")
+        else:
+            with atomic_folder(out, force=True) as work:
+                (work / "file").write_text("whole")
+
+    times = 1
+    out.parent.mkdir()
+    while interrupted(times, run):
+        left = sorted(p.name for p in out.parent.iterdir())
+        # Writing what was begun may be over; half of it may not be there.
+        assert left in ([], ["out"]), (times, left)
+        if kind == "folder" and left:
+            assert (out / "file").read_text() == "whole"
+        # This process holds nothing any more.
+        with claimed(out):
+            pass
+        times += 1
+    assert times > 50
+
+
+def test_what_a_killed_command_left_hinders_nobody(tmp_path: Path) -> None:
+    lock = tmp_path / ".out.lock"
+    for text in ("", "process 1 on elsewhere, since 2026-01-01 00:00:00"):
+        lock.write_text(text)
+        with claimed(tmp_path / "out"):
+            assert lock.read_text().startswith(f"process {os.getpid()} on ")
+        assert list(tmp_path.iterdir()) == []
+    # One that is alive does.
+    holder = "import sys\nfrom pathlib import Path\nfrom enc_caffe.files.output import claimed\nwith claimed(Path(sys.argv[1])):\n    print('held', flush=True)\n    sys.stdin.read()\n"
+    command = [sys.executable, "-c", holder, str(tmp_path / "out")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "held\n"
+        with (
+            pytest.raises(OutputError, match=f"another command is writing there \\(process {process.pid} on"),
+            claimed(tmp_path / "out"),
+        ):
+            pass
+        process.kill()
+        process.wait()
+        with contextlib.suppress(BrokenPipeError), claimed(tmp_path / "out"):
+            pass
+    assert list(tmp_path.iterdir()) == []

@@ -72,9 +72,13 @@ def steps_of(images: int, macs: int, epochs: int, batch: int = BATCH) -> int:
     return max(FEWEST_STEPS, int(passes / batch))
 
 
-def images_passed(images: int, macs: int) -> int:
-    """Images that pass forward and backward through the whole network, all steps together; none where there are too few."""
-    return BATCH * sum(steps_of(images, macs, e) for e in (EPOCHS, WHOLE_EPOCHS)) if images >= FEWEST else 0
+def images_passed(images: int, macs: int, together: bool = False) -> int:
+    """Images that pass forward and backward through the whole network, all steps of all runs, or of the last one; none where there are too
+    few."""
+    if images < FEWEST:
+        return 0
+    last = steps_of(images, macs, WHOLE_EPOCHS)
+    return BATCH * (last if together else steps_of(images, macs, EPOCHS) + last)
 
 
 def runs_of(segments: Sequence[Segment], images: int, macs: int, step: int) -> tuple[Run, ...]:

@@ -6,7 +6,7 @@ export ENC_CAFFE_DATA
 EXPERIMENTS := resnet56-50 resnet56-55 vgg16-25 vgg16-24 vgg16-20 alexnet-37 alexnet-31 \
 	vgg16-57 vgg16-41 vgg16-39 vgg16-33 table1 table2 table3 table4 fig2 fig3 fig6 fig7 paper
 
-.PHONY: help install caffe demo test lint format compare rivals bench bench-all fuzz fuzz-guided kills docker docker-gpu docker-test docker-gpu-test deploy-test clean $(EXPERIMENTS)
+.PHONY: help install caffe demo test gpu-test lint format compare rivals bench bench-all fuzz fuzz-guided kills docker docker-gpu docker-test docker-gpu-test deploy-test clean $(EXPERIMENTS)
 help:
 	@echo "make install      .venv with the package, Caffe, and the commands enc-caffe and caffe"
 	@echo "make caffe        build BVLC Caffe into the per-user cache (make install does it too)"
@@ -21,6 +21,7 @@ help:
 	@echo "                  FINETUNE=N iterations for each (SOLVER=, TRAIN_LMDB= with MODEL=)"
 	@echo "make compare      all search methods on ResNet-56 at equal MACs (ENC_CAFFE_DATA=DIR)"
 	@echo "make test         all tests, two files at a time (JOBS=N)"
+	@echo "make gpu-test     layers, networks and commands on a GPU, held against the CPU (CPU_ONLY=OFF make install before)"
 	@echo "make lint         ruff and mypy;  make format  rewrites the layout"
 	@echo "make bench        one table: networks, original and compressed, forward and training, by Caffe's own kernels and by these;"
 	@echo "                  FLAGS=\"--cpu --rounds 3 --networks ResNet --against PREFIX --torch PYTHON\"; make bench-all  scripts/bench_*.py too"
@@ -58,6 +59,9 @@ compare: install
 
 test: install
 	@$(PY) -m pytest -n $(or $(JOBS),2) --dist loadfile
+
+gpu-test: install
+	@$(PY) -m pytest -o python_files='check_*.py' tests/gpu -rs
 
 lint: install
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy

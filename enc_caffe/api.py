@@ -241,7 +241,11 @@ def compress(
     )
     making = Making(
         how,
-        **{k: asked.pop(k) for k in ("refine", "dense", "placement", "fully_connected", "iterations") if k in asked},
+        **{
+            k: asked.pop(k)
+            for k in ("refine", "dense", "placement", "fully_connected", "iterations", "fit_train")
+            if k in asked
+        },
     )
     if isinstance(asked.get("schemes"), str):
         asked["schemes"] = parse_schemes(asked["schemes"])

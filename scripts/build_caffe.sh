@@ -10,6 +10,8 @@
 #   CUDA_HOME         toolkit for CPU_ONLY=OFF (default: where CMake finds nvcc); CUDAHOSTCXX names its host compiler
 #   CUDA_ARCH         GPU architectures, such as "7.0 8.6" (default: those of this machine's GPUs, else one list a toolkit);
 #                     GPUs newer than the last one compile it for themselves when Caffe starts
+#   USE_CUDNN         auto (default: where CMake finds it), ON or OFF: convolutions on GPUs by cuDNN, 7.1 to 9
+#   CUDNN_ROOT        folder with its include and lib, where the toolkit and the system do not have it
 #   ENC_CAFFE_GIT     address of BVLC's repository; ENC_CAFFE_MIRRORS: package mirrors, instead of the machine's own
 #
 #   --print_key       print the cache key and stop
@@ -21,6 +23,7 @@ python=${PYTHON:-python3}
 blas=${ENC_CAFFE_BLAS:-openblas}
 conv=${ENC_CAFFE_CONV:-onednn}
 cpu_only=${CPU_ONLY:-ON}
+cudnn=${USE_CUDNN:-auto}
 cache=${ENC_CAFFE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/enc-caffe}/caffe
 commit=99bd99795dcdf0b1d3086a8d67ab1782a8a08383
 git_url=${ENC_CAFFE_GIT:-https://github.com/BVLC/caffe.git}
@@ -35,6 +38,7 @@ die() { say "build_caffe.sh: $*"; exit 1; }
 case "$blas" in openblas) packages+=(libopenblas-dev) ;; mkl) ;; *) die "ENC_CAFFE_BLAS=$blas: openblas or mkl" ;; esac
 case "$conv" in onednn) packages+=(libdnnl-dev) ;; caffe) ;; *) die "ENC_CAFFE_CONV=$conv: onednn or caffe" ;; esac
 case "$cpu_only" in ON | OFF) ;; *) die "CPU_ONLY=$cpu_only: ON or OFF" ;; esac
+case "$cudnn" in auto | ON | OFF) ;; *) die "USE_CUDNN=$cudnn: auto, ON or OFF" ;; esac
 
 source_id() {
     if [ -n "${CAFFE_SRC:-}" ]; then
@@ -51,6 +55,7 @@ key() {
         cat "$here"/patches/*.patch "$here/build_caffe.sh" "$here/blas-kernel.sh"
         "$python" -c 'import sys, sysconfig, numpy; print(sys.version_info[:2], sysconfig.get_config_var("SOABI"), sys.base_prefix, numpy.__version__.split(".")[0])'
         echo "$blas $conv $cpu_only ${CUDA_ARCH:-} ${CUDA_HOME:-}"
+        [ "$cpu_only" = ON ] || echo "$cudnn ${CUDNN_ROOT:-}"
         (. /etc/os-release 2>/dev/null && echo "$ID ${VERSION_ID:-}") || uname -s
         uname -m
     } | sha256sum | cut -c1-16
@@ -153,8 +158,9 @@ build() {  # build KEY
     library=$("$python" -c 'import sysconfig as s, os; print(next((p for d in (s.get_config_var("LIBDIR"), s.get_config_var("LIBPL")) for p in [os.path.join(d or "", s.get_config_var("LDLIBRARY"))] if os.path.exists(p)), ""))')
     numpy=$("$python" -c 'import numpy; print(numpy.get_include())')
     [ -f "$include/Python.h" ] || die "$include/Python.h is missing: install the Python headers (apt-get install python3-dev)"
-    local stage=$work/stage cuda=()
+    local stage=$work/stage cuda=(-DUSE_CUDNN=OFF)
     if [ "$cpu_only" = OFF ]; then
+        [ "$cudnn" = OFF ] || cuda=(-DUSE_CUDNN=ON)
         [ -z "${CUDA_HOME:-}" ] || cuda+=(-DCUDA_TOOLKIT_ROOT_DIR="$CUDA_HOME")
         [ -z "${CUDA_ARCH:-}" ] || cuda+=(-DCUDA_ARCH_NAME=Manual -DCUDA_ARCH_BIN="$CUDA_ARCH" -DCUDA_ARCH_PTX="${CUDA_ARCH##* }")
     fi
@@ -169,11 +175,11 @@ build() {  # build KEY
     {
         cmake -S "$work/src" -B "$work/build" -DCMAKE_BUILD_TYPE=Release -DCMAKE_POLICY_VERSION_MINIMUM=3.5 \
             -DCPU_ONLY="$cpu_only" "${cuda[@]}" \
-            -DUSE_CUDNN=OFF -DUSE_ONEDNN="$([ "$conv" = caffe ] && echo OFF || echo ON)" "${blas_options[@]}" -DUSE_LEVELDB=OFF -Dpython_version=3 -DBUILD_docs=OFF -DBUILD_matlab=OFF \
+            -DUSE_ONEDNN="$([ "$conv" = caffe ] && echo OFF || echo ON)" "${blas_options[@]}" -DUSE_LEVELDB=OFF -Dpython_version=3 -DBUILD_docs=OFF -DBUILD_matlab=OFF \
             -DPYTHON_EXECUTABLE="$(command -v "$python")" -DPYTHON_INCLUDE_DIR="$include" -DPYTHON_LIBRARY="$library" \
             -DNUMPY_INCLUDE_DIR="$numpy" -DNUMPY_VERSION="$("$python" -c 'import numpy; print(numpy.__version__)')" \
             -DCMAKE_SHARED_LINKER_FLAGS=-Wl,--as-needed -DCMAKE_MODULE_LINKER_FLAGS=-Wl,--as-needed -DCMAKE_EXE_LINKER_FLAGS=-Wl,--as-needed \
-            -DCMAKE_BUILD_WITH_INSTALL_RPATH=ON "-DCMAKE_INSTALL_RPATH=\$ORIGIN/../lib;\$ORIGIN/../../lib;\$ORIGIN/../mkl/lib${CUDA_HOME:+;$CUDA_HOME/lib64}"
+            -DCMAKE_BUILD_WITH_INSTALL_RPATH=ON "-DCMAKE_INSTALL_RPATH=\$ORIGIN/../lib;\$ORIGIN/../../lib;\$ORIGIN/../mkl/lib${CUDA_HOME:+;$CUDA_HOME/lib64}${CUDNN_ROOT:+;$CUDNN_ROOT/lib64;$CUDNN_ROOT/lib}"
     } >"$log" 2>&1 || {
         ! grep -A1 'USE_ONEDNN needs' "$log" >&2 || die "ENC_CAFFE_CONV=caffe builds Caffe without oneDNN (slower)"
         tail -n 15 "$log" >&2
@@ -182,6 +188,8 @@ build() {  # build KEY
     # Caffe's own files go on without CUDA where they find none.
     [ "$cpu_only" = ON ] || grep -q 'CUDA detected' "$log" ||
         die "CPU_ONLY=OFF needs the CUDA toolkit (nvcc, cuBLAS, cuRAND) and CMake finds none: name its folder by CUDA_HOME"
+    [ "$cpu_only$cudnn" != OFFON ] || grep -q 'Found cuDNN' "$log" ||
+        die "USE_CUDNN=ON needs cuDNN (cudnn.h and libcudnn.so) and CMake finds none: name its folder by CUDNN_ROOT, or take USE_CUDNN=OFF (slower)"
     make -C "$work/build" -j"$(nproc)" pycaffe caffe.bin convert_imageset compute_image_mean upgrade_net_proto_text \
         upgrade_net_proto_binary upgrade_solver_proto_text 2>&1 | tee -a "$log" | progress ||
         { grep -nE 'error|Error' "$log" | head -5 >&2; die "compiling failed; the whole log is $log"; }
@@ -226,11 +234,11 @@ SH
     strip --strip-unneeded "$stage"/lib/libcaffe.so* "$stage"/libexec/* "$stage/python/caffe/_caffe.so" 2>/dev/null || true
     "$python" - "$stage" "$(cat "$work/src/.origin")" "$commit" "$blas" "$conv" "$cpu_only" "$here/patches" \
         "$(sed -n 's/^-- CUDA detected: //p' "$log")" "$(sed -n 's/^-- Added CUDA NVCC flags for: //p' "$log")" \
-        "$(sed -n 's/^-- oneDNN found: \([^ ]*\).*/\1/p' "$log")" <<'PY'
+        "$(sed -n 's/^-- oneDNN found: \([^ ]*\).*/\1/p' "$log")" "$(sed -n 's/^-- Found cuDNN: ver. \([^ ]*\).*/\1/p' "$log")" <<'PY'
 import json, os, platform, sys
-stage, origin, commit, blas, conv, cpu_only, patches, cuda, architectures, onednn = sys.argv[1:]
+stage, origin, commit, blas, conv, cpu_only, patches, cuda, architectures, onednn, cudnn = sys.argv[1:]
 about = {"format": "enc-caffe-install/1", "origin": origin, "commit": commit, "blas": blas, "conv": conv, "onednn": onednn, "cpu_only": cpu_only == "ON",
-         "patches": sorted(os.listdir(patches)), "python": platform.python_version(), "cuda": cuda, "cuda_architectures": architectures}
+         "patches": sorted(os.listdir(patches)), "python": platform.python_version(), "cuda": cuda, "cuda_architectures": architectures, "cudnn": cudnn}
 with open(os.path.join(stage, "enc-caffe-install.json"), "w") as handle:
     json.dump(about, handle, indent=1)
 PY

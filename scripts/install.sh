@@ -24,7 +24,7 @@ choose_python() {
     echo /usr/bin/python3
 }
 
-wanted=$(cat "$root/setup.py" "$here"/{apt_install,blas-kernel,build_caffe,install}.sh "$here"/patches/*.patch | sha256sum | cut -c1-16)-${ENC_CAFFE_BLAS:-openblas}-${ENC_CAFFE_CONV:-onednn}-${CPU_ONLY:-ON}-${CAFFE_ROOT:-}-${CAFFE_SRC:-}
+wanted=$(cat "$root/setup.py" "$here"/{apt_install,blas-kernel,build_caffe,install}.sh "$here"/patches/*.patch | sha256sum | cut -c1-16)-${ENC_CAFFE_BLAS:-openblas}-${ENC_CAFFE_CONV:-onednn}-${CPU_ONLY:-ON}-${USE_CUDNN:-auto}-${CAFFE_ROOT:-}-${CAFFE_SRC:-}
 if [ -x "$venv/bin/enc-caffe" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ] && "$venv/bin/python" -c 'import enc_caffe.installation as i; i.find_caffe()' 2>/dev/null; then
     exit 0
 fi

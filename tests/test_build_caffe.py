@@ -33,7 +33,9 @@ def test_key_depends_on_options_and_patches(tmp_path: Path) -> None:
     assert first == run("--print_key").stdout
     assert first != run("--print_key", ENC_CAFFE_BLAS="mkl").stdout
     assert run("--print_key", ENC_CAFFE_CONV="onednn").stdout != run("--print_key", ENC_CAFFE_CONV="caffe").stdout
-    assert first != run("--print_key", CPU_ONLY="OFF").stdout
+    on_gpus = run("--print_key", CPU_ONLY="OFF").stdout
+    assert len({first, on_gpus, run("--print_key", CPU_ONLY="OFF", USE_CUDNN="OFF").stdout}) == 3
+    assert first == run("--print_key", USE_CUDNN="OFF").stdout
     copy = tmp_path / "scripts"
     shutil.copytree(SCRIPT.parent, copy)
     with open(copy / "patches" / "01-protobuf-total-bytes-limit.patch", "a") as handle:
@@ -55,6 +57,7 @@ def test_key_of_a_local_tree_is_its_content(tmp_path: Path) -> None:
     [
         ({"ENC_CAFFE_BLAS": "atlas"}, "ENC_CAFFE_BLAS=atlas: openblas or mkl"),
         ({"CPU_ONLY": "maybe"}, "CPU_ONLY=maybe: ON or OFF"),
+        ({"USE_CUDNN": "maybe"}, "USE_CUDNN=maybe: auto, ON or OFF"),
         ({"ENC_CAFFE_CONV": "nnpack"}, "ENC_CAFFE_CONV=nnpack: onednn or caffe"),
     ],
 )

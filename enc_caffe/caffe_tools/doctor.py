@@ -10,6 +10,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Mapping
 
 from enc_caffe import __version__
 from enc_caffe.errors import EncError
@@ -89,8 +90,14 @@ def collect() -> list[Finding]:
 
 def _caffe(caffe: CaffeInstallation) -> list[Finding]:
     about = caffe.about
-    build = f", commit {str(about['commit'])[:7]} from {about['origin']}, BLAS {about['blas']}" if about else ""
-    found = [Finding("ok", "Caffe", caffe.origin + build)]
+    build = (
+        f", commit {str(about['commit'])[:7]} from {about['origin']}, BLAS {about['blas']}{_cuda(about)}"
+        if about
+        else ""
+    )
+    slow = bool(about.get("cuda")) and not about.get("cudnn")
+    advice = "USE_CUDNN=ON make install takes cuDNN, by which GPUs train tens of times as fast" if slow else ""
+    found = [Finding("slow" if slow else "ok", "Caffe", caffe.origin + build, advice)]
     missing = [t for t in ("caffe", "convert_imageset", "compute_image_mean") if t not in caffe.tools]
     found.append(
         Finding("missing", "Caffe's programs", f"without {', '.join(missing)}", "make caffe")
@@ -106,6 +113,13 @@ def _caffe(caffe: CaffeInstallation) -> list[Finding]:
     else:
         found.append(Finding("ok", "import caffe", f"version {check.stdout.decode().strip()}"))
     return found + _blas(caffe) + _layers(caffe)
+
+
+def _cuda(about: Mapping[str, object]) -> str:
+    """What a build for GPUs was made with; empty for one that has the CPU alone."""
+    if not about.get("cuda"):
+        return ""
+    return f", CUDA {about['cuda']}, {'cuDNN ' + str(about['cudnn']) if about.get('cudnn') else 'no cuDNN'}"
 
 
 def _blas(caffe: CaffeInstallation) -> list[Finding]:

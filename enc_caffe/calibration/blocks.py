@@ -72,9 +72,13 @@ def steps_of(images: int, macs: int, epochs: int, batch: int = BATCH) -> int:
     return max(FEWEST_STEPS, int(passes / batch))
 
 
-def images_passed(images: int, macs: int) -> int:
-    """Images that pass forward and backward through the whole network, all steps together; none where there are too few."""
-    return BATCH * sum(steps_of(images, macs, e) for e in (EPOCHS, WHOLE_EPOCHS)) if images >= FEWEST else 0
+def images_passed(images: int, macs: int, together: bool = False) -> int:
+    """Images that pass forward and backward through the whole network, all steps of all runs, or of the last one; none where there are too
+    few."""
+    if images < FEWEST:
+        return 0
+    last = steps_of(images, macs, WHOLE_EPOCHS)
+    return BATCH * (last if together else steps_of(images, macs, EPOCHS) + last)
 
 
 def runs_of(segments: Sequence[Segment], images: int, macs: int, step: int) -> tuple[Run, ...]:
@@ -196,7 +200,8 @@ def nearer(apart: np.ndarray) -> bool:
 def fit_blocks(
     task: BlocksTask, executor: Executor, progress: Progress = silent
 ) -> tuple[Blobs, list[tuple[float, float]]]:
-    """Weights of the compressed network, run by run; what was fitted is kept, so that a stopped fit resumes where it stopped.
+    """Weights of the compressed network, run by run; what was fitted is kept, so that a stopped fit resumes where it stopped. Progress
+    counts steps.
 
     Returns
     -------
@@ -205,12 +210,14 @@ def fit_blocks(
     errors : list of (before, after)
         Of every run, on the images that are held out, as parts of the power of the original's blob.
     """
-    folder, number = Path(task.folder), len(task.runs)
-    done, found, errors = _resumed(folder)
-    progress(done, number)
+    folder, all_ = Path(task.folder), sum(run.steps for run in task.runs)
+    begin, found, errors = _resumed(folder)
+    done = sum(run.steps for run in task.runs[:begin])
+    progress(done, all_)
     kept = False
-    for at in range(done, number):
-        onward = kept and task.runs[at].onward
+    for at in range(begin, len(task.runs)):
+        run = task.runs[at]
+        onward = kept and run.onward
         jobs = [(task, at, onward, chunk, found) for chunk in range(len(task.chunks(at)))]
         run_all(executor, advance, jobs, [1] * len(jobs))
         for chunk in range(len(task.chunks(at - 1))) if at else ():
@@ -219,8 +226,12 @@ def fit_blocks(
                     os.unlink(path)
         own: Blobs = {}
         first = least = 0.0
-        for rate in task.runs[at].rates:
-            own, first, least = fit(task, at, rate, found, executor)
+
+        def show(rounds: int, run: Run = run, done: int = done) -> None:
+            progress(done + run.steps * rounds // run.rounds, all_)
+
+        for rate in run.rates:
+            own, first, least = fit(task, at, rate, found, executor, show)
             if own or not first:
                 break
         found.update(own)
@@ -228,7 +239,8 @@ def fit_blocks(
         kept = True
         arrays = flattened(found)
         write_arrays(folder / "fitted.npz", {**arrays, "errors": np.array(errors, np.float64)})
-        progress(at + 1, number)
+        done += run.steps
+        progress(done, all_)
     return found, errors
 
 

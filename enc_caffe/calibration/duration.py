@@ -66,6 +66,7 @@ def stages(
     trained: int = 0,
     predicted: float = 0.0,
     fitted: int = 0,
+    more: int = 0,
 ) -> dict[str, float]:
     """Seconds by stage.
 
@@ -90,6 +91,8 @@ def stages(
         Part of the metrics that gradients are still to predict.
     fitted : int
         Images that pass forward and backward through every run of a fit by blocks.
+    more : int
+        Images of another set that pass forward and backward in a fit of all layers together.
     """
     left = left or everything(forms)
     batch = min(TIMED, made.look.images, batch_for(made.look.network, made.memory, made.executor.workers))
@@ -133,6 +136,8 @@ def stages(
         sizes = sum(8.0 * int(np.prod(x.top_shapes[0][1:])) for x in known)
         fits = fitted * once * (1 + DIRECTION) / min(workers, FIT_PARTS)
         found["blocks"] = fits + images * (2 * once + sizes / KEPT) / workers
+    if more:
+        found["fit to more images"] = more * once * (1 + DIRECTION) / min(workers, FIT_PARTS)
     if trained:
         # The original forward; the compressed network, which is smaller, forward and backward.
         found["distillation"] = trained * once * 3

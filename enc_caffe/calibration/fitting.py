@@ -12,15 +12,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Mapping, Sequence
+from typing import Callable, Mapping, Optional, Sequence
 
 import numpy as np
 
-from enc_caffe.calibration.layerwise import Blobs
+from enc_caffe.calibration.layerwise import Blobs, flattened, grouped
 from enc_caffe.calibration.runs import LOSS, TARGET, TURN, training_net, turned_power
 from enc_caffe.calibration.segments import Segment
 from enc_caffe.errors import CaffeError
-from enc_caffe.files.arrays import UNREADABLE
+from enc_caffe.files.arrays import UNREADABLE, read_arrays, write_arrays
 from enc_caffe.measuring.passes import NetTask
 from enc_caffe.workers.executor import Executor, beat, run_all
 
@@ -215,9 +215,11 @@ def fit_part(task: BlocksTask, own: Round, blobs: Blobs) -> tuple[Blobs, float]:
     return {name: [np.array(b.data) for b in net.params[name]] for name in fitted}, error
 
 
-def fit(task: BlocksTask, at: int, rate: float, blobs: Blobs, executor: Executor) -> tuple[Blobs, float, float]:
+def fit(
+    task: BlocksTask, at: int, rate: float, blobs: Blobs, executor: Executor, progress: Callable[[int], None] = lambda rounds: None
+) -> tuple[Blobs, float, float]:  # fmt: skip
     """Weights of a run with the least error on the images that are held out, none where the first are the best, and that error
-    before and after, as a part of the target's power.
+    before and after, as a part of the target's power. What rounds came to is kept, so that a fit that was stopped goes on with the next.
 
     Parameters
     ----------
@@ -225,14 +227,16 @@ def fit(task: BlocksTask, at: int, rate: float, blobs: Blobs, executor: Executor
         Learning rate in the beginning.
     blobs : dict of layer to arrays
         Weights of layers of the compressed network that are not those of its caffemodel.
+    progress : callable of rounds that are done, of a run that is not
     """
-    power = executor.result(executor.submit(held_power, task, at))
-    run = task.runs[at]
+    run, path = task.runs[at], Path(task.folder) / f"rounds-{at}-{rate:g}.npz"
     images = sum(stop - first for first, stop in task.spans) // HELD
     steps = -(-run.steps // (PARTS * run.rounds))
-    now: Blobs = {}
-    best, first, least = now, 0.0, 0.0
-    for number in range(run.rounds + 1):
+    begin, state, now, best = _resumed(path)
+    power, first, least = state or (executor.result(executor.submit(held_power, task, at)), 0.0, 0.0)
+    for number in range(begin, run.rounds + 1):
+        if number < run.rounds:
+            progress(number)
         left = steps * (run.rounds - number)
         rounds = [
             Round(at, power, rate * left / (steps * run.rounds), steps if left else 0, left, number, part)
@@ -248,4 +252,23 @@ def fit(task: BlocksTask, at: int, rate: float, blobs: Blobs, executor: Executor
         if not parts[0][0]:
             break
         now = {n: [np.mean([p[n][i] for p, _ in parts], axis=0) for i in range(len(a))] for n, a in parts[0][0].items()}
+        if left:
+            kept = {
+                f"{name}|{key}": a for name, own in (("now", now), ("best", best)) for key, a in flattened(own).items()
+            }
+            write_arrays(path, {**kept, "state": np.array([number + 1, power, first, least], np.float64)})
+    path.unlink(missing_ok=True)
     return best, first, least
+
+
+def _resumed(path: Path) -> tuple[int, Optional[tuple[float, float, float]], Blobs, Blobs]:
+    """The round that comes next, the target's power, the first error and the least one, the weights, and those with the least error."""
+    arrays = dict(read_arrays(path) or {})
+    state = arrays.pop("state", None)
+    if state is None:
+        return 0, None, {}, {}
+    now, best = (
+        grouped({key.partition("|")[2]: a for key, a in arrays.items() if key.startswith(f"{name}|")})
+        for name in ("now", "best")
+    )
+    return int(state[0]), (float(state[1]), float(state[2]), float(state[3])), now, best

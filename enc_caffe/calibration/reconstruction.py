@@ -48,9 +48,11 @@ KEY = [
 
 
 def blocks_task(
-    made: Subject, model: CaffeModel, forms: Mapping[str, Form], placement: str, base: Blobs, folder: Path
-) -> BlocksTask:
-    """Both networks, the compressed one's weights written into the folder, and the runs between them.
+    made: Subject, model: CaffeModel, forms: Mapping[str, Form], placement: str, base: Blobs, folder: Path,
+    together: bool = False,
+) -> BlocksTask:  # fmt: skip
+    """Both networks, the compressed one's weights written into the folder, and the runs between them; ``together``: only the last one,
+    of all of them.
 
     Raises
     ------
@@ -81,7 +83,7 @@ def blocks_task(
     # What is changed by a blob is as large as itself.
     step = 8 * sum(int(np.prod(shape[1:])) for shape in blobs.values())
     runs = runs_of(parts, sum(stop - first for first, stop in used), made.macs, step)
-    return BlocksTask(compressed, original, str(folder), runs, used)
+    return BlocksTask(compressed, original, str(folder), runs[-1:] if together else runs, used)
 
 
 def _values(network: Network, blob: str) -> int:
@@ -120,10 +122,10 @@ def _scoring(prototxt: str, scores: str) -> Network:
 
 def reconstructed(
     made: Subject, model: CaffeModel, forms: Mapping[str, Form], placement: str, base: Blobs, folder: Path, key: str,
-    progress: Stages,
+    progress: Stages, together: bool = False,
 ) -> Blobs:  # fmt: skip
-    """Weights of all layers that differ from the original's, fitted by blocks from ``base`` on; ``base`` itself where images that
-    are held out speak against it.
+    """Weights of all layers that differ from the original's, fitted by blocks from ``base`` on, or all runs ``together`` alone; ``base``
+    itself where images that are held out speak against it.
 
     Parameters
     ----------
@@ -137,13 +139,13 @@ def reconstructed(
         found = grouped(read_arrays(kept) or {})
         if not found:
             work.mkdir(parents=True, exist_ok=True)
-            task = blocks_task(made, model, forms, placement, base, work)
+            task = blocks_task(made, model, forms, placement, base, work, together)
             ends = list(dict.fromkeys(run.segment.top for run in task.runs))
             costs = blob_roots(
                 task.original, ends, made.look.images, made.executor, lambda d, a: progress("what blobs cost", d, a)
             )
             task = replace(task, roots=costs)
-            fitted, _ = fit_blocks(task, made.executor, lambda d, a: progress("blocks fitted", d, a))
+            fitted, _ = fit_blocks(task, made.executor, lambda d, a: progress("steps of fits", d, a))
             # Each run came nearer on images that it did not see; what the scores say on them must not speak against it.
             apart = made.executor.result(made.executor.submit(held_apart, task, fitted)) if fitted else None
             found = dict(base)

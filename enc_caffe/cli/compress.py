@@ -67,6 +67,9 @@ def register(commands: Any) -> None:
     add_emission(p)
     add_distillation(p)
     p.add_argument(
+        "--fit_train", action=argparse.BooleanOptionalAction, default=False, help="fit all layers together to the images of --train_lmdb in the end (--quality max)"
+    )  # fmt: skip
+    p.add_argument(
         "--distill_iterations", type=int, default=0, metavar="N",
         help="train for N iterations towards the original's outputs, on the images of --lmdb or --train_lmdb (--quality max: 1000)",
     )  # fmt: skip
@@ -90,6 +93,7 @@ def run(args: argparse.Namespace) -> None:
         args.stride_placement,
         args.fully_connected,
         args.distill_iterations,
+        args.fit_train,
     )
     output = Output(args.test_lmdb, args.train_lmdb, args.solver, args.top_k, args.force, distillation_of(args))
     with claimed(args.out), open_store(args) as store, stage_bars() as bar:

@@ -12,8 +12,9 @@ from enc_caffe.caffe_io.distill import Distillation
 from enc_caffe.caffe_io.emit import Blobs
 from enc_caffe.calibration.blocks import FEWEST, too_few
 from enc_caffe.calibration.decomposer import Decomposer, Decomposition
-from enc_caffe.calibration.reconstruction import widened
+from enc_caffe.calibration.reconstruction import KEY, reconstructed, widened
 from enc_caffe.form import Form
+from enc_caffe.measuring.store import digest_of
 from enc_caffe.measuring.subject import PlanEvaluator, Subject
 from enc_caffe.metrics.table import MetricsTable
 from enc_caffe.pipeline.distilled import distilled, folder_of
@@ -41,6 +42,7 @@ class Chooser:
         self._images, self._how, self._placement = images, how, placement
         self._progress, self._what, self._more = progress, "", ""
         self.decomposer, self.evaluator = self._made(how.alternatives()[0])
+        self._name, self._beside = self.decomposer.name(), self.decomposer
 
     def _made(self, how: Decomposition) -> tuple[Decomposer, PlanEvaluator]:
         decomposer = Decomposer(self._images, how, self._placement, self._report)
@@ -57,6 +59,10 @@ class Chooser:
 
         Blocks begin with the first of these, whose BatchNorm statistics are the original's.
         """
+        self._settle(forms)
+        self._name = self.decomposer.name()
+
+    def _settle(self, forms: Mapping[str, Form]) -> None:
         ways = self._how.alternatives()
         if self._how.by_blocks and self._images.look.images < FEWEST:
             self._more = f" ({too_few(self._images.look.images)})"
@@ -80,12 +86,43 @@ class Chooser:
         """How the weights are made, for a person."""
         return self.decomposer.how.words() + self._more
 
+    def fitted_to(self, more: Subject, forms: Mapping[str, Form]) -> tuple[dict[str, list[np.ndarray]], str]:
+        """The weights after all layers were fitted together to more images, and what came of it; from then on the evaluator measures
+        these. Where the images that are held out speak against it, they are what they were.
+        """
+        base, images = self.decomposer.blobs(forms), more.look.images
+        if images < FEWEST:
+            return base, too_few(images)
+        # Its folder is of these images; what the fit begins with is of those that choose.
+        own = self._beside = Decomposer(more, Decomposition(), self._placement)
+        begun = [
+            sorted((n, str(f)) for n, f in forms.items()),
+            self._placement,
+            self._name,
+            str(self.decomposer.folder("blocks").parent.name),
+        ]
+        key = digest_of([*begun, KEY])
+        found = reconstructed(
+            more, opened(self._images.weights), forms, self._placement, base, own.folder("blocks"), key, self._report, together=True
+        )  # fmt: skip
+        if all(np.array_equal(a, b) for name in found for a, b in zip(found[name], base.get(name, found[name]))):
+            return base, f"on the part of {images} images that is held out nothing was gained"
+        self._name = [*self._name, "fitted", own.folder("blocks").parent.name, key]
+        self._more = f"{self._more}, then together to {images} more images"
+        self.evaluator = self._measuring(found)
+        return found, f"all layers were fitted together to {images} images"
+
+    def _measuring(self, found: Blobs) -> PlanEvaluator:
+        return PlanEvaluator(
+            self._images, self._placement, progress=lambda plans, done, all_: self._report("whole networks", done, all_),
+            blobs_of=lambda forms: found, name=self._name, reference=self.decomposer.reference(),
+        )  # fmt: skip
+
     def distilled(
         self, loaded: LoadedNetwork, plan: Plan, blobs: Blobs, how: Distillation, iterations: int
     ) -> tuple[dict[str, list[np.ndarray]], str]:
         """The weights after a distillation, and what was kept of it; from then on the evaluator measures these."""
-        name = self.decomposer.name()
-        folder = folder_of(self.decomposer.folder("distilled"), plan, name, how, iterations, self._placement)
+        folder = folder_of(self.decomposer.folder("distilled"), plan, self._name, how, iterations, self._placement)
         found, kept = distilled(
             loaded, self._images.weights, plan, blobs, folder, how, iterations, self._placement, self._report
         )
@@ -93,10 +130,8 @@ class Chooser:
         model = opened(self._images.weights)
         found = widened(self._images, model, plan.forms, self._placement, {n: list(b) for n, b in blobs.items()}, found)
         self._more = f"{self._more}, distilled in {iterations} iterations"
-        self.evaluator = PlanEvaluator(
-            self._images, self._placement, progress=lambda plans, done, all_: self._report("whole networks", done, all_),
-            blobs_of=lambda forms: found, name=[*name, "distilled", folder.name], reference=self.decomposer.reference(),
-        )  # fmt: skip
+        self._name = [*self._name, "distilled", folder.name]
+        self.evaluator = self._measuring(found)
         return found, kept
 
     def step(self, what: str) -> Progress:

@@ -99,6 +99,8 @@ class Making:
         Whether the paper's policy decomposes fully connected layers too.
     iterations : int
         Of a distillation on the images that choose; 0: none.
+    fit_train : bool
+        Whether all layers are fitted together to the images of ``train_lmdb`` too, where there are such.
     """
 
     decomposition: Decomposition = Decomposition()
@@ -107,6 +109,7 @@ class Making:
     placement: str = "exact"
     fully_connected: bool = False
     iterations: int = 0
+    fit_train: bool = False
 
 
 @dataclass(frozen=True)
@@ -144,7 +147,7 @@ QUALITY: dict[str, dict[str, Any]] = {
     },
     "max": {
         "method": "model", "metric": "fisher", "decomposition": "asymmetric_fisher", "recalibrate": frozenset({"auto"}),
-        "reconstruct": "blocks", "refine": 6, "dense": True, "schemes": "all", "distill_iterations": 1000,
+        "reconstruct": "blocks", "refine": 6, "dense": True, "schemes": "all", "fit_train": True, "distill_iterations": 1000,
     },
     "paper": {
         "preset": "published", "stride_placement": "published", "decomposition": "svd", "recalibrate": frozenset(), "reconstruct": "none",
@@ -242,7 +245,7 @@ def compress(
         )
         if ends is not None:
             stack.callback(ends.close)
-        chooser, forecast = None, None
+        chooser, forecast, more = None, None, None
         if options.metric != "pca" or evaluating or making.refine or not how.plain:
             images = images_of(loaded, source.weights, lmdb, executor, resources.store, resources.memory)
             if options.metric in LABELLED and not images.look.labelled:
@@ -251,6 +254,8 @@ def compress(
                     "fisher need none"
                 )
             chooser = Chooser(images, how, making.placement, progress)
+            if making.fit_train and output.train_lmdb is not None:
+                more = images_of(loaded, source.weights, output.train_lmdb, executor, resources.store, resources.memory)
             # Before anything is measured.
             for m in table.layers:
                 chooser.decomposer.check({m.name: m.form(1)})
@@ -267,6 +272,7 @@ def compress(
                 making.refine + len(how.alternatives()) + (1 if mixed else 0), making.dense, left,
                 passes(loaded, making.iterations) if making.iterations else 0, gradients,
                 images_passed(images.look.images, images.macs) if how.by_blocks else 0,
+                images_passed(more.look.images, more.macs, together=True) if more is not None else 0,
             )  # fmt: skip
             done = left.measured if measured else 1.0 - gradients if options.metric in PREDICTED else 0.0
             known = f"; {done:.0%} of the metrics are known already" if done else ""
@@ -316,6 +322,9 @@ def compress(
         if chooser is not None:
             chooser.settle(found.plan.forms)
             blobs = chooser.decomposer.blobs(found.plan.forms)
+            if more is not None:
+                blobs, came = chooser.fitted_to(more, found.plan.forms)
+                notice(f"{output.train_lmdb}: {came}")
             if making.iterations:
                 held = output.distillation or Distillation()
                 held = held if held.lmdb else replace(held, lmdb=output.train_lmdb or lmdb)

@@ -35,7 +35,7 @@ class Arithmetic:
     device : {'cpu', 'gpu'}
     layers : str
         What computes convolutions and large fully connected layers: ``caffe`` (Caffe's own code, and BLAS), or oneDNN with its version
-        and the instructions that it uses.
+        and the instructions that it uses; on a GPU cuDNN with its version.
     """
 
     kernel: str
@@ -130,8 +130,7 @@ def arithmetic(device: str = "cpu") -> Arithmetic:
     """What Caffe really computes with in this process, asked of the libraries themselves (in a worker)."""
     from enc_caffe.workers.pycaffe import layer_kernels
 
-    # The CPU's kernels are not used on a GPU.
-    layers = layer_kernels() if device == "cpu" else OWN_CODE
+    layers = layer_kernels(device)
     threads = int(os.environ.get(_THREADS[0]) or 0)
     path = blas_library(find_caffe())
     if path is None:

@@ -64,11 +64,13 @@ def adam_solver(prototxt: str, weights: str, rate: float, steps: int) -> Any:
     return solver
 
 
-def layer_kernels() -> str:
-    """What computes convolutions here: ``caffe``, or oneDNN, its version and the CPU's instructions that it uses."""
+def layer_kernels(device: str = "cpu") -> str:
+    """What computes convolutions here: ``caffe``, or oneDNN, its version and the CPU's instructions that it uses; for ``gpu`` cuDNN and
+    its version, or ``loops`` without it."""
     import caffe
 
-    known = getattr(caffe._caffe, "layer_kernels", None)  # a Caffe from elsewhere has its own code only
+    # a Caffe from elsewhere has its own code only
+    known = getattr(caffe._caffe, "layer_kernels" if device == "cpu" else "gpu_kernels", None)
     return str(known()) if known is not None else "caffe"
 
 

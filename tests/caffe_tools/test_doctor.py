@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
 from enc_caffe.caffe_tools import doctor
 from enc_caffe.cli import main
 from enc_caffe.errors import CaffeNotFoundError
+from enc_caffe.installation import CaffeInstallation
 from enc_caffe.workers import blas
 from tests.conftest import script
 
@@ -43,3 +45,23 @@ def test_it_works_without_caffe(monkeypatch: pytest.MonkeyPatch) -> None:
     found = {f.what: f for f in doctor.collect()}
     assert found["Caffe"].status == "missing"
     assert "make caffe" in found["Caffe"].advice
+
+
+@pytest.mark.parametrize(
+    ("cuda", "cudnn", "status", "text"),
+    [
+        ("", "", "ok", "BLAS openblas"),
+        ("13.0", "9.19.0", "ok", "CUDA 13.0, cuDNN 9.19.0"),
+        ("11.8", "", "slow", "CUDA 11.8, no cuDNN"),
+    ],
+)
+def test_it_says_what_a_build_for_gpus_has(
+    cuda: str, cudnn: str, status: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    about = {"commit": "99bd997", "origin": "git", "blas": "openblas", "cuda": cuda, "cudnn": cudnn}
+    for part in ("_blas", "_layers"):
+        monkeypatch.setattr(doctor, part, lambda caffe: [])
+    caffe = CaffeInstallation(tmp_path, {}, "CAFFE_ROOT", about)
+    found = doctor._caffe(caffe)[0]
+    assert found.status == status and found.found.endswith(text)
+    assert ("USE_CUDNN=ON" in found.advice) == (status == "slow")

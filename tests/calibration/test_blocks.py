@@ -109,21 +109,34 @@ def test_a_fit_that_was_stopped_goes_on_and_comes_to_the_same(tmp_path: Path, wo
     assert len(tasks[0].runs) > 2 and not tasks[0].runs[-1].onward
     tasks = [shorter(task, 30) for task in tasks]
     whole, _ = module.fit_blocks(tasks[0], setting.executor)
-    done = []
+    # Behind the first run, and between two rounds of the last one.
+    edge = tasks[1].runs[0].steps
+    inside = sum(run.steps for run in tasks[1].runs[:-1]) + tasks[1].runs[-1].steps // 2
+    for stop_at in (edge, inside):
 
-    def stop(at: int, of: int) -> None:
-        done.append(at)
-        if at == 1:
-            raise KeyboardInterrupt
+        def stop(at: int, of: int, stop_at: int = stop_at) -> None:
+            if at >= stop_at:
+                raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        module.fit_blocks(tasks[1], setting.executor, stop)
-    again: list[int] = []
-    second, _ = module.fit_blocks(tasks[1], setting.executor, lambda at, of: again.append(at))
-    assert again[0] == 1 and set(whole) == set(second)
+        with pytest.raises(KeyboardInterrupt):
+            module.fit_blocks(tasks[1], setting.executor, stop)
+        again: list[int] = []
+
+        def look(at: int, of: int, again: list[int] = again) -> None:
+            again.append(at)
+            if len(again) == 3:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            module.fit_blocks(tasks[1], setting.executor, look)
+        # What is behind the last run is done, and of that one the rounds that ended.
+        assert again[0] == edge * (stop_at // edge) and again[1] in (stop_at, again[0])
+    second, _ = module.fit_blocks(tasks[1], setting.executor)
+    assert set(whole) == set(second)
     for name, arrays in whole.items():
         for one, other in zip(arrays, second[name]):
             np.testing.assert_array_equal(one, other)
+    assert not list(folders[1].glob("rounds-*"))
 
 
 def test_steps_go_over_the_images_and_are_fewer_for_large_networks() -> None:

@@ -8,11 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from enc_caffe import pipeline
 from enc_caffe.caffe_tools.programs import caffe_test
+from enc_caffe.calibration.decomposer import Decomposer, Decomposition
 from enc_caffe.cli import main, parse
 from enc_caffe.form import Form
 from enc_caffe.metrics.files import read_metrics
+from enc_caffe.pipeline.measurement import images_of
 from enc_caffe.plan import Plan, read_plan, write_plan
+from enc_caffe.workers.choice import Workers
 from tests.measuring import nets
 
 pytestmark = pytest.mark.caffe
@@ -320,3 +324,52 @@ def test_max_is_nearer_than_best_without_a_label_and_trains_once(tmp_path: Path,
             assert compress(tmp_path, nets.grouped(), *flags, labels=False, images=80)[0] == 0
             assert json.loads((out / "evaluation.json").read_text())["divergence"]["mean"] == found["max"]
     assert found["max"] < 0.5 * found["best"]
+
+
+def test_more_images_bring_all_layers_nearer_together(tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    from enc_caffe.pipeline import choosing as room
+
+    for name, number, seed in (("more", 160, 5), ("others", 100, 6)):
+        nets.write_images(tmp_path / name, number, labels=False, seed=seed)
+    flags = [
+        "--quality",
+        "max",
+        "--distill_iterations",
+        "0",
+        "--refine",
+        "0",
+        "--target_flops",
+        "0.25",
+        "--test_lmdb",
+        str(tmp_path / "others"),
+    ]
+    more = ["--train_lmdb", str(tmp_path / "more")]
+    loss = {}
+    for case in ("best", "max", "max again", "too few"):
+        if case == "max again":
+            # It is fitted once, however often it is asked for.
+            monkeypatch.setattr("enc_caffe.calibration.reconstruction.fit_blocks", refuse)
+        if case == "too few":
+            monkeypatch.setattr(room, "FEWEST", 161)
+        own = [*more, *(["--no-fit_train"] if case == "best" else [])]
+        status, out = compress(tmp_path, nets.residual(), *flags, *own, labels=False, images=50)
+        said = capsys.readouterr()
+        assert status == 0
+        fitted = case.startswith("max")
+        assert ("all layers were fitted together to 160 images" in said.err) == fitted
+        assert ("then together to 160 more images" in said.out) == fitted
+        assert ("160 images are too few to fit blocks" in said.err) == (case == "too few")
+        loss[case] = apart(out, tmp_path)
+    assert loss["max"] == loss["max again"] < loss["best"] and loss["too few"] == loss["best"]
+
+
+def apart(out: Path, folder: Path) -> float:
+    """Squared error of a compressed network's scores on images that neither chose nor were fitted to."""
+    scores = []
+    with Workers(1).executor() as executor:
+        for where, weights in ((folder, "net.caffemodel"), (out, "compressed.caffemodel")):
+            loaded = pipeline.load(where / "train_val.prototxt", folder / "others")
+            own = Decomposer(images_of(loaded, where / weights, folder / "others", executor), Decomposition())
+            with np.load(own.reference()) as arrays:
+                scores.append(arrays["scores"])
+    return float(np.mean(np.square(scores[0] - scores[1])))

@@ -20,7 +20,7 @@ from enc_caffe.calibration.decomposer import Decomposition
 from enc_caffe.calibration.forecast import Forecast, unpredicted
 from enc_caffe.calibration.layerwise import Blobs
 from enc_caffe.calibration.remaining import remaining
-from enc_caffe.decomposition.policy import CHANNEL_PRUNING, PAPER
+from enc_caffe.decomposition.policy import PAPER
 from enc_caffe.errors import RuntimeRefusal, UsageError
 from enc_caffe.files.jsonfile import write_json
 from enc_caffe.files.output import atomic_folder, check_apart, check_new
@@ -36,7 +36,7 @@ from enc_caffe.pipeline.distilled import passes
 from enc_caffe.pipeline.emission import Emitted, emit
 from enc_caffe.pipeline.forecasting import PREDICTED, Predictor, predicted_metrics
 from enc_caffe.pipeline.loading import LoadedNetwork
-from enc_caffe.pipeline.measurement import concerns, images_of, measured_metrics, output_errors
+from enc_caffe.pipeline.measurement import check_labels, concerns, images_of, measured_metrics, output_errors
 from enc_caffe.pipeline.planning import Found, check_search, search_plan
 from enc_caffe.pipeline.slower import slower
 from enc_caffe.pipeline.source import Resources, Source
@@ -139,28 +139,6 @@ class Output:
     distillation: Optional[Distillation] = None
 
 
-#: What ``--quality`` stands for, by the names of the command's flags.
-QUALITY: dict[str, dict[str, Any]] = {
-    "best": {
-        "method": "model", "metric": "fisher", "decomposition": "asymmetric_fisher", "recalibrate": frozenset({"auto"}),
-        "reconstruct": "blocks", "refine": 6, "dense": True, "schemes": "all",
-    },
-    "max": {
-        "method": "model", "metric": "fisher", "decomposition": "asymmetric_fisher", "recalibrate": frozenset({"auto"}),
-        "reconstruct": "blocks", "refine": 6, "dense": True, "schemes": "all", "fit_train": True, "distill_iterations": 1000,
-    },
-    "paper": {
-        "preset": "published", "stride_placement": "published", "decomposition": "svd", "recalibrate": frozenset(), "reconstruct": "none",
-        "refine": 0, "dense": False, "schemes": "paper",
-    },
-    "channel_pruning": {
-        "method": "uniform", "metric": "pca", "decomposition": "asymmetric", "recalibrate": frozenset({"bias"}), "refine": 0,
-        "reconstruct": "none", "dense": False, "schemes": CHANNEL_PRUNING,
-    },
-}  # fmt: skip
-
-#: Metrics that count right answers, or their loss.
-LABELLED = ("measured", "combined", "loss")
 ALONE, PLAIN, PLAINLY = Resources(), Making(), Output()
 
 
@@ -248,11 +226,7 @@ def compress(
         chooser, forecast, more = None, None, None
         if options.metric != "pca" or evaluating or making.refine or not how.plain:
             images = images_of(loaded, source.weights, lmdb, executor, resources.store, resources.memory)
-            if options.metric in LABELLED and not images.look.labelled:
-                raise UsageError(
-                    f"--metric {options.metric} needs labels, and {lmdb} has none for the network's scores; --metric divergence, output and "
-                    "fisher need none"
-                )
+            check_labels(options.metric, images, lmdb)
             chooser = Chooser(images, how, making.placement, progress)
             if making.fit_train and output.train_lmdb is not None:
                 more = images_of(loaded, source.weights, output.train_lmdb, executor, resources.store, resources.memory)

@@ -225,8 +225,9 @@ def compress(
     from enc_caffe.caffe_io.stockform import in_stock_form
     from enc_caffe.calibration.decomposer import Decomposition
     from enc_caffe.measuring.store import ResultStore
-    from enc_caffe.pipeline.compression import QUALITY, Making, Output
+    from enc_caffe.pipeline.compression import Making, Output
     from enc_caffe.pipeline.compression import compress as run
+    from enc_caffe.pipeline.quality import QUALITY
     from enc_caffe.pipeline.source import Resources, Source
     from enc_caffe.workers.choice import Workers as Alone
 

@@ -28,7 +28,8 @@ from enc_caffe.cli.searching import add_runtime_python, add_search, search_optio
 from enc_caffe.errors import UsageError
 from enc_caffe.files.output import check_new, claimed
 from enc_caffe.form import PLACEMENTS
-from enc_caffe.pipeline.compression import QUALITY, Making, Output, compress
+from enc_caffe.pipeline.compression import Making, Output, compress
+from enc_caffe.pipeline.quality import QUALITY
 from enc_caffe.pipeline.source import Resources
 from enc_caffe.search.options import SOLVERS
 from enc_caffe.terminal.naming import say

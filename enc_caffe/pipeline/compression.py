@@ -20,7 +20,7 @@ from enc_caffe.calibration.decomposer import Decomposition
 from enc_caffe.calibration.forecast import Forecast, unpredicted
 from enc_caffe.calibration.layerwise import Blobs
 from enc_caffe.calibration.remaining import remaining
-from enc_caffe.decomposition.policy import CHANNEL_PRUNING, PAPER
+from enc_caffe.decomposition.policy import PAPER
 from enc_caffe.errors import RuntimeRefusal, UsageError
 from enc_caffe.files.jsonfile import write_json
 from enc_caffe.files.output import atomic_folder, check_apart, check_new
@@ -139,28 +139,9 @@ class Output:
     distillation: Optional[Distillation] = None
 
 
-#: What ``--quality`` stands for, by the names of the command's flags.
-QUALITY: dict[str, dict[str, Any]] = {
-    "best": {
-        "method": "model", "metric": "fisher", "decomposition": "asymmetric_fisher", "recalibrate": frozenset({"auto"}),
-        "reconstruct": "blocks", "refine": 6, "dense": True, "schemes": "all",
-    },
-    "max": {
-        "method": "model", "metric": "fisher", "decomposition": "asymmetric_fisher", "recalibrate": frozenset({"auto"}),
-        "reconstruct": "blocks", "refine": 6, "dense": True, "schemes": "all", "fit_train": True, "distill_iterations": 1000,
-    },
-    "paper": {
-        "preset": "published", "stride_placement": "published", "decomposition": "svd", "recalibrate": frozenset(), "reconstruct": "none",
-        "refine": 0, "dense": False, "schemes": "paper",
-    },
-    "channel_pruning": {
-        "method": "uniform", "metric": "pca", "decomposition": "asymmetric", "recalibrate": frozenset({"bias"}), "refine": 0,
-        "reconstruct": "none", "dense": False, "schemes": CHANNEL_PRUNING,
-    },
-}  # fmt: skip
-
 #: Metrics that count right answers, or their loss.
 LABELLED = ("measured", "combined", "loss")
+
 ALONE, PLAIN, PLAINLY = Resources(), Making(), Output()
 
 

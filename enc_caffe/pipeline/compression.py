@@ -36,7 +36,7 @@ from enc_caffe.pipeline.distilled import passes
 from enc_caffe.pipeline.emission import Emitted, emit
 from enc_caffe.pipeline.forecasting import PREDICTED, Predictor, predicted_metrics
 from enc_caffe.pipeline.loading import LoadedNetwork
-from enc_caffe.pipeline.measurement import concerns, images_of, measured_metrics, output_errors
+from enc_caffe.pipeline.measurement import check_labels, concerns, images_of, measured_metrics, output_errors
 from enc_caffe.pipeline.planning import Found, check_search, search_plan
 from enc_caffe.pipeline.slower import slower
 from enc_caffe.pipeline.source import Resources, Source
@@ -139,9 +139,6 @@ class Output:
     distillation: Optional[Distillation] = None
 
 
-#: Metrics that count right answers, or their loss.
-LABELLED = ("measured", "combined", "loss")
-
 ALONE, PLAIN, PLAINLY = Resources(), Making(), Output()
 
 
@@ -229,11 +226,7 @@ def compress(
         chooser, forecast, more = None, None, None
         if options.metric != "pca" or evaluating or making.refine or not how.plain:
             images = images_of(loaded, source.weights, lmdb, executor, resources.store, resources.memory)
-            if options.metric in LABELLED and not images.look.labelled:
-                raise UsageError(
-                    f"--metric {options.metric} needs labels, and {lmdb} has none for the network's scores; --metric divergence, output and "
-                    "fisher need none"
-                )
+            check_labels(options.metric, images, lmdb)
             chooser = Chooser(images, how, making.placement, progress)
             if making.fit_train and output.train_lmdb is not None:
                 more = images_of(loaded, source.weights, output.train_lmdb, executor, resources.store, resources.memory)

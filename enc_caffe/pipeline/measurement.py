@@ -27,6 +27,8 @@ from enc_caffe.workers.executor import Executor
 #: A form is clearly beaten where another one costs no more and has less than this part of its output error: divergences follow
 #: the output error within a layer, but not to the last digit.
 CLEAR = 0.7
+#: Metrics of right answers, or of their loss.
+LABELLED = ("measured", "combined", "loss")
 
 
 def images_of(
@@ -199,6 +201,14 @@ def _with_counts(m: LayerMetrics, found: Mapping[Pair, Counts], top_k: int, labe
     accuracy = tuple(None if c is None or not labelled else _accuracy(c, top_k) for c in counts)
     known = {k: v for k, v in dict(m.extra).items() if k not in series}
     return replace(m, sampled_accuracy=accuracy, extra=tuple({**known, **series}.items()))
+
+
+def check_labels(metric: str, images: Subject, lmdb: Path) -> None:
+    """Raise UsageError where a metric counts right answers, or their loss, and the images, which the user calls ``lmdb``, have no labels."""
+    if metric in LABELLED and not images.look.labelled:
+        raise UsageError(
+            f"--metric {metric} needs labels, and {lmdb} has none for the network's scores; --metric divergence, output and fisher need none"
+        )
 
 
 def falling_curves(table: MetricsTable) -> list[str]:

@@ -1,4 +1,4 @@
-"""What ``--quality`` stands for: sets of flags that are good together."""
+"""What ``--quality`` stands for: flags of ``compress`` under one name."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from enc_caffe.decomposition.policy import CHANNEL_PRUNING
 
-#: What ``--quality`` stands for, by the names of the command's flags.
+#: By the names of the command's flags.
 QUALITY: dict[str, dict[str, Any]] = {
     "best": {
         "method": "model", "metric": "fisher", "decomposition": "asymmetric_fisher", "recalibrate": frozenset({"auto"}),

@@ -40,7 +40,8 @@ _BLOBS: Mapping[str, Callable[[Any], int]] = {
 def lacking(net: Any, model: CaffeModel, phases: Iterable[str] = ("TEST",)) -> dict[str, str]:
     """Types of the layers with weights that a caffemodel does not have, by name, in the network's order.
 
-    A layer is not among them whose blobs are all another layer's (``param { name }``), if the caffemodel has that one.
+    A layer is not among them whose blobs are all another layer's (``param { name }``), if the caffemodel has that one, nor a Deconvolution
+    that interpolates by its filler.
 
     Parameters
     ----------
@@ -54,9 +55,19 @@ def lacking(net: Any, model: CaffeModel, phases: Iterable[str] = ("TEST",)) -> d
     for name, layer in layers.items():
         number = int(_BLOBS[layer.type](layer))
         own = number - sum(spec.name in names for spec in layer.param[:number])
-        if name not in model.layers and own:
+        if name not in model.layers and own and not _meant(layer):
             found[name] = layer.type
     return found
+
+
+def _meant(layer: Any) -> bool:
+    """Whether a layer's fillers are what it computes: a fixed enlargement by interpolation, which nobody trains."""
+    param = layer.convolution_param
+    return (
+        layer.type == "Deconvolution"
+        and param.weight_filler.type == "bilinear"
+        and param.bias_filler.type == "constant"
+    )
 
 
 def check_trained(net: Any, source: str, model: CaffeModel) -> None:

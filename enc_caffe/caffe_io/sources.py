@@ -47,9 +47,10 @@ def from_npz(
         raise DatasetError(f"{path}: cannot be read as .npz ({exc.strerror or exc})") from None
     except (ValueError, AttributeError, TypeError, zipfile.BadZipFile) as exc:
         # A .npy file is an array, which has no names. What is neither NumPy takes for Python's objects, which nobody reads here.
-        why = "" if "pickle" in str(exc) else f" ({exc})"
+        array = Path(path).suffix == ".npy"
+        why = " (a .npy file is one array without a name)" if array else "" if "pickle" in str(exc) else f" ({exc})"
         raise DatasetError(
-            f"{path}: is no .npz file of arrays{why}; np.savez(file, images=..., labels=...) writes one, and enc-caffe data folder or "
+            f"{path}: cannot be read as .npz{why}; np.savez(file, images=..., labels=...) writes one, and enc-caffe data folder or "
             "list reads image files"
         ) from None
     return from_arrays(pixels, classes, pad, seed, str(path))

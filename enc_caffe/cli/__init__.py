@@ -128,7 +128,8 @@ _READ = (
     "model", "weights", "lmdb", "images", "test_lmdb", "test_images", "train_lmdb", "held_out_lmdb", "solver", "ranks", "metrics", "latency",
     "mean_file", "imported", "source", "distill",
 )  # fmt: skip
-_WRITTEN = ("out", "json", "export")
+# --export is refused where it exists.
+_WRITTEN = ("out", "json")
 
 
 def _check_apart(args: argparse.Namespace) -> None:

@@ -569,7 +569,7 @@ def test_the_good_files_are_good(kit: Path) -> None:
             2,
             "--seed -1: a whole number of 0 or more is needed",
         ),
-        (["data", "arrays", "pictures/a.png", "--out", "o"], 1, "a.png: is no .npz file of arrays; np.savez"),
+        (["data", "arrays", "pictures/a.png", "--out", "o"], 1, "a.png: cannot be read as .npz; np.savez"),
         (
             ["data", "partial", "good_lmdb", "--images", "0", "--out", "o"],
             2,

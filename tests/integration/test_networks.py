@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Optional
+from typing import Optional, Sequence
 
 import numpy as np
 import pytest
@@ -154,8 +154,11 @@ def images(folder: Path, channels: int = 3, largest: int = 255) -> Path:
     return folder
 
 
-def written(folder: Path, text: str, shapes: Optional[dict[str, tuple[int, ...]]] = None) -> list[str]:
-    """``--model`` and ``--weights`` of a network with random weights."""
+def written(
+    folder: Path, text: str, shapes: Optional[dict[str, tuple[int, ...]]] = None, more: Sequence[tuple[str, str, tuple[int, ...]]] = ()
+) -> list[str]:  # fmt: skip
+    """``--model`` and ``--weights`` of a network with random weights; ``more`` are layers that are not decomposed: name, type and
+    shape."""
     model, weights, rng = folder / "n.prototxt", folder / "n.caffemodel", np.random.default_rng(0)
     model.write_text(text)
     with open(weights, "wb") as handle:
@@ -164,6 +167,7 @@ def written(folder: Path, text: str, shapes: Optional[dict[str, tuple[int, ...]]
             layer_record(x.name, x.type, [0.1 * rng.standard_normal(s, np.float32) for s in expected_shapes(x)])
             for x in layers
         ]
+        records += [layer_record(name, kind, [0.1 * rng.standard_normal(s, np.float32)]) for name, kind, s in more]
         write_caffemodel(handle, "n", records)
     return ["--model", str(model), "--weights", str(weights)]
 
@@ -171,7 +175,8 @@ def written(folder: Path, text: str, shapes: Optional[dict[str, tuple[int, ...]]
 def test_a_second_source_keeps_its_size_and_its_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     # Maps of one channel for images of three: both were taken to be of the images' size, and to come from the images' LMDB.
     maps = images(tmp_path / "maps", 1, 4)
-    flags = written(tmp_path, SEGMENTATION.replace('"labels"', f'"{maps}"'))
+    enlarging = ("up", "Deconvolution", (5, 5, 4, 4))
+    flags = written(tmp_path, SEGMENTATION.replace('"labels"', f'"{maps}"'), more=[enlarging])
     lmdb = ["--lmdb", str(images(tmp_path / "images"))]
     assert load(tmp_path / "n.prototxt", tmp_path / "images").network.shape_of("label") == (8, 1, 20, 18)
     out = tmp_path / "out"

@@ -167,8 +167,10 @@ def test_what_hangs_is_told_and_ended_with_what_it_started(hanging: Path, monkey
 def test_an_interruption_ends_what_hangs_at_once(hanging: Path) -> None:
     command = [sys.executable, "-c", SCRIPT, str(hanging)]
     with subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).resolve().parents[2]
-    ) as process:
+        command, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).resolve().parents[2],
+        # A shell without job control starts background commands, and so perhaps this test, with SIGINT ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:  # fmt: skip
         with open(hanging / "pipe", "rb") as pipe:
             assert pipe.read(1) == b"x"
             process.send_signal(signal.SIGINT)

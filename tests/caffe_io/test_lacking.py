@@ -114,3 +114,18 @@ def test_blobs_of_another_layer_are_not_missed(tmp_path: Path) -> None:
     assert found('param { name: "b" }') == set()
     # Its bias is its own.
     assert found("") == {"b"}
+
+
+def test_an_enlargement_that_interpolates_lacks_nothing(tmp_path: Path) -> None:
+    """Bilinear fillers are what such a layer computes; zeros, which other Deconvolutions begin with, are not."""
+    with open(tmp_path / "w.caffemodel", "wb") as handle:
+        write_caffemodel(handle, "net", [layer_record("other", "ReLU", [])])
+    for filler, found in (
+        ('weight_filler { type: "bilinear" }', set()),
+        ('weight_filler { type: "xavier" }', {"up"}),
+        ("", {"up"}),
+    ):
+        own = f"num_output: 3 group: 3 kernel_size: 4 stride: 2 bias_term: false {filler}"
+        layer = f'layer {{ name: "up" type: "Deconvolution" bottom: "data" top: "up" convolution_param {{ {own} }} }}\n'
+        (tmp_path / "n.prototxt").write_text(HEAD.format(name="n") + layer)
+        assert set(lacking(read_net(tmp_path / "n.prototxt"), opened(tmp_path / "w.caffemodel"))) == found

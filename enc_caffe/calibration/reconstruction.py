@@ -52,7 +52,7 @@ def blocks_task(
     together: bool = False,
 ) -> BlocksTask:  # fmt: skip
     """Both networks, the compressed one's weights written into the folder, and the runs between them; ``together``: only the last one,
-    of all of them.
+    of all of them, where there is one.
 
     Raises
     ------
@@ -83,7 +83,9 @@ def blocks_task(
     # What is changed by a blob is as large as itself.
     step = 8 * sum(int(np.prod(shape[1:])) for shape in blobs.values())
     runs = runs_of(parts, sum(stop - first for first, stop in used), made.macs, step)
-    return BlocksTask(compressed, original, str(folder), runs[-1:] if together else runs, used)
+    # Where a step through the whole network does not fit, there is no such run.
+    last = runs[len(parts) :] if len(parts) > 1 else runs
+    return BlocksTask(compressed, original, str(folder), (last or runs) if together else runs, used)
 
 
 def _values(network: Network, blob: str) -> int:

@@ -86,6 +86,8 @@ def run(args: argparse.Namespace) -> None:
         raise UsageError(
             f"--solver {args.solver}: is a solver prototxt here; --search_solver {args.solver} says how the search solves"
         )
+    if args.fit_train and args.train_lmdb is None and "fit_train" not in QUALITY.get(args.quality, {}):
+        raise UsageError("--fit_train: fits to the images of --train_lmdb, and there is none; give it")
     take_images(args)
     making = Making(
         decomposition(args),

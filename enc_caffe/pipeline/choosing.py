@@ -87,7 +87,7 @@ class Chooser:
         return self.decomposer.how.words() + self._more
 
     def fitted_to(self, more: Subject, forms: Mapping[str, Form]) -> tuple[dict[str, list[np.ndarray]], str]:
-        """The weights after all layers were fitted together to more images, and what came of it; from then on the evaluator measures
+        """The weights after the layers were fitted to more images, and what came of it; from then on the evaluator measures
         these. Where the images that are held out speak against it, they are what they were.
         """
         base, images = self.decomposer.blobs(forms), more.look.images
@@ -99,18 +99,20 @@ class Chooser:
             sorted((n, str(f)) for n, f in forms.items()),
             self._placement,
             self._name,
-            str(self.decomposer.folder("blocks").parent.name),
+            self.decomposer.folder("blocks").parent.name,
         ]
         key = digest_of([*begun, KEY])
         found = reconstructed(
             more, opened(self._images.weights), forms, self._placement, base, own.folder("blocks"), key, self._report, together=True
         )  # fmt: skip
-        if all(np.array_equal(a, b) for name in found for a, b in zip(found[name], base.get(name, found[name]))):
+        if found.keys() == base.keys() and all(
+            np.array_equal(a, b) for name in found for a, b in zip(found[name], base[name])
+        ):
             return base, f"on the part of {images} images that is held out nothing was gained"
         self._name = [*self._name, "fitted", own.folder("blocks").parent.name, key]
-        self._more = f"{self._more}, then together to {images} more images"
+        self._more = f"{self._more}, then to {images} more images"
         self.evaluator = self._measuring(found)
-        return found, f"all layers were fitted together to {images} images"
+        return found, f"the layers were fitted to {images} images"
 
     def _measuring(self, found: Blobs) -> PlanEvaluator:
         return PlanEvaluator(

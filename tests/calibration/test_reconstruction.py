@@ -34,3 +34,20 @@ def test_narrow_weights_are_widened_whatever_they_began_with(tmp_path: Path) -> 
         for name, arrays in own.items():
             for array, blob in zip(arrays, written.layers[name].blobs):
                 np.testing.assert_allclose(written.array(blob), array, rtol=1e-6)
+
+
+def test_where_a_step_through_all_does_not_fit_together_is_run_by_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forms = {name: Form("spatial", (3,)) for name in ("c1", "c2", "c3")}
+    with Workers(1).executor() as executor:
+        setting = Setting(tmp_path, nets.residual(), executor, 100)
+        model = CaffeModel(setting.weights)
+
+        def runs(together: bool) -> list:
+            return list(module.blocks_task(setting.images, model, forms, "exact", {}, tmp_path, together).runs)
+
+        several = runs(False)
+        assert len(several) > 2 and runs(True) == several[-1:] and not several[-1].onward
+        monkeypatch.setattr("enc_caffe.calibration.blocks.STEP", 1)
+        assert runs(True) == several[:-1]

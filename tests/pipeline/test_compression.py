@@ -356,8 +356,8 @@ def test_more_images_bring_all_layers_nearer_together(tmp_path: Path, capsys, mo
         said = capsys.readouterr()
         assert status == 0
         fitted = case.startswith("max")
-        assert ("all layers were fitted together to 160 images" in said.err) == fitted
-        assert ("then together to 160 more images" in said.out) == fitted
+        assert ("the layers were fitted to 160 images" in said.err) == fitted
+        assert ("then to 160 more images" in said.out) == fitted
         assert ("160 images are too few to fit blocks" in said.err) == (case == "too few")
         loss[case] = apart(out, tmp_path)
     assert loss["max"] == loss["max again"] < loss["best"] and loss["too few"] == loss["best"]

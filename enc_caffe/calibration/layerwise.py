@@ -20,7 +20,7 @@ import numpy as np
 from enc_caffe.calibration.moments import MomentSum, image_columns, image_patches
 from enc_caffe.calibration.rectified import Behind, ResponseSum, placed, solved_behind, width
 from enc_caffe.decomposition import scheme_for
-from enc_caffe.decomposition.outputs import output_roots, solve_turned, turned
+from enc_caffe.decomposition.outputs import Root, solve_turned, turned
 from enc_caffe.decomposition.patches import patch_size
 from enc_caffe.decomposition.regression import Moments, group_weights, regular
 from enc_caffe.errors import CaffeError
@@ -82,15 +82,15 @@ class Step:
 class CalibrationTask:
     """Both networks (the original only where some step needs it), not folded, and the folder of what is kept between steps.
 
-    The tasks' ``batch`` is how many images are summed at once. ``outputs`` has G (g, O/g, O/g) of layers whose outputs' errors are
-    weighted.
+    The tasks' ``batch`` is how many images are summed at once. ``outputs`` has the roots of G, group by group, of layers whose
+    outputs' errors are weighted.
     """
 
     compressed: NetTask
     original: Optional[NetTask]
     folder: str
     images: int
-    outputs: Mapping[str, np.ndarray] = field(default_factory=dict)
+    outputs: Mapping[str, Sequence[Root]] = field(default_factory=dict)
 
 
 def advance(
@@ -299,7 +299,7 @@ def _merged(first: Any, second: Any) -> Any:
 
 
 def _solved(
-    step: Step, sums: Any, initial: Blobs, weights_of: Callable[[Layer], list[np.ndarray]], outputs: Optional[np.ndarray] = None
+    step: Step, sums: Any, initial: Blobs, weights_of: Callable[[Layer], list[np.ndarray]], roots: Optional[Sequence[Root]] = None
 ) -> Blobs:  # fmt: skip
     layer = step.layer
     if step.kind == "norm":
@@ -331,10 +331,9 @@ def _solved(
         moments.append(Moments(inputs - np.outer(middle, middle), targets - np.outer(x, constant), own.columns))
         means.append((x, y))
     ready = regular(layer, arrays[0], moments)
-    if outputs is None:
+    if roots is None:
         factors = scheme.solve_regular(layer, arrays[0], ready, step.form)
     else:
-        roots = output_roots(outputs)
         factors = solve_turned(scheme, layer, arrays[0], turned(ready, roots), roots, step.form)
     blobs = {name: [factor] for name, factor in zip(step.names, factors)}
     new = np.zeros(0) if bias is None else bias.reshape(-1)

@@ -168,6 +168,8 @@ class Decomposer:
     how : Decomposition
     placement : {'exact', 'published'}
     progress : callable of what is done, how much of it, and in all
+    part : int
+        Images that a plan's layers are put right with, where there are more: enough to compare plans by. 0: all.
     """
 
     def __init__(
@@ -176,8 +178,10 @@ class Decomposer:
         how: Decomposition,
         placement: str = "exact",
         progress: Stages = quiet,
+        part: int = 0,
     ) -> None:
         self.made, self.how, self.placement, self.progress = made, how, placement, progress
+        self._part = part if part < made.look.images else 0
         self._temporary = None if made.store else tempfile.TemporaryDirectory(prefix="enc-caffe-")
         self._model = opened(made.weights)
         self._blobs: dict[str, Blobs] = {}
@@ -257,6 +261,7 @@ class Decomposer:
             return []
         own = [self.how.kind, *sorted(self.how.recalibrate), *self.key().values()]
         own += [OUTPUT_RIDGE] if self.how.kind == "asymmetric_fisher" else []
+        own += ["of", self._part] if self._part else []
         return [*own, KEY] if self.how.by_blocks else own
 
     def reference(self) -> Path:
@@ -332,7 +337,12 @@ class Decomposer:
             original = net_task(plain, (), block)
         roots = self._output_roots(forms) if self.how.kind == "asymmetric_fisher" else {}
         task = CalibrationTask(
-            net_task(plain, (), block, caffemodel, pairs, described), original, str(work), made.look.images, roots
+            net_task(plain, (), block, caffemodel, pairs, described),
+            original,
+            str(work),
+            made.look.images,
+            roots,
+            self._part,
         )
         return calibrate(
             task, steps, initial, self._weights, made.executor,

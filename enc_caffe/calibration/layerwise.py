@@ -83,7 +83,7 @@ class CalibrationTask:
     """Both networks (the original only where some step needs it), not folded, and the folder of what is kept between steps.
 
     The tasks' ``batch`` is how many images are summed at once. ``outputs`` has the roots of G, group by group, of layers whose
-    outputs' errors are weighted.
+    outputs' errors are weighted. ``part`` images, the first of every chunk, are enough to compare plans by; 0: all.
     """
 
     compressed: NetTask
@@ -91,6 +91,17 @@ class CalibrationTask:
     folder: str
     images: int
     outputs: Mapping[str, Sequence[Root]] = field(default_factory=dict)
+    part: int = 0
+
+    @property
+    def used(self) -> int:
+        """Images that are summed over."""
+        return self.part or self.images
+
+    def span(self, chunk: int) -> tuple[int, int]:
+        """Positions of the images of a chunk that are summed over."""
+        first, stop = span(self.images, chunk, self.compressed.batch)
+        return first, first + -(-(stop - first) * self.used // self.images)
 
 
 def advance(
@@ -107,7 +118,7 @@ def advance(
     keep : bool
         Write the blobs that the next steps go on from.
     """  # fmt: skip
-    step, sums = steps[at], _sums(steps[at], task.images)
+    step, sums = steps[at], _sums(steps[at], task.used)
     with contextlib.ExitStack() as stack:
         engines = _engines(task, stack)
         engines[0].put(blobs)
@@ -163,7 +174,7 @@ def _blocks(
     task: CalibrationTask, base: int, chunk: int, engines: Sequence[Engine]
 ) -> Iterator[tuple[int, list[dict[str, np.ndarray]]]]:
     block = task.compressed.batch
-    start, stop = span(task.images, chunk, block)
+    start, stop = task.span(chunk)
     if base < 0:
         for data, _ in batches(task.compressed, start, stop):
             for engine in engines:
@@ -258,14 +269,14 @@ def calibrate(
     """
     # Workers sum; what weighs the outputs stays here.
     folder, small = Path(task.folder), replace(task, outputs={})
-    chunks = [c for c in range(CHUNKS) if len(range(*span(task.images, c, task.compressed.batch)))]
+    chunks = [c for c in range(CHUNKS) if len(range(*task.span(c)))]
     done, base, found = _resume(folder, len(steps), chunks)
     progress(done, len(steps))
     sizes = executor.result(executor.submit(live_sizes, task, steps)) if done < len(steps) else []
     for at in range(done, len(steps)):
         step = steps[at]
         known = step.kind == "chain" and not found and not step.free and step.layer.name not in task.outputs
-        keep = sizes[at] * task.images <= LIVE and not known
+        keep = sizes[at] * task.used <= LIVE and not known
         if known:
             # Nothing before it changed: the inputs are the original's own, and no constant is to be found.
             blobs = {n: initial[n] for n in step.names}

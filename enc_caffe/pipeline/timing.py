@@ -12,7 +12,7 @@ import numpy as np
 from enc_caffe.caffe_io.prototxt import read_net, to_text
 from enc_caffe.errors import EncError, InfeasibleError, RuntimeRefusal, UsageError
 from enc_caffe.form import WHOLE, Form
-from enc_caffe.measuring.clock import Timing, Timings, machine, time_models
+from enc_caffe.measuring.clock import LOADS, Timing, Timings, machine, time_models
 from enc_caffe.measuring.contexts import random_model, whole_network, with_batch
 from enc_caffe.metrics.latency import LatencyTable
 from enc_caffe.metrics.table import MetricsTable
@@ -126,7 +126,7 @@ class EndToEnd:
         return Measured(found["original"], found["compressed"], predicted, self.where)
 
     def _times(self, models: Mapping[str, Model]) -> Timings:
-        found, refused = time_models(self._process, models, ROUNDS, enough=0.01)
+        found, refused = time_models(self._process, models, ROUNDS, enough=0.01, loads=LOADS)
         if refused:
             name, why = next(iter(refused.items()))
             raise RuntimeRefusal(f"{self._process.runtime.name} does not take the {name} network: {why}")

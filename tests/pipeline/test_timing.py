@@ -200,9 +200,11 @@ def test_the_emitted_network_is_timed_with_as_many_images_as_the_original(tmp_pa
     class Process:
         runtime, version, threads, seen = RUNTIMES["opencv"], "4", 1, {}
 
-        def load(self, name: str, model: Model) -> None:
-            (blob,) = read_net(model.prototxt).layer[0].input_param.shape
-            self.seen[name] = (list(blob.dim), list(model.inputs["data"]))
+        def load_all(self, models: dict[str, Model]) -> dict[str, str]:
+            for name, model in models.items():
+                (blob,) = read_net(model.prototxt).layer[0].input_param.shape
+                self.seen[name] = (list(blob.dim), list(model.inputs["data"]))
+            return {}
 
         def time(self, names, rounds, seconds, sweep=0) -> np.ndarray:
             return np.full((len(names), rounds), 1000.0)
@@ -212,7 +214,8 @@ def test_the_emitted_network_is_timed_with_as_many_images_as_the_original(tmp_pa
 
     process = Process()
     EndToEnd(loaded, process, 4, "exact").emitted(out, weights, 1.0)  # type: ignore[arg-type]
-    assert process.seen == dict.fromkeys(("original", "compressed"), ([4, 3, 12, 12], [4, 3, 12, 12]))
+    names = [f"{what}{again}" for what in ("original", "compressed") for again in ("", " 2", " 3")]
+    assert process.seen == dict.fromkeys(names, ([4, 3, 12, 12], [4, 3, 12, 12]))
 
 
 @pytest.mark.caffe
@@ -236,7 +239,7 @@ def test_the_plan_that_is_timed_is_the_plan_that_is_emitted(tmp_path: Path, caps
         rows = list(csv.DictReader(handle))
     pairs = [r["network"] for r in rows if r["what"] == "layer 'b'" and r["form"].startswith("spatial")]
     assert pairs and all(
-        strides(tmp_path / "board" / "networks" / f"{k}.prototxt", "b") == [(2, 2), (1, 1)] for k in pairs
+        strides(tmp_path / "board" / "networks" / f"{k}.prototxt", "b_0") == [(2, 2), (1, 1)] for k in pairs
     )
     # Times by hand: a rank takes its part.
     known = {"original": 9000, "whole": 3000, "channel": 7000, "spatial": 6000}

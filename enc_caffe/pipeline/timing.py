@@ -11,7 +11,7 @@ import numpy as np
 
 from enc_caffe.caffe_io.prototxt import read_net, to_text
 from enc_caffe.errors import EncError, InfeasibleError, RuntimeRefusal, UsageError
-from enc_caffe.form import WHOLE, Form
+from enc_caffe.form import Form
 from enc_caffe.measuring.clock import LOADS, Timing, Timings, machine, time_models
 from enc_caffe.measuring.contexts import random_model, whole_network, with_batch
 from enc_caffe.metrics.latency import LatencyTable
@@ -203,16 +203,32 @@ def unlike(table: LatencyTable, network: str) -> list[str]:
 
 
 def correction(
-    table: LatencyTable, layers: Mapping[str, Layer], forms: Mapping[str, Form], ratio: float
+    table: LatencyTable,
+    layers: Mapping[str, Layer],
+    forms: Mapping[str, Form],
+    ratio: float,
+    parts: Mapping[str, float],
 ) -> LatencyTable:
-    """The table with a scheme made so much slower or faster that a plan in it takes this part of the original's time."""
+    """The table with schemes made so much slower or faster that a plan in them takes this part of the original's time.
+
+    ``parts`` are the ratios of the plan's layers of each scheme alone. They say which scheme was wrong, and the plan's how much all of them
+    were together: what each part differs by has the noise of a whole network, and is large beside the time of few layers.
+    """
     assert table.network_time is not None
-    own = sum(table.time_of(layers[n], f) for n, f in forms.items() if f != WHOLE and n in table)
-    if not own:
-        return table
-    predicted = table.predicted([layers[n] for n in layers if n in table], forms)
-    factor = float(np.clip((own + ratio * table.network_time - predicted) / own, LEAST, MOST))
-    return table.corrected({f.scheme: factor for f in forms.values() if f != WHOLE})
+    known, total = [layers[n] for n in layers if n in table], table.network_time
+    own, apart = dict[str, float](), dict[str, float]()
+    wrong = ratio * total - table.predicted(known, forms)
+    for scheme, part in parts.items():
+        these = {n: f for n, f in forms.items() if f.scheme == scheme}
+        own[scheme] = sum(table.time_of(layers[n], f) for n, f in these.items() if n in table)
+        # Only what is wrong in the same direction as the plan.
+        apart[scheme] = max(0.0, (part * total - table.predicted(known, these)) * (1 if wrong > 0 else -1))
+    if not sum(apart.values()):
+        apart = dict(own)
+    every = sum(apart.values())
+    return table.corrected({
+        s: float(np.clip(1 + wrong * apart[s] / every / own[s], LEAST, MOST)) for s in parts if own[s] and every
+    })  # fmt: skip
 
 
 def settled(
@@ -254,8 +270,7 @@ def settled(
         except RuntimeRefusal as exc:
             notice(f"the table stays as it is: {exc}")
             break
-        for scheme, ratio in parts.items():
-            table = correction(table, layers, {n: f for n, f in forms.items() if f.scheme == scheme}, ratio)
+        table = correction(table, layers, forms, measured.ratio, parts)
     within = [t for t in tried if t[0] <= target]
     best = (
         max(within, key=lambda t: value_of(t[1]) if len(within) > 1 else 0.0)

@@ -131,9 +131,26 @@ def test_corrections_are_bounded_and_leave_whole_layers_alone() -> None:
     forms = search_plan(
         TABLE, options(target_flops=None, target_latency=0.6, first_layer="search"), None, table
     ).plan.forms
-    assert correction(table, layers, forms, 5.0).about["corrected"] == {"spatial": 2.0}
-    assert correction(table, layers, {}, 5.0) == table
-    assert [x.whole for x in correction(table, layers, forms, 5.0).layers] == [500, 300]
+    parts = {"spatial": 5.0}
+    assert correction(table, layers, forms, 5.0, parts).about["corrected"] == {"spatial": 2.0}
+    assert correction(table, layers, {}, 5.0, {}).layers == table.layers
+    assert [x.whole for x in correction(table, layers, forms, 5.0, parts).layers] == [500, 300]
+
+
+def test_parts_say_which_scheme_was_wrong_and_the_plan_how_much() -> None:
+    layers, table = {layer.name: layer for layer, _ in TABLE.by_layer()}, runtime(a=500, b=300)
+    table = replace(table, layers=tuple(replace(x, scheme=s) for x in table.layers for s in ("spatial", "spatial_t")))
+    forms = {"a": Form("spatial", (4,)), "b": Form("spatial_t", (4,))}
+    own = {n: table.time_of(layers[n], f) for n, f in forms.items()}
+    predicted = table.predicted(list(layers.values()), forms)
+    alone = {f.scheme: table.predicted(list(layers.values()), {n: f}) / 1000 for n, f in forms.items()}
+    # The plan takes 60 more than predicted. One part alone seems to take 200 more and the other 100 less: all of the 60 are the first's.
+    found = correction(table, layers, forms, (predicted + 60) / 1000, {"spatial": alone["spatial"] + 0.2, "spatial_t": alone["spatial_t"] - 0.1})  # fmt: skip
+    assert found.about["corrected"] == {"spatial": pytest.approx(1 + 60 / own["a"]), "spatial_t": 1.0}
+    assert found.predicted(list(layers.values()), forms) == pytest.approx(predicted + 60, abs=2)
+    # Where no part says it, all are as wrong as each other.
+    found = correction(table, layers, forms, (predicted + 60) / 1000, alone)
+    assert found.about["corrected"] == dict.fromkeys(alone, pytest.approx(1 + 60 / sum(own.values()), rel=1e-3))
 
 
 def test_a_table_of_another_machine_is_said() -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from enc_caffe.caffe_io.prototxt import read_net, to_text
 from enc_caffe.errors import EncError, InfeasibleError, RuntimeRefusal, UsageError
-from enc_caffe.form import Form
+from enc_caffe.form import WHOLE, Form
 from enc_caffe.measuring.clock import LOADS, Timing, Timings, machine, time_models
 from enc_caffe.measuring.contexts import random_model, whole_network, with_batch
 from enc_caffe.metrics.latency import LatencyTable
@@ -87,15 +87,6 @@ class EndToEnd:
         """A plan's network with random weights: time does not depend on them."""
         found = self._random({"original": {}, "compressed": forms})
         return Measured(found["original"], found["compressed"], predicted, self.where)
-
-    def parts(self, forms: Mapping[str, Form]) -> dict[str, float]:
-        """By scheme of a plan: time over the original's of the network with the plan's layers of that scheme alone."""
-        plans = {
-            s: {n: f for n, f in forms.items() if f.scheme == s}
-            for s in dict.fromkeys(f.scheme for f in forms.values())
-        }
-        found = self._random({"original": {}, **plans})
-        return {s: found[s].nanoseconds / found["original"].nanoseconds for s in plans}
 
     def _random(self, plans: Mapping[str, Mapping[str, Form]]) -> Timings:
         net, network = self._loaded.net, self._loaded.network
@@ -203,32 +194,21 @@ def unlike(table: LatencyTable, network: str) -> list[str]:
 
 
 def correction(
-    table: LatencyTable,
-    layers: Mapping[str, Layer],
-    forms: Mapping[str, Form],
-    ratio: float,
-    parts: Mapping[str, float],
+    table: LatencyTable, layers: Mapping[str, Layer], forms: Mapping[str, Form], ratio: float
 ) -> LatencyTable:
-    """The table with schemes made so much slower or faster that a plan in them takes this part of the original's time.
+    """The table with all schemes made so much slower or faster that a plan in them takes this part of the original's time.
 
-    ``parts`` are the ratios of the plan's layers of each scheme alone. They say which scheme was wrong, and the plan's how much all of them
-    were together: what each part differs by has the noise of a whole network, and is large beside the time of few layers.
+    All by the same factor, those too that the plan does not use: a table has been made right by scheme when it was measured, and what changed
+    since is mostly the machine. A factor of each scheme's own is a few percent of a network over the time of few layers: a scheme that seems
+    cheap by it is taken everywhere, and is not.
     """
     assert table.network_time is not None
-    known, total = [layers[n] for n in layers if n in table], table.network_time
-    own, apart = dict[str, float](), dict[str, float]()
-    wrong = ratio * total - table.predicted(known, forms)
-    for scheme, part in parts.items():
-        these = {n: f for n, f in forms.items() if f.scheme == scheme}
-        own[scheme] = sum(table.time_of(layers[n], f) for n, f in these.items() if n in table)
-        # Only what is wrong in the same direction as the plan.
-        apart[scheme] = max(0.0, (part * total - table.predicted(known, these)) * (1 if wrong > 0 else -1))
-    if not sum(apart.values()):
-        apart = dict(own)
-    every = sum(apart.values())
-    return table.corrected({
-        s: float(np.clip(1 + wrong * apart[s] / every / own[s], LEAST, MOST)) for s in parts if own[s] and every
-    })  # fmt: skip
+    own = sum(table.time_of(layers[n], f) for n, f in forms.items() if f != WHOLE and n in table)
+    if not own:
+        return table
+    predicted = table.predicted([layers[n] for n in layers if n in table], forms)
+    factor = float(np.clip((own + ratio * table.network_time - predicted) / own, LEAST, MOST))
+    return table.corrected({x.scheme: factor for x in table.layers})
 
 
 def settled(
@@ -259,18 +239,15 @@ def settled(
             measured = ends.plan(forms, found.plan.about.latency_ratio or 1.0)
         except RuntimeRefusal as exc:
             notice(f"not timed from end to end: {exc}")
-            return found, metrics, table
+            if not tried:
+                return found, metrics, table
+            break
         tried.append((measured.ratio, found, metrics, table))
         apart = abs(measured.ratio / measured.predicted - 1.0)
         if apart <= APART or at == REPEATS:
             break
         notice(f"{measured.words()}: {apart:.0%} apart, so the table is corrected and the search repeated")
-        try:
-            parts = ends.parts(forms)
-        except RuntimeRefusal as exc:
-            notice(f"the table stays as it is: {exc}")
-            break
-        table = correction(table, layers, forms, measured.ratio, parts)
+        table = correction(table, layers, forms, measured.ratio)
     within = [t for t in tried if t[0] <= target]
     best = (
         max(within, key=lambda t: value_of(t[1]) if len(within) > 1 else 0.0)

@@ -33,6 +33,7 @@ from enc_caffe.runtimes.process import RuntimeProcess
 
 #: Parts of the network's MACs at which time over MACs is shown.
 PARTS = (0.75, 0.5, 0.25)
+SCHEMES = ("spatial", "spatial_t", "channel", "tucker2")
 
 
 def random_plan(table: LatencyTable, rng: np.random.Generator) -> dict[str, Form]:
@@ -89,7 +90,7 @@ def main() -> int:
             table, seconds = read_latency(file), time.perf_counter() - start
             rng = np.random.default_rng(1)
             plans = {f"random {i}": random_plan(table, rng) for i in range(args.plans)}
-            for scheme in dict.fromkeys(x.scheme for x in table.layers):
+            for scheme in (s for s in dict.fromkeys(x.scheme for x in table.layers) if s in SCHEMES):
                 plans.update({f"{scheme} {part}": level_plan(network, table, scheme, part) for part in PARTS})
             timer = Timer(process, 1, store, 9, say)
             nets = {"original": whole_network(net, network, {}, 1)}

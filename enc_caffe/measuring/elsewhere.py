@@ -46,11 +46,10 @@ class Exporter:
         self.runtime, self.about = runtime, {"runtime": runtime.name}
         self._folder, self._process, self._rows = folder, process, dict[str, list[str]]()
         (folder / "networks").mkdir()
-        for source, name in (
-            (WORKER, "worker.py"),
-            (runtime.adapter, "adapter.py"),
-            (WORKER.parent / "board.py", SCRIPT),
-        ):
+        sources = {"worker.py": WORKER, "adapter.py": runtime.adapter, SCRIPT: WORKER.parent / "board.py"}
+        if runtime.shared:
+            sources[runtime.shared] = runtime.adapter.parent / runtime.shared
+        for name, source in sources.items():
             shutil.copyfile(source, folder / name)
 
     def times(self, nets: Mapping[str, Any], what: str, sweep: int = 0) -> Timings:

@@ -11,7 +11,7 @@ from enc_caffe.decomposition import form_cost, scheme_for
 from enc_caffe.errors import NetworkError, RuntimeRefusal
 from enc_caffe.form import WHOLE, Form
 from enc_caffe.measuring.clock import Timing, Timings, difference
-from enc_caffe.measuring.contexts import context, empty, followers, whole_network
+from enc_caffe.measuring.contexts import context, copies_of, followers, whole_network, without
 from enc_caffe.measuring.store import digest_of
 from enc_caffe.metrics.latency import LatencyTable, LayerLatency
 from enc_caffe.metrics.sampling import lowest_rank
@@ -30,6 +30,9 @@ LEAST, MOST = 0.5, 2.0
 SHARE = 0.1
 #: Part of its time beyond which half the interval of a form says that the machine is too noisy to decide.
 NOISE = 0.1
+
+#: How the names of contexts without a layer begin.
+WITHOUT = "without"
 
 Words = Callable[[str], None]
 Progress = Callable[[int, int], None]
@@ -88,11 +91,8 @@ class Group:
     forms: list[Form] = field(default_factory=list)
 
     def nets(self, net: Any, placement: str) -> dict[str, Any]:
-        """Deploy networks by name: of the form, or of an empty context."""
-        ends = dict.fromkeys((self.layer.bottom_shapes[0], self.layer.top_shapes[0]))
-        if len(self.layer.top_shapes[0]) != len(self.layer.bottom_shapes[0]):
-            ends = dict.fromkeys((self.layer.bottom_shapes[0],))
-        found = {f"empty {i}": empty(shape, self.batch) for i, shape in enumerate(ends)}
+        """Deploy networks by name: of the form, or of the context without the layer."""
+        found = {f"{WITHOUT} {i}": one for i, one in enumerate(without(net, self.layer, self.batch))}
         for form in (WHOLE, *self.forms):
             found[str(form)] = context(net, self.layer, form, self.batch, placement)
         return found
@@ -179,7 +179,7 @@ def measure_latency(
         known[key] = timer.times(group.nets(net, placement), f"layer '{group.layer.name}'", sweep)
         done += len(group.forms) + 3
         progress(done, total)
-    entries = entries_of(net, network, schemes, ranks, known, notice)
+    entries = entries_of(net, network, schemes, ranks, known, batch, notice)
     if not entries:
         raise RuntimeRefusal(f"{timer.runtime.name} takes none of the layers of '{network.name}'")
     table = LatencyTable(network.name, tuple(entries), {**timer.about, "batch": batch, "placement": placement})
@@ -190,23 +190,23 @@ def measure_latency(
 
 def entries_of(
     net: Any, network: Network, schemes: Mapping[str, Sequence[str]], ranks: int, known: Mapping[str, Timings],
-    notice: Words = lambda line: None,
+    batch: int = 1, notice: Words = lambda line: None,
 ) -> list[LayerLatency]:  # fmt: skip
     """The table's entries from times by geometry and form."""
     entries, noisy = [], {}
     for name, own in schemes.items():
         layer, times = network[name], known[geometry(net, network[name])]
-        ends = [t for n, t in times.items() if n.startswith("empty")]
+        ends = [t for n, t in times.items() if n.startswith(WITHOUT)]
         if str(WHOLE) not in times or not ends:
             continue
         # Where input and output differ in size, both ends of a context are between theirs.
-        outside = Timing(*np.mean(ends, axis=0))
-        whole = difference(times[str(WHOLE)], outside)
+        outside, copies = Timing(*np.mean(ends, axis=0)), copies_of(layer, batch)
+        whole = difference(times[str(WHOLE)], outside, copies)
         for scheme in own:
             forms = [f for f in sampled_forms(layer, scheme, ranks) if str(f) in times]
             if not forms:
                 continue
-            made = [whole, *(difference(times[str(f)], outside) for f in forms)]
+            made = [whole, *(difference(times[str(f)], outside, copies) for f in forms)]
             worst = max(made, key=lambda t: t.half / t.nanoseconds)
             if worst.half > NOISE * worst.nanoseconds:
                 noisy[name] = f"layer '{name}', {([WHOLE, *forms])[made.index(worst)]}: {worst.words()}"

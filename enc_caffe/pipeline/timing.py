@@ -12,7 +12,7 @@ import numpy as np
 from enc_caffe.caffe_io.prototxt import read_net, to_text
 from enc_caffe.errors import EncError, InfeasibleError, RuntimeRefusal, UsageError
 from enc_caffe.form import WHOLE, Form
-from enc_caffe.measuring.clock import Timing, Timings, machine, time_models
+from enc_caffe.measuring.clock import LOADS, Timing, Timings, machine, time_models
 from enc_caffe.measuring.contexts import random_model, whole_network, with_batch
 from enc_caffe.metrics.latency import LatencyTable
 from enc_caffe.metrics.table import MetricsTable
@@ -88,15 +88,6 @@ class EndToEnd:
         found = self._random({"original": {}, "compressed": forms})
         return Measured(found["original"], found["compressed"], predicted, self.where)
 
-    def parts(self, forms: Mapping[str, Form]) -> dict[str, float]:
-        """By scheme of a plan: time over the original's of the network with the plan's layers of that scheme alone."""
-        plans = {
-            s: {n: f for n, f in forms.items() if f.scheme == s}
-            for s in dict.fromkeys(f.scheme for f in forms.values())
-        }
-        found = self._random({"original": {}, **plans})
-        return {s: found[s].nanoseconds / found["original"].nanoseconds for s in plans}
-
     def _random(self, plans: Mapping[str, Mapping[str, Form]]) -> Timings:
         net, network = self._loaded.net, self._loaded.network
         with tempfile.TemporaryDirectory(prefix="enc-caffe-nets-") as name:
@@ -126,7 +117,7 @@ class EndToEnd:
         return Measured(found["original"], found["compressed"], predicted, self.where)
 
     def _times(self, models: Mapping[str, Model]) -> Timings:
-        found, refused = time_models(self._process, models, ROUNDS, enough=0.01)
+        found, refused = time_models(self._process, models, ROUNDS, enough=0.01, loads=LOADS)
         if refused:
             name, why = next(iter(refused.items()))
             raise RuntimeRefusal(f"{self._process.runtime.name} does not take the {name} network: {why}")
@@ -205,14 +196,19 @@ def unlike(table: LatencyTable, network: str) -> list[str]:
 def correction(
     table: LatencyTable, layers: Mapping[str, Layer], forms: Mapping[str, Form], ratio: float
 ) -> LatencyTable:
-    """The table with a scheme made so much slower or faster that a plan in it takes this part of the original's time."""
+    """The table with all schemes made so much slower or faster that a plan in them takes this part of the original's time.
+
+    All by the same factor, those too that the plan does not use: a table has been made right by scheme when it was measured, and what changed
+    since is mostly the machine. A factor of each scheme's own is a few percent of a network over the time of few layers: a scheme that seems
+    cheap by it is taken everywhere, and is not.
+    """
     assert table.network_time is not None
     own = sum(table.time_of(layers[n], f) for n, f in forms.items() if f != WHOLE and n in table)
     if not own:
         return table
     predicted = table.predicted([layers[n] for n in layers if n in table], forms)
     factor = float(np.clip((own + ratio * table.network_time - predicted) / own, LEAST, MOST))
-    return table.corrected({f.scheme: factor for f in forms.values() if f != WHOLE})
+    return table.corrected({x.scheme: factor for x in table.layers})
 
 
 def settled(
@@ -243,19 +239,15 @@ def settled(
             measured = ends.plan(forms, found.plan.about.latency_ratio or 1.0)
         except RuntimeRefusal as exc:
             notice(f"not timed from end to end: {exc}")
-            return found, metrics, table
+            if not tried:
+                return found, metrics, table
+            break
         tried.append((measured.ratio, found, metrics, table))
         apart = abs(measured.ratio / measured.predicted - 1.0)
         if apart <= APART or at == REPEATS:
             break
         notice(f"{measured.words()}: {apart:.0%} apart, so the table is corrected and the search repeated")
-        try:
-            parts = ends.parts(forms)
-        except RuntimeRefusal as exc:
-            notice(f"the table stays as it is: {exc}")
-            break
-        for scheme, ratio in parts.items():
-            table = correction(table, layers, {n: f for n, f in forms.items() if f.scheme == scheme}, ratio)
+        table = correction(table, layers, forms, measured.ratio)
     within = [t for t in tried if t[0] <= target]
     best = (
         max(within, key=lambda t: value_of(t[1]) if len(within) > 1 else 0.0)

@@ -34,6 +34,10 @@ class Runtime:
         It runs 3x3 convolutions of stride 1 by Winograd, and those of 3x1 and 1x3 not.
     one_image : bool
         It takes one image at a time.
+    together : bool
+        Its adapter converts several networks as one.
+    shared : str
+        A file beside its adapter that goes out with it.
     grows : int
         How many times the bytes of the weights a pass reads about: Winograd's transformed weights of 3x3 are 64 of 8x8 tiles for 9.
     """
@@ -45,6 +49,8 @@ class Runtime:
     winograd: bool = False
     one_image: bool = False
     grows: int = 2
+    together: bool = False
+    shared: str = ""
 
     @property
     def adapter(self) -> Path:
@@ -58,9 +64,9 @@ RUNTIMES: dict[str, Runtime] = {
         Runtime("caffe", ("enc_caffe",), "make caffe"),
         Runtime("opencv", ("cv2",), 'pip install "opencv-python-headless<5"', ("opencv-4",), grows=8),
         Runtime("mnn", ("MNN",), "pip install MNN==3.6.1", ("mnn-",), winograd=True, grows=8),
-        Runtime("ncnn", ("ncnn", "caffe2onnx", "pnnx"), _ONNX.format(more="", last=" pnnx==20261020 ncnn==1.0.20261020"), ("ncnn-",), True, True, 8),
+        Runtime("ncnn", ("ncnn", "caffe2onnx", "pnnx"), _ONNX.format(more="", last=" pnnx==20261020 ncnn==1.0.20261020"), ("ncnn-",), True, True, 8, True, "by_onnx.py"),
         Runtime("openvino", ("openvino.tools.mo",), 'pip install "openvino-dev[caffe]==2023.3.0" "setuptools<66" (Python up to 3.11)', ("openvino-2023", "openvino-2022")),
-        Runtime("onnxruntime", ("onnxruntime", "caffe2onnx"), _ONNX.format(more=" onnxruntime==1.16.3", last=""), ("onnx-2", "onnx-0")),
+        Runtime("onnxruntime", ("onnxruntime", "caffe2onnx"), _ONNX.format(more=" onnxruntime==1.16.3", last=""), ("onnx-2", "onnx-0"), shared="by_onnx.py"),
     )
 }  # fmt: skip
 

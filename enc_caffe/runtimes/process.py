@@ -31,6 +31,8 @@ WORKER = Path(__file__).resolve().parent / "worker.py"
 TELL = 60.0
 #: Lines of what a runtime says that are kept.
 LINES = 200
+#: Bytes of text of the networks that are converted as one.
+BUNDLE = 1 << 15
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,28 @@ class Model:
     prototxt: Path
     caffemodel: Path
     inputs: Mapping[str, Sequence[int]]
+
+
+def _said(name: str, model: Model) -> dict[str, Any]:
+    """A network in the words of the worker."""
+    return {
+        "name": name, "prototxt": str(model.prototxt), "caffemodel": str(model.caffemodel),
+        "inputs": {n: list(s) for n, s in model.inputs.items()},
+    }  # fmt: skip
+
+
+def _bundles(models: Mapping[str, Model]) -> list[list[str]]:
+    """Names of networks to convert as one, in their order: within so much text, since a pass makes ready for all of them."""
+    found: list[list[str]] = []
+    room = 0
+    for name, model in models.items():
+        size = model.prototxt.stat().st_size
+        if size > room:
+            found.append([])
+            room = BUNDLE
+        found[-1].append(name)
+        room -= size
+    return found
 
 
 class RuntimeProcess:
@@ -213,16 +237,20 @@ class RuntimeProcess:
 
     def _load(self, name: str) -> None:
         model = self._models[name]
-        self._made += 1
-        self._folders[name] = folder = Path(self._folder.name) / str(self._made)
-        folder.mkdir()
+        self._folders[name] = folder = self._new_folder()
         said = self._ask(
-            f"converting {self.subject} as {name}", model.caffemodel.stat().st_size, do="load", name=name, prototxt=str(model.prototxt), caffemodel=str(model.caffemodel), folder=str(folder),
-            inputs={n: list(s) for n, s in model.inputs.items()},
+            f"converting {self.subject} as {name}", model.caffemodel.stat().st_size, do="load", folder=str(folder),
+            **_said(name, model),
         )  # fmt: skip
         if "refused" in said:
             raise RuntimeRefusal(str(said["refused"]))
         self._passes[name] = float(said["seconds"])
+
+    def _new_folder(self) -> Path:
+        self._made += 1
+        folder = Path(self._folder.name) / str(self._made)
+        folder.mkdir()
+        return folder
 
     def load(self, name: str, model: Model) -> None:
         """Convert a network by the runtime's own importer.
@@ -238,6 +266,36 @@ class RuntimeProcess:
         except RuntimeRefusal:
             del self._models[name]
             raise
+
+    def load_all(self, models: Mapping[str, Model]) -> dict[str, str]:
+        """Load networks, small ones of a runtime that converts them together as one; why it refuses others, by name."""
+        refused: dict[str, str] = {}
+        for names in _bundles(models) if self.runtime.together else [[name] for name in models]:
+            if len(names) > 1 and self._loaded_as_one({name: models[name] for name in names}):
+                continue
+            for name in names:
+                try:
+                    self.load(name, models[name])
+                except RuntimeRefusal as exc:
+                    refused[name] = str(exc)
+        return refused
+
+    def _loaded_as_one(self, models: Mapping[str, Model]) -> bool:
+        """False where the runtime does not take them so: one by one it says which."""
+        folder = self._new_folder()
+        try:
+            said = self._ask(
+                f"converting {self.subject} in {len(models)} forms", sum(m.caffemodel.stat().st_size for m in models.values()),
+                do="load_all", nets=[_said(n, m) for n, m in models.items()], folder=str(folder),
+            )  # fmt: skip
+        except RuntimeRefusal:
+            return False
+        if "refused" in said:
+            return False
+        self._models.update(models)
+        self._folders.update(dict.fromkeys(models, folder))
+        self._passes.update(zip(models, said["seconds"]))
+        return True
 
     def time(self, names: Sequence[str], rounds: int, seconds: float, sweep: int = 0) -> np.ndarray:
         """Nanoseconds of a pass, shape (names, rounds): in each round every network has its turn of about so many seconds.

@@ -5,6 +5,7 @@ it but what an adapter asks for. Commands, each with its answer:
 
 - ``{"do": "load", "name", "prototxt", "caffemodel", "folder", "inputs": {blob: shape}}``: ``{"seconds": of a first pass}``, or
   ``{"refused": why}``
+- ``{"do": "load_all", "nets": [what load is given, for each], "folder"}``: ``{"seconds": [for each]}``, or ``{"refused": why}``
 - ``{"do": "time", "names", "rounds", "seconds", "sweep"}``: ``{"ns": [[one for each round] for each name]}``
 - ``{"do": "run", "name", "inputs": FILE.npz, "outputs": FILE.npz}``: ``{}``; writes the outputs
 - ``{"do": "drop", "names"}``: ``{}``
@@ -24,6 +25,24 @@ def clock(threads):
     return time.process_time_ns if threads == 1 else time.perf_counter_ns
 
 
+def _inputs(said):
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    return {n: rng.standard_normal(s).astype(np.float32) for n, s in said["inputs"].items()}
+
+
+def _first_pass(net):
+    start = time.perf_counter()
+    net.run()
+    return time.perf_counter() - start
+
+
+def _words(exc):
+    words = [line.strip() for line in str(exc).splitlines() if line.strip()]
+    return f"{type(exc).__name__}: {words[-1] if words else 'no message'}"[:400]
+
+
 class Nets:
     """The networks that are loaded, by name."""
 
@@ -32,19 +51,24 @@ class Nets:
 
     def load(self, said):
         """Convert a network and make it ready to run on random inputs."""
-        import numpy as np
-
-        rng = np.random.default_rng(0)
-        inputs = {n: rng.standard_normal(s).astype(np.float32) for n, s in said["inputs"].items()}
+        inputs = _inputs(said)
         try:
             net = self._adapter.Net(said["prototxt"], said["caffemodel"], said["folder"], inputs, self._threads)
-            start = time.perf_counter()
-            net.run()
-            seconds = time.perf_counter() - start
+            seconds = _first_pass(net)
         except (Exception, SystemExit) as exc:
-            words = [line.strip() for line in str(exc).splitlines() if line.strip()]
-            return {"refused": f"{type(exc).__name__}: {words[-1] if words else 'no message'}"[:400]}
+            return {"refused": _words(exc)}
         self._nets[said["name"]] = net
+        return {"seconds": seconds}
+
+    def load_all(self, said):
+        """Convert several networks as one, where the adapter can."""
+        try:
+            given = [(one["prototxt"], one["caffemodel"], _inputs(one)) for one in said["nets"]]
+            nets = self._adapter.together(given, said["folder"], self._threads)
+            seconds = [_first_pass(net) for net in nets]
+        except (Exception, SystemExit) as exc:
+            return {"refused": _words(exc)}
+        self._nets.update(zip((one["name"] for one in said["nets"]), nets))
         return {"seconds": seconds}
 
     def time(self, said):

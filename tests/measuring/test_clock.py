@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from enc_caffe.errors import RuntimeRefusal
-from enc_caffe.measuring.clock import Timer, Timing, difference, median
-from enc_caffe.measuring.contexts import empty
+from enc_caffe.measuring.clock import Timer, Timing, difference, median, time_models
+from enc_caffe.measuring.contexts import empty, random_model
 from enc_caffe.measuring.store import ResultStore
 from enc_caffe.runtimes.known import RUNTIMES
 
@@ -36,6 +36,8 @@ def test_the_interval_holds_the_median_in_95_of_100() -> None:
 def test_differences_are_no_less_than_a_nanosecond() -> None:
     assert difference(Timing(10.0, 3.0), Timing(4.0, 4.0)) == Timing(6.0, 5.0)
     assert difference(Timing(4.0, 0.0), Timing(9.0, 0.0)) == Timing(1.0, 0.0)
+    # Of three layers one.
+    assert difference(Timing(40.0, 3.0), Timing(10.0, 4.0), 3) == Timing(10.0, 5.0 / 3)
 
 
 def test_a_process_that_ends_while_timing_forgets_its_networks_and_is_not_remembered(tmp_path: Path) -> None:
@@ -44,8 +46,8 @@ def test_a_process_that_ends_while_timing_forgets_its_networks_and_is_not_rememb
     class Ending:
         runtime, version, threads = RUNTIMES["mnn"], "1", 1
 
-        def load(self, name: str, model: object) -> None:
-            pass
+        def load_all(self, models: dict[str, object]) -> dict[str, str]:
+            return {}
 
         def time(self, names: list[str], rounds: int, seconds: float, sweep: int = 0) -> np.ndarray:
             raise RuntimeRefusal("its process ended by signal 9")
@@ -58,5 +60,25 @@ def test_a_process_that_ends_while_timing_forgets_its_networks_and_is_not_rememb
         timer = Timer(Ending(), 1, store, notice=lines.append)  # type: ignore[arg-type]
         for _ in range(2):
             assert timer.times({"whole": empty((1, 4, 6, 6), 1)}, "layer 'a'") == {}
-    assert dropped == [["whole"]] * 2
+    # It is small, so it was loaded three times.
+    assert dropped == [["whole", "whole 2", "whole 3"]] * 2
     assert lines == ["layer 'a' is left out: its process ended by signal 9"] * 2
+
+
+def test_rounds_of_all_loads_of_a_network_count_together(tmp_path: Path) -> None:
+    class Loading:
+        runtime, version, threads, subject = RUNTIMES["mnn"], "1", 1, ""
+
+        def load_all(self, models: dict[str, object]) -> dict[str, str]:
+            return {n: "too many" for n in models if n.startswith("b ")}
+
+        def time(self, names: list[str], rounds: int, seconds: float, sweep: int = 0) -> np.ndarray:
+            assert names == ["a", "b", "a 2", "a 3"]
+            return np.array([[10.0] * 5, [7.0] * 5, [20.0] * 5, [30.0] * 5])
+
+        def drop(self, names: list[str]) -> None:
+            pass
+
+    model = random_model(empty((1, 4, 6, 6), 1), tmp_path, "net")
+    times, refused = time_models(Loading(), {"a": model, "b": model}, 5, loads=3)  # type: ignore[arg-type]
+    assert refused == {} and {n: t.nanoseconds for n, t in times.items()} == {"a": 20.0, "b": 7.0}

@@ -5,13 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from enc_caffe.caffe_io.describe import describe
 from enc_caffe.caffe_io.prototxt import from_text
-from enc_caffe.errors import NetworkError
+from enc_caffe.errors import NetworkError, UsageError
 from enc_caffe.form import WHOLE, Form
-from enc_caffe.measuring.contexts import context, empty, followers, random_model, whole_network
+from enc_caffe.measuring.contexts import context, empty, followers, random_model, whole_network, without
+from enc_caffe.runtimes.known import RUNTIMES, interpreter
+from enc_caffe.runtimes.process import RuntimeProcess
 
 NET = """
 name: "two"
@@ -41,14 +44,30 @@ def test_a_layer_takes_along_what_follows_it_in_place(net: Any) -> None:
     assert [x.name for x in followers(net, network["a"])] == ["an", "as", "ar"]
     # b's output is read by a sum, not changed in place.
     assert followers(net, network["b"]) == []
-    made = context(net, network["a"], WHOLE, 3)
-    assert names(made) == [
+    large = context(net, network["a"], WHOLE, 1000)
+    assert names(large) == [
         "data >data", "context_in data>context_in", "a context_in>a", "an a>a", "as a>a", "ar a>a", "context_out a>context_out",
     ]  # fmt: skip
+    # The contexts of its input and of its output.
+    assert [describe(x)["context_in"].top_shapes for x in without(net, network["a"], 1000)] == [
+        ((1000, 8, 12, 14),), ((1000, 16, 6, 7),),
+    ]  # fmt: skip
+    # A small one stands there three times, after itself whole.
+    made = context(net, network["a"], WHOLE, 3)
+    assert names(made)[2:10] == [
+        "context_whole context_in>context_whole", "context_whole_an context_whole>context_whole", "context_whole_as context_whole>context_whole",
+        "context_whole_ar context_whole>context_whole", "context_out context_whole>context_out", "a_0 context_in>a_0", "a_0_an a_0>a_0", "a_0_as a_0>a_0",
+    ]  # fmt: skip
+    assert [x for x in names(made) if x.startswith("context_out_")] == [
+        f"context_out_{i + 1} a_{i}>context_out_{i + 1}" for i in range(3)
+    ]
+    (rest,) = without(net, network["a"], 3)
+    assert names(rest)[:6] == names(made)[:6]
+    assert names(rest)[6:] == ["context_out context_whole>context_out"] + [f"context_out_{i} context_whole>context_out_{i}" for i in (1, 2, 3)]  # fmt: skip
     described = describe(made)
-    assert described["a"].bottom_shapes == ((3, 8, 12, 14),) and described["a"].top_shapes == ((3, 16, 6, 7),)
+    assert described["a_2"].bottom_shapes == ((3, 8, 12, 14),) and described["a_2"].top_shapes == ((3, 16, 6, 7),)
     assert described["data"].top_shapes == ((3, 4, 12, 14),)
-    assert described["a"].convolution == network["a"].convolution
+    assert described["a_2"].convolution == network["a"].convolution
     # Nothing of training.
     assert not made.layer[2].param and not made.layer[2].convolution_param.HasField("weight_filler")
 
@@ -56,9 +75,20 @@ def test_a_layer_takes_along_what_follows_it_in_place(net: Any) -> None:
 def test_forms_stand_in_the_same_context(net: Any) -> None:
     network = describe(net)
     made = context(net, network["a"], Form("spatial", (4,)), 1)
-    assert [x.split()[0] for x in names(made)] == ["data", "context_in", "a_v", "a_h", "an", "as", "ar", "context_out"]
+    assert [x.split()[0] for x in names(made)][:7] == ["data", "context_in", "context_whole", "context_whole_an", "context_whole_as", "context_whole_ar", "context_out"]  # fmt: skip
+    assert [x.split()[0] for x in names(made)][7:13] == [
+        "a_0_v",
+        "a_0_h",
+        "a_0_an",
+        "a_0_as",
+        "a_0_ar",
+        "context_out_1",
+    ]
+    assert len(made.layer) == 7 + 3 * 6
     dense = context(net, network["fc"], Form("inner_product", (3,)), 1)
-    assert [x.type for x in dense.layer] == ["Input", "Convolution", "InnerProduct", "InnerProduct"]
+    assert [x.type for x in dense.layer] == ["Input", "Convolution"] + 7 * ["InnerProduct"]
+    large = context(net, network["fc"], Form("inner_product", (3,)), 10**6)
+    assert [x.type for x in large.layer] == ["Input", "Convolution", "InnerProduct", "InnerProduct"]
     assert [x.type for x in empty((1, 16), 1).layer] == ["Input", "InnerProduct"]
     assert [x.type for x in empty((1, 16, 5, 5), 1).layer] == ["Input", "Convolution", "Pooling"]
 
@@ -72,31 +102,33 @@ def test_a_whole_network_of_another_batch(net: Any) -> None:
 
 
 @pytest.mark.caffe
-def test_stock_caffe_and_opencv_compute_the_same_of_a_context(net: Any, tmp_path: Path) -> None:
-    import numpy as np
-
-    from enc_caffe.runtimes.known import RUNTIMES
-    from enc_caffe.runtimes.process import RuntimeProcess
-
+@pytest.mark.parametrize("runtime", ["opencv", "ncnn"])
+def test_stock_caffe_and_a_runtime_compute_the_same_of_a_context(net: Any, tmp_path: Path, runtime: str) -> None:
+    try:
+        interpreter(RUNTIMES[runtime])
+    except UsageError as exc:
+        pytest.skip(str(exc))
     network, found = describe(net), {}
     models = {
         "form": random_model(context(net, network["a"], Form("spatial", (4,)), 1), tmp_path, "form"),
         "whole": random_model(whole_network(net, network, {}, 1), tmp_path, "whole"),
     }
-    for name in ("caffe", "opencv"):
+    for name in ("caffe", runtime):
         with RuntimeProcess(RUNTIMES[name]) as process:
+            assert process.load_all(models) == {}
+            # ncnn's are converted as one.
+            assert (process.folder("form") == process.folder("whole")) == (name == "ncnn")
             for what, model in models.items():
-                process.load(what, model)
                 inputs = {
                     n: np.random.default_rng(1).standard_normal(s).astype(np.float32) for n, s in model.inputs.items()
                 }
-                (value,) = process.outputs(what, inputs).values()
-                found[name, what] = value.ravel()
+                # Four of the form, one of the network, whose runtimes give them other names.
+                found[name, what] = np.concatenate([value.ravel() for value in process.outputs(what, inputs).values()])
             # Medians of real passes, in turns: more work takes longer.
             assert process.time(["whole", "form"], 7, 0.001).shape == (2, 7)
     for what in models:
         scale = np.abs(found["caffe", what]).max()
-        assert scale > 0.01 and np.abs(found["caffe", what] - found["opencv", what]).max() <= 1e-3 * scale
+        assert scale > 0.01 and np.abs(found["caffe", what] - found[runtime, what]).max() <= 1e-3 * scale
 
 
 def test_unknown_weights_are_said(tmp_path: Path) -> None:

@@ -37,9 +37,6 @@ class Ends:
         self.plans.append(dict(forms))
         return Measured(Timing(1000.0, 1.0), Timing(self._time(forms), 1.0), predicted, "here")
 
-    def parts(self, forms) -> dict[str, float]:
-        return {"spatial": self._time(forms) / 1000.0}
-
     def _time(self, forms) -> float:
         layers, table = [layer for layer, _ in TABLE.by_layer()], runtime(a=500, b=300)
         own = sum(table(x, forms[x.name]) for x in layers if x.name in forms)
@@ -79,19 +76,16 @@ def test_a_wrong_table_is_corrected_and_searched_again() -> None:
 
 
 class Odd(Ends):
-    """Every plan takes 0.5 of the time, and the runtime may end over the parts."""
+    """Every plan takes 0.5 of the time, and the runtime may end over one."""
 
-    def __init__(self, ends_over_parts: bool = False) -> None:
+    def __init__(self, ends_over: int = -1) -> None:
         super().__init__(1.0)
-        self.ends_over_parts = ends_over_parts
+        self.ends_over = ends_over
 
     def _time(self, forms) -> float:
-        return 500.0
-
-    def parts(self, forms) -> dict[str, float]:
-        if self.ends_over_parts:
+        if len(self.plans) - 1 == self.ends_over:
             raise RuntimeRefusal("its process ended by signal 9")
-        return {"spatial": 0.8}
+        return 500.0
 
 
 def tried(ends: Odd, value_of=None):
@@ -114,10 +108,17 @@ def test_of_plans_within_the_target_the_best_is_taken() -> None:
     assert tried(Odd(), lambda at: float(at == worst))[0].result.log_objective == min(values)
 
 
-def test_a_runtime_that_ends_over_a_correction_leaves_the_plan() -> None:
-    found, plans, lines = tried(Odd(True))
+def test_a_runtime_that_ends_over_a_plan_leaves_it() -> None:
+    found, plans, lines = tried(Odd(0))
     assert (
-        found is plans[0] and len(plans) == 1 and lines[-1] == "the table stays as it is: its process ended by signal 9"
+        found is plans[0] and len(plans) == 1 and lines == ["not timed from end to end: its process ended by signal 9"]
+    )
+    # Where it ends over the second, the first was timed.
+    found, plans, lines = tried(Odd(1))
+    assert (
+        found is plans[0]
+        and len(plans) == 2
+        and lines[-1] == "not timed from end to end: its process ended by signal 9"
     )
 
 
@@ -134,6 +135,16 @@ def test_corrections_are_bounded_and_leave_whole_layers_alone() -> None:
     assert correction(table, layers, forms, 5.0).about["corrected"] == {"spatial": 2.0}
     assert correction(table, layers, {}, 5.0) == table
     assert [x.whole for x in correction(table, layers, forms, 5.0).layers] == [500, 300]
+
+
+def test_a_correction_makes_no_scheme_cheaper_than_another() -> None:
+    layers, table = {layer.name: layer for layer, _ in TABLE.by_layer()}, runtime(a=500, b=300)
+    table = replace(table, layers=tuple(replace(x, scheme=s) for x in table.layers for s in ("spatial", "spatial_t")))
+    forms = {"a": Form("spatial", (4,))}
+    own, predicted = table.time_of(layers["a"], forms["a"]), table.predicted(list(layers.values()), forms)
+    found = correction(table, layers, forms, (predicted + 60) / 1000)
+    assert found.about["corrected"] == dict.fromkeys(("spatial", "spatial_t"), pytest.approx(1 + 60 / own))
+    assert found.predicted(list(layers.values()), forms) == pytest.approx(predicted + 60, abs=2)
 
 
 def test_a_table_of_another_machine_is_said() -> None:
@@ -200,9 +211,11 @@ def test_the_emitted_network_is_timed_with_as_many_images_as_the_original(tmp_pa
     class Process:
         runtime, version, threads, seen = RUNTIMES["opencv"], "4", 1, {}
 
-        def load(self, name: str, model: Model) -> None:
-            (blob,) = read_net(model.prototxt).layer[0].input_param.shape
-            self.seen[name] = (list(blob.dim), list(model.inputs["data"]))
+        def load_all(self, models: dict[str, Model]) -> dict[str, str]:
+            for name, model in models.items():
+                (blob,) = read_net(model.prototxt).layer[0].input_param.shape
+                self.seen[name] = (list(blob.dim), list(model.inputs["data"]))
+            return {}
 
         def time(self, names, rounds, seconds, sweep=0) -> np.ndarray:
             return np.full((len(names), rounds), 1000.0)
@@ -212,7 +225,8 @@ def test_the_emitted_network_is_timed_with_as_many_images_as_the_original(tmp_pa
 
     process = Process()
     EndToEnd(loaded, process, 4, "exact").emitted(out, weights, 1.0)  # type: ignore[arg-type]
-    assert process.seen == dict.fromkeys(("original", "compressed"), ([4, 3, 12, 12], [4, 3, 12, 12]))
+    names = [f"{what}{again}" for what in ("original", "compressed") for again in ("", " 2", " 3")]
+    assert process.seen == dict.fromkeys(names, ([4, 3, 12, 12], [4, 3, 12, 12]))
 
 
 @pytest.mark.caffe
@@ -236,7 +250,7 @@ def test_the_plan_that_is_timed_is_the_plan_that_is_emitted(tmp_path: Path, caps
         rows = list(csv.DictReader(handle))
     pairs = [r["network"] for r in rows if r["what"] == "layer 'b'" and r["form"].startswith("spatial")]
     assert pairs and all(
-        strides(tmp_path / "board" / "networks" / f"{k}.prototxt", "b") == [(2, 2), (1, 1)] for k in pairs
+        strides(tmp_path / "board" / "networks" / f"{k}.prototxt", "b_0") == [(2, 2), (1, 1)] for k in pairs
     )
     # Times by hand: a rank takes its part.
     known = {"original": 9000, "whole": 3000, "channel": 7000, "spatial": 6000}

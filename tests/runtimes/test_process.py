@@ -130,6 +130,40 @@ class Made(Runtime):
         return self.file
 
 
+#: Converts several networks as one.
+TOGETHER = """
+def version():
+    return "1"
+class Net:
+    def __init__(self, prototxt, caffemodel, folder, inputs, threads):
+        if prototxt.endswith("bad.prototxt"):
+            raise RuntimeError("no such layer")
+    def run(self):
+        return None
+def together(networks, folder, threads):
+    return [Net(prototxt, caffemodel, folder, inputs, threads) for prototxt, caffemodel, inputs in networks]
+"""
+
+
+def test_networks_are_converted_as_one_and_one_by_one_where_one_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "as_one.py").write_text(TOGETHER)
+    models = {n: random_model(empty((1, 4), 1), tmp_path, n) for n in ("first", "second", "third", "bad")}
+    # Three of them have room.
+    monkeypatch.setattr("enc_caffe.runtimes.process.BUNDLE", 3 * models["first"].prototxt.stat().st_size)
+    with RuntimeProcess(Made("as_one", (), "", together=True, file=tmp_path / "as_one.py")) as process:
+        good = {n: models[n] for n in ("first", "second", "third")}
+        assert process.load_all({**good, "fourth": models["first"]}) == {}
+        assert len({process.folder(n) for n in good}) == 1 and process.folder("fourth") != process.folder("first")
+        assert process.time([*good, "fourth"], 2, 0.0001).shape == (4, 2)
+        process.drop([*good, "fourth"])
+        given = {n: models[n] for n in ("first", "bad", "third")}
+        assert process.load_all(given) == {"bad": "RuntimeError: no such layer"}
+        assert process.folder("first") != process.folder("third")
+        assert process.time(["first", "third"], 2, 0.0001).shape == (2, 2)
+
+
 @pytest.fixture
 def hanging(tmp_path: Path) -> Path:
     (tmp_path / "hanging.py").write_text(HANGING)

@@ -1,13 +1,16 @@
 """ONNX Runtime, by one of the converters caffe2onnx and caffe-onnx."""
 
+import importlib.util
+import os
+
 import onnxruntime
 
-try:
-    from caffe2onnx.src.caffe2onnx import Caffe2Onnx
-    from caffe2onnx.src.load_save_model import loadcaffemodel
-except ImportError:
-    from src.caffe2onnx import Caffe2Onnx
-    from src.load_save_model import loadcaffemodel
+_SPEC = importlib.util.spec_from_file_location(
+    "enc_caffe_by_onnx", os.path.join(os.path.dirname(os.path.abspath(__file__)), "by_onnx.py")
+)
+assert _SPEC is not None and _SPEC.loader is not None
+by_onnx = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(by_onnx)
 
 
 def version():
@@ -19,9 +22,7 @@ class Net:
     """A network in ONNX Runtime."""
 
     def __init__(self, prototxt, caffemodel, folder, inputs, threads):
-        made = Caffe2Onnx(*loadcaffemodel(prototxt, caffemodel), "net").createOnnxModel()
-        # It writes operators as they were in opset 11, and says the newest.
-        made.opset_import[0].version = 11
+        made = by_onnx.onnx_model(prototxt, caffemodel)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         self._net = onnxruntime.InferenceSession(made.SerializeToString(), options, providers=["CPUExecutionProvider"])

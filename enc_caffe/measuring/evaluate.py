@@ -20,7 +20,7 @@ from enc_caffe.decomposition import form_cost
 from enc_caffe.errors import CaffeError, DatasetError, UsageError
 from enc_caffe.form import WHOLE
 from enc_caffe.measuring.feeding import fed_lines
-from enc_caffe.measuring.images import look_at
+from enc_caffe.measuring.images import Images, look_at
 from enc_caffe.measuring.layers import ORIGINAL, measure
 from enc_caffe.measuring.scores import TOPS
 from enc_caffe.measuring.store import ResultStore
@@ -109,6 +109,25 @@ def evaluate(
         )
 
 
+def check_top_k(top_k: Sequence[int], look: Images) -> None:
+    """Raise UsageError for a k that is no number of the network's classes."""
+    if any(not 1 <= k <= look.scores.classes for k in top_k):
+        raise UsageError(
+            f"--top_k {','.join(map(str, top_k))}: the network has {look.scores.classes} classes, so numbers from 1 to {look.scores.classes} are needed"
+        )
+
+
+def scores_lines(look: Images) -> list[str]:
+    """A line that says which of several class scores labels are held against."""
+    scores = look.scores
+    if not look.labelled or not scores.others:
+        return []
+    return [
+        f"the network has several class scores ({', '.join([*scores.others, scores.scores])}); accuracies are those of '{scores.scores}', "
+        "the last one"
+    ]
+
+
 def evaluate_net(
     net: Any,
     model: str,
@@ -126,10 +145,7 @@ def evaluate_net(
     """:func:`evaluate` of a network that has been read: a NetParameter, and the path that messages name."""
     weights, lmdb = Path(weights).absolute(), Path(lmdb).absolute()
     look = look_at(net, model, weights, lmdb, feed.transform(net, model), input_shapes=input_shapes)
-    if any(not 1 <= k <= look.scores.classes for k in top_k):
-        raise UsageError(
-            f"--top_k {','.join(map(str, top_k))}: the network has {look.scores.classes} classes, so numbers from 1 to {look.scores.classes} are needed"
-        )
+    check_top_k(top_k, look)
     if not look.labelled:
         raise DatasetError(
             f"{lmdb}: its images have no labels for '{look.scores.labels or look.scores.scores}'; an accuracy needs them: give "
@@ -137,7 +153,7 @@ def evaluate_net(
         )
     macs = sum(form_cost(x, WHOLE)[0] for x in look.network.weighted)
     made = Subject(net, model, weights, lmdb, look, macs, executor, store, fold=False)
-    for line in fed_lines(net, model, weights, lmdb, look, executor):
+    for line in [*fed_lines(net, model, weights, lmdb, look, executor), *scores_lines(look)]:
         notice(line)
     tops = max(TOPS, *top_k)
     task = replace(net_task(made, (), min(batch, made.chunk)), tops=tops)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Callable, Mapping, Optional, Sequence
+from typing import Any, Callable, Mapping, Optional, Sequence, Union
 
 import numpy as np
 
@@ -46,7 +46,7 @@ def evaluate(
     model: Path,
     weights: Path,
     lmdb: Path,
-    top_k: tuple[int, ...] = (1,),
+    top_k: Union[int, tuple[int, ...]] = (1,),
     batch: int = 50,
     workers: int = 1,
     threads: int = 1,
@@ -66,7 +66,7 @@ def evaluate(
     Parameters
     ----------
     model, weights, lmdb : Path
-    top_k : tuple of int
+    top_k : int or tuple of int
     batch : int
         Images of one forward pass; the result does not depend on it.
     workers, threads : int
@@ -104,8 +104,9 @@ def evaluate(
         if executor is None:
             gpus = () if gpu is None else (gpu,)
             executor = stack.enter_context(CaffeExecutor(workers, threads, gpus, advice="; start the command again"))
+        tops = (top_k,) if isinstance(top_k, int) else top_k
         return evaluate_net(
-            net, str(model), weights, lmdb, executor, top_k, batch, feed, input_shapes, store, progress, notice
+            net, str(model), weights, lmdb, executor, tops, batch, feed, input_shapes, store, progress, notice
         )
 
 

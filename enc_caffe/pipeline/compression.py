@@ -17,7 +17,7 @@ from enc_caffe.calibration.forecast import Forecast, unpredicted
 from enc_caffe.calibration.layerwise import Blobs
 from enc_caffe.calibration.remaining import remaining
 from enc_caffe.decomposition.policy import PAPER
-from enc_caffe.errors import RuntimeRefusal, UsageError
+from enc_caffe.errors import InfeasibleError, MetricsError, RuntimeRefusal, UsageError
 from enc_caffe.files.jsonfile import write_json
 from enc_caffe.files.output import atomic_folder, check_apart, check_new
 from enc_caffe.form import CONVENTIONS, Form
@@ -27,7 +27,7 @@ from enc_caffe.metrics.latency import LatencyTable, write_latency
 from enc_caffe.metrics.table import MetricsTable
 from enc_caffe.pipeline.choosing import Chooser, nearness
 from enc_caffe.pipeline.distilled import passes
-from enc_caffe.pipeline.emission import Emitted, emit
+from enc_caffe.pipeline.emission import Emitted, emit, known_placement
 from enc_caffe.pipeline.forecasting import PREDICTED, Predictor, predicted_metrics
 from enc_caffe.pipeline.loading import LoadedNetwork
 from enc_caffe.pipeline.measurement import check_labels, concerns, images_of, measured_metrics, output_errors
@@ -104,6 +104,9 @@ class Making:
     fully_connected: bool = False
     iterations: int = 0
     fit_train: bool = False
+
+    def __post_init__(self) -> None:
+        known_placement(self.placement)
 
 
 @dataclass(frozen=True)
@@ -207,7 +210,11 @@ def compress(
     table, how = pca_metrics(loaded, source.weights, step=options.multiple_of), making.decomposition
     for line in unmet_multiples(table, options):
         notice(line)
-    check_search(table, options, time_of)
+    try:
+        check_search(table, options, time_of)
+    except (InfeasibleError, MetricsError) as exc:
+        # Not the flags that the message names keep these whole.
+        raise type(exc)(*exc.args, *loaded.unreached()) from None
     evaluating = options.method in EVALUATING or options.target_accuracy is not None
     # Where whole networks are measured anyway, they decide between a mixture and one scheme too.
     mixed = making.refine > 0 and options.schemes != PAPER and not evaluating
@@ -336,7 +343,7 @@ def compress(
                 for line in slower(loaded.network, found.plan.forms, making.placement):
                     notice(line)
             write_json(work / "evaluation.json", data)
-        return Compressed(emitted, found.plan, before, after, divergence, words, seen, taken)
+        return Compressed(replace(emitted, folder=out), found.plan, before, after, divergence, words, seen, taken)
 
 
 def _written(

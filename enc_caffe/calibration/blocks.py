@@ -33,9 +33,9 @@ from enc_caffe.workers.executor import Executor, run_all
 EPOCHS, WHOLE_EPOCHS, WHOLE_VARIANTS = 10, 20, 4
 #: Learning rates of the last run, which begins near its optimum, and its rounds.
 WHOLE_RATES, WHOLE_ROUNDS = (5e-4, 1.25e-4), 8
-#: Multiply-adds of the original network that the steps of all runs may stand for, and those of the last one (1,000 images of VGG-16 would
-#: be 1.4e14 and 2.7e14), and least steps, all parts together.
-MACS, FEWEST_STEPS = 1e13, 80
+#: Multiply-adds of the original network that the steps of all runs may stand for, and as many those of the last one (10 times over 1,000
+#: images are 1.1e12 for ResNet-56, 3.4e12 for SqueezeNet, 1.4e14 for VGG-16); where more images are fitted to; least steps, all parts together.
+MACS, MORE_MACS, FEWEST_STEPS = 3.4e12, 1e13, 80
 #: Bytes of blobs, and what changes of them cost, that a step of the last run may take, and least images of it.
 STEP, LEAST_BATCH = 2 * 2**30, 4
 #: Images that are needed at least (SqueezeNet gained nothing by 50, ResNet-56 a little by 300).
@@ -66,9 +66,10 @@ def spans(images: int, values: int, block: int) -> tuple[tuple[int, int], ...]:
     return tuple((first, first + -(-(stop - first) * used // images)) for first, stop in whole if stop > first)
 
 
-def steps_of(images: int, macs: int, epochs: int, batch: int = BATCH) -> int:
-    """Steps of a run, all parts together, for so many images and a network of so many multiply-adds."""
-    passes = min(epochs * images * (HELD - 1) / HELD, MACS / max(1, macs))
+def steps_of(images: int, macs: int, epochs: int, batch: int = BATCH, more: bool = False) -> int:
+    """Steps of a run, all parts together, for so many images and a network of so many multiply-adds; ``more``: a fit to images beside those
+    that choose."""
+    passes = min(epochs * images * (HELD - 1) / HELD, (MORE_MACS if more else MACS) / max(1, macs))
     return max(FEWEST_STEPS, int(passes / batch))
 
 
@@ -77,24 +78,35 @@ def images_passed(images: int, macs: int, together: bool = False) -> int:
     few."""
     if images < FEWEST:
         return 0
-    last = steps_of(images, macs, WHOLE_EPOCHS)
+    last = steps_of(images, macs, WHOLE_EPOCHS, more=together)
     return BATCH * (last if together else steps_of(images, macs, EPOCHS) + last)
 
 
-def runs_of(segments: Sequence[Segment], images: int, macs: int, step: int) -> tuple[Run, ...]:
+def runs_of(
+    segments: Sequence[Segment], images: int, macs: int, step: int, more: bool = False
+) -> tuple[Run, ...]:  # fmt: skip
     """How the runs are fitted, one after the other, and then all of them together.
 
     Parameters
     ----------
     step : int
         Bytes that an image takes in a step through the whole network. Where too few fit, the last run is left out.
+    more : bool
+        Whether these are images beside those that choose, which the last run may pass more of.
     """
     runs = [Run(s, steps_of(images, macs, EPOCHS), onward=at > 0) for at, s in enumerate(segments)]
     batch = min(BATCH, STEP // max(1, step))
     if len(segments) > 1 and batch >= LEAST_BATCH:
         whole = Segment(segments[0].first, segments[-1].stop, segments[0].bottom, segments[-1].top)
         runs.append(
-            Run(whole, steps_of(images, macs, WHOLE_EPOCHS, batch), batch, WHOLE_RATES, WHOLE_ROUNDS, WHOLE_VARIANTS)
+            Run(
+                whole,
+                steps_of(images, macs, WHOLE_EPOCHS, batch, more),
+                batch,
+                WHOLE_RATES,
+                WHOLE_ROUNDS,
+                WHOLE_VARIANTS,
+            )
         )
     return tuple(runs)
 

@@ -19,7 +19,7 @@ from enc_caffe.calibration.outputs import better_factors, costs_of_outputs
 from enc_caffe.calibration.reconstruction import KEY, reconstructed
 from enc_caffe.calibration.rectified import Behind, behind
 from enc_caffe.decomposition import chain_of
-from enc_caffe.decomposition.outputs import OUTPUT_RIDGE
+from enc_caffe.decomposition.outputs import OUTPUT_RIDGE, Root, output_roots
 from enc_caffe.decomposition.regression import FEW as FEW_COLUMNS
 from enc_caffe.decomposition.regression import RIDGE, ROUNDS, STEPS
 from enc_caffe.errors import UsageError, WeightsError
@@ -168,6 +168,8 @@ class Decomposer:
     how : Decomposition
     placement : {'exact', 'published'}
     progress : callable of what is done, how much of it, and in all
+    part : int
+        Images that a plan's layers are put right with, where there are more: enough to compare plans by. 0: all.
     """
 
     def __init__(
@@ -176,11 +178,14 @@ class Decomposer:
         how: Decomposition,
         placement: str = "exact",
         progress: Stages = quiet,
+        part: int = 0,
     ) -> None:
         self.made, self.how, self.placement, self.progress = made, how, placement, progress
+        self._part = part if part < made.look.images else 0
         self._temporary = None if made.store else tempfile.TemporaryDirectory(prefix="enc-caffe-")
         self._model = opened(made.weights)
         self._blobs: dict[str, Blobs] = {}
+        self._roots: dict[str, Optional[list[Root]]] = {}
 
     def key(self) -> dict[str, Any]:
         """What factors depend on beside the images and the network."""
@@ -256,6 +261,7 @@ class Decomposer:
             return []
         own = [self.how.kind, *sorted(self.how.recalibrate), *self.key().values()]
         own += [OUTPUT_RIDGE] if self.how.kind == "asymmetric_fisher" else []
+        own += ["of", self._part] if self._part else []
         return [*own, KEY] if self.how.by_blocks else own
 
     def reference(self) -> Path:
@@ -329,13 +335,25 @@ class Decomposer:
         block = block_of(network)
         if any(s.kind != "norm" for s in steps):
             original = net_task(plain, (), block)
-        roots: dict[str, Any] = {}
-        if self.how.kind == "asymmetric_fisher":
-            roots = costs_of_outputs(made, self._layers(forms), self.folder, self.progress)
+        roots = self._output_roots(forms) if self.how.kind == "asymmetric_fisher" else {}
         task = CalibrationTask(
-            net_task(plain, (), block, caffemodel, pairs, described), original, str(work), made.look.images, roots
+            net_task(plain, (), block, caffemodel, pairs, described),
+            original,
+            str(work),
+            made.look.images,
+            roots,
+            self._part,
         )
         return calibrate(
             task, steps, initial, self._weights, made.executor,
             lambda d, a: self.progress("layers put right", d, a),
         )  # fmt: skip
+
+    def _output_roots(self, forms: Mapping[str, Form]) -> dict[str, list[Root]]:
+        """Roots of what changes of the outputs cost; the same for every network, and kept."""
+        layers = self._layers(forms)
+        new = {name: layer for name, layer in layers.items() if name not in self._roots}
+        if new:
+            costs = costs_of_outputs(self.made, new, self.folder, self.progress)
+            self._roots.update({name: output_roots(costs[name]) if name in costs else None for name in new})
+        return {name: roots for name in layers if (roots := self._roots[name]) is not None}

@@ -67,6 +67,7 @@ def stages(
     predicted: float = 0.0,
     fitted: int = 0,
     more: int = 0,
+    compared: tuple[int, int] = (0, 0),
 ) -> dict[str, float]:
     """Seconds by stage.
 
@@ -93,6 +94,8 @@ def stages(
         Images that pass forward and backward through every run of a fit by blocks.
     more : int
         Images of another set that pass forward and backward in a fit of all layers together.
+    compared : tuple of two int
+        Further networks, and how many of the images their layers are put right with.
     """
     left = left or everything(forms)
     batch = min(TIMED, made.look.images, batch_for(made.look.network, made.memory, made.executor.workers))
@@ -123,14 +126,15 @@ def stages(
         found["what outputs cost"] = 2.5 * gradients + found["factors"]
     if predicted:
         found["gradients"] = (1 if kind.startswith("asymmetric") else GRADIENT_PASSES) * gradients * predicted
-    if networks:
-        each = images * once / workers
+    if networks or compared[0]:
+        each, right, solve = images * once / workers, 0.0, 0.0
         if kind.startswith("asymmetric"):
             size = sum((patch_size(x) + 2 * x.out_channels) * patch_size(x) * x.groups * _positions(x) for x in known)
             solve = sum(_solving(x, [forms[x.name][len(forms[x.name]) // 2]], rate) for x in known)
             kept = sum(8.0 * (int(np.prod(x.bottom_shapes[0][1:])) + int(np.prod(x.top_shapes[0][1:]))) for x in known)
-            each += images * (2 * once + size / rate + kept / KEPT) / workers + solve
-        found["whole networks"] = networks * each
+            right = (2 * once + size / rate + kept / KEPT) / workers
+        summed = networks * images + compared[0] * min(images, compared[1])
+        found["whole networks"] = (networks + compared[0]) * (each + solve) + summed * right
     if fitted:
         # Both networks forward once, and what enters and leaves a run written and read.
         sizes = sum(8.0 * int(np.prod(x.top_shapes[0][1:])) for x in known)

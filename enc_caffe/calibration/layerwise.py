@@ -20,7 +20,7 @@ import numpy as np
 from enc_caffe.calibration.moments import MomentSum, image_columns, image_patches
 from enc_caffe.calibration.rectified import Behind, ResponseSum, placed, solved_behind, width
 from enc_caffe.decomposition import scheme_for
-from enc_caffe.decomposition.outputs import output_roots, solve_turned, turned
+from enc_caffe.decomposition.outputs import Root, solve_turned, turned
 from enc_caffe.decomposition.patches import patch_size
 from enc_caffe.decomposition.regression import Moments, group_weights, regular
 from enc_caffe.errors import CaffeError
@@ -82,15 +82,26 @@ class Step:
 class CalibrationTask:
     """Both networks (the original only where some step needs it), not folded, and the folder of what is kept between steps.
 
-    The tasks' ``batch`` is how many images are summed at once. ``outputs`` has G (g, O/g, O/g) of layers whose outputs' errors are
-    weighted.
+    The tasks' ``batch`` is how many images are summed at once. ``outputs`` has the roots of G, group by group, of layers whose
+    outputs' errors are weighted. ``part`` images, the first of every chunk, are enough to compare plans by; 0: all.
     """
 
     compressed: NetTask
     original: Optional[NetTask]
     folder: str
     images: int
-    outputs: Mapping[str, np.ndarray] = field(default_factory=dict)
+    outputs: Mapping[str, Sequence[Root]] = field(default_factory=dict)
+    part: int = 0
+
+    @property
+    def used(self) -> int:
+        """Images that are summed over."""
+        return self.part or self.images
+
+    def span(self, chunk: int) -> tuple[int, int]:
+        """Positions of the images of a chunk that are summed over."""
+        first, stop = span(self.images, chunk, self.compressed.batch)
+        return first, first + -(-(stop - first) * self.used // self.images)
 
 
 def advance(
@@ -107,7 +118,7 @@ def advance(
     keep : bool
         Write the blobs that the next steps go on from.
     """  # fmt: skip
-    step, sums = steps[at], _sums(steps[at], task.images)
+    step, sums = steps[at], _sums(steps[at], task.used)
     with contextlib.ExitStack() as stack:
         engines = _engines(task, stack)
         engines[0].put(blobs)
@@ -163,7 +174,7 @@ def _blocks(
     task: CalibrationTask, base: int, chunk: int, engines: Sequence[Engine]
 ) -> Iterator[tuple[int, list[dict[str, np.ndarray]]]]:
     block = task.compressed.batch
-    start, stop = span(task.images, chunk, block)
+    start, stop = task.span(chunk)
     if base < 0:
         for data, _ in batches(task.compressed, start, stop):
             for engine in engines:
@@ -258,14 +269,14 @@ def calibrate(
     """
     # Workers sum; what weighs the outputs stays here.
     folder, small = Path(task.folder), replace(task, outputs={})
-    chunks = [c for c in range(CHUNKS) if len(range(*span(task.images, c, task.compressed.batch)))]
+    chunks = [c for c in range(CHUNKS) if len(range(*task.span(c)))]
     done, base, found = _resume(folder, len(steps), chunks)
     progress(done, len(steps))
     sizes = executor.result(executor.submit(live_sizes, task, steps)) if done < len(steps) else []
     for at in range(done, len(steps)):
         step = steps[at]
         known = step.kind == "chain" and not found and not step.free and step.layer.name not in task.outputs
-        keep = sizes[at] * task.images <= LIVE and not known
+        keep = sizes[at] * task.used <= LIVE and not known
         if known:
             # Nothing before it changed: the inputs are the original's own, and no constant is to be found.
             blobs = {n: initial[n] for n in step.names}
@@ -299,7 +310,7 @@ def _merged(first: Any, second: Any) -> Any:
 
 
 def _solved(
-    step: Step, sums: Any, initial: Blobs, weights_of: Callable[[Layer], list[np.ndarray]], outputs: Optional[np.ndarray] = None
+    step: Step, sums: Any, initial: Blobs, weights_of: Callable[[Layer], list[np.ndarray]], roots: Optional[Sequence[Root]] = None
 ) -> Blobs:  # fmt: skip
     layer = step.layer
     if step.kind == "norm":
@@ -331,10 +342,9 @@ def _solved(
         moments.append(Moments(inputs - np.outer(middle, middle), targets - np.outer(x, constant), own.columns))
         means.append((x, y))
     ready = regular(layer, arrays[0], moments)
-    if outputs is None:
+    if roots is None:
         factors = scheme.solve_regular(layer, arrays[0], ready, step.form)
     else:
-        roots = output_roots(outputs)
         factors = solve_turned(scheme, layer, arrays[0], turned(ready, roots), roots, step.form)
     blobs = {name: [factor] for name, factor in zip(step.names, factors)}
     new = np.zeros(0) if bias is None else bias.reshape(-1)

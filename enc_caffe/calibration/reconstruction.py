@@ -83,7 +83,7 @@ def blocks_task(
     blobs = {top: shape for x in small.layers for top, shape in zip(x.tops, x.top_shapes)}
     # What is changed by a blob is as large as itself.
     step = 8 * sum(int(np.prod(shape[1:])) for shape in blobs.values())
-    runs = runs_of(parts, sum(stop - first for first, stop in used), made.macs, step)
+    runs = runs_of(parts, sum(stop - first for first, stop in used), made.macs, step, together)
     # Where a step through the whole network does not fit, there is no such run.
     last = runs[len(parts) :] if len(parts) > 1 else runs
     return BlocksTask(compressed, original, str(folder), (last or runs) if together else runs, used)

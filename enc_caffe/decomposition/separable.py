@@ -12,7 +12,6 @@ import numpy as np
 import scipy.linalg
 
 from enc_caffe.decomposition.regression import ROUNDS, STEPS, Moments, solve
-from enc_caffe.decomposition.svd import truncated_factors
 
 Pair = tuple[np.ndarray, np.ndarray]
 
@@ -34,7 +33,8 @@ def separable_pair(matrix: np.ndarray, moments: Moments, columns: int, rank: int
     start, right, mean = whitened_start(moments, inputs, rank)
     if rank >= min(matrix.shape):
         return start, right
-    plain = truncated_factors(matrix, rank)
+    directions = leading_rows(matrix, rank)
+    plain = matrix @ directions.T, directions
     left = min((start, right), plain, key=lambda pair: quadratic(pair, inputs, targets))[0]
     pair, inverse = (left, right), solve(mean, np.eye(len(mean)))
     for at in range(ROUNDS):
@@ -68,8 +68,21 @@ def whitened_start(moments: Moments, inputs: np.ndarray, rank: int) -> tuple[np.
     mean = inputs[np.arange(columns), np.arange(columns)].mean(axis=0)
     values, vectors = scipy.linalg.eigh(mean)
     root = (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
-    right = scipy.linalg.svd(root @ whole, full_matrices=False)[2][:rank]
+    right = leading_rows(root @ whole, rank)
     return whole @ right.T, right, mean
+
+
+def leading_rows(matrix: np.ndarray, rank: int) -> np.ndarray:
+    """The first right singular vectors (rank, n) of a matrix (m, n), or of all ranks a basis of its rows.
+
+    By the smaller Gram matrix, several times as fast as the SVD. It halves the digits of small singular values; of the first vectors an
+    alternation only begins with what they span.
+    """
+    rows, columns = matrix.shape
+    if columns <= rows:
+        return np.asarray(scipy.linalg.eigh(matrix.T @ matrix, driver="evd")[1][:, ::-1][:, :rank].T)
+    left = scipy.linalg.eigh(matrix @ matrix.T, driver="evd")[1][:, ::-1][:, :rank]
+    return np.asarray(scipy.linalg.qr(matrix.T @ left, mode="economic")[0].T)
 
 
 def second_half(left: np.ndarray, inputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -84,8 +97,8 @@ def first_half(pair: Pair, inverse: np.ndarray, inputs: np.ndarray, targets: np.
     dw, rank = len(inputs), pair[0].shape[1]
     strip = len(inverse)
     # Orthonormal rows of the horizontal half, so that the strips' own second moment is a good preconditioner.
-    u, s, vt = scipy.linalg.svd(pair[1], full_matrices=False)
-    left, right = (pair[0] @ u) * s, vt.reshape(rank, dw, -1).transpose(1, 0, 2)
+    rows, rest = scipy.linalg.qr(pair[1].T, mode="economic")
+    left, right = pair[0] @ rest.T, rows.T.reshape(rank, dw, -1).transpose(1, 0, 2)
     # sum over b, c of C_bc X (R_b R_c')' as two products: all (R_b R_c')' side by side, all C_bc of one b side by side.
     coupling = np.einsum("bpo,cqo->qbcp", right, right, optimize=True).reshape(rank, dw * dw * rank)
     wide = inputs.transpose(0, 2, 1, 3).reshape(dw, strip, dw * strip)

@@ -26,6 +26,9 @@ from enc_caffe.search.build import TimeOf
 from enc_caffe.search.options import SearchOptions
 from enc_caffe.search.refine import refine
 
+#: Images that the layers of plans are put right with while plans are compared on all images, and how often as many there must be.
+COMPARED_BY, COMPARED_FROM = 250, 2
+
 
 def nearness(chooser: Chooser) -> Callable[[Found], float]:
     """How near the networks of plans are to the original: minus the divergence on the images that choose."""
@@ -35,17 +38,22 @@ def nearness(chooser: Chooser) -> Callable[[Found], float]:
 class Chooser:
     """Whole networks made and measured on the images that choose.
 
-    Until :meth:`settle` was called, ``decomposer`` makes them with the first of what ``--recalibrate auto`` stands for.
+    Until :meth:`settle` was called, ``decomposer`` makes them with the first of what ``--recalibrate auto`` stands for. Where there are
+    many images, the layers of plans that are only compared are put right with :data:`COMPARED_BY` of them: sums over images are most of
+    what a network costs.
     """
 
     def __init__(self, images: Subject, how: Decomposition, placement: str, progress: Stages) -> None:
         self._images, self._how, self._placement = images, how, placement
         self._progress, self._what, self._more = progress, "", ""
         self.decomposer, self.evaluator = self._made(how.alternatives()[0])
+        #: Images that the layers of plans that are compared are put right with.
+        self.compared_by = images.look.images if images.look.images < COMPARED_FROM * COMPARED_BY else COMPARED_BY
+        self._comparing = self._made(how.alternatives()[0], self.compared_by)[1]
         self._name, self._beside = self.decomposer.name(), self.decomposer
 
-    def _made(self, how: Decomposition) -> tuple[Decomposer, PlanEvaluator]:
-        decomposer = Decomposer(self._images, how, self._placement, self._report)
+    def _made(self, how: Decomposition, part: int = 0) -> tuple[Decomposer, PlanEvaluator]:
+        decomposer = Decomposer(self._images, how, self._placement, self._report, part)
         evaluator = PlanEvaluator(
             self._images, self._placement,
             progress=lambda plans, done, all_: self._report("whole networks", done, all_), blobs_of=decomposer.blobs,
@@ -154,7 +162,7 @@ class Chooser:
             nonlocal seen
             seen += 1
             self._what = f"mixture or one scheme, plan {seen}: "
-            return self.evaluator.divergence(forms)
+            return self._comparing.divergence(forms)
 
         found = search_mixture(table, options, value_of, time_of, search)
         self._what = ""
@@ -168,7 +176,7 @@ class Chooser:
             nonlocal seen
             seen += 1
             self._what = f"plan {seen} of {evaluations}: "
-            return self.evaluator.divergence(replace(found.result, ranks=tuple(ranks)).plan_forms(problem))
+            return self._comparing.divergence(replace(found.result, ranks=tuple(ranks)).plan_forms(problem))
 
         result = refine(problem, found.result.ranks, value_of, evaluations)
         self._what = ""

@@ -1,10 +1,11 @@
 """Ranks refined by evaluations of whole networks: what the sum over layers leaves out.
 
 The surrogate (a sum over layers, each truncated alone) knows the best trade-offs among like layers, but not how errors of
-different parts of the network add up. So each run of consecutive layers of equal cost gets a weight, at first 1; raising
-it and solving exactly again moves rank to that run from all others along the surrogate's best trade-offs. A change that
-lowers the measured value of the whole network stays, and is tried again; after a round without any, changes become
-smaller. Equal plans are never evaluated twice.
+different parts of the network add up, nor how much of them the layers behind make up for. So each run of consecutive layers of equal
+cost gets a weight, at first 1; raising those of one part of the network, lowering those of another and solving exactly again
+moves rank between both along the surrogate's best trade-offs. First the network's halves, then the halves of these, down to single runs (a
+Haar basis). A change that lowers the measured value of the whole network stays, and is tried again where it brought much; after a round
+without any, changes become smaller. Equal plans are never evaluated twice.
 """
 
 from __future__ import annotations
@@ -13,14 +14,18 @@ import math
 from dataclasses import dataclass, replace
 from typing import Callable, Optional, Sequence
 
+import numpy as np
+
 from enc_caffe.errors import InfeasibleError, UsageError
 from enc_caffe.search import exact
 from enc_caffe.search.problem import SearchProblem
 
-#: First factor of a weight; its square root after a round without success.
+#: First factor between the weights of two parts; its square root after a round without success.
 FACTOR = 2.0
 #: Below this factor the plans hardly differ.
 LEAST = 1.05
+#: Part of the value that a change has to bring to be tried again at once.
+MUCH = 0.02
 
 
 @dataclass(frozen=True)
@@ -59,24 +64,41 @@ def refine(
         problem = replace(problem, budgets={**problem.budgets, "macs": problem.cost("macs", start)})
     known = {tuple(start): value_of(tuple(start))}
     best, runs = tuple(start), _runs(problem)
-    weights, factor, failed, turn = [1.0] * len(runs), FACTOR, 0, 0
-    while len(known) < evaluations and factor >= LEAST and len(runs) > 1:
-        run, direction = divmod(turn, 2)
-        tried = list(weights)
-        tried[run] *= factor if direction == 0 else 1.0 / factor
-        ranks = _solve(problem, runs, tried)
-        better = False
+    parts = _parts(len(runs))
+    weights, factor, failed, turn = np.ones(len(runs)), FACTOR, 0, 0
+    while len(known) < evaluations and factor >= LEAST and parts:
+        at, direction = divmod(turn, 2)
+        tried = weights * factor ** (parts[at] if direction == 0 else -parts[at])
+        ranks, before = _solve(problem, runs, tried), known[best]
         if ranks is not None and ranks not in known:
             known[ranks] = value_of(ranks)
-            better = known[ranks] < known[best]
-        if better and ranks is not None:
+        gained = before - known[ranks] if ranks is not None else 0.0
+        if ranks is not None and gained > 0.0:
             best, weights, failed = ranks, tried, 0
-            continue
-        failed += 1
-        turn = (turn + 1) % (2 * len(runs))
-        if failed == 2 * len(runs):
+            if gained >= MUCH * before:
+                continue
+        else:
+            failed += 1
+        turn = (turn + 1) % (2 * len(parts))
+        if failed == 2 * len(parts):
             factor, failed = math.sqrt(factor), 0
     return Refined(best, known[best], tuple(known.items()))
+
+
+def _parts(runs: int) -> list[np.ndarray]:
+    """Exponents of a factor, run by run: 1/2 for the first half of a part and -1/2 for its other half; the network's halves first, single
+    runs last."""
+    found, level = [], [(0, runs)]
+    while level:
+        halves = []
+        for first, stop in level:
+            middle = (first + stop) // 2
+            if first < middle:
+                found.append(np.zeros(runs))
+                found[-1][first:middle], found[-1][middle:stop] = 0.5, -0.5
+                halves += [(first, middle), (middle, stop)]
+        level = halves
+    return found
 
 
 def _runs(problem: SearchProblem) -> list[int]:
@@ -85,10 +107,10 @@ def _runs(problem: SearchProblem) -> list[int]:
     return [i for i in range(len(units)) if i == 0 or units[i] != units[i - 1]]
 
 
-def _solve(problem: SearchProblem, runs: Sequence[int], weights: Sequence[float]) -> Optional[tuple[int, ...]]:
+def _solve(problem: SearchProblem, runs: Sequence[int], weights: np.ndarray) -> Optional[tuple[int, ...]]:
     layers = []
     for i, layer in enumerate(problem.layers):
-        weight = weights[max(r for r, first in enumerate(runs) if first <= i)]
+        weight = float(weights[max(r for r, first in enumerate(runs) if first <= i)])
         layers.append(replace(layer, metric=layer.metric**weight))
     try:
         return exact.plans(replace(problem, layers=tuple(layers)))[0][0][0]

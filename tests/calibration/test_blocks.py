@@ -143,7 +143,12 @@ def test_steps_go_over_the_images_and_are_fewer_for_large_networks() -> None:
     assert module.steps_of(1000, 126_000_000, 10) == 10 * 875 // module.BATCH
     assert module.steps_of(1000, 126_000_000, 20, 5) == 20 * 875 // 5
     # By multiply-adds: ResNet-50 on 5,000 images, VGG-16 on 1,000.
-    assert module.steps_of(5000, 4 * 10**9, 20) == int(1e13 / 4e9) // module.BATCH
+    assert module.steps_of(5000, 4 * 10**9, 20, more=True) == int(1e13 / 4e9) // module.BATCH
+    assert module.steps_of(5000, 4 * 10**9, 20) == module.FEWEST_STEPS
+    # SqueezeNet passes 1,000 images ten times, whatever the run.
+    assert (
+        module.steps_of(1000, 387_747_520, 10) == 10 * 875 // module.BATCH == module.steps_of(1000, 387_747_520, 20) - 2
+    )
     assert module.steps_of(1000, 15_470_264_320, 10) == module.FEWEST_STEPS
     assert module.steps_of(40, 10**6, 10) == module.steps_of(10**6, 10**13, 10) == module.FEWEST_STEPS
 

@@ -13,6 +13,7 @@ from enc_caffe.caffe_io.datum import ImageLmdb
 from enc_caffe.caffe_io.describe import describe
 from enc_caffe.caffe_io.emit import replace_layers, write_compressed
 from enc_caffe.caffe_io.prototxt import read_net, to_text
+from enc_caffe.caffe_io.transform import Transform
 from enc_caffe.caffe_io.variants import deploy_net
 from enc_caffe.calibration import layerwise as module
 from enc_caffe.calibration.decomposer import Decomposer, Decomposition, affected, steps_for
@@ -21,6 +22,7 @@ from enc_caffe.decomposition import scheme_for
 from enc_caffe.errors import UsageError
 from enc_caffe.form import Form
 from enc_caffe.measuring.layers import reference_of
+from enc_caffe.measuring.passes import NetTask
 from enc_caffe.measuring.store import ResultStore
 from enc_caffe.measuring.subject import PlanEvaluator, reference_scores
 from enc_caffe.network import InnerProduct, Layer
@@ -250,6 +252,30 @@ def test_damaged_blobs_between_steps_are_not_believed(tmp_path: Path, workers, d
     for name, arrays in wanted.items():
         for a, b in zip(arrays, again[name]):
             np.testing.assert_array_equal(a, b)
+
+
+def test_a_part_of_the_images_puts_layers_right_well_enough_to_compare_plans_by(grouped: Setting) -> None:
+    how = Decomposition("asymmetric", frozenset({"bias"}))
+    whole, all_, part = (grouped.decomposer(how, **more) for more in ({}, {"part": 37}, {"part": 20}))
+    # As many as there are: the very same, under the same name.
+    assert all_.name() == whole.name() != part.name()
+    blobs = whole.blobs(grouped.forms), part.blobs(grouped.forms)
+    assert blobs[0].keys() == blobs[1].keys()
+    assert any(not np.array_equal(a, b) for n in blobs[0] for a, b in zip(blobs[0][n], blobs[1][n]))
+    plain = grouped.divergence(Decomposition("svd"), grouped.forms)
+    found = PlanEvaluator(grouped.images, blobs_of=part.blobs, name=part.name(), reference=part.reference())
+    assert max(grouped.divergence(how, grouped.forms), found.divergence(grouped.forms)) < 0.8 * plain
+
+
+@pytest.mark.parametrize("images, part", ((37, 20), (1000, 250), (250, 250), (9, 8), (1000, 0)))
+def test_a_part_is_the_first_images_of_every_chunk(images: int, part: int) -> None:
+    net = NetTask("", "", "", Transform(), "data", "fc", 10, False, ())
+    task = module.CalibrationTask(net, None, "", images, part=part)
+    spans = [task.span(c) for c in range(module.CHUNKS)]
+    wholes = [module.span(images, c, 10) for c in range(module.CHUNKS)]
+    assert all(a == b and stop <= end for (a, stop), (b, end) in zip(spans, wholes))
+    wanted = part or images
+    assert wanted <= sum(stop - first for first, stop in spans) < wanted + module.CHUNKS
 
 
 def test_only_what_a_plan_changes_is_put_right(residual: Setting) -> None:

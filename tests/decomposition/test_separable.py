@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.optimize import minimize
 
 from enc_caffe.decomposition import scheme_for
 from enc_caffe.decomposition.regression import Moments, group_weights, output_error
+from enc_caffe.decomposition.separable import leading_rows
 from enc_caffe.form import Form
 from tests.decomposition.layers import conv
 from tests.decomposition.test_regression import errors, setting
@@ -48,3 +51,22 @@ def test_a_turned_layer_has_turned_factors() -> None:
             factors = scheme.solve(x, w, [Moments.of_original(moments, group_weights(x, w)[0])], form)
             found.append(scheme.effective(x, form, factors).reshape(w.shape))
         np.testing.assert_allclose(found[0], found[1].transpose(0, 1, 3, 2), atol=1e-5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 12), st.integers(1, 12), st.integers(1, 12), st.integers(0, 1000), st.floats(-3, 3))
+def test_leading_rows_span_what_those_of_the_svd_span(
+    rows: int, columns: int, inner: int, seed: int, size: float
+) -> None:
+    # Of any rank, dead rows and columns among them.
+    rng = np.random.default_rng(seed)
+    matrix = 10**size * rng.standard_normal((rows, inner)) @ rng.standard_normal((inner, columns))
+    matrix[rng.random(rows) < 0.2] = 0.0
+    u, s, vt = np.linalg.svd(matrix, full_matrices=False)
+    for rank in range(1, min(rows, columns) + 1):
+        found = leading_rows(matrix, rank)
+        np.testing.assert_allclose(found @ found.T, np.eye(rank), atol=1e-10)
+        lost = np.linalg.norm(matrix - matrix @ found.T @ found)
+        assert lost <= np.linalg.norm(s[rank:]) + 1e-7 * s[0]
+    # All of them: nothing is lost, however small.
+    assert lost <= 1e-12 * max(s[0], 1e-300) * 10

@@ -14,7 +14,7 @@ from enc_caffe.metrics.table import MetricsTable
 from enc_caffe.search import exact
 from enc_caffe.search.build import build_problem
 from enc_caffe.search.problem import SearchProblem
-from enc_caffe.search.refine import refine
+from enc_caffe.search.refine import _parts, refine
 from tests.search.tables import entry, options
 
 
@@ -74,3 +74,22 @@ def test_never_over_budget_nor_over_the_number(seed: int, number: int, weights: 
 def test_no_evaluation_is_too_few() -> None:
     with pytest.raises(UsageError, match="--refine 0"):
         refine(problem(), (1,) * 6, lambda ranks: 0.0, 0)
+
+
+@pytest.mark.parametrize("runs", (1, 2, 3, 7, 24))
+def test_parts_of_the_network_reach_every_weighting_of_its_runs(runs: int) -> None:
+    parts = _parts(runs)
+    assert len(parts) == runs - 1 and all(abs(np.unique(p[p != 0]).sum()) == 0 for p in parts)
+    # With a common factor, which changes no plan, they span all weights.
+    assert np.linalg.matrix_rank(np.stack([*parts, np.ones(runs)])) == runs
+
+
+def test_the_halves_of_a_network_come_first() -> None:
+    sizes = [(4 + 4 * i, 8) for i in range(8)]
+    table = MetricsTable("net", "", tuple(entry(f"l{i}", c, s, i) for i, (c, s) in enumerate(sizes)), 0.9)
+    p = build_problem(table, options(method="model", metric="divergence", first_layer="search"), None)
+    start = exact.plans(p)[0][0][0]
+    # Layers behind make up for most of what the first half loses.
+    value = weighted(p, [0.2] * 4 + [1.0] * 4)
+    found = refine(p, start, value, 3)
+    assert found.value < 0.97 * value(start)

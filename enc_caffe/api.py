@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Optional, Union
+from typing import TYPE_CHECKING, Any, Callable, Iterable, Optional, Union
 
-from enc_caffe.decomposition.policy import parse_schemes
 from enc_caffe.errors import UsageError
 from enc_caffe.extensions import load_extensions
+from enc_caffe.pipeline.arguments import check_number, names_of, schemes_of, search_options
 from enc_caffe.pipeline.planning import Found, search_plan
 from enc_caffe.progress import Progress, silent
-from enc_caffe.search.options import SearchOptions
 
 # What opens images and starts Caffe is imported by the functions that need it: a search from a file needs neither.
 if TYPE_CHECKING:
@@ -29,8 +28,12 @@ if TYPE_CHECKING:
     from enc_caffe.workers.choice import Workers
 
 
+#: Options of :func:`compress` beside those of a search.
+MAKING = ("refine", "dense", "placement", "fully_connected", "iterations", "fit_train")
+
+
 def load(
-    model: Union[str, Path], lmdb: Union[str, Path, None] = None, input_shape: Optional[Shape] = None, schemes: str = "paper",
+    model: Union[str, Path], lmdb: Union[str, Path, None] = None, input_shape: Optional[Shape] = None, schemes: Union[str, Iterable[str]] = "paper",
     **more: Any,
 ) -> LoadedNetwork:  # fmt: skip
     """Read a prototxt.
@@ -43,7 +46,7 @@ def load(
         Images that say how large the network's input is, where the prototxt does not.
     input_shape : (C, H, W), optional
         The same, stated.
-    schemes : str
+    schemes : str or names
         What each layer may become: ``paper``, ``all``, or names such as ``spatial,channel``.
     **more
         As of :func:`enc_caffe.pipeline.load`.
@@ -64,7 +67,7 @@ def load(
 
     load_extensions()
     path = None if lmdb is None else Path(lmdb)
-    return pipeline.load(Path(model), path, input_shape, schemes=parse_schemes(schemes), **more)
+    return pipeline.load(Path(model), path, input_shape, schemes=schemes_of(schemes), **more)
 
 
 def metrics(
@@ -120,7 +123,9 @@ def metrics(
         return measurement.measured_metrics(images, table, top_k, True, progress, decomposer)
 
 
-def search(table: MetricsTable, time_of: Optional[TimeOf] = None, schemes: str = "paper", **options: Any) -> Found:
+def search(
+    table: MetricsTable, time_of: Optional[TimeOf] = None, schemes: Union[str, Iterable[str]] = "paper", **options: Any
+) -> Found:
     """A plan for a budget, from layer metrics alone.
 
     Parameters
@@ -128,7 +133,7 @@ def search(table: MetricsTable, time_of: Optional[TimeOf] = None, schemes: str =
     table : MetricsTable
     time_of : callable of layer and form, optional
         Nanoseconds, where ``target_latency`` is given: what :func:`enc_caffe.metrics.latency.read_latency` gives.
-    schemes : str
+    schemes : str or names
         As of :func:`load`.
     **options
         Fields of :class:`enc_caffe.search.options.SearchOptions`: ``target_flops=0.5, method="model", metric="divergence"``.
@@ -143,7 +148,7 @@ def search(table: MetricsTable, time_of: Optional[TimeOf] = None, schemes: str =
     UsageError, InfeasibleError
         For options that contradict each other, and budgets that cannot be met.
     """
-    return search_plan(table, SearchOptions(schemes=parse_schemes(schemes), **options), None, time_of)
+    return search_plan(table, search_options({**options, "schemes": schemes}), None, time_of)
 
 
 def emit(
@@ -193,6 +198,7 @@ def compress(
     store: Union[str, Path, None] = None,
     force: bool = False,
     notice: Callable[[str], None] = lambda line: None,
+    train_lmdb: Union[str, Path, None] = None,
     **options: Any,
 ) -> Compressed:
     """All of it: metrics, search, emission and the accuracy of both networks, as ``enc-caffe compress --quality`` does.
@@ -213,6 +219,8 @@ def compress(
     force : bool
         Replace a folder that exists.
     notice : callable of a line that a person should read
+    train_lmdb : path, optional
+        Source of the emitted TRAIN data layer; quality ``max`` fits all layers to these images too, and trains on them.
     **options
         Budgets and whatever differs from the quality's: fields of SearchOptions, and ``decomposition``, ``recalibrate``,
         ``reconstruct``, ``refine``, ``dense``, ``placement``, ``fully_connected``.
@@ -235,25 +243,30 @@ def compress(
     if quality not in QUALITY:
         raise UsageError(f"quality {quality!r}: known are {', '.join(QUALITY)}")
     asked = {**QUALITY[quality], **options}
-    asked["placement"] = asked.pop("stride_placement", asked.get("placement", "exact"))
-    asked["iterations"] = asked.pop("distill_iterations", 0)
+    # The command's names of two of them.
+    for name, flag in (("placement", "stride_placement"), ("iterations", "distill_iterations")):
+        if flag in asked:
+            asked[name] = options.get(name, asked[flag])
+            del asked[flag]
     how = Decomposition(
-        asked.pop("decomposition"), frozenset(asked.pop("recalibrate")), asked.pop("reconstruct", "none")
+        asked.pop("decomposition"),
+        frozenset(names_of("recalibrate", asked.pop("recalibrate"))),
+        asked.pop("reconstruct"),
     )
-    making = Making(
-        how,
-        **{
-            k: asked.pop(k)
-            for k in ("refine", "dense", "placement", "fully_connected", "iterations", "fit_train")
-            if k in asked
-        },
+    made = {k: asked.pop(k) for k in MAKING if k in asked}
+    for name in {"refine", "iterations"} & set(made):
+        check_number(name, made[name], whole=True)
+    making = Making(how, **made)
+    chosen = search_options(
+        asked, {*MAKING, "decomposition", "recalibrate", "reconstruct", "stride_placement", "distill_iterations"}
     )
-    if isinstance(asked.get("schemes"), str):
-        asked["schemes"] = parse_schemes(asked["schemes"])
     with contextlib.ExitStack() as stack:
         kept = stack.enter_context(ResultStore(Path(store))) if store is not None else None
         return run(
-            Source(Path(model), in_stock_form(Path(weights), notice)), Path(lmdb), Path(out), SearchOptions(**asked), making,
-            Resources(workers or Alone(), kept), Output(None if test_lmdb is None else Path(test_lmdb), force=force),
+            Source(Path(model), in_stock_form(Path(weights), notice)), Path(lmdb), Path(out), chosen, making,
+            Resources(workers or Alone(), kept),
+            Output(
+                None if test_lmdb is None else Path(test_lmdb), None if train_lmdb is None else Path(train_lmdb), force=force
+            ),
             notice=notice,
         )  # fmt: skip

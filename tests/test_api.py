@@ -75,4 +75,50 @@ def test_max_distils(tmp_path: Path) -> None:
     result = enc_caffe.compress(
         model, weights, lmdb, tmp_path / "out", "max", target_flops=0.3, refine=0, distill_iterations=4, notice=said.append
     )  # fmt: skip
+    # The folder that there is, not the one that it was made in.
+    assert result.emitted.folder == tmp_path / "out" and (result.emitted.folder / "deploy.prototxt").is_file()
     assert result.making.endswith("distilled in 4 iterations") and any(x.startswith("distillation: ") for x in said)
+
+
+def test_images_to_fit_to_arrive_where_the_command_s_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    # What comes of them is tests/pipeline/test_compression.py's.
+    seen = []
+    monkeypatch.setattr("enc_caffe.pipeline.compression.compress", lambda *args, **_: seen.append((args[4], args[6])))
+    monkeypatch.setattr("enc_caffe.caffe_io.stockform.in_stock_form", lambda path, *_: path)
+    for quality in ("max", "best"):
+        enc_caffe.compress("m", "w", "i", "o", quality, train_lmdb="more", target_flops=0.5)
+    enc_caffe.compress("m", "w", "i", "o", "max", target_flops=0.5)
+    assert [(m.fit_train, m.iterations, o.train_lmdb) for m, o in seen] == [
+        (True, 1000, Path("more")), (False, 0, Path("more")), (True, 1000, None),
+    ]  # fmt: skip
+
+
+def test_what_a_caller_decides_goes_before_the_quality_s_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr("enc_caffe.pipeline.compression.compress", lambda *args, **_: seen.append(args[4]))
+    monkeypatch.setattr("enc_caffe.caffe_io.stockform.in_stock_form", lambda path, *_: path)
+    for more in ({}, {"placement": "exact"}, {"stride_placement": "exact"}):
+        enc_caffe.compress("m", "w", "i", "o", "paper", target_flops=0.5, **more)
+    assert [making.placement for making in seen] == ["published", "exact", "exact"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"target_flop": 0.5}, "option 'target_flop' is unknown (did you mean target_flops?)"),
+        ({"target_flops": "0.5"}, "target_flops '0.5': a number is needed"),
+        ({"multiple_of": 4.0}, "multiple_of 4.0: an integer is needed"),
+        ({"refine": "3"}, "refine '3': an integer is needed"),
+        ({"placement": "inexact"}, "--stride_placement inexact: exact or published is needed"),
+        ({"recalibrate": "autto"}, "--recalibrate autto: known are bn, change, bias, auto"),
+        ({"recalibrate": 1}, "recalibrate 1: a name, or names, are needed"),
+        ({"schemes": ("spatail",)}, "'spatail' is unknown (did you mean spatial?)"),
+        ({"bounds": {"c2": 3}}, "bounds {'c2': 3}: (lowest, highest) is needed"),
+        ({"bounds": "c2=3:4"}, "a mapping of layer to (lowest, highest) is needed"),
+        ({"whole": 3}, "whole 3: a name, or names, are needed"),
+    ],
+)
+def test_wrong_options_are_errors_of_one_line(options: dict, words: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        enc_caffe.compress("m", "w", "i", "o", **{"target_flops": 0.5, **options})
+    assert words in str(caught.value) and "\n" not in str(caught.value)

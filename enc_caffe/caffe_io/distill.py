@@ -87,6 +87,9 @@ def distill_net(
         is no loss that reads them.
     """
     out = caffe_pb2().NetParameter(name=f"{network.name}: distillation")
+    if train_val.HasField("state"):
+        # Data layers may be of one stage alone.
+        out.state.CopyFrom(train_val.state)
     _add_data(out, train_val, student, how.labels > 0)
     inputs = [top for layer in student.layer if layer.type == "Input" for top in layer.top]
     ends = _ends(teacher, scores)

@@ -18,10 +18,13 @@ LISTED = 4
 
 
 def _states(param: Any) -> int:
-    return 3 if param.type == "LSTM" else 5
+    # An input that is the same at all times, behind the sequence and its marks, has a weight of its own; states that are shown follow.
+    kept, states = (3, 2) if param.type == "LSTM" else (5, 1)
+    shown = states if param.recurrent_param.expose_hidden else 0
+    return kept + (len(param.bottom) > 2 + shown)
 
 
-#: Number of blobs that stock Caffe gives a layer of a type, where no shape has to be known for it (a recurrent layer's least).
+#: Number of blobs that stock Caffe gives a layer of a type.
 _BLOBS: Mapping[str, Callable[[Any], int]] = {
     "Convolution": lambda p: 1 + p.convolution_param.bias_term,
     "Deconvolution": lambda p: 1 + p.convolution_param.bias_term,
@@ -35,6 +38,14 @@ _BLOBS: Mapping[str, Callable[[Any], int]] = {
     "LSTM": _states,
     "RNN": _states,
 }
+
+
+def blob_count(param: Any) -> int:
+    """Number of blobs that stock Caffe gives a layer; 0 for types without weights and those that it does not have.
+
+    A Scale or Bias of two bottoms takes its factors from the second one.
+    """
+    return int(_BLOBS[param.type](param)) if param.type in _BLOBS else 0
 
 
 def lacking(net: Any, model: CaffeModel, phases: Iterable[str] = ("TEST",)) -> dict[str, str]:
@@ -53,7 +64,7 @@ def lacking(net: Any, model: CaffeModel, phases: Iterable[str] = ("TEST",)) -> d
     names = {spec.name for layer in layers.values() if layer.name in model.layers for spec in layer.param if spec.name}
     found = {}
     for name, layer in layers.items():
-        number = int(_BLOBS[layer.type](layer))
+        number = blob_count(layer)
         own = number - sum(spec.name in names for spec in layer.param[:number])
         if name not in model.layers and own and not _meant(layer):
             found[name] = layer.type

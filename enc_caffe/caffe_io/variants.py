@@ -25,13 +25,15 @@ _LOSS_TO_OUTPUT = {"SoftmaxWithLoss": "Softmax", "SigmoidCrossEntropyLoss": "Sig
 class Scores:
     """Where a network's class scores and labels are: blob names, and the number of classes.
 
-    ``softmax`` is False for the output of a network that has no class scores.
+    ``softmax`` is False for the output of a network that has no class scores. ``others`` are class scores that labels may as well be
+    of, where nothing in the network reads labels.
     """
 
     scores: str
     labels: Optional[str]
     classes: int
     softmax: bool = True
+    others: tuple[str, ...] = ()
 
 
 def find_scores(network: Network, any_output: bool = False) -> Scores:
@@ -47,6 +49,7 @@ def find_scores(network: Network, any_output: bool = False) -> Scores:
     """
     found: Optional[Scores] = None
     shape: Shape = ()
+    all_: list[Scores] = []
     read = {bottom for layer in network.layers for bottom in layer.bottoms}
     for kind in _SCORERS:
         for layer in network.layers:
@@ -55,6 +58,7 @@ def find_scores(network: Network, any_output: bool = False) -> Scores:
                 labels = layer.bottoms[1] if len(layer.bottoms) > 1 else None
                 shape = layer.bottom_shapes[0]
                 found = Scores(layer.bottoms[0], labels, shape[1] if len(shape) > 1 else 0)
+                all_.append(found)
         if found is not None:
             break
     if found is None and any_output:
@@ -70,7 +74,8 @@ def find_scores(network: Network, any_output: bool = False) -> Scores:
         raise NetworkError(
             f"network '{network.name}' has no SoftmaxWithLoss, Accuracy or Softmax layer; its class scores cannot be found"
         )
-    return found
+    others = [s.scores for s in all_ if s.labels is None and s.scores != found.scores]
+    return replace(found, others=tuple(dict.fromkeys(others))) if found.labels is None else found
 
 
 def _of_images(network: Network, shape: Shape) -> bool:

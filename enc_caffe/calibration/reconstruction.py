@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Mapping
+from typing import Any, Mapping, Sequence
 
 import numpy as np
 
@@ -36,6 +36,7 @@ from enc_caffe.calibration.segments import segments
 from enc_caffe.decomposition import chain_of
 from enc_caffe.files.arrays import locked, read_arrays, write_arrays
 from enc_caffe.form import Form
+from enc_caffe.measuring.gradients import MOST_OUTPUTS
 from enc_caffe.measuring.subject import Subject, net_task
 from enc_caffe.network import Network
 from enc_caffe.progress import Stages
@@ -122,6 +123,11 @@ def _scoring(prototxt: str, scores: str) -> Network:
     return describe(net, None, "the network up to its scores")
 
 
+def _weighable(network: Network, blobs: Sequence[str]) -> list[str]:
+    """Each blob once whose channels are few enough for what changes of them cost, a matrix of these channels: not all outputs in one."""
+    return [blob for blob in dict.fromkeys(blobs) if network.shape_of(blob)[1] <= MOST_OUTPUTS]
+
+
 def reconstructed(
     made: Subject, model: CaffeModel, forms: Mapping[str, Form], placement: str, base: Blobs, folder: Path, key: str,
     progress: Stages, together: bool = False,
@@ -142,7 +148,7 @@ def reconstructed(
         if not found:
             work.mkdir(parents=True, exist_ok=True)
             task = blocks_task(made, model, forms, placement, base, work, together)
-            ends = list(dict.fromkeys(run.segment.top for run in task.runs))
+            ends = _weighable(made.look.network, [run.segment.top for run in task.runs])
             costs = blob_roots(
                 task.original, ends, made.look.images, made.executor, lambda d, a: progress("what blobs cost", d, a)
             )

@@ -9,6 +9,7 @@ from typing import Any, Optional, Sequence
 import numpy as np
 
 from enc_caffe.caffe_io.backward import NO_GRADIENT, backward_text
+from enc_caffe.caffe_io.lacking import blob_count
 from enc_caffe.caffe_io.prototxt import from_text, to_text
 from enc_caffe.caffe_io.types import caffe_types
 from enc_caffe.calibration.segments import Segment
@@ -67,10 +68,12 @@ def training_net(
         elif param.type == "BatchNorm":
             layer.batch_norm_param.use_global_stats = True
         elif param.type in FITTED and not shared:
-            fitted.append(param.name)
-        elif param.type in FITTED:
-            layer.param.add(lr_mult=0, decay_mult=0)
-            layer.param.add(lr_mult=0, decay_mult=0)
+            if blob_count(param):
+                fitted.append(param.name)
+        else:
+            # What is not fitted keeps its weights, or the others would be fitted to weights that nobody gets.
+            for _ in range(blob_count(param)):
+                layer.param.add(lr_mult=0, decay_mult=0)
     _add_loss(out, segment.top, shapes[1], 1.0 / (shapes[1][0] * max(power, 1e-30)), turned)
     return to_text(out), fitted
 

@@ -98,7 +98,9 @@ def _measured(args: argparse.Namespace, loaded: pipeline.LoadedNetwork, table: M
         images = images_of(loaded, args.weights, args.lmdb, executor, store, int(args.memory * 2**30))
         look, start = images.look, time.perf_counter()
         if not look.labelled:
-            say(f"{shown(args)}: no labels; the divergence from the original is measured, no accuracy")
+            say(
+                f"{shown(args)}: {look.beyond or 'no labels'}; the divergence from the original is measured, no accuracy"
+            )
         elif look.classes_seen < look.scores.classes:
             say(
                 f"{shown(args)}: {look.images} images of {look.classes_seen} classes, but the network has {look.scores.classes}; "

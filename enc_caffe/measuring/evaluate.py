@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Callable, Mapping, Optional, Sequence
+from typing import Any, Callable, Mapping, Optional, Sequence, Union
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from enc_caffe.decomposition import form_cost
 from enc_caffe.errors import CaffeError, DatasetError, UsageError
 from enc_caffe.form import WHOLE
 from enc_caffe.measuring.feeding import fed_lines
-from enc_caffe.measuring.images import look_at
+from enc_caffe.measuring.images import Images, look_at
 from enc_caffe.measuring.layers import ORIGINAL, measure
 from enc_caffe.measuring.scores import TOPS
 from enc_caffe.measuring.store import ResultStore
@@ -46,7 +46,7 @@ def evaluate(
     model: Path,
     weights: Path,
     lmdb: Path,
-    top_k: tuple[int, ...] = (1,),
+    top_k: Union[int, tuple[int, ...]] = (1,),
     batch: int = 50,
     workers: int = 1,
     threads: int = 1,
@@ -66,7 +66,7 @@ def evaluate(
     Parameters
     ----------
     model, weights, lmdb : Path
-    top_k : tuple of int
+    top_k : int or tuple of int
     batch : int
         Images of one forward pass; the result does not depend on it.
     workers, threads : int
@@ -104,9 +104,29 @@ def evaluate(
         if executor is None:
             gpus = () if gpu is None else (gpu,)
             executor = stack.enter_context(CaffeExecutor(workers, threads, gpus, advice="; start the command again"))
+        tops = (top_k,) if isinstance(top_k, int) else top_k
         return evaluate_net(
-            net, str(model), weights, lmdb, executor, top_k, batch, feed, input_shapes, store, progress, notice
+            net, str(model), weights, lmdb, executor, tops, batch, feed, input_shapes, store, progress, notice
         )
+
+
+def check_top_k(top_k: Sequence[int], look: Images) -> None:
+    """Raise UsageError for a k that is no number of the network's classes."""
+    if any(not 1 <= k <= look.scores.classes for k in top_k):
+        raise UsageError(
+            f"--top_k {','.join(map(str, top_k))}: the network has {look.scores.classes} classes, so numbers from 1 to {look.scores.classes} are needed"
+        )
+
+
+def scores_lines(look: Images) -> list[str]:
+    """A line that says which of several class scores labels are held against."""
+    scores = look.scores
+    if not look.labelled or not scores.others:
+        return []
+    return [
+        f"the network has several class scores ({', '.join([*scores.others, scores.scores])}); accuracies are those of '{scores.scores}', "
+        "the last one"
+    ]
 
 
 def evaluate_net(
@@ -126,10 +146,7 @@ def evaluate_net(
     """:func:`evaluate` of a network that has been read: a NetParameter, and the path that messages name."""
     weights, lmdb = Path(weights).absolute(), Path(lmdb).absolute()
     look = look_at(net, model, weights, lmdb, feed.transform(net, model), input_shapes=input_shapes)
-    if any(not 1 <= k <= look.scores.classes for k in top_k):
-        raise UsageError(
-            f"--top_k {','.join(map(str, top_k))}: the network has {look.scores.classes} classes, so numbers from 1 to {look.scores.classes} are needed"
-        )
+    check_top_k(top_k, look)
     if not look.labelled:
         raise DatasetError(
             f"{lmdb}: its images have no labels for '{look.scores.labels or look.scores.scores}'; an accuracy needs them: give "
@@ -137,7 +154,7 @@ def evaluate_net(
         )
     macs = sum(form_cost(x, WHOLE)[0] for x in look.network.weighted)
     made = Subject(net, model, weights, lmdb, look, macs, executor, store, fold=False)
-    for line in fed_lines(net, model, weights, lmdb, look, executor):
+    for line in [*fed_lines(net, model, weights, lmdb, look, executor), *scores_lines(look)]:
         notice(line)
     tops = max(TOPS, *top_k)
     task = replace(net_task(made, (), min(batch, made.chunk)), tops=tops)

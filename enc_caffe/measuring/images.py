@@ -23,7 +23,13 @@ from enc_caffe.workers.limits import check_runs
 
 @dataclass(frozen=True)
 class Images:
-    """Images that fit a network: how they get into it, how many there are, and whether they have labels."""
+    """Images that fit a network: how they get into it, how many there are, and whether they have labels.
+
+    Attributes
+    ----------
+    beyond : str
+        Why they count as without labels, though they have some: these are not of the network's classes.
+    """
 
     network: Network
     scores: Scores
@@ -32,6 +38,7 @@ class Images:
     images: int
     labelled: bool
     classes_seen: int
+    beyond: str = ""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -43,7 +50,7 @@ def look_at(
     net: Any, source: str, weights: Path, lmdb: Path, transform: Optional[Transform] = None, any_output: bool = False,
     input_shapes: Optional[Mapping[str, Shape]] = None,
 ) -> Images:  # fmt: skip
-    """Hold a network, its caffemodel and an LMDB against each other; ``any_output``: class scores are not needed.
+    """Hold a network, its caffemodel and an LMDB against each other; ``any_output``: neither class scores nor labels are needed.
 
     Raises
     ------
@@ -85,11 +92,13 @@ def look_at(
             f"{lmdb}: images become {got} (C, H, W), but the network's '{data_blob}' needs {needed}; {remedy(got, needed)}"
         )
     labelled = scores.softmax and bool(labels.max() >= 0) and not _labels_elsewhere(network, data_blob, scores.labels)
+    beyond = ""
     if labelled and (labels.min() < 0 or labels.max() >= scores.classes):
-        raise DatasetError(
-            f"{lmdb}: labels go from {labels.min()} to {labels.max()}, but the network has {scores.classes} classes"
-        )
-    return Images(network, scores, rule, data_blob, total, labelled, len(np.unique(labels)))
+        beyond = f"labels go from {labels.min()} to {labels.max()}, but the network has {scores.classes} classes in '{scores.scores}'"
+        if not any_output:
+            raise DatasetError(f"{lmdb}: {beyond}")
+        labelled = False
+    return Images(network, scores, rule, data_blob, total, labelled, len(np.unique(labels)), beyond)
 
 
 def _labels_elsewhere(network: Network, data: str, labels: Optional[str]) -> bool:

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Optional
 
-from enc_caffe.caffe_io.datum import ImageLmdb
-from enc_caffe.caffe_io.describe import set_state
 from enc_caffe.caffe_io.distill import Distillation
-from enc_caffe.caffe_io.prototxt import read_net, read_solver
+from enc_caffe.caffe_io.prototxt import read_solver
 from enc_caffe.caffe_io.variants import check_one_input
 from enc_caffe.calibration import duration
 from enc_caffe.calibration.blocks import images_passed
@@ -21,19 +17,17 @@ from enc_caffe.calibration.forecast import Forecast, unpredicted
 from enc_caffe.calibration.layerwise import Blobs
 from enc_caffe.calibration.remaining import remaining
 from enc_caffe.decomposition.policy import PAPER
-from enc_caffe.errors import RuntimeRefusal, UsageError
+from enc_caffe.errors import InfeasibleError, MetricsError, RuntimeRefusal, UsageError
 from enc_caffe.files.jsonfile import write_json
 from enc_caffe.files.output import atomic_folder, check_apart, check_new
 from enc_caffe.form import CONVENTIONS, Form
-from enc_caffe.measuring.evaluate import Evaluation, evaluate_net
-from enc_caffe.measuring.images import look_at
-from enc_caffe.measuring.store import ResultStore
+from enc_caffe.measuring.evaluate import Evaluation, scores_lines
 from enc_caffe.metrics.files import write_metrics
 from enc_caffe.metrics.latency import LatencyTable, write_latency
 from enc_caffe.metrics.table import MetricsTable
 from enc_caffe.pipeline.choosing import Chooser, nearness
 from enc_caffe.pipeline.distilled import passes
-from enc_caffe.pipeline.emission import Emitted, emit
+from enc_caffe.pipeline.emission import Emitted, emit, known_placement
 from enc_caffe.pipeline.forecasting import PREDICTED, Predictor, predicted_metrics
 from enc_caffe.pipeline.loading import LoadedNetwork
 from enc_caffe.pipeline.measurement import check_labels, concerns, images_of, measured_metrics, output_errors
@@ -41,6 +35,7 @@ from enc_caffe.pipeline.planning import Found, check_search, search_plan
 from enc_caffe.pipeline.slower import slower
 from enc_caffe.pipeline.source import Resources, Source
 from enc_caffe.pipeline.spectra import pca_metrics
+from enc_caffe.pipeline.tested import accuracies, same_images, tested_images
 from enc_caffe.pipeline.timing import Measured, as_timed, check_placement, end_to_end, settled, unlike
 from enc_caffe.plan import Plan
 from enc_caffe.progress import Stages, quiet
@@ -49,7 +44,6 @@ from enc_caffe.search.methods import EVALUATING
 from enc_caffe.search.multiples import unmet_multiples
 from enc_caffe.search.options import SearchOptions
 from enc_caffe.search.own import PRUNING
-from enc_caffe.workers.executor import Executor
 
 
 @dataclass(frozen=True)
@@ -110,6 +104,9 @@ class Making:
     fully_connected: bool = False
     iterations: int = 0
     fit_train: bool = False
+
+    def __post_init__(self) -> None:
+        known_placement(self.placement)
 
 
 @dataclass(frozen=True)
@@ -204,13 +201,20 @@ def compress(
     loaded.check_trained(source.weights)
     for line in loaded.notices():
         notice(line)
-    ImageLmdb(Path(output.test_lmdb or lmdb)).close()
+    test = Path(output.test_lmdb or lmdb)
+    tested = tested_images(loaded, source, test, output.top_k, output.test_lmdb is not None)
+    for line in [f"{test}: {tested.beyond}; no accuracy"] if tested.beyond else scores_lines(tested):
+        notice(line)
     if isinstance(time_of, LatencyTable):
         check_placement(time_of, loaded.network.layers, making.placement)
     table, how = pca_metrics(loaded, source.weights, step=options.multiple_of), making.decomposition
     for line in unmet_multiples(table, options):
         notice(line)
-    check_search(table, options, time_of)
+    try:
+        check_search(table, options, time_of)
+    except (InfeasibleError, MetricsError) as exc:
+        # Not the flags that the message names keep these whole.
+        raise type(exc)(*exc.args, *loaded.unreached()) from None
     evaluating = options.method in EVALUATING or options.target_accuracy is not None
     # Where whole networks are measured anyway, they decide between a mixture and one scheme too.
     mixed = making.refine > 0 and options.schemes != PAPER and not evaluating
@@ -306,13 +310,16 @@ def compress(
                 blobs, kept = chooser.distilled(loaded, found.plan, blobs, held, making.iterations)
                 notice(f"distillation: {kept}")
         with atomic_folder(out, output.force) as work:
-            test = Path(output.test_lmdb or lmdb)
             emitted = _written(loaded, source, table, found.plan, work, out, lmdb, test, making, output, blobs)
             # Where images chose the ranks, what the network is fed was said before.
             say = notice if chooser is None else lambda line: None
-            before, after = _accuracies(loaded, source, work, test, output, executor, resources.store, progress, say)
+            before = after = None
+            if tested.labelled:
+                before, after = accuracies(
+                    loaded, source, work, test, output.top_k, executor, resources.store, progress, say
+                )
             divergence, words, seen = None, "svd", False
-            data: dict[str, Any] = {"format": "enc-caffe-compression/1", "images": _count(test), "lmdb": str(test)}
+            data: dict[str, Any] = {"format": "enc-caffe-compression/1", "images": tested.images, "lmdb": str(test)}
             if chooser is not None:
                 divergence, words = chooser.evaluator.divergence(found.plan.forms), chooser.words()
                 seen = same_images(test, chooser.decomposer.made.lmdb)
@@ -337,19 +344,7 @@ def compress(
                 for line in slower(loaded.network, found.plan.forms, making.placement):
                     notice(line)
             write_json(work / "evaluation.json", data)
-        return Compressed(emitted, found.plan, before, after, divergence, words, seen, taken)
-
-
-def _count(lmdb: Path) -> int:
-    images = ImageLmdb(lmdb)
-    number = len(images)
-    images.close()
-    return number
-
-
-def same_images(first: Path, second: Path) -> bool:
-    """Whether two names are of one LMDB."""
-    return os.path.samefile(Path(first) / "data.mdb", Path(second) / "data.mdb")
+        return Compressed(replace(emitted, folder=out), found.plan, before, after, divergence, words, seen, taken)
 
 
 def _written(
@@ -369,31 +364,3 @@ def _written(
     (work / "network").rmdir()
     write_metrics(work / "metrics.json", table)
     return emitted
-
-
-def _accuracies(
-    loaded: LoadedNetwork, source: Source, work: Path, test: Path, output: Output, executor: Executor,
-    store: Optional[ResultStore], progress: Stages, notice: Callable[[str], None],
-) -> tuple[Optional[Evaluation], Optional[Evaluation]]:  # fmt: skip
-    """Accuracies of both networks on the test images, where these have labels and the network class scores."""
-    # Of several outputs that are compared together, one may still be class scores.
-    net = loaded.runnable.net if loaded.runnable.missing else loaded.net
-    look = look_at(net, str(loaded.path), source.weights, test, loaded.transform, any_output=True)
-    if not look.labelled:
-        return None, None
-
-    # The original is in memory; the compressed one is read as a user's tools will read it.
-    emitted = work / "train_val.prototxt"
-    written = source.feed.written(set_state(read_net(emitted, source.python_layers), source.level, source.stages))
-
-    def accuracy(net: Any, prototxt: Path, caffemodel: Path, what: str, say: Callable[[str], None]) -> Evaluation:
-        return evaluate_net(
-            net, str(prototxt), caffemodel, test, executor, output.top_k, feed=source.feed, store=store,
-            progress=partial(progress, what), notice=say,
-        )  # fmt: skip
-
-    before = accuracy(loaded.net, source.model, source.weights, "the original's accuracy", notice)
-    after = accuracy(
-        written, emitted, work / "compressed.caffemodel", "the compressed network's accuracy", lambda line: None
-    )
-    return before, after

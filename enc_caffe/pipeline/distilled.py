@@ -22,6 +22,8 @@ from enc_caffe.pipeline.loading import LoadedNetwork
 from enc_caffe.plan import Plan
 from enc_caffe.progress import Stages
 
+#: Raised when the same distillation is written otherwise: what was written is not written again.
+VERSION = 2
 #: Snapshots, and so looks at the held-out images, of a distillation.
 SNAPSHOTS = 10
 
@@ -78,7 +80,15 @@ def distilled(
 
 def folder_of(beside: Path, plan: Plan, name: list[Any], how: Distillation, iterations: int, placement: str) -> Path:
     """Where the distillation of this very plan is, however often it is asked for."""
-    words = [sorted((n, str(f)) for n, f in plan.forms.items()), name, placement, iterations, SCHEDULE, SNAPSHOTS]
+    words = [
+        VERSION,
+        sorted((n, str(f)) for n, f in plan.forms.items()),
+        name,
+        placement,
+        iterations,
+        SCHEDULE,
+        SNAPSHOTS,
+    ]
     own = [how.temperature, sorted(how.blobs.items()), how.labels, how.frozen, str(how.lmdb)]
     return beside / digest_of([words, own])[:32]
 

@@ -139,6 +139,12 @@ def placed(
     return placement
 
 
+def known_placement(placement: Optional[str]) -> None:
+    """Raise UsageError for a placement of strides that there is none of."""
+    if placement not in (None, *PLACEMENTS):
+        raise UsageError(f"--stride_placement {placement}: {' or '.join(PLACEMENTS)} is needed")
+
+
 def emit(
     loaded: LoadedNetwork,
     weights: Path,
@@ -165,6 +171,7 @@ def emit(
     gives. ``version`` is that of the format of ``ranks.json``. With a ``distillation`` the files are added by which stock Caffe
     distils (:func:`enc_caffe.pipeline.distilling.write_distillation`).
     """
+    known_placement(placement)
     network = loaded.network
     forms = plan_forms(loaded, plan, source)
     placement = placed(network, plan, forms, placement, source)

@@ -27,6 +27,9 @@ from enc_caffe.network import Network
 from enc_caffe.plan import Plan
 from enc_caffe.shapes import Shape
 
+#: Why layers stay whole where images are to be looked at.
+UNREACHED = "it lies behind a layer that stock Caffe cannot run"
+
 
 @dataclass(frozen=True)
 class LoadedNetwork:
@@ -96,8 +99,23 @@ class LoadedNetwork:
         if not missing:
             return self
         schemes = {n: v for n, v in self.policy.schemes.items() if n not in missing}
-        why = dict.fromkeys(sorted(missing), "it lies behind a layer that stock Caffe cannot run")
+        why = dict.fromkeys(sorted(missing), UNREACHED)
         return replace(self, policy=replace(self.policy, schemes=schemes, whole={**self.policy.whole, **why}))
+
+    def unreached(self) -> list[str]:
+        """A line that says where layers stay whole for that reason alone, and what takes them; none where there are none."""
+        whole = [n for n, why in self.policy.whole.items() if why == UNREACHED]
+        if not whole:
+            return []
+        them = (
+            "1 layer that could be decomposed stays"
+            if len(whole) == 1
+            else f"{len(whole)} layers that could be decomposed stay"
+        )
+        return [
+            f"{self.runnable.words}, so that {them} whole; --caffe_root DIR runs a Caffe that has this type, and metrics without images, "
+            "search and emit compress these layers too"
+        ]
 
     def check_measurable(self, layers: Iterable[str], source: str) -> None:
         """Raise UsageError where layers of a plan, or of metrics, cannot be measured."""

@@ -206,9 +206,12 @@ def _with_counts(m: LayerMetrics, found: Mapping[Pair, Counts], top_k: int, labe
 def check_labels(metric: str, images: Subject, lmdb: Path) -> None:
     """Raise UsageError where a metric counts right answers, or their loss, and the images, which the user calls ``lmdb``, have no labels."""
     if metric in LABELLED and not images.look.labelled:
-        raise UsageError(
-            f"--metric {metric} needs labels, and {lmdb} has none for the network's scores; --metric divergence, output and fisher need none"
+        has = (
+            f"those of {lmdb} are none: {images.look.beyond}"
+            if images.look.beyond
+            else f"{lmdb} has none for the network's scores"
         )
+        raise UsageError(f"--metric {metric} needs labels, and {has}; --metric divergence, output and fisher need none")
 
 
 def falling_curves(table: MetricsTable) -> list[str]:

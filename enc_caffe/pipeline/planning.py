@@ -13,7 +13,8 @@ from enc_caffe.form import CONVENTIONS, Form
 from enc_caffe.metrics.table import LayerMetrics, MetricsTable
 from enc_caffe.plan import Plan, Provenance
 from enc_caffe.search import exact, methods
-from enc_caffe.search.build import TimeOf, build_problem, has_values
+from enc_caffe.search.allowed import has_values
+from enc_caffe.search.build import TimeOf, build_problem
 from enc_caffe.search.enc_map import predicted_accuracy
 from enc_caffe.search.options import SearchOptions
 from enc_caffe.search.own import UNBUDGETED

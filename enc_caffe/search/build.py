@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import Callable, Mapping, Optional, Sequence, Union
 
 import numpy as np
 
-from enc_caffe.decomposition import form_cost, named, pruning, scheme_for
-from enc_caffe.decomposition.policy import ALL, PAPER
+from enc_caffe.decomposition import form_cost, pruning
+from enc_caffe.decomposition.policy import PAPER
 from enc_caffe.decomposition.prune import channels_of
 from enc_caffe.errors import MetricsError, UsageError
 from enc_caffe.form import WHOLE, Form
-from enc_caffe.metrics.curves import RankOf, inverse_of_curve, rank_over_metric
 from enc_caffe.metrics.latency import LatencyTable
-from enc_caffe.metrics.table import SERIES, Before, LayerMetrics, MetricsTable
+from enc_caffe.metrics.table import Before, LayerMetrics, MetricsTable
 from enc_caffe.network import Layer
 from enc_caffe.rounding import round_half_up
 from enc_caffe.search import own, y_d
+from enc_caffe.search.allowed import (
+    allowed_places,
+    asked_for,
+    check_comparable,
+    check_names,
+    curve_of,
+    forms_and_values,
+    log_metric,
+    with_values,
+)
 from enc_caffe.search.channels import channel_problem
 from enc_caffe.search.frontier import frontier_layer
 from enc_caffe.search.groups import LONGEST, Group, Member, disjoint, group_layer
@@ -92,7 +100,7 @@ def build_problem(table: MetricsTable, options: SearchOptions, time_of: Optional
     MetricsError
         If a layer lacks what the metric needs, or no layer is left to search.
     """
-    _check_names(table, options)
+    check_names(table, options)
     if options.method == "y_d":
         y_d.check(table, options)
     if "latency" in options.targets and time_of is None:
@@ -137,7 +145,7 @@ def build_problem(table: MetricsTable, options: SearchOptions, time_of: Optional
             entry, place = made
             fixed[layer.name] = entry.form(place)
             whole = dict(zip(costs.resources, costs.of(layer, fixed[layer.name])))
-            fixed_log += _log_metric(entry, place, table, options)
+            fixed_log += log_metric(entry, place, table, options)
         for name, value in whole.items():
             spent[name] += value
     if not layers and options.method == "y_d":
@@ -202,7 +210,7 @@ def _layer(
     (entry,), (ranks,) = able, places
     if len(ranks) < 2:
         return (entry, int(ranks[0])) if len(ranks) else None
-    values, inverse = _curve(entry, table, options)
+    values, inverse = curve_of(entry, table, options)
     grid = [Form(entry.scheme, (r,)) for r in range(1, entry.max_rank + 1)]
     return SearchLayer(
         name, ranks, entry.max_rank, {n: np.concatenate([[0], c]) for n, c in costs.table(entry.layer, grid).items()},
@@ -235,10 +243,10 @@ def _mixture(
     costs: _Costs,
 ) -> Made:
     """The frontier of all forms of all schemes, and the layer whole, whose metric is 1."""
-    _check_comparable(able, options)
+    check_comparable(able, options)
     layer = able[0].layer
-    able, places = _measured(able, places, options)
-    forms, values = _forms_and_values(able, places, table, options)
+    able, places = with_values(able, places, options)
+    forms, values = forms_and_values(able, places, table, options)
     # y_p matters to A_c alone, which compares no schemes.
     energy = values
     if options.metric == "combined":
@@ -250,22 +258,6 @@ def _mixture(
     form = made.forms[int(made.choices[0])]
     found = next(((m, int(p)) for m, own in zip(able, places) for p in own if m.form(int(p)) == form), None)
     return None if form == WHOLE else found
-
-
-def _measured(
-    able: Sequence[LayerMetrics], places: Sequence[np.ndarray], options: SearchOptions
-) -> tuple[Sequence[LayerMetrics], Sequence[np.ndarray]]:
-    """Those curves that have values; what another scheme clearly beat was not measured."""
-    known = [(m, own) for m, own in zip(able, places) if has_values(m, options.metric)]
-    return [m for m, _ in known] or able, [own for _, own in known] or places
-
-
-def _forms_and_values(
-    able: Sequence[LayerMetrics], places: Sequence[np.ndarray], table: MetricsTable, options: SearchOptions
-) -> tuple[list[Form], np.ndarray]:
-    """The layer whole, whose metric is 1, and all forms of its curves."""
-    forms = [WHOLE, *(m.form(int(p)) for m, own in zip(able, places) for p in own)]
-    return forms, np.concatenate([[1.0], *(_curve(m, table, options)[0][own] for m, own in zip(able, places))])
 
 
 def _limited(options: SearchOptions) -> list[str]:
@@ -292,111 +284,7 @@ def _member(
     asked = [m for m in curves if asked_for(m, options) and (reads or m.before is None)]
     if not asked:
         return Member(layer, (WHOLE,), np.ones(1))
-    _check_comparable(asked, options)
-    able, places = _measured(asked, [allowed_places(m, options) for m in asked], options)
-    forms, values = _forms_and_values(able, places, table, options)
+    check_comparable(asked, options)
+    able, places = with_values(asked, [allowed_places(m, options) for m in asked], options)
+    forms, values = forms_and_values(able, places, table, options)
     return Member(layer, tuple(forms), values)
-
-
-def has_values(entry: LayerMetrics, metric: str) -> bool:
-    """Whether a curve has what the metric needs."""
-    if metric == "measured":
-        return any(a is not None for a in entry.sampled_accuracy)
-    return metric in ("pca", "combined") or any(v is not None for v in entry.series(SERIES[metric]))
-
-
-def _check_comparable(able: Sequence[LayerMetrics], options: SearchOptions) -> None:
-    names = ", ".join(m.scheme for m in able)
-    if options.method in ("energy", "vbmf") and (len(able) > 1 or able[0].ladder):
-        raise UsageError(
-            f"--method {options.method}: layer '{able[0].name}' may have {names}, and its rule knows ranks of one matrix alone; "
-            "give --schemes paper or one scheme"
-        )
-    if len(able) > 1 and options.metric in ("pca", "combined"):
-        raise UsageError(
-            f"--metric {options.metric}: layer '{able[0].name}' may have {names}, and PCA energy is not comparable between "
-            "schemes; measure with images and give --metric divergence, loss or measured, or give --schemes paper or one scheme"
-        )
-
-
-def asked_for(entry: LayerMetrics, options: SearchOptions) -> bool:
-    """Whether the options let a layer have the forms of a curve."""
-    if options.schemes == PAPER:
-        return entry.paper
-    if options.schemes == ALL:
-        return entry.before is None
-    return entry.scheme in options.schemes
-
-
-def _log_metric(entry: LayerMetrics, place: int, table: MetricsTable, options: SearchOptions) -> float:
-    # A first layer at half its rank need not have been measured.
-    if options.metric not in ("measured", "combined") or all(a is None for a in entry.sampled_accuracy):
-        return 0.0
-    value = float(_curve(entry, table, options)[0][place])
-    return math.log(value) if value > 0 else -math.inf
-
-
-def allowed_places(entry: LayerMetrics, options: SearchOptions) -> np.ndarray:
-    """Places of a curve within floor, r_max, the layer's own bounds and the multiple; empty where no multiple fits (it stays
-    whole).
-    """
-    low, high = max(1, round_half_up(options.floor * entry.max_rank)), entry.max_rank
-    lowest, highest = options.bounds.get(entry.name, (None, None))
-    if entry.ladder:
-        return _allowed_forms(entry, options, lowest, highest)
-    if entry.name in options.bounds:
-        low, high = lowest if lowest is not None else low, highest if highest is not None else high
-        if not 1 <= low <= high <= entry.max_rank:
-            raise UsageError(
-                f"--bounds {entry.name}={low}:{high}: 1 <= lowest <= highest <= r_max = {entry.max_rank} is needed"
-            )
-    ranks = np.arange(low, high + 1)
-    return ranks[ranks % options.multiple_of == 0]
-
-
-def _allowed_forms(
-    entry: LayerMetrics, options: SearchOptions, lowest: Optional[int], highest: Optional[int]
-) -> np.ndarray:
-    """Places of forms of several ranks: each rank a multiple (or all channels) and within the bounds, MACs above the floor."""
-    layer, rules = entry.layer, scheme_for(entry.scheme)
-    least = options.floor * form_cost(layer, WHOLE)[0] if lowest is None and highest is None else 0.0
-    return np.array([
-        place for place, form in enumerate(entry.forms, 1)
-        if rules.fits_step(layer, form, options.multiple_of)
-        and all((lowest or 1) <= r <= (highest or r) for r in form.ranks) and form_cost(layer, form)[0] >= least
-    ], dtype=int)  # fmt: skip
-
-
-def _check_names(table: MetricsTable, options: SearchOptions) -> None:
-    known = {m.name for m in table.layers}
-    for flag, names in (("--bounds", set(options.bounds)), ("--whole", set(options.whole))):
-        for name in sorted(names - known):
-            raise UsageError(f"{flag} {name}: the metrics of '{table.network}' have no such layer")
-    for name in sorted(set(options.bounds) & options.whole):
-        raise UsageError(f"layer '{name}' stands in --bounds and in --whole; one of them is needed")
-    if isinstance(options.schemes, tuple):
-        named(options.schemes)
-        measured = {m.scheme for m in table.layers}
-        missing = [n for n in options.schemes if n not in measured]
-        if len(missing) == len(options.schemes):
-            raise UsageError(
-                f"--schemes {','.join(options.schemes)}: the metrics of '{table.network}' have {', '.join(sorted(measured))} alone; "
-                f"compute them with enc-caffe metrics --schemes {','.join(missing)}"
-            )
-
-
-def _curve(entry: LayerMetrics, table: MetricsTable, options: SearchOptions) -> tuple[np.ndarray, RankOf]:
-    kind, axis = "measured" if options.metric == "combined" else options.metric, entry.axis
-    if kind == "pca":
-        if options.preset == "paper":
-            return entry.energy, inverse_of_curve(entry.energy, axis)
-        # The published runs map PCA energy back to ranks through the sampled ranks only; without samples, through all.
-        ranks = np.array(entry.sampled_ranks) if entry.sampled_ranks else np.arange(1, entry.max_rank + 1)
-        return entry.energy, rank_over_metric(axis[ranks], entry.energy[ranks])
-    if kind == "measured":
-        points, values = entry.measured_points(table.baseline_accuracy)
-        curve = entry.measured(table.baseline_accuracy)
-    else:
-        points, values = entry.surrogate_points(kind)
-        curve = entry.surrogate(kind)
-    return curve, inverse_of_curve(curve, axis) if options.preset == "paper" else rank_over_metric(axis[points], values)

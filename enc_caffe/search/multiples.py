@@ -6,7 +6,7 @@ from enc_caffe.decomposition import pruning, scheme_for
 from enc_caffe.decomposition.prune import channels_of
 from enc_caffe.errors import UsageError
 from enc_caffe.metrics.table import LayerMetrics, MetricsTable
-from enc_caffe.search.build import allowed_places, asked_for
+from enc_caffe.search.allowed import allowed_places, asked_for
 from enc_caffe.search.options import SearchOptions
 from enc_caffe.search.own import PRUNING
 

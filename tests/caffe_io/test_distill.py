@@ -148,6 +148,13 @@ def test_every_output_counts(tmp_path: Path) -> None:
     assert set(stock) == {OUTPUT, "distill/boxes_loss"} and min(stock.values()) > 0
 
 
+def test_data_layers_of_one_stage_are_there(tmp_path: Path) -> None:
+    staged = nets.grouped().replace("include { phase: TEST }", 'include { phase: TEST stage: "own" }')
+    out = emitted(tmp_path, staged.replace('name: "grouped"', 'name: "grouped" state { stage: "own" }', 1))
+    assert list(read_net(out / "distill.prototxt").state.stage) == ["own"]
+    assert set(caffe_test(out / "distill.prototxt", out / "distill.caffemodel", 3, tmp_path / "log")) == {OUTPUT}
+
+
 def test_labels_count_where_they_are_asked_for_and_blobs_too(tmp_path: Path) -> None:
     out = emitted(
         tmp_path, nets.residual(), "--distill_labels", "0.5", "--distill_blobs", "sum=2,c0", "--batch_statistics"

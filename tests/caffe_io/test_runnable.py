@@ -142,6 +142,11 @@ def test_layers_behind_cannot_be_measured(tmp_path: Path, capsys) -> None:
     assert names == [["c1", "c2"], ["c1"]]
     write_plan(tmp_path / "r.json", Plan("heads", {"c1": Form("", (3,)), "c2": Form("", (4,))}), 1)
     capsys.readouterr()
+    # A target that is missed for that says so, and what reaches it.
+    assert main(["compress", *given, *images, "--target_flops", "0.3", "--out", str(tmp_path / "out")]) == 1
+    said = capsys.readouterr().err
+    assert "no layer is left to search" in said
+    assert "so that 1 layer that could be decomposed stays whole; --caffe_root DIR" in said
     for command in (["search", str(tmp_path / "pca.json"), "--target_flops", "0.9"],
                     ["emit", "--ranks", str(tmp_path / "r.json"), "--decomposition", "weighted"]):  # fmt: skip
         assert main([*command, *given, *images, "--out", str(tmp_path / "out")]) == 2

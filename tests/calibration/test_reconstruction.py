@@ -51,3 +51,26 @@ def test_where_a_step_through_all_does_not_fit_together_is_run_by_run(
         assert len(several) > 2 and runs(True) == several[-1:] and not several[-1].onward
         monkeypatch.setattr("enc_caffe.calibration.blocks.STEP", 1)
         assert runs(True) == several[:-1]
+
+
+def test_a_blob_of_many_channels_is_not_weighed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # All outputs of a detector in one blob are tens of thousands of channels: a matrix of them took hours.
+    forms, asked = {name: Form("spatial", (3,)) for name in ("c1", "c2", "c3")}, []
+    monkeypatch.setattr(module, "blob_roots", lambda task, blobs, *_: asked.append(list(blobs)) or {})
+    monkeypatch.setattr(module, "fit_blocks", lambda *_: ({}, []))
+    with Workers(1).executor() as executor:
+        setting = Setting(tmp_path, nets.residual(), executor, 100)
+        for most in (2048, 7):
+            monkeypatch.setattr(module, "MOST_OUTPUTS", most)
+            module.reconstructed(
+                setting.images,
+                CaffeModel(setting.weights),
+                forms,
+                "exact",
+                {},
+                tmp_path,
+                f"plan-{most}",
+                lambda *_: None,
+            )
+    channels = [[setting.loaded.network.shape_of(blob)[1] for blob in blobs] for blobs in asked]
+    assert channels == [[8, 5], [5]]

@@ -32,6 +32,47 @@ def test_a_run_without_a_gradient_has_no_loss_and_dropout_passes_everything() ->
     assert module.training_net(shared, Segment(1, 3, "data", "a"), SHAPES, 2.0, False)[1] == []
 
 
+def stepped(prototxt: str, weights: str) -> dict[str, bool]:
+    """Layers with blobs, and whether a step changed them (in a worker)."""
+    solver = adam_solver(prototxt, weights, 1e-2, 1)
+    rng = np.random.default_rng(0)
+    for blob in ("data", module.TARGET):
+        solver.net.blobs[blob].data[...] = rng.standard_normal(solver.net.blobs[blob].data.shape)
+    for blobs in solver.net.params.values():
+        for blob in blobs:
+            blob.data[...] = 0.1 * rng.standard_normal(blob.data.shape)
+    first = {name: [np.array(b.data) for b in blobs] for name, blobs in solver.net.params.items()}
+    solver.step(1)
+    return {n: any(np.any(b.data != a) for b, a in zip(solver.net.params[n], first[n])) for n in first}
+
+
+def two(name: str, kind: str, bottoms: tuple[str, str], extra: str = "") -> str:
+    return f'layer {{ name: "{name}" type: "{kind}" bottom: "{bottoms[0]}" bottom: "{bottoms[1]}" top: "{name}" {extra} }}\n'
+
+
+def test_what_is_not_fitted_keeps_its_weights_and_layers_without_any_are_in_the_run(tmp_path) -> None:
+    shared = nets.conv("s", "bias", 4, bias=False).replace("convolution_param", 'param { name: "w" } convolution_param')
+    text = (
+        INPUT + nets.conv("a", "data", 4) + nets.simple("squeeze", "Pooling", "a", "squeeze", "pooling_param { pool: AVE global_pooling: true }")
+        + nets.conv("up", "squeeze", 4, 1) + nets.simple("gate", "Flatten", "up", "gate")
+        + two("scale", "Scale", ("a", "gate"), "scale_param { axis: 0 }") + two("bias", "Bias", ("scale", "a"), "bias_param { axis: 0 }")
+        + shared + two("moved", "Scale", ("s", "gate"), "scale_param { axis: 0 bias_term: true }")
+        + nets.simple("steps", "Reshape", "moved", "steps", "reshape_param { shape { dim: 8 dim: 4 dim: 16 } }")
+        + 'layer { name: "cont" type: "DummyData" top: "cont" dummy_data_param { shape { dim: 8 dim: 4 } } }\n'
+        + two("lstm", "LSTM", ("steps", "cont"), "recurrent_param { num_output: 3 }")
+    )  # fmt: skip
+    layers = text.count("layer {")
+    prototxt, fitted = module.training_net(
+        text, Segment(1, layers, "data", "lstm"), ((8, 3, 4, 4), (8, 4, 3)), 1.0, False
+    )
+    assert fitted == ["a", "up", "moved"]
+    none = tmp_path / "none.caffemodel"
+    none.touch()
+    with Workers(1).executor() as executor:
+        changed = executor.result(executor.submit(stepped, prototxt, str(none)))
+    assert changed == {"a": True, "up": True, "s": False, "moved": True, "lstm": False}
+
+
 def loss_of(
     prototxt: str, weights: str, x: np.ndarray, target: np.ndarray, root: np.ndarray | None, steps: int
 ) -> list[float]:

@@ -40,28 +40,6 @@ def test_the_first_layer_is_the_one_that_reads_the_data() -> None:
     assert len(build_problem(elsewhere, options(first_layer="keep")).layers) == 2
 
 
-def test_allowed_ranks() -> None:
-    problem = build_problem(
-        TABLE, options(first_layer="search", multiple_of=4, bounds={"b": (None, 18)}, target_flops=0.9)
-    )
-    assert problem.layers[0].ranks.tolist() == [4, 8, 12]
-    assert problem.layers[1].ranks.tolist() == [4, 8, 12, 16]
-    assert [problem.layers[0].allowed(r) for r in (0, 5.9, 6, 7, 10.1, 40)] == [4, 4, 8, 8, 12, 12]
-    # No multiple of 16 up to r_max 12: the layer stays whole.
-    larger = MetricsTable("net", "", (*TABLE.layers, entry("c", 32, 4, 2)), 1.0)
-    whole = build_problem(larger, options(first_layer="search", multiple_of=16, target_flops=0.9))
-    assert [x.name for x in whole.layers] == ["c"] and whole.fixed == {"b": Form("spatial", (16,))}
-    assert whole.fixed_costs["macs"] == 64 * 9 * 64 + 16 * 3 * 32 * 16
-    # Half of 12 is no multiple of 4; as near as 8 is 4.
-    half = build_problem(TABLE, options(first_layer="half", multiple_of=4))
-    assert half.fixed == {"a": Form("spatial", (4,))}
-    # A bound of one rank fixes it; bounds on the first layer overrule what is said of first layers.
-    fixed = build_problem(TABLE, options(bounds={"a": (5, 5)}))
-    assert fixed.fixed == {"a": Form("spatial", (5,))}
-    assert len(build_problem(TABLE, options(bounds={"a": (2, 5)})).layers) == 2
-    assert [x.name for x in build_problem(TABLE, options(first_layer="search", whole=frozenset({"b"}))).layers] == ["a"]
-
-
 def times(*names: str, highest: int = 0) -> LatencyTable:
     """A table of layers that take 150 ns at rank 1 and 50 more for each further rank, and 1000 whole."""
     entries = [m for m in TABLE.layers if m.name in names]

@@ -126,12 +126,12 @@ def run(args: argparse.Namespace) -> None:
     if result.before is None:
         print(f"{images}: no labels, or a network without class scores: no accuracy")
     if result.divergence is not None:
-        print(f"divergence from the original on the images of {shown(args)}: {result.divergence:.4f}; {result.making}")
+        print(f"divergence from the original on the images of {shown(args)}: {result.divergence:.4g}; {result.making}")
     refined = result.plan.about.refined
     if refined:
         print(
-            f"ranks refined by {refined['evaluations']} whole networks: divergence {refined['divergence_before']:.4f} "
-            f"to {refined['divergence']:.4f}"
+            f"ranks refined by {refined['evaluations']} whole networks: divergence {refined['divergence_before']:.4g} "
+            f"to {refined['divergence']:.4g}"
         )
     print(pipeline.cost_line(result.emitted))
     if result.time is not None:

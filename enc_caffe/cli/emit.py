@@ -112,5 +112,5 @@ def _calibrated(
         chooser = Chooser(images, how, args.stride_placement, bars)
         chooser.settle(forms)
         divergence = chooser.evaluator.divergence(forms)
-        words = f"; {chooser.words()}: divergence from the original {divergence:.4f} on {images.look.images} images"
+        words = f"; {chooser.words()}: divergence from the original {divergence:.4g} on {images.look.images} images"
         return chooser.decomposer.blobs(forms), words

@@ -292,12 +292,12 @@ def _made(evaluation: Mapping[str, Any], plan: Plan) -> tuple[str, ...]:
     if apart:
         found.append(
             f"Decomposition: {evaluation.get('decomposition', 'svd')}. Mean divergence from the original "
-            f"{apart['mean']:.4f} on the {apart['images']:,} images that it was chosen by."
+            f"{apart['mean']:.4g} on the {apart['images']:,} images that it was chosen by."
         )
     if refined:
         found.append(
-            f"Ranks refined by {refined['evaluations']} whole networks: divergence {refined['divergence_before']:.4f} to "
-            f"{refined['divergence']:.4f}."
+            f"Ranks refined by {refined['evaluations']} whole networks: divergence {refined['divergence_before']:.4g} to "
+            f"{refined['divergence']:.4g}."
         )
     return tuple(found)
 

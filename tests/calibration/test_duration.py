@@ -54,6 +54,9 @@ def test_stages_follow_from_what_is_asked_for(tmp_path: Path) -> None:
             assert found["metrics"] / found["whole networks"] == pytest.approx(wanted / 2)
             dense = stages(images, own, forms, "svd", True, 2, True)
             assert dense["metrics"] / dense["whole networks"] == pytest.approx(1.25 * wanted / 2)
+            # Networks that are compared are measured on all images too.
+            more = stages(images, own, forms, "svd", True, 2, compared=(3, 10))
+            assert more["metrics"] / more["whole networks"] == pytest.approx(wanted / 5)
         # Of several schemes some forms are clearly beaten, once it is known what each loses of the output.
         several = {n: [*own[:-1], Form("channel", own[-1].ranks)] for n, own in forms.items()}
         for kind, part in (("svd", 1.0), ("weighted", 0.85)):

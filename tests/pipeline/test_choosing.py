@@ -1,0 +1,49 @@
+"""Whole networks that decide, in real Caffe: which images their layers are put right with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from enc_caffe import pipeline
+from enc_caffe.calibration.decomposer import Decomposer, Decomposition
+from enc_caffe.measuring.store import ResultStore
+from enc_caffe.measuring.subject import PlanEvaluator
+from enc_caffe.pipeline import choosing as module
+from enc_caffe.pipeline.measurement import images_of
+from enc_caffe.pipeline.planning import search_plan
+from enc_caffe.search.options import SearchOptions
+from enc_caffe.workers.choice import Workers
+from tests.measuring import nets
+
+pytestmark = pytest.mark.caffe
+
+
+@pytest.mark.parametrize("images, part", ((37, 10), (19, 0)))
+def test_plans_are_compared_by_a_part_of_many_images_and_made_with_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, images: int, part: int
+) -> None:
+    monkeypatch.setattr(module, "COMPARED_BY", 10)
+    model, weights = nets.write_net(tmp_path, nets.grouped())
+    lmdb = nets.write_images(tmp_path / "lmdb", images)
+    loaded, how = pipeline.load(model, lmdb), Decomposition("asymmetric", frozenset({"bias"}))
+    table = pipeline.pca_metrics(loaded, weights)
+    with ResultStore(tmp_path / "s.sqlite") as store, Workers().executor() as executor:
+        subject = images_of(loaded, weights, lmdb, executor, store)
+        chooser = module.Chooser(subject, how, "exact", lambda what, done, all_: None)
+        start = search_plan(table, SearchOptions(target_flops=0.5))
+        found = chooser.refined(table, start, 2)
+        values = {}
+        for n in (0, 10):
+            made = Decomposer(subject, how, part=n)
+            own = PlanEvaluator(subject, blobs_of=made.blobs, name=["by hand", n], reference=made.reference())
+            values[n] = [own.divergence(f.plan.forms) for f in (start, found)]
+        assert values[0] != values[10]
+        about = found.plan.about.refined
+        assert about is not None
+        assert [about["divergence_before"], about["divergence"]] == pytest.approx(values[part], rel=1e-6)
+        assert chooser.compared_by == (part or images)
+        # What is emitted, and what is said of it, is of all images.
+        chooser.settle(found.plan.forms)
+        assert chooser.evaluator.divergence(found.plan.forms) == pytest.approx(values[0][1], rel=1e-6)

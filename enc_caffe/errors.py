@@ -7,6 +7,9 @@ and what to do.
 
 from __future__ import annotations
 
+import difflib
+from typing import Iterable
+
 #: Characters of a line at most: names in files from strangers can be as long as the file.
 LONGEST = 2000
 
@@ -92,3 +95,9 @@ class RuntimeRefusal(EncError):
 
 class CaffeNotFoundError(EncError):
     """No usable Caffe: ``make caffe`` builds one."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """For a message about a name that there is none of: which may have been meant, or nothing."""
+    near = difflib.get_close_matches(name, list(known), 1)
+    return f" (did you mean {near[0]}?)" if near else ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import errno
 import importlib
 import sys
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import NoReturn, Optional, Sequence
 
 from enc_caffe import __version__
-from enc_caffe.errors import EncError
+from enc_caffe.errors import EncError, nearest
 from enc_caffe.extensions import load_extensions
 from enc_caffe.files.output import check_apart
 from enc_caffe.fork import caffe_root
@@ -91,8 +90,7 @@ def _refuse(top: argparse.ArgumentParser, name: str, unknown: Sequence[str]) -> 
     commands = next(a for a in top._actions if isinstance(a, argparse._SubParsersAction))
     command = commands.choices[name]
     flags = [flag for action in command._actions for flag in action.option_strings]
-    near = difflib.get_close_matches(unknown[0].partition("=")[0], flags, 1)
-    command.error(f"unrecognized arguments: {' '.join(unknown)}{f' (did you mean {near[0]}?)' if near else ''}")
+    command.error(f"unrecognized arguments: {' '.join(unknown)}{nearest(unknown[0].partition('=')[0], flags)}")
     raise AssertionError
 
 

@@ -8,7 +8,6 @@ takes it; so does a list of schemes, with those alone. Schemes that take channel
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from typing import Mapping, Union
 
@@ -17,7 +16,7 @@ from enc_caffe.decomposition.inner_product import FullyConnected
 from enc_caffe.decomposition.matrix import MatrixScheme
 from enc_caffe.decomposition.spatial import Spatial
 from enc_caffe.decomposition.table import named, on_request, pruning, scheme_for, schemes
-from enc_caffe.errors import UsageError
+from enc_caffe.errors import UsageError, nearest
 from enc_caffe.network import Layer, Made, Network
 
 #: What ``--schemes`` takes: a word, or names of schemes.
@@ -81,9 +80,9 @@ def parse_schemes(text: str) -> Schemes:
     for name in names:
         if name not in known:
             words = [PAPER, ALL, *known]
-            near = difflib.get_close_matches(name, words, 1)
-            meant = f" (did you mean {near[0]}?)" if near else ""
-            raise UsageError(f"--schemes {text}: '{name}' is unknown{meant}; known are {', '.join(words)}")
+            raise UsageError(
+                f"--schemes {text}: '{name}' is unknown{nearest(name, words)}; known are {', '.join(words)}"
+            )
     return names
 
 

@@ -6,7 +6,6 @@ A further scheme is one file: a module with a subclass of :class:`Scheme` that e
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import replace
 from functools import lru_cache
 from typing import Optional, Sequence
@@ -19,7 +18,7 @@ from enc_caffe.decomposition.scheme import Scheme
 from enc_caffe.decomposition.spatial import Spatial
 from enc_caffe.decomposition.spatial_t import SpatialTransposed
 from enc_caffe.decomposition.tucker2 import Tucker2
-from enc_caffe.errors import PlanError, UsageError
+from enc_caffe.errors import PlanError, UsageError, nearest
 from enc_caffe.form import WHOLE, Chain, Form, whole_chain
 from enc_caffe.network import Layer
 
@@ -61,9 +60,7 @@ def scheme_for(name: str) -> Scheme:
     known: dict[str, Scheme] = {**_SCHEMES, **_ON_REQUEST, **_PRUNING}
     if name in known:
         return known[name]
-    near = difflib.get_close_matches(name, known, 1)
-    meant = f" (did you mean {near[0]}?)" if near else ""
-    raise PlanError(f"unknown scheme '{name}'{meant}; known: {', '.join(schemes())}")
+    raise PlanError(f"unknown scheme '{name}'{nearest(name, known)}; known: {', '.join(schemes())}")
 
 
 def strides_move(layer: Layer, form: Form) -> bool:

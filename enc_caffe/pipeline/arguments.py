@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import fields
 from numbers import Integral, Real
 from typing import Any, Collection, Iterable, Mapping, Union
 
 from enc_caffe.decomposition.policy import Schemes, parse_schemes
-from enc_caffe.errors import UsageError
+from enc_caffe.errors import UsageError, nearest
 from enc_caffe.search.options import SearchOptions
 
 _INTEGERS = ("multiple_of", "candidates", "seed", "episodes", "exploration", "shortlist")
@@ -48,9 +47,7 @@ def check_known(given: Iterable[str], known: Iterable[str]) -> None:
     names = sorted(known)
     for name in given:
         if name not in names:
-            near = difflib.get_close_matches(name, names, 1)
-            meant = f" (did you mean {near[0]}?)" if near else ""
-            raise UsageError(f"option '{name}' is unknown{meant}; known are {', '.join(names)}")
+            raise UsageError(f"option '{name}' is unknown{nearest(name, names)}; known are {', '.join(names)}")
 
 
 def check_number(name: str, value: Any, whole: bool = False) -> None:

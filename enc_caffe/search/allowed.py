@@ -9,7 +9,7 @@ import numpy as np
 
 from enc_caffe.decomposition import form_cost, named, scheme_for
 from enc_caffe.decomposition.policy import ALL, PAPER
-from enc_caffe.errors import UsageError
+from enc_caffe.errors import UsageError, nearest
 from enc_caffe.form import WHOLE, Form
 from enc_caffe.metrics.curves import RankOf, inverse_of_curve, rank_over_metric
 from enc_caffe.metrics.table import SERIES, LayerMetrics, MetricsTable
@@ -22,7 +22,10 @@ def check_names(table: MetricsTable, options: SearchOptions) -> None:
     known = {m.name for m in table.layers}
     for flag, names in (("--bounds", set(options.bounds)), ("--whole", set(options.whole))):
         for name in sorted(names - known):
-            raise UsageError(f"{flag} {name}: the metrics of '{table.network}' have no such layer")
+            raise UsageError(
+                f"{flag} {name}: the metrics of '{table.network}' have no such layer{nearest(name, known)}; enc-caffe inspect lists "
+                "those that can be decomposed"
+            )
     for name in sorted(set(options.bounds) & options.whole):
         raise UsageError(f"layer '{name}' stands in --bounds and in --whole; one of them is needed")
     if isinstance(options.schemes, tuple):

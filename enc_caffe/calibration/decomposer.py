@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 import tempfile
 from dataclasses import dataclass, replace
@@ -168,8 +169,6 @@ class Decomposer:
     how : Decomposition
     placement : {'exact', 'published'}
     progress : callable of what is done, how much of it, and in all
-    part : int
-        Images that a plan's layers are put right with, where there are more: enough to compare plans by. 0: all.
     """
 
     def __init__(
@@ -178,14 +177,24 @@ class Decomposer:
         how: Decomposition,
         placement: str = "exact",
         progress: Stages = quiet,
-        part: int = 0,
     ) -> None:
         self.made, self.how, self.placement, self.progress = made, how, placement, progress
-        self._part = part if part < made.look.images else 0
+        self._part = 0
         self._temporary = None if made.store else tempfile.TemporaryDirectory(prefix="enc-caffe-")
         self._model = opened(made.weights)
         self._blobs: dict[str, Blobs] = {}
         self._roots: dict[str, Optional[list[Root]]] = {}
+
+    def of_part(self, images: int) -> Decomposer:
+        """The same with a plan's layers put right by so many of the images, where there are more: enough to compare plans by.
+
+        What is kept of moments, factors and gradients is that of both.
+        """
+        if images >= self.made.look.images:
+            return self
+        other = copy.copy(self)
+        other._part, other._blobs = images, {}
+        return other
 
     def key(self) -> dict[str, Any]:
         """What factors depend on beside the images and the network."""

@@ -49,17 +49,19 @@ class Chooser:
         self.decomposer, self.evaluator = self._made(how.alternatives()[0])
         #: Images that the layers of plans that are compared are put right with.
         self.compared_by = images.look.images if images.look.images < COMPARED_FROM * COMPARED_BY else COMPARED_BY
-        self._comparing = self._made(how.alternatives()[0], self.compared_by)[1]
+        self._comparing = self._measured_by(self.decomposer.of_part(self.compared_by))
         self._name, self._beside = self.decomposer.name(), self.decomposer
 
-    def _made(self, how: Decomposition, part: int = 0) -> tuple[Decomposer, PlanEvaluator]:
-        decomposer = Decomposer(self._images, how, self._placement, self._report, part)
-        evaluator = PlanEvaluator(
+    def _made(self, how: Decomposition) -> tuple[Decomposer, PlanEvaluator]:
+        decomposer = Decomposer(self._images, how, self._placement, self._report)
+        return decomposer, self._measured_by(decomposer)
+
+    def _measured_by(self, decomposer: Decomposer) -> PlanEvaluator:
+        return PlanEvaluator(
             self._images, self._placement,
             progress=lambda plans, done, all_: self._report("whole networks", done, all_), blobs_of=decomposer.blobs,
             name=decomposer.name(), reference=decomposer.reference(),
         )  # fmt: skip
-        return decomposer, evaluator
 
     def settle(self, forms: Mapping[str, Form]) -> None:
         """Take what gives the least divergence in these forms: a fit by blocks where that is asked for and comes nearer, else what comes

@@ -256,7 +256,8 @@ def test_damaged_blobs_between_steps_are_not_believed(tmp_path: Path, workers, d
 
 def test_a_part_of_the_images_puts_layers_right_well_enough_to_compare_plans_by(grouped: Setting) -> None:
     how = Decomposition("asymmetric", frozenset({"bias"}))
-    whole, all_, part = (grouped.decomposer(how, **more) for more in ({}, {"part": 37}, {"part": 20}))
+    whole = grouped.decomposer(how)
+    all_, part = whole.of_part(37), whole.of_part(20)
     # As many as there are: the very same, under the same name.
     assert all_.name() == whole.name() != part.name()
     blobs = whole.blobs(grouped.forms), part.blobs(grouped.forms)

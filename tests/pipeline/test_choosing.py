@@ -36,7 +36,7 @@ def test_plans_are_compared_by_a_part_of_many_images_and_made_with_all(
         found = chooser.refined(table, start, 2)
         values = {}
         for n in (0, 10):
-            made = Decomposer(subject, how, part=n)
+            made = Decomposer(subject, how).of_part(n or images)
             own = PlanEvaluator(subject, blobs_of=made.blobs, name=["by hand", n], reference=made.reference())
             values[n] = [own.divergence(f.plan.forms) for f in (start, found)]
         assert values[0] != values[10]
@@ -47,3 +47,19 @@ def test_plans_are_compared_by_a_part_of_many_images_and_made_with_all(
         # What is emitted, and what is said of it, is of all images.
         chooser.settle(found.plan.forms)
         assert chooser.evaluator.divergence(found.plan.forms) == pytest.approx(values[0][1], rel=1e-6)
+
+
+def test_without_a_store_moments_are_summed_once_for_plans_that_are_compared_and_made(tmp_path: Path) -> None:
+    model, weights = nets.write_net(tmp_path, nets.grouped())
+    lmdb = nets.write_images(tmp_path / "lmdb", 37)
+    loaded = pipeline.load(model, lmdb)
+    table = pipeline.pca_metrics(loaded, weights)
+
+    with Workers().executor() as executor:
+        made = Decomposer(images_of(loaded, weights, lmdb, executor, None), Decomposition("asymmetric"))
+        forms = search_plan(table, SearchOptions(target_flops=0.5)).plan.forms
+        made.of_part(10).blobs(forms)
+        times = [{f.name: f.stat().st_mtime_ns for f in made.folder("moments").iterdir()}]
+        made.blobs(forms)
+        times.append({f.name: f.stat().st_mtime_ns for f in made.folder("moments").iterdir()})
+    assert set(forms) <= {Path(name).stem for name in times[0]} and times[0] == times[1]

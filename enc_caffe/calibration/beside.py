@@ -24,6 +24,7 @@ from enc_caffe.calibration.runs import (
     behind,
     keep_weights,
     parsed,
+    passes,
     turned_power,
 )
 from enc_caffe.measuring.passes import engine_of
@@ -99,6 +100,8 @@ class Beside:
         for param in whole.layer[: last + 1]:
             if param.type not in caffe_types():
                 return None
+            if passes(param):
+                continue
             layer = out.layer.add()
             layer.CopyFrom(param)
             if param.type == "Input":

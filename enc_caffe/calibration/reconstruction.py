@@ -45,7 +45,7 @@ from enc_caffe.shapes import Shape
 
 #: What fits depend on beside the network, its images and weights.
 KEY = [
-    "blocks", "paired", 2.0, EPOCHS, BATCH, PARTS, ROUNDS, HELD, COSTS, MACS, FEWEST_STEPS, *RATES,
+    "blocks", "paired", 3.0, EPOCHS, BATCH, PARTS, ROUNDS, HELD, COSTS, MACS, FEWEST_STEPS, *RATES,
     "beside", WORSE, WHOLE_EPOCHS, WHOLE_ROUNDS, SHIFT, STEP, *WHOLE_RATES,
 ]  # fmt: skip
 

@@ -66,6 +66,8 @@ def add_fitted(out: Any, layers: Iterable[Any]) -> Optional[list[str]]:
     for param in layers:
         if param.type in NO_GRADIENT or param.type not in caffe_types():
             return None
+        if passes(param):
+            continue
         layer = out.layer.add()
         layer.CopyFrom(param)
         as_in_test(layer)
@@ -78,6 +80,12 @@ def add_fitted(out: Any, layers: Iterable[Any]) -> Optional[list[str]]:
             # What is not fitted keeps its weights, or the others would be fitted to weights that nobody gets.
             keep_weights(layer)
     return fitted
+
+
+def passes(layer: Any) -> bool:
+    """Whether a layer does nothing in the TEST phase, in place: it is left out, since Caffe's Power layer, which also does nothing, gives
+    its gradient as 1 where it works in place."""
+    return layer.type == "Dropout" and list(layer.top) == list(layer.bottom)
 
 
 def as_in_test(layer: Any) -> None:

@@ -32,6 +32,41 @@ def test_a_run_without_a_gradient_has_no_loss_and_dropout_passes_everything() ->
     assert module.training_net(shared, Segment(1, 3, "data", "a"), SHAPES, 2.0, False)[1] == []
 
 
+def gradients(prototxt: str, values: np.ndarray) -> tuple[float, float]:
+    """How the loss changes with the first layer's weights along their gradient, by Caffe and by differences (in a worker)."""
+    from enc_caffe.workers.pycaffe import load_net
+
+    net = load_net(prototxt, None)
+    rng = np.random.default_rng(0)
+    for blobs in net.params.values():
+        for blob in blobs:
+            blob.data[...] = 0.3 * rng.standard_normal(blob.data.shape)
+    net.blobs["data"].data[...] = values
+    net.blobs[module.TARGET].data[...] = rng.standard_normal(net.blobs[module.TARGET].data.shape)
+    net.forward()
+    net.backward()
+    weights, found = net.params["a"][0], []
+    own, first = np.array(weights.diff), np.array(weights.data)
+    for sign in (1, -1):
+        weights.data[...] = first + sign * 1e-3 * np.sign(own)
+        net.forward()
+        found.append(float(net.blobs[module.LOSS].data))
+    loss_weight = 0.5
+    return float(np.abs(own).sum()), loss_weight * (found[0] - found[1]) / 2e-3
+
+
+@pytest.mark.parametrize("top", ("a", "dropped"))
+def test_the_gradient_is_right_behind_a_dropout(top: str) -> None:
+    # A Power layer in place, which a Dropout was taken for, gave 1 as the gradient of everything below it.
+    text = INPUT + nets.conv("a", "data", 4) + nets.simple("drop", "Dropout", "a", top) + nets.conv("b", top, 4)
+    prototxt, fitted = module.training_net(text, Segment(1, 4, "data", "b"), SHAPES, 0.25, False)
+    assert fitted == ["a", "b"]
+    values = np.random.default_rng(1).standard_normal(SHAPES[0])
+    with Workers(1).executor() as executor:
+        by_caffe, by_hand = executor.result(executor.submit(gradients, prototxt, values))
+    assert by_caffe == pytest.approx(by_hand, rel=1e-2)
+
+
 def stepped(prototxt: str, weights: str) -> dict[str, bool]:
     """Layers with blobs, and whether a step changed them (in a worker)."""
     solver = adam_solver(prototxt, weights, 1e-2, 1)

@@ -58,6 +58,8 @@ class Compressed:
         Accuracies of both networks on the test images; None where these have no labels or the network no class scores.
     divergence : float, optional
         Mean divergence of the compressed network from the original on the images that it was chosen by.
+    unit : str
+        What it is counted in.
     making : str
         How its layers got their weights.
     seen : bool
@@ -71,6 +73,7 @@ class Compressed:
     before: Optional[Evaluation]
     after: Optional[Evaluation]
     divergence: Optional[float] = None
+    unit: str = ""
     making: str = "svd"
     seen: bool = False
     time: Optional[Measured] = None
@@ -126,6 +129,8 @@ class Output:
         Replace a folder that exists.
     distillation : Distillation, optional
         Write what stock Caffe distils by, too; on the images that choose where nothing names others.
+    images : Path, optional
+        What the user calls the images of the accuracies, where these became an LMDB.
     """
 
     test_lmdb: Optional[Path] = None
@@ -134,6 +139,7 @@ class Output:
     top_k: tuple[int, ...] = (1,)
     force: bool = False
     distillation: Optional[Distillation] = None
+    images: Optional[Path] = None
 
 
 ALONE, PLAIN, PLAINLY = Resources(), Making(), Output()
@@ -318,12 +324,17 @@ def compress(
                 before, after = accuracies(
                     loaded, source, work, test, output.top_k, executor, resources.store, progress, say
                 )
-            divergence, words, seen = None, "svd", False
-            data: dict[str, Any] = {"format": "enc-caffe-compression/1", "images": tested.images, "lmdb": str(test)}
+            divergence, unit, words, seen = None, "", "svd", False
+            data: dict[str, Any] = {
+                "format": "enc-caffe-compression/1",
+                "images": tested.images,
+                "lmdb": str(output.images or test),
+            }
             if chooser is not None:
                 divergence, words = chooser.evaluator.divergence(found.plan.forms), chooser.words()
-                seen = same_images(test, chooser.decomposer.made.lmdb)
-                data["divergence"] = {"mean": divergence, "images": chooser.decomposer.made.look.images}
+                made = chooser.decomposer.made
+                seen, unit = same_images(test, made.lmdb), made.unit
+                data["divergence"] = {"mean": divergence, "unit": unit, "images": made.look.images}
             data.update(
                 decomposition=words, chosen_by_these_images=seen, parameters=emitted.parameter_ratio("all"),
                 macs={f"{c}, {k}": emitted.ratio(c, k) for c in CONVENTIONS for k in ("decomposable", "all")},
@@ -344,7 +355,7 @@ def compress(
                 for line in slower(loaded.network, found.plan.forms, making.placement):
                     notice(line)
             write_json(work / "evaluation.json", data)
-        return Compressed(replace(emitted, folder=out), found.plan, before, after, divergence, words, seen, taken)
+        return Compressed(replace(emitted, folder=out), found.plan, before, after, divergence, unit, words, seen, taken)
 
 
 def _written(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Mapping, Optional, Sequence
 
 from enc_caffe.caffe_io.channels import fixed_channels, read_elsewhere
+from enc_caffe.caffe_io.datasource import why_unknown
 from enc_caffe.caffe_io.fieldtext import values_of
 from enc_caffe.caffe_io.foreign import changes_function
 from enc_caffe.caffe_io.proto import caffe_pb2
@@ -84,9 +85,10 @@ def data_tops(layer: Any, image: Optional[Shape], source: str) -> list[Shape]:
     crop = int(layer.transform_param.crop_size) or int(layer.window_data_param.crop_size)
     image = image or _made_size(layer, crop)
     if image is None:
+        why = why_unknown(layer)
         raise UnknownSizeError(
-            f"{source}: layer '{layer.name}' ({layer.type}) does not say how large its images are, and its source "
-            "cannot be read; give --lmdb, --input_shape C,H,W, or --top_shape TOP=N,... for each of its tops"
+            f"{source}: layer '{layer.name}' ({layer.type}) does not say how large its images are{f', and {why}' if why else ''}; give "
+            "--images or --lmdb, --input_shape C,H,W, or --top_shape TOP=N,... for each of its tops"
         )
     if crop:
         image = (image[0], crop, crop)

@@ -16,7 +16,7 @@ from enc_caffe.installation import cache_folder
 from enc_caffe.terminal.naming import call, say
 from enc_caffe.terminal.progress import progress_bar
 
-FORMS = "FOLDER|LIST.txt|FILE.npz"
+FORMS = "FOLDER|LIST.txt|FILE.npz|FILE.h5"
 
 
 def add_images(command: Any, words: str, required: bool = False, prefix: str = "") -> None:
@@ -25,7 +25,7 @@ def add_images(command: Any, words: str, required: bool = False, prefix: str = "
     group.add_argument(f"--{prefix}lmdb", type=Path, help=words)
     group.add_argument(
         f"--{prefix}images", type=Path, metavar=FORMS,
-        help="the same images as a folder (with a sub-folder for each class, if they have labels), a list in the format of convert_imageset, or arrays",
+        help="the same images as a folder (with a sub-folder for each class, if they have labels), a list in the format of convert_imageset or of an HDF5Data layer, or arrays (.npz, HDF5)",
     )  # fmt: skip
 
 

@@ -148,6 +148,7 @@ def finetune(
                 by = criterion(_staged(net, original), str(path))
                 trained_on, held_lmdb, held = _held_out(train, selection, out)
                 train = train_val_net(net, network, trained_on or train_lmdb, held_lmdb)
+                _hold_beside(train, trained_on is not None, out)
                 tests = data_layers(train, "TEST")
                 if not tests:
                     raise UsageError(f"{path}: the TEST phase has no data layer that could bring held-out images")
@@ -208,6 +209,44 @@ def _held_out(train: Any, selection: Selection, out: Path) -> tuple[Optional[Pat
         raise UsageError("the network trains on no LMDB that images can be held out of; give --held_out_lmdb")
     test = next(iter(data_layers(train, "TEST")), sources[0])
     return hold_out(Path(sources[0].data_param.source), out / "held_out", batch_size(test))
+
+
+def _hold_beside(train: Any, split: bool, out: Path) -> None:
+    """Hold out of further data layers (labels, maps, other pictures) what goes with the images that were.
+
+    Parameters
+    ----------
+    train : NetParameter
+        With the sources of its first data layers replaced; those of the others are replaced in it.
+    split : bool
+        Whether images of the training were held out; else the user named others.
+    """
+    own, tests = data_layers(train, "TRAIN")[1:], data_layers(train, "TEST")
+    if len(tests) < 2 and not own:
+        return
+    parts: dict[tuple[str, ...], tuple[Path, Path]] = {}
+    for layer in own if split else ():
+        if layer.type == "Data" and layer.data_param.backend == layer.data_param.LMDB:
+            folder = out / "held_out" / re.sub(r"\W", "_", layer.name)
+            first, held, _ = hold_out(Path(layer.data_param.source), folder, batch_size(tests[0]))
+            parts[tuple(layer.top)] = first, held
+    odd = [x for x in own if tuple(x.top) not in parts] + [x for x in tests[1:] if tuple(x.top) not in parts]
+    images = ImageLmdb(Path(data_layers(train, "TRAIN")[0].data_param.source))
+    number = len(images)
+    images.close()
+    for layer in own:
+        if tuple(layer.top) in parts:
+            beside = ImageLmdb(parts[tuple(layer.top)][0])
+            odd += [layer] if len(beside) != number else []
+            beside.close()
+    if odd:
+        raise UsageError(
+            f"layer '{odd[0].name}' ({odd[0].type}) brings what goes with each image, and cannot be parted as they are: both must be LMDBs "
+            "of as many records, and --held_out_lmdb names images alone; leave out --base_lr auto, --keep_best and --held_out_lmdb"
+        )
+    for phase, at in (("TRAIN", 0), ("TEST", 1)):
+        for layer in data_layers(train, phase)[1:]:
+            layer.data_param.source = str(parts[tuple(layer.top)][at])
 
 
 def _swept(

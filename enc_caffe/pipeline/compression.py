@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Callable, Optional
 
+from enc_caffe.caffe_io.describe import data_layers
 from enc_caffe.caffe_io.distill import Distillation
 from enc_caffe.caffe_io.prototxt import read_solver
 from enc_caffe.caffe_io.variants import check_one_input
@@ -366,9 +367,11 @@ def _written(
     distillation = output.distillation
     if distillation is not None and distillation.lmdb is None and output.train_lmdb is None:
         distillation = replace(distillation, lmdb=lmdb)
+    # Labels that another layer brings are those of the images that the prototxt names: images that only choose are not put there.
+    named = output.test_lmdb if len(data_layers(loaded.net)) > 1 else test
     emitted = emit(
         loaded, source.weights, plan, work / "network", making.placement, solver=output.solver,
-        train_lmdb=output.train_lmdb, test_lmdb=test, final=out, blobs=blobs, distillation=distillation,
+        train_lmdb=output.train_lmdb, test_lmdb=named, final=out, blobs=blobs, distillation=distillation,
     )  # fmt: skip
     for path in (work / "network").iterdir():
         path.rename(work / path.name)

@@ -281,6 +281,11 @@ def _elsewhere(bottom: str, net: Any) -> str:
             f" of the TEST phase: only TRAIN has layer '{maker.name}', which makes it; give the deploy.prototxt, or a prototxt that has "
             "such a layer for TEST too"
         )
+    if not any(reads_data(layer) or layer.type == "Input" for layer in net.layer):
+        return (
+            f', and nothing brings images in; put layer {{ name: "{bottom}" type: "Input" top: "{bottom}" input_param {{ shape {{ dim: 1 '
+            "dim: C dim: H dim: W } } } before it, with their channels, height and width"
+        )
     return ""
 
 

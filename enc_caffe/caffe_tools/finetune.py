@@ -16,12 +16,12 @@ from enc_caffe.caffe_io.distill import has_teacher, write_student
 from enc_caffe.caffe_io.inference import for_inference
 from enc_caffe.caffe_io.lacking import untrained_notice
 from enc_caffe.caffe_io.prototxt import read_commented, read_solver, to_text, verbatim_text
-from enc_caffe.caffe_io.variants import deploy_net, sized_network, solver_param, train_val_net
+from enc_caffe.caffe_io.variants import deploy_net, sized_network, solver_param, train_val_net, train_val_or_same
 from enc_caffe.caffe_tools.labels import check_images
 from enc_caffe.caffe_tools.programs import caffe_test, parse_training
 from enc_caffe.caffe_tools.selection import RATES, SHORT, SWEPT, Selection, criterion, hold_out, sweep
 from enc_caffe.caffe_tools.training import LOG, Files, Step, digests, run_training
-from enc_caffe.errors import CaffeError, OutputError, PrototxtError, UsageError
+from enc_caffe.errors import CaffeError, NetworkError, OutputError, PrototxtError, UsageError
 from enc_caffe.files.output import atomic_file, claimed, sweep_folder
 from enc_caffe.shapes import Shape
 from enc_caffe.workers.limits import check_runs
@@ -132,9 +132,17 @@ def finetune(
         network if own is net else sized_network(_staged(own, original), str(own_path), shape, None, input_shapes)
     )
     # Trained weights are in the caffemodel, whatever filled them first.
-    check_images(_staged(train_val_net(net, network, train_lmdb, test_lmdb), original), network, str(path))
+    try:
+        trained = train_val_net(net, network, train_lmdb, test_lmdb)
+    except NetworkError as exc:
+        raise NetworkError(
+            f"{path}: has no data layer, and no loss can be added: {exc}",
+            "give a train_val.prototxt with a loss as --model, or train it by the original's outputs: compress --distill, then finetune --distill",
+        ) from None
+    check_images(_staged(trained, original), network, str(path))
     deploy = verbatim_text(for_inference(deploy_net(_staged(own, original), own_network)), comments)
-    test = to_text(train_val_net(own, own_network, train_lmdb, test_lmdb))
+    # A student may have no loss of its own; then its outputs are tested by those of the original alone.
+    test = to_text(train_val_or_same(own, own_network, train_lmdb, test_lmdb)[0])
     with claimed(out):
         try:
             out.mkdir(parents=True, exist_ok=True)

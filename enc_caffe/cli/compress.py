@@ -127,14 +127,15 @@ def run(args: argparse.Namespace) -> None:
     )
     print_table(title, headers, rows)
     if result.before is None:
-        print(f"{images}: no labels, or a network without class scores: no accuracy")
+        print(f"{images}: {result.unrated}, so no accuracy")
     if result.divergence is not None:
         apart = counted(result.divergence, result.unit)
         print(f"divergence from the original on the images of {shown(args)}: {apart}; {result.making}")
     refined = result.plan.about.refined
     if refined:
         print(
-            f"ranks refined by {refined['evaluations']} whole networks: divergence {refined['divergence_before']:.4g} "
+            f"ranks refined by {refined['evaluations']} whole network{'s' if refined['evaluations'] != 1 else ''}: divergence "
+            f"{refined['divergence_before']:.4g} "
             f"to {refined['divergence']:.4g}"
         )
     print(pipeline.cost_line(result.emitted))
@@ -144,4 +145,7 @@ def run(args: argparse.Namespace) -> None:
     how = f"--solver {args.out}/solver.prototxt --weights {args.out}/compressed.caffemodel"
     if output.distillation is not None:
         how = f"--distill {args.out} --base_lr auto"
-    print(f"written to {args.out}; fine-tune: enc-caffe finetune {how} --out {args.out}-finetuned")
+    tune = f"fine-tune: enc-caffe finetune {how} --out {args.out}-finetuned"
+    if result.emitted.untrained and output.distillation is None:
+        tune = "to train it by the original's outputs, without a loss of its own, compress with --distill"
+    print(f"written to {args.out}; {tune}")

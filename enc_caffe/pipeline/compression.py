@@ -36,7 +36,7 @@ from enc_caffe.pipeline.planning import Found, check_search, search_plan
 from enc_caffe.pipeline.slower import slower
 from enc_caffe.pipeline.source import Resources, Source
 from enc_caffe.pipeline.spectra import pca_metrics
-from enc_caffe.pipeline.tested import accuracies, same_images, tested_images
+from enc_caffe.pipeline.tested import accuracies, same_images, tested_images, unrated
 from enc_caffe.pipeline.timing import Measured, as_timed, check_placement, end_to_end, settled, unlike
 from enc_caffe.plan import Plan
 from enc_caffe.progress import Stages, quiet
@@ -67,6 +67,8 @@ class Compressed:
         Whether the accuracies are those on the very images that the ranks or weights were chosen by.
     time : Measured, optional
         Both networks' times from end to end, where a latency table of a runtime was given.
+    unrated : str
+        Why there are no accuracies, where there are none.
     """
 
     emitted: Emitted
@@ -78,6 +80,7 @@ class Compressed:
     making: str = "svd"
     seen: bool = False
     time: Optional[Measured] = None
+    unrated: str = ""
 
 
 @dataclass(frozen=True)
@@ -356,7 +359,18 @@ def compress(
                 for line in slower(loaded.network, found.plan.forms, making.placement):
                     notice(line)
             write_json(work / "evaluation.json", data)
-        return Compressed(replace(emitted, folder=out), found.plan, before, after, divergence, unit, words, seen, taken)
+        return Compressed(
+            replace(emitted, folder=out),
+            found.plan,
+            before,
+            after,
+            divergence,
+            unit,
+            words,
+            seen,
+            taken,
+            unrated(tested),
+        )
 
 
 def _written(

@@ -297,7 +297,7 @@ def _made(evaluation: Mapping[str, Any], plan: Plan) -> tuple[str, ...]:
         )
     if refined:
         found.append(
-            f"Ranks refined by {refined['evaluations']} whole networks: divergence {refined['divergence_before']:.4g} to "
+            f"Ranks refined by {refined['evaluations']} whole network{'s' if refined['evaluations'] != 1 else ''}: divergence {refined['divergence_before']:.4g} to "
             f"{refined['divergence']:.4g}."
         )
     return tuple(found)

@@ -153,6 +153,7 @@ def finetune(
                 shutil.rmtree(out / RATES_FOLDER, ignore_errors=True)
             train, by, held, batches = train_val_net(net, network, train_lmdb, test_lmdb), None, 0, 1
             if selection is not None:
+                _check_held_out(net, path)
                 by = criterion(_staged(net, original), str(path))
                 trained_on, held_lmdb, held = _held_out(train, selection, out)
                 train = train_val_net(net, network, trained_on or train_lmdb, held_lmdb)
@@ -217,6 +218,16 @@ def _held_out(train: Any, selection: Selection, out: Path) -> tuple[Optional[Pat
         raise UsageError("the network trains on no LMDB that images can be held out of; give --held_out_lmdb")
     test = next(iter(data_layers(train, "TEST")), sources[0])
     return hold_out(Path(sources[0].data_param.source), out / "held_out", batch_size(test))
+
+
+def _check_held_out(net: Any, path: Path) -> None:
+    """Raise UsageError where the images of the TEST phase are of no LMDB, whose place those that are held out could take."""
+    first = next(iter(data_layers(net, "TEST")), None)
+    if first is not None and first.type != "Data":
+        raise UsageError(
+            f"{path}: layer '{first.name}' ({first.type}) brings the images of the TEST phase, so held-out ones of an LMDB have no place; "
+            "leave out --base_lr auto, --keep_best and --held_out_lmdb"
+        )
 
 
 def _hold_beside(train: Any, split: bool, out: Path) -> None:

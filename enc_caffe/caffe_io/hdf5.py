@@ -48,7 +48,9 @@ def hdf5_layers(path: Path) -> Iterator[tuple[str, list[np.ndarray]]]:
 
 
 def is_hdf5(path: Path) -> bool:
-    """Whether a file is HDF5, by how it begins."""
+    """Whether a file is HDF5, by how it begins; what is no file is not opened."""
+    if not path.is_file():
+        return False
     try:
         with path.open("rb") as file:
             return file.read(len(MAGIC)) == MAGIC

@@ -53,7 +53,8 @@ class Beside:
 
     def __init__(self, task: BlocksTask, at: int) -> None:
         self._task, self._run = task, task.runs[at]
-        self._roots = [task.roots.get(blob) for blob in self._run.targets]
+        # On the way channels count alike: what changes of them cost made nothing better there, and takes a product as large as a 1x1 layer.
+        self._roots = [*[None] * (len(self._run.targets) - 1), task.roots.get(self._run.segment.top)]
         self.kept = Kept(task, at, sides=1)
 
     def powers(self) -> tuple[float, ...]:

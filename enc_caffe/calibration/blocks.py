@@ -34,7 +34,7 @@ from enc_caffe.workers.executor import Executor, run_all
 #: How often a run sees every image, and all of them together do.
 EPOCHS, WHOLE_EPOCHS = 10, 20
 #: Learning rates of all runs together, and rounds.
-WHOLE_RATES, WHOLE_ROUNDS = (1e-3, 2.5e-4), 8
+WHOLE_RATES, WHOLE_ROUNDS = (1e-3, 2.5e-4, 6e-5), 8
 #: Multiply-adds of the original network that the steps of a fit may stand for (10 times over 1,000 images are 1.1e12 for ResNet-56, 3.4e12 for
 #: SqueezeNet, 1.4e14 for VGG-16); where more images are fitted to; least steps, all parts together.
 MACS, MORE_MACS, FEWEST_STEPS = 3.4e12, 1e13, 80

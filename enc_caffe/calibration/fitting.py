@@ -25,6 +25,8 @@ from enc_caffe.workers.executor import Executor, beat, run_all
 
 #: Parts that the images are dealt out to.
 PARTS = 2
+#: A learning rate is left where the first round makes the error so many times as large (SqueezeNet's became five times as large at 2.5e-4).
+WORSE = 1.25
 
 
 def source_of(task: BlocksTask, at: int) -> Source:
@@ -104,7 +106,8 @@ def fit(
     task: BlocksTask, at: int, rate: float, blobs: Blobs, executor: Executor, progress: Callable[[int], None] = lambda rounds: None
 ) -> tuple[Blobs, float, float]:  # fmt: skip
     """Weights of a run with the least error on the images that are held out, none where the first are the best, and that error
-    before and after, of the run's last blob, as a part of its power. What rounds came to is kept, so that a fit that was stopped goes on with the next.
+    before and after, of the run's last blob, as a part of its power. None too where the first round makes it much worse. What rounds came to
+    is kept, so that a fit that was stopped goes on with the next.
 
     Parameters
     ----------
@@ -134,7 +137,7 @@ def fit(
             first = least = error
         elif error < least:
             least, best = error, now
-        if not parts[0][0]:
+        if not parts[0][0] or (number == 1 and error > WORSE * first):
             break
         now = {n: [np.mean([p[n][i] for p, _ in parts], axis=0) for i in range(len(a))] for n, a in parts[0][0].items()}
         if left:

@@ -55,11 +55,6 @@ class Run:
     onward: bool = False
     targets: tuple[str, ...] = ()
 
-    @property
-    def ends(self) -> tuple[str, ...]:
-        """All blobs that it is held to."""
-        return self.targets or (self.segment.top,)
-
 
 @dataclass(frozen=True)
 class BlocksTask:

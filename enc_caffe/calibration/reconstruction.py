@@ -28,7 +28,7 @@ from enc_caffe.calibration.blocks import (
     runs_of,
     spans,
 )
-from enc_caffe.calibration.fitting import PARTS
+from enc_caffe.calibration.fitting import PARTS, WORSE
 from enc_caffe.calibration.layerwise import Blobs, flattened, grouped
 from enc_caffe.calibration.moments import block_of
 from enc_caffe.calibration.pairs import BATCH, HELD, RATES, ROUNDS, BlocksTask
@@ -46,7 +46,7 @@ from enc_caffe.shapes import Shape
 #: What fits depend on beside the network, its images and weights.
 KEY = [
     "blocks", "paired", 2.0, EPOCHS, BATCH, PARTS, ROUNDS, HELD, COSTS, MACS, FEWEST_STEPS, *RATES,
-    "beside", WHOLE_EPOCHS, WHOLE_ROUNDS, SHIFT, STEP, *WHOLE_RATES,
+    "beside", WORSE, WHOLE_EPOCHS, WHOLE_ROUNDS, SHIFT, STEP, *WHOLE_RATES,
 ]  # fmt: skip
 
 
@@ -154,7 +154,7 @@ def reconstructed(
         if not found:
             work.mkdir(parents=True, exist_ok=True)
             task = blocks_task(made, model, forms, placement, base, work, together)
-            ends = _weighable(made.look.network, [blob for run in task.runs for blob in run.ends])
+            ends = _weighable(made.look.network, [run.segment.top for run in task.runs])
             costs = blob_roots(
                 task.original, ends, made.look.images, made.executor, lambda d, a: progress("what blobs cost", d, a)
             )

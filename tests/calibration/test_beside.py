@@ -93,7 +93,7 @@ def test_every_blob_between_two_runs_is_held_to_the_originals(setting: Setting) 
     at = 0
     targets = task.runs[at].targets
     assert targets == tuple(run.segment.top for run in task.runs[1:]) and len(targets) > 1
-    roots = blob_roots(task.original, targets[:1], 104, setting.executor, lambda done, all_: None)
+    roots = blob_roots(task.original, targets, 104, setting.executor, lambda done, all_: None)
     task = replace(task, roots=roots)
     for chunk in range(len(task.spans)):
         setting.executor.result(setting.executor.submit(advance, task, at, False, chunk, {}))
@@ -108,7 +108,8 @@ def test_every_blob_between_two_runs_is_held_to_the_originals(setting: Setting) 
         blobs.append(setting.executor.result(setting.executor.submit(*job)))
     for blob, power, loss in zip(targets, powers, found):
         ours, theirs = (side[blob] for side in blobs)
-        root = roots.get(blob)
+        # What changes of the channels cost weighs those of the last blob.
+        root = roots[blob] if blob == targets[-1] else None
         assert power == pytest.approx(turned_power(root, theirs) / len(places), rel=1e-4)
         assert loss == pytest.approx(turned_power(root, ours[:4] - theirs[:4]), rel=1e-3)
 

@@ -13,21 +13,18 @@ __version__ = "0.1.0"
 __all__ = ["compress", "emit", "evaluate", "load", "metrics", "search"]
 
 if TYPE_CHECKING:
-    from enc_caffe.api import compress, emit, load, metrics, search
-    from enc_caffe.measuring.evaluate import evaluate
+    from enc_caffe.api import compress, emit, evaluate, load, metrics, search
 
-_PLACES = {
-    "load": "enc_caffe.api", "emit": "enc_caffe.api", "evaluate": "enc_caffe.measuring.evaluate", "compress": "enc_caffe.api",
-}  # fmt: skip
+_API = ("load", "emit", "evaluate", "compress")
 
 
 def __getattr__(name: str) -> Any:
     if name in ("metrics", "search"):
         # These are rooms of the package too, which can be called.
         return importlib.import_module(f"enc_caffe.{name}")
-    if name not in _PLACES:
+    if name not in _API:
         raise AttributeError(f"module 'enc_caffe' has no attribute '{name}'")
-    return getattr(importlib.import_module(_PLACES[name]), name)
+    return getattr(importlib.import_module("enc_caffe.api"), name)
 
 
 def __dir__() -> list[str]:

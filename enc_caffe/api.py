@@ -8,20 +8,31 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Iterable, Optional, Union
+from typing import TYPE_CHECKING, Any, Callable, Iterable, Mapping, Optional, Union
 
 from enc_caffe.errors import UsageError
 from enc_caffe.extensions import load_extensions
-from enc_caffe.pipeline.arguments import check_number, names_of, schemes_of, search_options
+from enc_caffe.files.output import check_new
+from enc_caffe.pipeline.arguments import (
+    FEED,
+    check_number,
+    checked_shape,
+    names_of,
+    schemes_of,
+    search_options,
+    tuple_of,
+)
 from enc_caffe.pipeline.planning import Found, search_plan
 from enc_caffe.progress import Progress, silent
 
 # What opens images and starts Caffe is imported by the functions that need it: a search from a file needs neither.
 if TYPE_CHECKING:
+    from enc_caffe.measuring.evaluate import Evaluation
     from enc_caffe.metrics.table import MetricsTable
     from enc_caffe.pipeline.compression import Compressed
     from enc_caffe.pipeline.emission import Emitted
     from enc_caffe.pipeline.loading import LoadedNetwork
+    from enc_caffe.pipeline.pictures import Pictures
     from enc_caffe.plan import Plan
     from enc_caffe.search.build import TimeOf
     from enc_caffe.shapes import Shape
@@ -30,6 +41,8 @@ if TYPE_CHECKING:
 
 #: Options of :func:`compress` beside those of a search.
 MAKING = ("refine", "dense", "placement", "fully_connected", "iterations", "fit_train")
+#: And what it is told of the network, as :func:`enc_caffe.pipeline.load` is.
+SOURCE = ("input_shape", "input_shapes", "level", "stages", "python_layers")
 
 
 def load(
@@ -43,13 +56,14 @@ def load(
     model : path
         Of a train_val or deploy prototxt.
     lmdb : path, optional
-        Images that say how large the network's input is, where the prototxt does not.
+        Images that say how large the network's input is, where the prototxt does not: an LMDB, or what ``--images`` takes.
     input_shape : (C, H, W), optional
         The same, stated.
     schemes : str or names
         What each layer may become: ``paper``, ``all``, or names such as ``spatial,channel``.
     **more
-        As of :func:`enc_caffe.pipeline.load`.
+        As of :func:`enc_caffe.pipeline.load`; and what the network is fed, by the names of the flags: ``mean_value=(104, 117, 123)``,
+        ``mean_file``, ``scale``, ``crop_size``, ``channel_order``, ``resize=(H, W)``, ``force_color``, ``force_gray``.
 
     Returns
     -------
@@ -66,8 +80,15 @@ def load(
     from enc_caffe import pipeline
 
     load_extensions()
-    path = None if lmdb is None else Path(lmdb)
-    return pipeline.load(Path(model), path, input_shape, schemes=schemes_of(schemes), **more)
+    images = _pictures(model, {"input_shape": input_shape, **_fed(more)})
+    with images.naming():
+        return pipeline.load(
+            Path(model),
+            None if lmdb is None else images.lmdb(lmdb),
+            checked_shape(input_shape),
+            schemes=schemes_of(schemes),
+            **more,
+        )
 
 
 def metrics(
@@ -87,7 +108,7 @@ def metrics(
     weights : path
         Caffemodel.
     lmdb : path, optional
-        Images to measure on, a part of the training set; labels are used where there are some.
+        Images to measure on, a part of the training set: an LMDB, or what ``--images`` takes; labels are used where there are some.
     workers : Workers, optional
         Where Caffe runs; one process on the CPU without it.
     store : path, optional
@@ -107,6 +128,7 @@ def metrics(
     from enc_caffe.calibration.decomposer import Decomposer, Decomposition
     from enc_caffe.measuring.store import ResultStore
     from enc_caffe.pipeline import measurement
+    from enc_caffe.pipeline.pictures import Pictures
     from enc_caffe.workers.choice import Workers
 
     weights = in_stock_form(Path(weights))
@@ -114,11 +136,14 @@ def metrics(
     table = pipeline.pca_metrics(network, weights)
     if lmdb is None:
         return table
+    how = Decomposition(decomposition)
     with contextlib.ExitStack() as stack:
+        pictures = Pictures(lambda: network.net, str(network.path), network.feed)
+        stack.enter_context(pictures.naming())
+        found = pictures.lmdb(lmdb)
         kept = stack.enter_context(ResultStore(Path(store))) if store is not None else None
         executor = stack.enter_context((workers or Workers()).executor())
-        images = measurement.images_of(network, weights, Path(lmdb), executor, kept)
-        how = Decomposition(decomposition)
+        images = measurement.images_of(network, weights, found, executor, kept)
         decomposer = None if how.plain else Decomposer(images, how)
         return measurement.measured_metrics(images, table, top_k, True, progress, decomposer)
 
@@ -154,7 +179,7 @@ def search(
 def emit(
     network: LoadedNetwork,
     weights: Union[str, Path],
-    plan: Plan,
+    plan: Union[Plan, str, Path],
     out: Union[str, Path],
     force: bool = False,
     **more: Any,
@@ -164,7 +189,7 @@ def emit(
     Parameters
     ----------
     plan : Plan
-        ``search(...).plan``, or :func:`enc_caffe.plan.read_plan`.
+        ``search(...).plan``, or a file that ``enc-caffe search`` wrote.
     out : path
         Folder to make.
     force : bool
@@ -181,7 +206,9 @@ def emit(
     """
     from enc_caffe import pipeline
     from enc_caffe.caffe_io.stockform import in_stock_form
+    from enc_caffe.plan import Plan, read_plan
 
+    plan = plan if isinstance(plan, Plan) else read_plan(Path(plan))
     return pipeline.emit(
         network.with_fully_connected(plan), in_stock_form(Path(weights)), plan, Path(out), force=force, **more
     )
@@ -208,12 +235,12 @@ def compress(
     model, weights : path
         Prototxt and caffemodel.
     lmdb : path
-        Images that choose; labels are not looked at.
+        Images that choose, an LMDB or what ``--images`` takes (a folder, a list, ``.npz``, HDF5); labels are not looked at.
     out : path
         Folder to make.
     quality : {'best', 'max', 'paper', 'channel_pruning'}
     test_lmdb : path, optional
-        Labelled images that the accuracies are of.
+        Labelled images that the accuracies are of, in the same forms.
     workers, store
         As of :func:`metrics`.
     force : bool
@@ -223,7 +250,8 @@ def compress(
         Source of the emitted TRAIN data layer; quality ``max`` fits all layers to these images too, and trains on them.
     **options
         Budgets and whatever differs from the quality's: fields of SearchOptions, and ``decomposition``, ``recalibrate``,
-        ``reconstruct``, ``refine``, ``dense``, ``placement``, ``fully_connected``.
+        ``reconstruct``, ``refine``, ``dense``, ``placement``, ``fully_connected``; of the network ``input_shape=(C, H, W)``,
+        ``input_shapes``, ``level``, ``stages``, ``python_layers``; what it is fed as in :func:`load`; and ``top_k=(1, 5)``.
 
     Raises
     ------
@@ -254,19 +282,89 @@ def compress(
         asked.pop("reconstruct"),
     )
     made = {k: asked.pop(k) for k in MAKING if k in asked}
+    told = _fed({k: asked.pop(k) for k in (*SOURCE, *FEED) if k in asked})
+    top_k = tuple_of("top_k", asked.pop("top_k", (1,)))
+    told["input_shape"] = checked_shape(told.get("input_shape"))
     for name in {"refine", "iterations"} & set(made):
         check_number(name, made[name], whole=True)
     making = Making(how, **made)
     chosen = search_options(
-        asked, {*MAKING, "decomposition", "recalibrate", "reconstruct", "stride_placement", "distill_iterations"}
-    )
+        asked,
+        {
+            *MAKING, *SOURCE, *FEED, "top_k", "decomposition", "recalibrate", "reconstruct", "stride_placement", "distill_iterations",
+        },
+    )  # fmt: skip
+    pictures = _pictures(model, told, notice)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(pictures.naming())
+        check_new(Path(out), force)
+        images = pictures.lmdb(lmdb)
+        test = None if test_lmdb is None else pictures.lmdb(test_lmdb, "test_lmdb")
         kept = stack.enter_context(ResultStore(Path(store))) if store is not None else None
         return run(
-            Source(Path(model), in_stock_form(Path(weights), notice)), Path(lmdb), Path(out), chosen, making,
+            Source(Path(model), in_stock_form(Path(weights), notice), **told), images, Path(out), chosen, making,
             Resources(workers or Alone(), kept),
             Output(
-                None if test_lmdb is None else Path(test_lmdb), None if train_lmdb is None else Path(train_lmdb), force=force
+                test, None if train_lmdb is None else Path(train_lmdb), top_k=top_k, force=force,
+                images=Path(lmdb if test_lmdb is None else test_lmdb),
             ),
-            notice=notice,
+            notice=lambda line: notice(pictures.named(line)),
         )  # fmt: skip
+
+
+def evaluate(
+    model: Union[str, Path], weights: Union[str, Path], lmdb: Union[str, Path], top_k: Union[int, tuple[int, ...]] = (1,), **more: Any
+) -> Evaluation:  # fmt: skip
+    """Top-k accuracy and cross-entropy of a network, equal to those of stock ``caffe test``.
+
+    Parameters
+    ----------
+    model, weights : path
+    lmdb : path
+        Labelled images: an LMDB, or what ``--images`` takes.
+    top_k : int or tuple of int
+    **more
+        As of :func:`enc_caffe.measuring.evaluate.evaluate`, and what the network is fed as in :func:`load`.
+
+    Raises
+    ------
+    EncError
+        If the files do not fit each other, or the network has no class scores.
+    """
+    from enc_caffe.caffe_io.stockform import in_stock_form
+    from enc_caffe.measuring import evaluate as measuring
+
+    pictures = _pictures(model, _fed(more))
+    with pictures.naming():
+        return measuring.evaluate(Path(model), in_stock_form(Path(weights)), pictures.lmdb(lmdb), top_k, **more)
+
+
+def _fed(options: dict[str, Any]) -> dict[str, Any]:
+    """Options with one ``feed`` in place of those that have the names of flags."""
+    from enc_caffe.pipeline.pictures import feed_of
+
+    fed = {name: options.pop(name) for name in FEED if name in options}
+    if fed or "feed" not in options:
+        options["feed"] = feed_of(fed)
+    return options
+
+
+def _pictures(
+    model: Union[str, Path], told: Mapping[str, Any], notice: Callable[[str], None] = lambda line: None
+) -> Pictures:
+    """Images for a network that is not read yet, as the command reads it for them."""
+    from enc_caffe.pipeline.pictures import Pictures
+
+    def net() -> Any:
+        from enc_caffe.caffe_io.describe import set_state
+        from enc_caffe.caffe_io.inputs import set_input_shape
+        from enc_caffe.caffe_io.prototxt import read_net
+
+        read = set_state(
+            read_net(Path(model), told.get("python_layers", False)), told.get("level"), told.get("stages", ())
+        )
+        if told.get("input_shape") is not None:
+            set_input_shape(read, told["input_shape"], str(model), told.get("input_shapes") or {})
+        return read
+
+    return Pictures(net, str(model), told["feed"], notice)

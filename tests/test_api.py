@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import inspect
+import json
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import enc_caffe
-from enc_caffe.errors import UsageError
+from enc_caffe.errors import DatasetError, UsageError
 from tests.measuring import nets
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -122,3 +124,58 @@ def test_wrong_options_are_errors_of_one_line(options: dict, words: str) -> None
     with pytest.raises(UsageError) as caught:
         enc_caffe.compress("m", "w", "i", "o", **{"target_flops": 0.5, **options})
     assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"input_shape": "3,12,12"}, "input_shape '3,12,12': (channels, height, width) is needed"),
+        ({"mean_value": "104"}, "mean_value '104': a number is needed"),
+        ({"scale": 0}, "--scale 0: a finite number other than 0 is needed"),
+        ({"resize": 12}, "resize 12: (height, width) is needed"),
+        ({"top_k": "5"}, "top_k '5': an integer is needed"),
+        ({"channel_order": "gbr"}, "--channel_order gbr: known are bgr, rgb"),
+    ],
+)
+def test_what_is_said_of_images_is_checked(options: dict, words: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        enc_caffe.compress("m", "w", "i", "o", **{"target_flops": 0.5, **options})
+    assert words in str(caught.value)
+
+
+@pytest.mark.caffe
+def test_a_deploy_file_and_images_as_the_command_takes_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENC_CAFFE_CACHE", str(tmp_path / "cache"))
+    text = 'name: "d" layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 3 dim: 12 dim: 12 } } }\n'
+    text += (
+        nets.conv("a", "data", 8) + nets.simple("ra", "ReLU", "a") + nets.conv("b", "a", 8) + nets.TAIL.format(last="b")
+    )
+    model, weights = nets.write_net(tmp_path, text + nets.simple("prob", "Softmax", "fc", "prob"))
+    images = tmp_path / "images.npz"
+    np.savez(
+        images,
+        images=np.random.default_rng(0).integers(0, 255, (10, 3, 12, 12)).astype(np.uint8),
+        labels=np.arange(10) % 5,
+    )
+    said: list[str] = []
+    fed = {"mean_value": (104, 117, 123), "scale": 0.01}
+    made = enc_caffe.compress(
+        model, weights, images, tmp_path / "out", target_flops=0.7, refine=0, decomposition="weighted", recalibrate=(), reconstruct="none",
+        first_layer="search", top_k=(1, 2), notice=said.append, **fed,
+    )  # fmt: skip
+    assert any("(value - [104, 117, 123]) * 0.01, by the flags" in line for line in said)
+    assert not any(str(tmp_path / "cache") in line for line in said)
+    assert json.loads((tmp_path / "out" / "evaluation.json").read_text())["lmdb"] == str(images)
+    whole = enc_caffe.evaluate(model, weights, images, (1, 2), **fed)
+    assert (
+        made.before is not None
+        and whole.correct == made.before.correct
+        and whole.cross_entropy == made.before.cross_entropy
+    )
+    # A plan by its file.
+    again = enc_caffe.emit(enc_caffe.load(model, **fed), weights, tmp_path / "out" / "ranks.json", tmp_path / "again")
+    assert again.ratio("exact", "all") == made.emitted.ratio("exact", "all")
+    # Errors name what the caller did.
+    np.savez(images, images=np.zeros((4, 3, 9, 9), np.uint8))
+    with pytest.raises(DatasetError, match=re.escape(f"{images}: images become (3, 9, 9)")):
+        enc_caffe.metrics(enc_caffe.load(model), weights, images)

@@ -14,7 +14,8 @@ from typing import Any, Callable, Optional
 from enc_caffe.caffe_io.datum import ImageLmdb, write_lmdb
 from enc_caffe.caffe_io.describe import data_layers, selected
 from enc_caffe.caffe_io.feed import Feed
-from enc_caffe.caffe_io.sources import Pictures, from_npz, in_folder, in_list, records_of
+from enc_caffe.caffe_io.hdf5 import hdf5_files, hdf5_images
+from enc_caffe.caffe_io.sources import Pictures, from_arrays, from_npz, in_folder, in_list, records_of
 from enc_caffe.errors import DatasetError, UsageError
 
 #: Raised when the same files would become other records.
@@ -67,7 +68,7 @@ def collection(
     notice: Callable[[str], None] = lambda line: None,
     flag: str = "--images",
 ) -> Path:
-    """An LMDB of a folder of images, a list of them, or a .npz file; the same files are not read twice.
+    """An LMDB of a folder of images, a list of them, a .npz file or HDF5; the same files are not read twice.
 
     Parameters
     ----------
@@ -88,16 +89,18 @@ def collection(
     if (source / "data.mdb").is_file():
         raise DatasetError(f"{flag} {source}: is an LMDB already; give it as {flag.replace('images', 'lmdb')}")
     pictures: Optional[Pictures] = None
-    if source.suffix.lower() not in ARRAYS:
+    hdf5 = [] if source.is_dir() else hdf5_files(source)
+    if not hdf5 and source.suffix.lower() not in ARRAYS:
         pictures = in_folder(source) if source.is_dir() else in_list(source)
         wanted = _decided(pictures, wanted, notice)
-    files = (source,) if pictures is None else pictures.files
+    files = (source, *hdf5) if pictures is None else pictures.files
     path = cache / _digest(source, files, pictures, wanted) / (source.resolve().name or "images")
     if _is_whole(path):
         return path
-    number, records = (
-        from_npz(source) if pictures is None else records_of(pictures, wanted.resize, wanted.gray, 0, wanted.any_size)
-    )
+    if pictures is not None:
+        number, records = records_of(pictures, wanted.resize, wanted.gray, 0, wanted.any_size)
+    else:
+        number, records = from_arrays(*hdf5_images(hdf5), source=str(source)) if hdf5 else from_npz(source)
 
     def counted() -> Any:
         for i, record in enumerate(records):

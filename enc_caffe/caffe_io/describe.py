@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Mapping, Optional, Sequence
 
 from enc_caffe.caffe_io.channels import fixed_channels, read_elsewhere
+from enc_caffe.caffe_io.datasource import why_unknown
 from enc_caffe.caffe_io.fieldtext import values_of
 from enc_caffe.caffe_io.foreign import changes_function
 from enc_caffe.caffe_io.proto import caffe_pb2
@@ -84,9 +85,10 @@ def data_tops(layer: Any, image: Optional[Shape], source: str) -> list[Shape]:
     crop = int(layer.transform_param.crop_size) or int(layer.window_data_param.crop_size)
     image = image or _made_size(layer, crop)
     if image is None:
+        why = why_unknown(layer)
         raise UnknownSizeError(
-            f"{source}: layer '{layer.name}' ({layer.type}) does not say how large its images are, and its source "
-            "cannot be read; give --lmdb, --input_shape C,H,W, or --top_shape TOP=N,... for each of its tops"
+            f"{source}: layer '{layer.name}' ({layer.type}) does not say how large its images are{f', and {why}' if why else ''}; give "
+            "--images or --lmdb, --input_shape C,H,W, or --top_shape TOP=N,... for each of its tops"
         )
     if crop:
         image = (image[0], crop, crop)
@@ -278,6 +280,11 @@ def _elsewhere(bottom: str, net: Any) -> str:
         return (
             f" of the TEST phase: only TRAIN has layer '{maker.name}', which makes it; give the deploy.prototxt, or a prototxt that has "
             "such a layer for TEST too"
+        )
+    if not any(reads_data(layer) or layer.type == "Input" for layer in net.layer):
+        return (
+            f', and nothing brings images in; put layer {{ name: "{bottom}" type: "Input" top: "{bottom}" input_param {{ shape {{ dim: 1 '
+            "dim: C dim: H dim: W } } } before it, with their channels, height and width"
         )
     return ""
 

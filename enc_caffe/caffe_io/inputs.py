@@ -22,6 +22,9 @@ def set_input_shape(net: Any, image: Shape, source: str, given: Mapping[str, Sha
     layers = [layer for layer in selected(net) if layer.type == "Input"]
     if data_layers(net):
         return
+    if not layers:
+        # Whoever describes the network says what is missing.
+        return
     tops = [(layer, i) for layer in layers for i, top in enumerate(layer.top) if top not in given and _takes(layer, i)]
     flag = f"--input_shape {','.join(map(str, image))}"
     if tops and all(_size(layer, i) == image for layer, i in tops):

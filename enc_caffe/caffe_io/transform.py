@@ -237,6 +237,8 @@ def fed_images(lmdb: Path, rule: Transform, shape: tuple[int, ...], start: int =
 
 def remedy(shape: tuple[int, ...], needed: tuple[int, ...]) -> str:
     """What brings images of one shape (C, H, W) to another."""
+    if len(needed) != len(shape):
+        return "it takes no images; metrics without images, search and emit compress the network"
     if shape[0] != needed[0]:
         way = {
             3: "--force_color decodes encoded gray images in colour",

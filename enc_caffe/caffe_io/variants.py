@@ -8,6 +8,7 @@ from typing import Any, Mapping, Optional
 
 import numpy as np
 
+from enc_caffe.caffe_io.datasource import hdf5_tops, lmdb_of
 from enc_caffe.caffe_io.describe import data_layers, data_tops, describe, reads_data, selected
 from enc_caffe.caffe_io.inference import without_phases
 from enc_caffe.caffe_io.proto import caffe_pb2
@@ -345,10 +346,9 @@ def sized_network(
     input_shapes : mapping of top to full shape, optional
         What the user says of single tops.
     """
-    network = describe(
-        net, image_shape(net, lmdb_shape, input_shape), source,
-        {**_other_shapes(net, source, input_shapes or {}), **(input_shapes or {})},
-    )  # fmt: skip
+    image = image_shape(net, lmdb_shape, input_shape)
+    others = _other_shapes(net, source, input_shapes or {}, image is not None)
+    network = describe(net, image, source, {**others, **(input_shapes or {})})
     # Caffe gives a network without a name none; people know it by its file.
     return network if network.name else replace(network, name=Path(source).stem)
 
@@ -361,12 +361,9 @@ def image_shape(net: Any, lmdb_shape: Optional[Shape], input_shape: Optional[Sha
 
 
 def _source_shape(layer: Any) -> Optional[Shape]:
-    from enc_caffe.caffe_io.datum import ImageLmdb
-
-    source = Path(layer.data_param.source)
-    if layer.type != "Data" or not (source / "data.mdb").is_file():
+    lmdb = lmdb_of(layer)
+    if lmdb is None:
         return None
-    lmdb = ImageLmdb(source)
     try:
         size = resize_of(layer)
         shape = lmdb.first_shape(color_of(layer, f"layer '{layer.name}'"))
@@ -375,10 +372,15 @@ def _source_shape(layer: Any) -> Optional[Shape]:
         lmdb.close()
 
 
-def _other_shapes(net: Any, source: str, given: Mapping[str, Shape]) -> dict[str, Shape]:
-    """Full shapes of the tops of data layers behind the first whose own sources can be read, but for those that are given."""
+def _other_shapes(net: Any, source: str, given: Mapping[str, Shape], sized: bool) -> dict[str, Shape]:
+    """Full shapes of tops of data layers whose own sources can be read, but for those that are given, and for the images where they are
+    ``sized``: the first top of the first layer."""
     found: dict[str, Shape] = {}
-    for layer in data_layers(net)[1:]:
+    for at, layer in enumerate(data_layers(net)):
+        own = hdf5_tops(layer)
+        found.update({top: shape for top, shape in own.items() if at or not sized or top != layer.top[0]})
+        if own or not at:
+            continue
         shape = None if all(top in given for top in layer.top) else _source_shape(layer)
         if shape is not None:
             found.update(zip(layer.top, data_tops(layer, shape, source)))

@@ -16,12 +16,12 @@ from enc_caffe.caffe_io.distill import has_teacher, write_student
 from enc_caffe.caffe_io.inference import for_inference
 from enc_caffe.caffe_io.lacking import untrained_notice
 from enc_caffe.caffe_io.prototxt import read_commented, read_solver, to_text, verbatim_text
-from enc_caffe.caffe_io.variants import deploy_net, sized_network, solver_param, train_val_net
+from enc_caffe.caffe_io.variants import deploy_net, sized_network, solver_param, train_val_net, train_val_or_same
 from enc_caffe.caffe_tools.labels import check_images
 from enc_caffe.caffe_tools.programs import caffe_test, parse_training
 from enc_caffe.caffe_tools.selection import RATES, SHORT, SWEPT, Selection, criterion, hold_out, sweep
 from enc_caffe.caffe_tools.training import LOG, Files, Step, digests, run_training
-from enc_caffe.errors import CaffeError, OutputError, PrototxtError, UsageError
+from enc_caffe.errors import CaffeError, NetworkError, OutputError, PrototxtError, UsageError
 from enc_caffe.files.output import atomic_file, claimed, sweep_folder
 from enc_caffe.shapes import Shape
 from enc_caffe.workers.limits import check_runs
@@ -132,9 +132,17 @@ def finetune(
         network if own is net else sized_network(_staged(own, original), str(own_path), shape, None, input_shapes)
     )
     # Trained weights are in the caffemodel, whatever filled them first.
-    check_images(_staged(train_val_net(net, network, train_lmdb, test_lmdb), original), network, str(path))
+    try:
+        trained = train_val_net(net, network, train_lmdb, test_lmdb)
+    except NetworkError as exc:
+        raise NetworkError(
+            f"{path}: has no data layer, and no loss can be added: {exc}",
+            "give a train_val.prototxt with a loss as --model, or train it by the original's outputs: compress --distill, then finetune --distill",
+        ) from None
+    check_images(_staged(trained, original), network, str(path))
     deploy = verbatim_text(for_inference(deploy_net(_staged(own, original), own_network)), comments)
-    test = to_text(train_val_net(own, own_network, train_lmdb, test_lmdb))
+    # A student may have no loss of its own; then its outputs are tested by those of the original alone.
+    test = to_text(train_val_or_same(own, own_network, train_lmdb, test_lmdb)[0])
     with claimed(out):
         try:
             out.mkdir(parents=True, exist_ok=True)
@@ -145,9 +153,11 @@ def finetune(
                 shutil.rmtree(out / RATES_FOLDER, ignore_errors=True)
             train, by, held, batches = train_val_net(net, network, train_lmdb, test_lmdb), None, 0, 1
             if selection is not None:
+                _check_held_out(net, path)
                 by = criterion(_staged(net, original), str(path))
                 trained_on, held_lmdb, held = _held_out(train, selection, out)
                 train = train_val_net(net, network, trained_on or train_lmdb, held_lmdb)
+                _hold_beside(train, trained_on is not None, out)
                 tests = data_layers(train, "TEST")
                 if not tests:
                     raise UsageError(f"{path}: the TEST phase has no data layer that could bring held-out images")
@@ -208,6 +218,54 @@ def _held_out(train: Any, selection: Selection, out: Path) -> tuple[Optional[Pat
         raise UsageError("the network trains on no LMDB that images can be held out of; give --held_out_lmdb")
     test = next(iter(data_layers(train, "TEST")), sources[0])
     return hold_out(Path(sources[0].data_param.source), out / "held_out", batch_size(test))
+
+
+def _check_held_out(net: Any, path: Path) -> None:
+    """Raise UsageError where the images of the TEST phase are of no LMDB, whose place those that are held out could take."""
+    first = next(iter(data_layers(net, "TEST")), None)
+    if first is not None and first.type != "Data":
+        raise UsageError(
+            f"{path}: layer '{first.name}' ({first.type}) brings the images of the TEST phase, so held-out ones of an LMDB have no place; "
+            "leave out --base_lr auto, --keep_best and --held_out_lmdb"
+        )
+
+
+def _hold_beside(train: Any, split: bool, out: Path) -> None:
+    """Hold out of further data layers (labels, maps, other pictures) what goes with the images that were.
+
+    Parameters
+    ----------
+    train : NetParameter
+        With the sources of its first data layers replaced; those of the others are replaced in it.
+    split : bool
+        Whether images of the training were held out; else the user named others.
+    """
+    own, tests = data_layers(train, "TRAIN")[1:], data_layers(train, "TEST")
+    if len(tests) < 2 and not own:
+        return
+    parts: dict[tuple[str, ...], tuple[Path, Path]] = {}
+    for layer in own if split else ():
+        if layer.type == "Data" and layer.data_param.backend == layer.data_param.LMDB:
+            folder = out / "held_out" / re.sub(r"\W", "_", layer.name)
+            first, held, _ = hold_out(Path(layer.data_param.source), folder, batch_size(tests[0]))
+            parts[tuple(layer.top)] = first, held
+    odd = [x for x in own if tuple(x.top) not in parts] + [x for x in tests[1:] if tuple(x.top) not in parts]
+    images = ImageLmdb(Path(data_layers(train, "TRAIN")[0].data_param.source))
+    number = len(images)
+    images.close()
+    for layer in own:
+        if tuple(layer.top) in parts:
+            beside = ImageLmdb(parts[tuple(layer.top)][0])
+            odd += [layer] if len(beside) != number else []
+            beside.close()
+    if odd:
+        raise UsageError(
+            f"layer '{odd[0].name}' ({odd[0].type}) brings what goes with each image, and cannot be parted as they are: both must be LMDBs "
+            "of as many records, and --held_out_lmdb names images alone; leave out --base_lr auto, --keep_best and --held_out_lmdb"
+        )
+    for phase, at in (("TRAIN", 0), ("TEST", 1)):
+        for layer in data_layers(train, phase)[1:]:
+            layer.data_param.source = str(parts[tuple(layer.top)][at])
 
 
 def _swept(

@@ -150,7 +150,8 @@ def sense_blobs(task: NetTask, blobs: Sequence[str], start: int, stop: int) -> d
         # Where a blob is changed in place, its gradient is that of its last value only until those layers go backward.
         places = sorted(((behind(engine, blob), blob) for blob in blobs), reverse=True)
         for data, _ in batches(task, start, stop):
-            probes, diffs = probes_of(engine.run(data), task.softmax, at), dict[str, list[np.ndarray]]()
+            probes = probes_of(engine.run(data), task.softmax, at, task.units)
+            diffs: dict[str, list[np.ndarray]] = {}
             for direction in np.moveaxis(probes.directions, 1, 0):
                 scores = net.blobs[task.scores]
                 scores.diff[...] = direction.reshape(scores.diff.shape)

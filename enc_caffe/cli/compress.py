@@ -28,6 +28,7 @@ from enc_caffe.cli.searching import add_runtime_python, add_search, search_optio
 from enc_caffe.errors import UsageError
 from enc_caffe.files.output import check_new, claimed
 from enc_caffe.form import PLACEMENTS
+from enc_caffe.measuring.scores import counted
 from enc_caffe.pipeline.compression import Making, Output, compress
 from enc_caffe.pipeline.quality import QUALITY
 from enc_caffe.pipeline.source import Resources
@@ -98,7 +99,10 @@ def run(args: argparse.Namespace) -> None:
         args.distill_iterations,
         args.fit_train,
     )
-    output = Output(args.test_lmdb, args.train_lmdb, args.solver, args.top_k, args.force, distillation_of(args))
+    images = shown(args, "test_") or shown(args)
+    output = Output(
+        args.test_lmdb, args.train_lmdb, args.solver, args.top_k, args.force, distillation_of(args), images
+    )  # fmt: skip
     with claimed(args.out), open_store(args) as store, stage_bars() as bar:
         result = compress(
             source_of(args), args.lmdb, args.out, options, making,
@@ -115,7 +119,6 @@ def run(args: argparse.Namespace) -> None:
         if evaluation is not None:
             row += [*(f"{evaluation.accuracy(k):.4f}" for k in top_k), f"{evaluation.cross_entropy:.4f}"]
         rows.append(row)
-    images = shown(args, "test_") or shown(args)
     # A network is better on images that it was fitted to than on others.
     seen = ", the very ones it was fitted to (others may lose more: give --test_lmdb)" if result.seen else ""
     title = f"accuracy on {result.before.images} images of {images}{seen}, without fine-tuning" if result.before else ""
@@ -124,13 +127,15 @@ def run(args: argparse.Namespace) -> None:
     )
     print_table(title, headers, rows)
     if result.before is None:
-        print(f"{images}: no labels, or a network without class scores: no accuracy")
+        print(f"{images}: {result.unrated}, so no accuracy")
     if result.divergence is not None:
-        print(f"divergence from the original on the images of {shown(args)}: {result.divergence:.4g}; {result.making}")
+        apart = counted(result.divergence, result.unit)
+        print(f"divergence from the original on the images of {shown(args)}: {apart}; {result.making}")
     refined = result.plan.about.refined
     if refined:
         print(
-            f"ranks refined by {refined['evaluations']} whole networks: divergence {refined['divergence_before']:.4g} "
+            f"ranks refined by {refined['evaluations']} whole network{'s' if refined['evaluations'] != 1 else ''}: divergence "
+            f"{refined['divergence_before']:.4g} "
             f"to {refined['divergence']:.4g}"
         )
     print(pipeline.cost_line(result.emitted))
@@ -140,4 +145,7 @@ def run(args: argparse.Namespace) -> None:
     how = f"--solver {args.out}/solver.prototxt --weights {args.out}/compressed.caffemodel"
     if output.distillation is not None:
         how = f"--distill {args.out} --base_lr auto"
-    print(f"written to {args.out}; fine-tune: enc-caffe finetune {how} --out {args.out}-finetuned")
+    tune = f"fine-tune: enc-caffe finetune {how} --out {args.out}-finetuned"
+    if result.emitted.untrained and output.distillation is None:
+        tune = "to train it by the original's outputs, without a loss of its own, compress with --distill"
+    print(f"written to {args.out}; {tune}")

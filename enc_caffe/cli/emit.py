@@ -28,6 +28,7 @@ from enc_caffe.cli.searching import add_format
 from enc_caffe.errors import UsageError
 from enc_caffe.files.output import check_new, claimed
 from enc_caffe.form import Form
+from enc_caffe.measuring.scores import counted
 from enc_caffe.pipeline import distilling
 from enc_caffe.pipeline.choosing import Chooser
 from enc_caffe.pipeline.measurement import concerns, images_of
@@ -111,6 +112,6 @@ def _calibrated(
             say(f"--reconstruct blocks: {too_few(images.look.images)}, and the network is written without")
         chooser = Chooser(images, how, args.stride_placement, bars)
         chooser.settle(forms)
-        divergence = chooser.evaluator.divergence(forms)
-        words = f"; {chooser.words()}: divergence from the original {divergence:.4g} on {images.look.images} images"
+        apart = counted(chooser.evaluator.divergence(forms), images.unit)
+        words = f"; {chooser.words()}: divergence from the original {apart} on {images.look.images} images"
         return chooser.decomposer.blobs(forms), words

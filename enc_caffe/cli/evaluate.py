@@ -8,7 +8,7 @@ from typing import Any
 
 from enc_caffe.cli.common import add_number_of_workers, add_python_layers, add_shapes, list_argument
 from enc_caffe.cli.feed import add_feed, feed_of
-from enc_caffe.cli.images import add_images, take_images
+from enc_caffe.cli.images import add_images, shown, take_images
 from enc_caffe.files.jsonfile import write_json
 from enc_caffe.files.output import check_parent
 from enc_caffe.measuring.evaluate import evaluate
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> None:
     if args.json:
         write_json(args.json, {
             "format": "enc-caffe-evaluation/1", "model": str(args.model), "weights": str(args.weights),
-            "lmdb": str(args.lmdb), "images": result.images, "cross_entropy": result.cross_entropy,
+            "lmdb": str(shown(args)), "images": result.images, "cross_entropy": result.cross_entropy,
             "correct": {str(k): v for k, v in result.correct.items()},
             "accuracy": {str(k): result.accuracy(k) for k in result.correct},
         })  # fmt: skip

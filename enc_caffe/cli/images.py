@@ -12,11 +12,11 @@ from enc_caffe.caffe_io.feed import AS_WRITTEN
 from enc_caffe.caffe_io.inputs import set_input_shape
 from enc_caffe.caffe_io.prototxt import read_net
 from enc_caffe.cli.feed import feed_of
-from enc_caffe.installation import cache_folder
+from enc_caffe.pipeline.pictures import kept_images
 from enc_caffe.terminal.naming import call, say
 from enc_caffe.terminal.progress import progress_bar
 
-FORMS = "FOLDER|LIST.txt|FILE.npz"
+FORMS = "FOLDER|LIST.txt|FILE.npz|FILE.h5"
 
 
 def add_images(command: Any, words: str, required: bool = False, prefix: str = "") -> None:
@@ -25,13 +25,8 @@ def add_images(command: Any, words: str, required: bool = False, prefix: str = "
     group.add_argument(f"--{prefix}lmdb", type=Path, help=words)
     group.add_argument(
         f"--{prefix}images", type=Path, metavar=FORMS,
-        help="the same images as a folder (with a sub-folder for each class, if they have labels), a list in the format of convert_imageset, or arrays",
+        help="the same images as a folder (with a sub-folder for each class, if they have labels), a list in the format of convert_imageset or of an HDF5Data layer, or arrays (.npz, HDF5)",
     )  # fmt: skip
-
-
-def kept_images() -> Path:
-    """Where LMDBs that were made of images are kept."""
-    return cache_folder() / "images"
 
 
 def shown(args: argparse.Namespace, prefix: str = "") -> Optional[Path]:

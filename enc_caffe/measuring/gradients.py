@@ -69,7 +69,7 @@ def backward(engine: Engine, data: np.ndarray, first: int, names: Sequence[str])
     scores, net = engine.run(data), engine.net
     if not np.isfinite(scores).all():
         raise CaffeError("the network's scores are not finite; do the images have the scale that it expects?")
-    probes = probes_of(scores, engine.task.softmax, first)
+    probes = probes_of(scores, engine.task.softmax, first, engine.task.units)
     start = net.blobs[engine.task.scores]
     diffs: dict[str, list[np.ndarray]] = {name: [] for name in names}
     for at in range(probes.directions.shape[1]):

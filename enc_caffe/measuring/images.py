@@ -85,7 +85,10 @@ def look_at(
         # Stock Caffe would abort on these; a Caffe of the user's own may take them.
         for name, words in misfits(stored, needed_blobs(net, network)).items():
             if name in stored.layers:
-                raise WeightsError(f"{weights}: layer '{name}' {words}; --caffe_root DIR runs a Caffe that takes it")
+                raise WeightsError(
+                    f"{weights}: layer '{name}' {words}; --caffe_root DIR runs a Caffe that takes it, and metrics without images, search "
+                    "and emit compress the network and carry this layer through"
+                )
     got = rule(np.zeros(first, np.uint8)).shape
     if got != needed:
         raise DatasetError(

@@ -4,7 +4,8 @@ To second order the Kullback-Leibler divergence that a change of the scores make
 is half the mean, over labels y drawn from p, of (dz . grad log p(y))^2. With few classes the change of every score is wanted
 itself: the columns of an orthonormal basis of what moves a softmax at all. With many, the leading eigenvectors of F, scaled by
 the roots of their eigenvalues, and one random direction that has the expectation of all the rest, so that nothing is left out on
-average. Outputs that are no class scores: random signs over the outputs, scaled to their mean squared error.
+average. Outputs that are no class scores: random signs over the outputs, scaled to their mean squared error, of which each output's
+part is that of its unit (:func:`enc_caffe.measuring.scores.squared_error`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from typing import Optional
 
 import numpy as np
 import scipy.linalg
+
+from enc_caffe.measuring.scores import Units
 
 #: Backward passes of an image: as many as there are independent directions where these are at most ``MOST``, else ``FEW``.
 MOST, FEW = 12, 4
@@ -50,8 +53,9 @@ def complement(outputs: int) -> np.ndarray:
     return np.ascontiguousarray(scipy.linalg.helmert(outputs))
 
 
-def probes_of(scores: np.ndarray, softmax: bool, first: int) -> Probes:
-    """Directions for scores (n, K) of images, ``first`` the position of the first one, which the random ones depend on."""
+def probes_of(scores: np.ndarray, softmax: bool, first: int, units: Units = ()) -> Probes:
+    """Directions for scores (n, K) of images, ``first`` the position of the first one, which the random ones depend on; ``units`` are
+    those of outputs that are no class scores."""
     n, outputs = scores.shape
     m = number_of_probes(outputs, softmax)
     if not softmax:
@@ -61,7 +65,7 @@ def probes_of(scores: np.ndarray, softmax: bool, first: int) -> Probes:
         else:
             directions = np.stack([_signs(first + i, m, outputs) for i in range(n)])
             scale /= np.sqrt(m)
-        return Probes(np.array(directions), np.broadcast_to(scale * np.eye(m), (n, m, m)))
+        return Probes(directions * _weights(outputs, units), np.broadcast_to(scale * np.eye(m), (n, m, m)))
     p = softmax_of(scores)
     if outputs == 1:
         return Probes(np.zeros((n, 1, 1)), np.zeros((n, 1, 1)))
@@ -70,6 +74,13 @@ def probes_of(scores: np.ndarray, softmax: bool, first: int) -> Probes:
         return Probes(np.broadcast_to(basis, (n, m, outputs)).copy(), np.stack([_root(basis, q) for q in p]))
     rows = [_leading(q, m, np.random.default_rng([17, first + i])) for i, q in enumerate(p)]
     return Probes(np.stack(rows), np.broadcast_to(np.eye(m), (n, m, m)))
+
+
+def _weights(outputs: int, units: Units) -> np.ndarray:
+    """Roots of what a squared change of each value counts, of the mean squared error over units times the number of values."""
+    if not units:
+        return np.ones(outputs)
+    return np.sqrt(np.concatenate([np.full(size, outputs / (size * unit * len(units))) for size, unit in units]))
 
 
 def softmax_of(scores: np.ndarray) -> np.ndarray:

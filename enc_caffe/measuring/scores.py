@@ -24,8 +24,8 @@ class Counts:
         Images whose label is among the k best scores, k = 1, 2, ...
     cross_entropy : float
     divergence : float
-        From the original, in nats; where there are no class scores squared error, and of several outputs that as a part of
-        what each varies by (:func:`count`).
+        From the original, in nats; where there are no class scores the squared error of each output as a part of what that output
+        varies by (:func:`count`).
     """
 
     images: int
@@ -75,6 +75,15 @@ def top_k_counts(scores: np.ndarray, labels: np.ndarray, top_k: tuple[int, ...])
     return [int(np.sum((better < k) & (better >= 0))) for k in top_k]
 
 
+#: What divergences are counted in: those of class scores, and those of other outputs.
+NATS, ERROR = "nats", "squared error over the outputs' variance"
+
+
+def counted(value: float, unit: str) -> str:
+    """A divergence with its unit, for a person: ``0.1044 nats``; without a unit, which older files do not have, the number alone."""
+    return f"{value:.4g} ({unit})" if unit == ERROR else f"{value:.4g} {unit}".rstrip()
+
+
 def cross_entropy(scores: np.ndarray, labels: np.ndarray) -> float:
     """Summed cross-entropy of the softmax of scores (N, classes)."""
     shifted = scores - scores.max(axis=1, keepdims=True)
@@ -82,7 +91,7 @@ def cross_entropy(scores: np.ndarray, labels: np.ndarray) -> float:
     return float(np.sum(log_sum - shifted[np.arange(len(labels)), labels]))
 
 
-#: Number of values and size of each of several outputs, in their order.
+#: Number of values of each output and the size of its changes, in their order.
 Units = tuple[tuple[int, float], ...]
 
 
@@ -116,7 +125,7 @@ def squared_error(whole: np.ndarray, scores: np.ndarray, units: Units) -> float:
 
 
 def units_of(scores: np.ndarray, sizes: Sequence[int]) -> Units:
-    """Sizes of several outputs with their units: the variance of an output's values (n, values) over the images.
+    """Sizes of outputs with their units: the variance of an output's values (n, values) over the images.
 
     The unit of an output that is the same for all images is its mean square, or 1 where it is 0.
     """

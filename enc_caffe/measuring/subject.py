@@ -35,7 +35,7 @@ from enc_caffe.measuring.layers import (
     stored,
 )
 from enc_caffe.measuring.passes import NetTask
-from enc_caffe.measuring.scores import Counts, Units, units_of
+from enc_caffe.measuring.scores import ERROR, NATS, Counts, Units, units_of
 from enc_caffe.measuring.store import ResultStore, digest_of
 from enc_caffe.network import Network
 from enc_caffe.workers.executor import Executor, run_all
@@ -48,7 +48,7 @@ LARGEST_BATCH = 50
 VERSION = 3
 #: Images on which the folded net is held against the plain one.
 PROBE = 4
-#: Images that say how much each of several outputs varies.
+#: Images that say how much each output varies.
 UNIT_IMAGES = 48
 
 
@@ -70,6 +70,11 @@ class Subject:
     units: Units = ()
 
     @property
+    def unit(self) -> str:
+        """What divergences are counted in."""
+        return NATS if self.look.scores.softmax else ERROR
+
+    @property
     def chunk(self) -> int:
         """Images of one task."""
         return chunk_size(self.macs, self.look.images)
@@ -84,7 +89,7 @@ class Subject:
             "images": self.store.file_digest(self.lmdb / "data.mdb"),
             "fed": digest_of(self.look.transform.key()),
             "arithmetic": self.executor.arithmetic.key(),
-            **({"units": self.units} if self.units else {}),
+            **({"units": self.units, "units of gradients": True} if self.units else {}),
             **({"caffe": os.environ[DIGEST]} if DIGEST in os.environ else {}),
         }
 
@@ -133,10 +138,10 @@ def subject(
 
 
 def _units(made: Subject, task: NetTask) -> Units:
-    """What the squared errors of several outputs are parts of, by the original's outputs on the first images."""
-    sizes = output_sizes(made.look.network)
-    if len(sizes) < 2:
+    """What the squared errors of outputs are parts of, by the original's outputs on the first images; class scores have none."""
+    if made.look.scores.softmax:
         return ()
+    sizes = output_sizes(made.look.network) or (made.look.scores.classes,)
     spans = range(0, min(UNIT_IMAGES, made.look.images), PROBE)
     jobs = [(task, at, min(at + PROBE, made.look.images), False) for at in spans]
     parts = run_all(made.executor, scores_of, jobs, [PROBE] * len(jobs))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import fields
 from numbers import Integral, Real
-from typing import Any, Collection, Iterable, Mapping, Union
+from typing import Any, Collection, Iterable, Mapping, Optional, Union
 
 from enc_caffe.decomposition.policy import Schemes, parse_schemes
 from enc_caffe.errors import UsageError, nearest
 from enc_caffe.search.options import SearchOptions
 
+#: What a caller may say of images, by the names of the command's flags.
+FEED = ("mean_value", "mean_file", "scale", "crop_size", "channel_order", "resize", "force_color", "force_gray")
 _INTEGERS = ("multiple_of", "candidates", "seed", "episodes", "exploration", "shortlist")
 _NUMBERS = (
     "target_flops", "target_params", "target_latency", "target_accuracy", "floor", "space_margin", "complexity_margin", "density", "noise",
@@ -54,6 +56,24 @@ def check_number(name: str, value: Any, whole: bool = False) -> None:
     """Raise UsageError for what is no number, or no integer where that is asked for."""
     if not isinstance(value, Integral if whole else Real) or isinstance(value, bool):
         raise UsageError(f"{name} {value!r}: {'an integer' if whole else 'a number'} is needed")
+
+
+def tuple_of(name: str, given: Any) -> tuple[int, ...]:
+    """Integers, or one; UsageError otherwise."""
+    values = tuple(given) if isinstance(given, (tuple, list)) else (given,)
+    for value in values:
+        check_number(name, value, whole=True)
+    return values
+
+
+def checked_shape(given: Any) -> Optional[tuple[int, ...]]:
+    """An ``input_shape`` (C, H, W), or None; UsageError for anything else."""
+    if given is None:
+        return None
+    shape = tuple(given) if isinstance(given, (tuple, list)) else ()
+    if len(shape) != 3 or not all(isinstance(n, Integral) and int(n) > 0 for n in shape):
+        raise UsageError(f"input_shape {given!r}: (channels, height, width) is needed, three integers")
+    return tuple(int(n) for n in shape)
 
 
 def search_options(given: Mapping[str, Any], more: Iterable[str] = ()) -> SearchOptions:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Callable, Optional
 
+from enc_caffe.caffe_io.describe import data_layers
 from enc_caffe.caffe_io.distill import Distillation
 from enc_caffe.caffe_io.prototxt import read_solver
 from enc_caffe.caffe_io.variants import check_one_input
@@ -35,7 +36,7 @@ from enc_caffe.pipeline.planning import Found, check_search, search_plan
 from enc_caffe.pipeline.slower import slower
 from enc_caffe.pipeline.source import Resources, Source
 from enc_caffe.pipeline.spectra import pca_metrics
-from enc_caffe.pipeline.tested import accuracies, same_images, tested_images
+from enc_caffe.pipeline.tested import accuracies, same_images, tested_images, unrated
 from enc_caffe.pipeline.timing import Measured, as_timed, check_placement, end_to_end, settled, unlike
 from enc_caffe.plan import Plan
 from enc_caffe.progress import Stages, quiet
@@ -58,12 +59,16 @@ class Compressed:
         Accuracies of both networks on the test images; None where these have no labels or the network no class scores.
     divergence : float, optional
         Mean divergence of the compressed network from the original on the images that it was chosen by.
+    unit : str
+        What it is counted in.
     making : str
         How its layers got their weights.
     seen : bool
         Whether the accuracies are those on the very images that the ranks or weights were chosen by.
     time : Measured, optional
         Both networks' times from end to end, where a latency table of a runtime was given.
+    unrated : str
+        Why there are no accuracies, where there are none.
     """
 
     emitted: Emitted
@@ -71,9 +76,11 @@ class Compressed:
     before: Optional[Evaluation]
     after: Optional[Evaluation]
     divergence: Optional[float] = None
+    unit: str = ""
     making: str = "svd"
     seen: bool = False
     time: Optional[Measured] = None
+    unrated: str = ""
 
 
 @dataclass(frozen=True)
@@ -126,6 +133,8 @@ class Output:
         Replace a folder that exists.
     distillation : Distillation, optional
         Write what stock Caffe distils by, too; on the images that choose where nothing names others.
+    images : Path, optional
+        What the user calls the images of the accuracies, where these became an LMDB.
     """
 
     test_lmdb: Optional[Path] = None
@@ -134,6 +143,7 @@ class Output:
     top_k: tuple[int, ...] = (1,)
     force: bool = False
     distillation: Optional[Distillation] = None
+    images: Optional[Path] = None
 
 
 ALONE, PLAIN, PLAINLY = Resources(), Making(), Output()
@@ -318,12 +328,17 @@ def compress(
                 before, after = accuracies(
                     loaded, source, work, test, output.top_k, executor, resources.store, progress, say
                 )
-            divergence, words, seen = None, "svd", False
-            data: dict[str, Any] = {"format": "enc-caffe-compression/1", "images": tested.images, "lmdb": str(test)}
+            divergence, unit, words, seen = None, "", "svd", False
+            data: dict[str, Any] = {
+                "format": "enc-caffe-compression/1",
+                "images": tested.images,
+                "lmdb": str(output.images or test),
+            }
             if chooser is not None:
                 divergence, words = chooser.evaluator.divergence(found.plan.forms), chooser.words()
-                seen = same_images(test, chooser.decomposer.made.lmdb)
-                data["divergence"] = {"mean": divergence, "images": chooser.decomposer.made.look.images}
+                made = chooser.decomposer.made
+                seen, unit = same_images(test, made.lmdb), made.unit
+                data["divergence"] = {"mean": divergence, "unit": unit, "images": made.look.images}
             data.update(
                 decomposition=words, chosen_by_these_images=seen, parameters=emitted.parameter_ratio("all"),
                 macs={f"{c}, {k}": emitted.ratio(c, k) for c in CONVENTIONS for k in ("decomposable", "all")},
@@ -344,7 +359,18 @@ def compress(
                 for line in slower(loaded.network, found.plan.forms, making.placement):
                     notice(line)
             write_json(work / "evaluation.json", data)
-        return Compressed(replace(emitted, folder=out), found.plan, before, after, divergence, words, seen, taken)
+        return Compressed(
+            replace(emitted, folder=out),
+            found.plan,
+            before,
+            after,
+            divergence,
+            unit,
+            words,
+            seen,
+            taken,
+            unrated(tested),
+        )
 
 
 def _written(
@@ -355,9 +381,11 @@ def _written(
     distillation = output.distillation
     if distillation is not None and distillation.lmdb is None and output.train_lmdb is None:
         distillation = replace(distillation, lmdb=lmdb)
+    # Labels that another layer brings are those of the images that the prototxt names: images that only choose are not put there.
+    named = output.test_lmdb if len(data_layers(loaded.net)) > 1 else test
     emitted = emit(
         loaded, source.weights, plan, work / "network", making.placement, solver=output.solver,
-        train_lmdb=output.train_lmdb, test_lmdb=test, final=out, blobs=blobs, distillation=distillation,
+        train_lmdb=output.train_lmdb, test_lmdb=named, final=out, blobs=blobs, distillation=distillation,
     )  # fmt: skip
     for path in (work / "network").iterdir():
         path.rename(work / path.name)

@@ -17,6 +17,7 @@ from enc_caffe.errors import EncError, MetricsError, UsageError
 from enc_caffe.files.jsonfile import read_json
 from enc_caffe.form import WHOLE, Form
 from enc_caffe.installation import find_caffe
+from enc_caffe.measuring.scores import counted
 from enc_caffe.metrics.files import read_metrics
 from enc_caffe.metrics.latency import LatencyTable, read_latency
 from enc_caffe.metrics.table import LayerMetrics, MetricsTable
@@ -292,11 +293,11 @@ def _made(evaluation: Mapping[str, Any], plan: Plan) -> tuple[str, ...]:
     if apart:
         found.append(
             f"Decomposition: {evaluation.get('decomposition', 'svd')}. Mean divergence from the original "
-            f"{apart['mean']:.4g} on the {apart['images']:,} images that it was chosen by."
+            f"{counted(apart['mean'], apart.get('unit', ''))} on the {apart['images']:,} images that it was chosen by."
         )
     if refined:
         found.append(
-            f"Ranks refined by {refined['evaluations']} whole networks: divergence {refined['divergence_before']:.4g} to "
+            f"Ranks refined by {refined['evaluations']} whole network{'s' if refined['evaluations'] != 1 else ''}: divergence {refined['divergence_before']:.4g} to "
             f"{refined['divergence']:.4g}."
         )
     return tuple(found)

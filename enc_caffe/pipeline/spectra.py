@@ -36,7 +36,7 @@ def pca_metrics(
         progress(name)
     if not layers:
         raise MetricsError(
-            f"{loaded.path}: no layer of '{loaded.network.name}' can be decomposed (enc-caffe inspect says why)"
+            f"{loaded.path}: no layer of '{loaded.network.name}' can be decomposed{_because(loaded)} (enc-caffe inspect says why)"
         )
     whole = network_complexity(loaded.network, {})
     extra = (
@@ -45,6 +45,17 @@ def pca_metrics(
         ("first_layer", _reads_data(loaded.network)),
     )
     return MetricsTable(loaded.network.name, "singular values of the caffemodel", tuple(layers), None, extra)
+
+
+def _because(loaded: LoadedNetwork) -> str:
+    """What keeps all layers whole, where it is one thing that has a remedy."""
+    shared = [x.name for x in loaded.network.weighted if "weights are shared" in x.keep_reason]
+    if not shared:
+        return ""
+    return (
+        f": layer '{shared[0]}'{f' and {len(shared) - 1} more' if len(shared) > 1 else ''} share weights with others (param {{ name }}); of "
+        "branches with the same weights give the deploy prototxt of one, which takes the same caffemodel"
+    )
 
 
 def _curve(

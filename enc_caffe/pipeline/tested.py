@@ -39,6 +39,15 @@ def tested_images(loaded: LoadedNetwork, source: Source, test: Path, top_k: tupl
     return look
 
 
+def unrated(look: Images) -> str:
+    """Why no accuracy can be had of images; empty where it can."""
+    if look.labelled:
+        return ""
+    if not look.scores.softmax:
+        return "the network has no class scores"
+    return look.beyond or "no labels of the network's classes"
+
+
 def same_images(first: Path, second: Path) -> bool:
     """Whether two names are of one LMDB."""
     return os.path.samefile(Path(first) / "data.mdb", Path(second) / "data.mdb")

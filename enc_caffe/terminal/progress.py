@@ -1,9 +1,10 @@
-"""Progress bars on standard error."""
+"""Progress on standard error: bars on a terminal, elsewhere (a log) a line a minute."""
 
 from __future__ import annotations
 
 import contextlib
 import datetime
+import sys
 import time
 from typing import Callable, Iterator, Optional
 
@@ -23,6 +24,24 @@ from rich.text import Text
 
 #: Seconds of a step from which on they are shown.
 WAITING = 3.0
+#: Seconds between two lines in a log.
+LOGGED = 60.0
+
+
+class _Log:
+    """Lines in place of a bar."""
+
+    def __init__(self) -> None:
+        self._begun = self._last = time.monotonic()
+
+    def __call__(self, what: str, done: Optional[int], all_: Optional[int]) -> None:
+        """Say how far a step is, where nothing was said for :data:`LOGGED` seconds."""
+        now = time.monotonic()
+        if now - self._last < LOGGED:
+            return
+        self._last = now
+        number = "" if done is None else f" {done:,} of {all_:,}" if all_ else f" {done:,}"
+        print(f"{what}{number} ({datetime.timedelta(seconds=int(now - self._begun))})", file=sys.stderr, flush=True)
 
 
 class _Rate(ProgressColumn):
@@ -40,9 +59,13 @@ def stage_bars() -> Iterator[Callable[[str, int, int], None]]:
     )  # fmt: skip
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task, now = bar.add_task("", total=None), ""
+        log = _Log()
 
         def step(what: str, done: int, all_: int) -> None:
             nonlocal now
+            if not console.is_terminal:
+                log(what, done, all_)
+                return
             if what != now:
                 now = what
                 bar.reset(task, description=what, total=all_)
@@ -79,8 +102,12 @@ def progress_bar(
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(what, total=total, since=time.monotonic())
+        log = _Log()
 
         def step(done: Optional[int], all_: Optional[int], note: str = "") -> None:
+            if not console.is_terminal:
+                log(f"{what}: {note}" if note else what, done, all_)
+                return
             words = f"{what}: {escape(note)}" if note else what
             if waits and note:
                 bar.update(task, description=words, since=time.monotonic())

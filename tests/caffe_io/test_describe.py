@@ -144,6 +144,16 @@ def test_a_layer_whose_images_have_no_size_says_what_to_give(tmp_path: Path) -> 
         described(tmp_path, text)
 
 
+def test_a_network_that_nothing_brings_images_to(tmp_path: Path) -> None:
+    with pytest.raises(NetworkError, match='put layer { name: "data" type: "Input" top: "data" input_param'):
+        described(tmp_path, conv("a", "data"))
+    # A size does not help a phase that has no data layer at all.
+    text = 'layer { name: "d" type: "Data" top: "data" include { phase: TRAIN } data_param { source: "x" batch_size: 8 } }\n'
+    (tmp_path / "n.prototxt").write_text(text + conv("a", "data"))
+    with pytest.raises(NetworkError, match="only TRAIN has layer 'd', which makes it; give the deploy.prototxt"):
+        pipeline.load(tmp_path / "n.prototxt", input_shape=(3, 8, 8))
+
+
 def test_a_blob_that_only_training_has_is_told_with_what_to_give(tmp_path: Path) -> None:
     text = 'layer { name: "d" type: "Data" top: "data" include { phase: TRAIN } data_param { source: "x" batch_size: 8 } }\n'
     text += 'layer { name: "c" type: "Convolution" bottom: "data" top: "c" convolution_param { num_output: 4 kernel_size: 3 } }\n'

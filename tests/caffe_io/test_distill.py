@@ -218,6 +218,25 @@ def test_a_distillation_is_run_from_its_folder_alone(folders: dict[str, Path], t
         Distillation(temperature=float("inf"))
 
 
+def test_a_deploy_file_without_class_scores_is_trained_by_its_teacher(tmp_path: Path, capsys) -> None:
+    text = 'name: "maps" layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 3 dim: 12 dim: 12 } } }\n'
+    out = emitted(tmp_path, text + nets.conv("a", "data", 8) + nets.simple("ra", "ReLU", "a") + nets.conv("b", "a", 8))
+    # It has no loss of its own.
+    plain = ["finetune", "--solver", str(out / "solver.prototxt"), "--weights", str(out / "compressed.caffemodel")]
+    assert main([*plain, "--out", str(tmp_path / "plain")]) == 1
+    assert "no loss can be added" in (said := capsys.readouterr().err) and "finetune --distill" in said
+    trained = tmp_path / "trained"
+    assert main(["finetune", "--distill", str(out), "--max_iter", "2", "--out", str(trained)]) == 0, (
+        capsys.readouterr().err
+    )
+    before, after = (CaffeModel(p).layers for p in (out / "compressed.caffemodel", trained / "finetuned.caffemodel"))
+    assert set(before) == set(after) and {x.type for x in read_net(trained / "deploy.prototxt").layer} == {
+        "Input",
+        "Convolution",
+        "ReLU",
+    }
+
+
 def test_the_student_of_both_is_what_it_was(folders: dict[str, Path], tmp_path: Path) -> None:
     out = folders["dropout"]
     write_student(tmp_path / "s.caffemodel", out / "distill.caffemodel")

@@ -288,6 +288,15 @@ def test_held_out_images_need_a_data_layer(digits: list[str], tmp_path: Path, ca
     assert "n.prototxt: the TEST phase has no data layer" in capsys.readouterr().err
 
 
+def test_held_out_images_have_no_place_in_hdf5(digits: list[str], tmp_path: Path, capsys) -> None:
+    given = ' name: "data" type: "HDF5Data" top: "data" top: "label" include { phase: TEST } hdf5_data_param { source: "x" batch_size: 45 } }\n'
+    parts = (DIGITS / "train_val.prototxt").read_text().split("layer {")
+    (tmp_path / "n.prototxt").write_text("layer {".join(given if "digits_test_lmdb" in p else p for p in parts))
+    flags = ["--model", str(tmp_path / "n.prototxt"), *digits[:4], "--keep_best", "--out", str(tmp_path / "out")]
+    assert main(["finetune", *flags]) == 2
+    assert "layer 'data' (HDF5Data) brings the images of the TEST phase" in capsys.readouterr().err
+
+
 def test_a_rate_that_is_no_number_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["finetune", "--solver", "s", "--out", "o", "--base_lr", "fast"])

@@ -89,7 +89,9 @@ def test_pictures_of_several_sizes_are_brought_to_the_networks_input(kit: Path, 
                  "--out", str(out), *FLAGS]) == 0  # fmt: skip
     said = capsys.readouterr()
     assert "images of another size are resized to 12x12 (height x width), the network's input" in said.err
-    assert json.loads((out / "evaluation.json").read_text())["images"] == 30
+    evaluation = json.loads((out / "evaluation.json").read_text())
+    # What the user named, not where it is kept.
+    assert evaluation["images"] == 30 and evaluation["lmdb"] == str(kit / "pictures")
     lmdb = ImageLmdb(next((kit / "cache" / "images").iterdir()) / "pictures")
     assert {i.pixels.shape for i in lmdb.images()} == {(3, 12, 12)}
     lmdb.close()
@@ -107,8 +109,9 @@ def test_labelled_folders_give_accuracies(kit: Path, capsys) -> None:
         place.mkdir(parents=True, exist_ok=True)
         assert cv2.imwrite(str(place / f"{i}.png"), np.full((12, 12, 3), 20 * i, np.uint8))
     assert main(["evaluate", "--model", str(kit / "train_val.prototxt"), "--weights", str(kit / "net.caffemodel"), "--images",
-                 str(kit / "classes")]) == 0  # fmt: skip
+                 str(kit / "classes"), "--json", str(kit / "e.json")]) == 0  # fmt: skip
     assert "of 10 images)" in capsys.readouterr().out
+    assert json.loads((kit / "e.json").read_text())["lmdb"] == str(kit / "classes")
 
 
 @pytest.mark.parametrize(

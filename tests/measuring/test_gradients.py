@@ -54,7 +54,7 @@ def test_changes_of_the_scores_are_those_of_small_changes_of_the_weights(tmp_pat
         task = backward_task(made, made.look.network.weighted)
         found = sensed(made, pairs, tmp_path / "s", task, executor)
         plain = replace(net_task(made, made.look.network.weighted, IMAGES))
-        directions = probes_of(found.scores, made.look.scores.softmax, 0).directions
+        directions = probes_of(found.scores, made.look.scores.softmax, 0, made.units).directions
         scales = {}
         for name, form in pairs:
             derivative = executor.result(executor.submit(moved, plain, name, form, IMAGES, 5e-4))

@@ -17,7 +17,7 @@ from enc_caffe.measuring.probes import (
     probes_of,
     softmax_of,
 )
-from enc_caffe.measuring.scores import divergence
+from enc_caffe.measuring.scores import divergence, squared_error, units_of
 
 
 def information(scores: np.ndarray) -> np.ndarray:
@@ -62,6 +62,19 @@ def test_outputs_of_any_kind_cost_their_mean_squared_error(outputs: int) -> None
     probes = probes_of(scores, False, 0)
     moved = np.einsum("nmk,nk->nm", probes.directions, change)
     assert predicted(moved, probes.roots) == pytest.approx(np.mean(change**2), rel=1e-9 if outputs <= MOST else 0.1)
+
+
+@pytest.mark.parametrize("sizes", ((3,), (2, 4), (30, 20)))
+def test_several_outputs_cost_what_is_counted_of_them(sizes: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(0)
+    scales = np.repeat(10.0 ** np.arange(len(sizes)), sizes)
+    scores = scales * rng.normal(0, 1, (2000, sum(sizes)))
+    change = np.broadcast_to(scales * rng.normal(0, 0.1, sum(sizes)), scores.shape)
+    units = units_of(scores, sizes)
+    probes = probes_of(scores, False, 0, units)
+    moved = np.einsum("nmk,nk->nm", probes.directions, change)
+    wanted = squared_error(scores, scores + change, units) / len(scores)
+    assert predicted(moved, probes.roots) == pytest.approx(wanted, rel=1e-9 if sum(sizes) <= MOST else 0.1)
 
 
 def test_what_is_drawn_depends_on_the_image_alone() -> None:

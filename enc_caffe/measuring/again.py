@@ -20,8 +20,8 @@ from enc_caffe.measuring.latency import WITHOUT, Group, Times, geometry, sweep_o
 from enc_caffe.metrics.latency import LatencyTable, LayerLatency
 from enc_caffe.network import Layer, Network
 
-#: Rounds of what is measured again, at least: twice those of a table.
-ROUNDS = 30
+#: Rounds of what is measured again, at least; those of a table are 15.
+ROUNDS = 24
 
 
 def measured_again(

@@ -26,8 +26,8 @@ APART = 0.05
 AIM = 0.975
 #: Plans that are timed from end to end, at most.
 TRIES = 4
-#: How often forms are measured again, at most; and around which parts of the target searches say which.
-AGAIN, AROUND = 6, (1.0, 0.94, 1.06)
+#: How often forms are measured again, at most.
+AGAIN = 6
 #: A target of the table is moved by so much at most in one step where nothing is known on its other side.
 STEP = 1.35
 #: How often a target that nothing reaches is raised, and by what.
@@ -107,21 +107,19 @@ def aimed(tried: Sequence[tuple[float, float]], target: float) -> float:
 
 
 def known_again(draft: Draft, table: LatencyTable, ends: Ends, target: float) -> LatencyTable:
-    """The table with those forms measured again that plans about the target are of, until they are of no other ones.
+    """The table with those forms measured again that a plan for the target is of, until it is of no other ones.
 
     After :data:`AGAIN` times it stays as it is then.
     """
     for _ in range(AGAIN):
-        plans = []
-        for part in AROUND:
-            try:
-                plans.append(draft(table, min(1.0, part * target)).plan.forms)
-            except InfeasibleError:
-                # Of new times more may be out of reach: what is needed is measured then at what can be reached.
-                continue
-        if not any(table.once(forms) for forms in plans):
+        try:
+            forms = draft(table, target).plan.forms
+        except InfeasibleError:
+            # By new times the target is out of reach.
             break
-        after = ends.again(table, plans)
+        if not table.once(forms):
+            break
+        after = ends.again(table, [forms])
         if after == table:
             break
         table = after

@@ -20,8 +20,9 @@ from enc_caffe.measuring.latency import WITHOUT, Group, Times, geometry, sweep_o
 from enc_caffe.metrics.latency import LatencyTable, LayerLatency
 from enc_caffe.network import Layer, Network
 
-#: Rounds of what is measured again, at least; those of a table are 15.
-ROUNDS = 24
+#: Rounds of what is measured again, at least (those of a table are 15), and half the interval of a context, as a part of its time, at which
+#: they are enough.
+ROUNDS, ENOUGH = 24, 0.04
 
 
 def measured_again(

@@ -129,13 +129,16 @@ class Timer:
         Hears of what the runtime refuses.
     again : bool
         Measure what is in the store too.
+    enough : float
+        Half the interval, as a part of the time, at which no more rounds are measured.
     """
 
     def __init__(
         self, process: RuntimeProcess, batch: int = 1, store: Optional[ResultStore] = None, rounds: int = ROUNDS,
-        notice: Callable[[str], None] = lambda line: None, again: bool = False,
+        notice: Callable[[str], None] = lambda line: None, again: bool = False, enough: float = ENOUGH,
     ) -> None:  # fmt: skip
         self._process, self._store, self._rounds, self._notice = process, store, rounds, notice
+        self._enough = enough
         self.runtime, self._again = process.runtime, again
         self.about: dict[str, Any] = {
             "runtime": process.runtime.name, "version": process.version, "machine": machine(), "threads": process.threads,
@@ -162,7 +165,7 @@ class Timer:
                 except NetworkError as exc:
                     refused[name] = str(exc)
             try:
-                found, more = time_models(self._process, models, rounds, sweep, what=what, loads=loads)
+                found, more = time_models(self._process, models, rounds, sweep, self._enough, what, loads)
             except RuntimeRefusal as exc:
                 # Not kept: the next run may have more luck.
                 self._notice(f"{what} is left out: {exc}")

@@ -10,8 +10,7 @@ from typing import Any, Callable, Iterable, Mapping, Optional, Sequence
 from enc_caffe.caffe_io.prototxt import read_net, to_text
 from enc_caffe.errors import EncError, RuntimeRefusal, UsageError
 from enc_caffe.form import Form
-from enc_caffe.measuring.again import ROUNDS as ROUNDS_AGAIN
-from enc_caffe.measuring.again import measured_again
+from enc_caffe.measuring import again
 from enc_caffe.measuring.clock import LOADS, Timer, Timing, Timings, machine, time_models
 from enc_caffe.measuring.contexts import random_model, whole_network, with_batch
 from enc_caffe.metrics.latency import LatencyTable
@@ -81,8 +80,10 @@ class EndToEnd:
     def again(self, table: LatencyTable, plans: Sequence[Mapping[str, Form]]) -> LatencyTable:
         """The table with new times of those forms of plans that were measured only once."""
         # Without a store: what is there is what the plans were chosen by.
-        timer = Timer(self._process, self._batch, None, ROUNDS_AGAIN, self._notice)
-        return measured_again(self._loaded.net, self._loaded.network, table, plans, timer, self._batch, self._placement)
+        timer = Timer(self._process, self._batch, None, again.ROUNDS, self._notice, enough=again.ENOUGH)
+        return again.measured_again(
+            self._loaded.net, self._loaded.network, table, plans, timer, self._batch, self._placement
+        )
 
     def plans(self, plans: Sequence[tuple[Mapping[str, Form], float]]) -> list[Measured]:
         """Networks of plans, each with its predicted part of the original's time, and the original, all in turns.

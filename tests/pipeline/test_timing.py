@@ -15,7 +15,7 @@ from enc_caffe.caffe_io.describe import describe
 from enc_caffe.caffe_io.prototxt import read_net
 from enc_caffe.cli import main
 from enc_caffe.form import Form
-from enc_caffe.measuring import clock
+from enc_caffe.measuring import again, clock
 from enc_caffe.measuring.clock import machine
 from enc_caffe.metrics.latency import LatencyTable, LayerLatency, read_latency, write_latency
 from enc_caffe.pipeline import timing
@@ -42,7 +42,7 @@ def test_compress_times_both_networks_in_the_tables_runtime(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Few rounds: that everything is measured counts here, and not how well.
-    monkeypatch.setattr(timing, "ROUNDS_AGAIN", 3)
+    monkeypatch.setattr(again, "ROUNDS", 3)
     monkeypatch.setattr(timing, "ROUNDS", 3)
     monkeypatch.setattr(timing, "OFTEN", 2)
     monkeypatch.setattr(clock, "BLOCKS", 1)

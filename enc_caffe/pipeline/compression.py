@@ -224,8 +224,9 @@ def compress(
         for line in unlike(time_of, loaded.network.name) if isinstance(time_of, LatencyTable) else ():
             notice(line)
         ends = end_to_end(
-            loaded, time_of, resources.runtime_python, making.placement, notice, lambda words: progress(words, 0, 1)
-        )
+            loaded, time_of, resources.runtime_python, making.placement, notice, lambda words: progress(words, 0, 1),
+            resources.store,
+        )  # fmt: skip
         if ends is not None:
             stack.callback(ends.close)
         chooser, forecast, more = None, None, None

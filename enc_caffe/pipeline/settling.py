@@ -158,6 +158,8 @@ def settled(
             missed += 1
             if missed > RAISES or not (tried or table.about.get("again")):
                 if not tried:
+                    # The error is of what was asked for, and not of what it was raised to.
+                    search(table, target)
                     raise
                 notice(f"with a smaller target of the table the search finds nothing, and what was timed stays: {exc}")
                 break

@@ -13,6 +13,7 @@ from enc_caffe.form import Form
 from enc_caffe.measuring import again
 from enc_caffe.measuring.clock import LOADS, Timer, Timing, Timings, machine, time_models
 from enc_caffe.measuring.contexts import random_model, whole_network, with_batch
+from enc_caffe.measuring.store import ResultStore
 from enc_caffe.metrics.latency import LatencyTable
 from enc_caffe.network import Layer
 from enc_caffe.pipeline.loading import LoadedNetwork
@@ -70,17 +71,18 @@ class EndToEnd:
     """Times networks in a table's runtime: the original beside another, in turns."""
 
     def __init__(
-        self, loaded: LoadedNetwork, process: RuntimeProcess, batch: int, placement: str, notice: Words = lambda line: None
+        self, loaded: LoadedNetwork, process: RuntimeProcess, batch: int, placement: str, notice: Words = lambda line: None,
+        store: Optional[ResultStore] = None,
     ) -> None:  # fmt: skip
         self._loaded, self._process, self._batch, self._placement = loaded, process, batch, placement
-        self._notice = notice
+        self._notice, self._store = notice, store
         threads = f"{process.threads} thread{'s' if process.threads != 1 else ''}"
         self.where = f"{process.runtime.name} {process.version}, {threads}"
 
     def again(self, table: LatencyTable, plans: Sequence[Mapping[str, Form]]) -> LatencyTable:
         """The table with new times of those forms of plans that were measured only once."""
-        # Without a store: what is there is what the plans were chosen by.
-        timer = Timer(self._process, self._batch, None, again.ROUNDS, self._notice, enough=again.ENOUGH)
+        # Of other rounds than a table's, and so never what the plans were chosen by; the same command goes on where it was.
+        timer = Timer(self._process, self._batch, self._store, again.ROUNDS, self._notice, enough=again.ENOUGH)
         return again.measured_again(
             self._loaded.net, self._loaded.network, table, plans, timer, self._batch, self._placement
         )
@@ -144,6 +146,7 @@ def end_to_end(
     placement: str,
     notice: Words,
     on_step: Words = lambda words: None,
+    store: Optional[ResultStore] = None,
 ) -> Optional[EndToEnd]:
     """What times networks as a table's were; None, with a word on it, where that cannot be here."""
     if not isinstance(time_of, LatencyTable) or time_of.network_time is None:
@@ -163,7 +166,7 @@ def end_to_end(
         notice(
             f"the table of --latency is of {about['runtime']} {about.get('version')}, and {process.version} is here: measure it again"
         )
-    return EndToEnd(loaded, process, int(about.get("batch", 1)), placement, notice)
+    return EndToEnd(loaded, process, int(about.get("batch", 1)), placement, notice, store)
 
 
 def check_placement(table: LatencyTable, layers: Iterable[Layer], placement: str) -> None:

@@ -199,6 +199,22 @@ def test_what_no_form_reaches_is_said_before_anything_is_timed() -> None:
     assert world.sessions == [] and world.timed == 0
 
 
+def test_what_is_out_of_reach_by_new_times_is_raised_to_or_said() -> None:
+    class Slow(World):
+        def __init__(self, times: float) -> None:
+            super().__init__(0, noise=0.0)
+            self.true = {k: round(v * times) for k, v in self.true.items()}
+
+    # Forms take 1.7 times what the table says: a third of the time is out of reach, and the least that is not is taken and said.
+    world = Slow(1.7)
+    found, _, lines = run(world, 0.36)
+    assert 0.36 < world.ratio(found.plan.forms) < 0.36 * 1.06**4 + 0.02
+    assert "the fastest plan of those that were timed takes 0.4" in lines[-1]
+    # Three and a half times as much: nothing near it can be had, and the error is of what was asked for.
+    with pytest.raises(InfeasibleError, match=r"target 0\.3600 of the latency cannot be reached: 0\.[5-7]"):
+        run(Slow(3.5), 0.36)
+
+
 def test_another_budget_that_binds_ends_the_search() -> None:
     world = World(0, noise=0.0)
 

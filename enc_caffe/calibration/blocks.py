@@ -1,10 +1,11 @@
-"""A compressed network fitted run by run: each gives what the original gives there, for the inputs that really reach it.
+"""A compressed network fitted to what the original gives behind each of its runs of layers, for the inputs that really reach them.
 
-The factors of single layers have closed forms, or nearly so; a run of layers with what is not linear between them has none. It is
-fitted by gradient steps of Caffe's own solver (Adam) on the images, without labels: the squared error of the blob that leaves it, from
-the blob that the compressed layers before it give to the one that the original gives, weighted by what changes of its channels
-cost (tr(G E E'), as in :mod:`enc_caffe.decomposition.outputs`). A part of the images is held out, and the weights with the
-least error on it are kept, those of the start among them.
+The factors of single layers have closed forms, or nearly so; a run of layers with what is not linear between them has none. They are
+fitted by gradient steps of Caffe's own solver (Adam) on the images, without labels: the squared errors of the blobs that leave them,
+weighted by what changes of their channels cost (tr(G E E'), as in :mod:`enc_caffe.decomposition.outputs`). All runs are fitted together,
+the original beside them (:mod:`enc_caffe.calibration.beside`). Where a step through the whole network is too large for that, or brings
+nothing, they are one after the other: each from the blob that the compressed layers before it give. A part of the images is held out, and
+the weights with the least error on it are kept, those of the start among them.
 
 Source: block-wise reconstruction, Li et al., "BRECQ" (2021), section 3.2, there for quantisation.
 """
@@ -18,8 +19,9 @@ from typing import Iterator, Sequence
 
 import numpy as np
 
-from enc_caffe.calibration.fitting import BATCH, HELD, BlocksTask, Run, fit, pair_files, read_kept, varied
+from enc_caffe.calibration.fitting import fit
 from enc_caffe.calibration.layerwise import CHUNKS, LIVE, Blobs, flattened, grouped, span
+from enc_caffe.calibration.pairs import BATCH, HELD, BlocksTask, Run, pair_files, read_kept
 from enc_caffe.calibration.runs import behind
 from enc_caffe.calibration.segments import Segment
 from enc_caffe.errors import UsageError
@@ -29,14 +31,14 @@ from enc_caffe.measuring.scores import count
 from enc_caffe.progress import Progress, silent
 from enc_caffe.workers.executor import Executor, run_all
 
-#: How often a run sees every image, and the last one, which is all of them together; there an image in so many variants is fitted to.
-EPOCHS, WHOLE_EPOCHS, WHOLE_VARIANTS = 10, 20, 4
-#: Learning rates of the last run, which begins near its optimum, and its rounds.
-WHOLE_RATES, WHOLE_ROUNDS = (5e-4, 1.25e-4), 8
-#: Multiply-adds of the original network that the steps of all runs may stand for, and as many those of the last one (10 times over 1,000
-#: images are 1.1e12 for ResNet-56, 3.4e12 for SqueezeNet, 1.4e14 for VGG-16); where more images are fitted to; least steps, all parts together.
+#: How often a run sees every image, and all of them together do.
+EPOCHS, WHOLE_EPOCHS = 10, 20
+#: Learning rates of all runs together, and rounds.
+WHOLE_RATES, WHOLE_ROUNDS = (1e-3, 2.5e-4, 6e-5), 8
+#: Multiply-adds of the original network that the steps of a fit may stand for (10 times over 1,000 images are 1.1e12 for ResNet-56, 3.4e12 for
+#: SqueezeNet, 1.4e14 for VGG-16); where more images are fitted to; least steps, all parts together.
 MACS, MORE_MACS, FEWEST_STEPS = 3.4e12, 1e13, 80
-#: Bytes of blobs, and what changes of them cost, that a step of the last run may take, and least images of it.
+#: Bytes of blobs, and what changes of them cost, that a step through the whole network may take, and least images of it.
 STEP, LEAST_BATCH = 2 * 2**30, 4
 #: Images that are needed at least (SqueezeNet gained nothing by 50, ResNet-56 a little by 300).
 FEWEST = 100
@@ -73,41 +75,29 @@ def steps_of(images: int, macs: int, epochs: int, batch: int = BATCH, more: bool
     return max(FEWEST_STEPS, int(passes / batch))
 
 
-def images_passed(images: int, macs: int, together: bool = False) -> int:
-    """Images that pass forward and backward through the whole network, all steps of all runs, or of the last one; none where there are too
-    few."""
-    if images < FEWEST:
-        return 0
-    last = steps_of(images, macs, WHOLE_EPOCHS, more=together)
-    return BATCH * (last if together else steps_of(images, macs, EPOCHS) + last)
+def images_passed(images: int, macs: int, more: bool = False) -> int:
+    """Images that pass forward and backward through the whole network in all steps; none where there are too few."""
+    return BATCH * steps_of(images, macs, WHOLE_EPOCHS, more=more) if images >= FEWEST else 0
 
 
 def runs_of(
     segments: Sequence[Segment], images: int, macs: int, step: int, more: bool = False
 ) -> tuple[Run, ...]:  # fmt: skip
-    """How the runs are fitted, one after the other, and then all of them together.
+    """How the runs are fitted: all together first, then, where that brought nothing, one after the other.
 
     Parameters
     ----------
     step : int
-        Bytes that an image takes in a step through the whole network. Where too few fit, the last run is left out.
+        Bytes that an image takes in a step through the whole network. Where too few fit, the first is left out.
     more : bool
-        Whether these are images beside those that choose, which the last run may pass more of.
+        Whether these are images beside those that choose, which may be passed more often.
     """
     runs = [Run(s, steps_of(images, macs, EPOCHS), onward=at > 0) for at, s in enumerate(segments)]
     batch = min(BATCH, STEP // max(1, step))
-    if len(segments) > 1 and batch >= LEAST_BATCH:
+    if segments and batch >= LEAST_BATCH:
         whole = Segment(segments[0].first, segments[-1].stop, segments[0].bottom, segments[-1].top)
-        runs.append(
-            Run(
-                whole,
-                steps_of(images, macs, WHOLE_EPOCHS, batch, more),
-                batch,
-                WHOLE_RATES,
-                WHOLE_ROUNDS,
-                WHOLE_VARIANTS,
-            )
-        )
+        steps, targets = steps_of(images, macs, WHOLE_EPOCHS, batch, more), tuple(s.top for s in segments)
+        runs.insert(0, Run(whole, steps, batch, WHOLE_RATES, WHOLE_ROUNDS, targets=targets))
     return tuple(runs)
 
 
@@ -121,6 +111,11 @@ def advance(task: BlocksTask, at: int, kept: bool, chunk: int, blobs: Blobs) -> 
     blobs : dict of layer to arrays
         Weights of the compressed network that were fitted.
     """
+    if task.runs[at].targets:
+        # The original runs beside: images are all that is needed.
+        images = np.concatenate([data for data, _ in batches(task.compressed, *task.spans[chunk])])
+        _write(pair_files(task, at, chunk)[0], images)
+        return len(images)
     segment, engines = task.runs[at].segment, []
     with contextlib.ExitStack() as stack:
         engines = [stack.enter_context(engine_of(t)) for t in (task.compressed, task.original)]
@@ -143,10 +138,9 @@ State = tuple[int, dict[str, np.ndarray]]
 
 def _states(task: BlocksTask, at: int, kept: bool, chunk: int, engines: Sequence[Engine]) -> Iterator[list[State]]:
     """Where both networks begin, and with which blobs, a batch after the other."""
-    start, stop, variant = task.chunks(at)[chunk]
+    start, stop = task.spans[chunk]
     if not kept:
-        for plain, _ in batches(task.compressed, start, stop):
-            data = varied(plain, variant) if variant else plain
+        for data, _ in batches(task.compressed, start, stop):
             for engine in engines:
                 engine.size(len(data))
             yield [(0, {engine.task.data: data}) for engine in engines]
@@ -212,34 +206,37 @@ def nearer(apart: np.ndarray) -> bool:
 def fit_blocks(
     task: BlocksTask, executor: Executor, progress: Progress = silent
 ) -> tuple[Blobs, list[tuple[float, float]]]:
-    """Weights of the compressed network, run by run; what was fitted is kept, so that a stopped fit resumes where it stopped. Progress
-    counts steps.
+    """Weights of the compressed network; what was fitted is kept, so that a stopped fit resumes where it stopped. Progress counts
+    steps. What comes behind all runs together is fitted only where these found nothing.
 
     Returns
     -------
     blobs : dict of layer to arrays
         Layers whose weights changed.
     errors : list of (before, after)
-        Of every run, on the images that are held out, as parts of the power of the original's blob.
+        Of every run that was fitted, on the images that are held out, as parts of the power of the original's blob.
     """
-    folder, all_ = Path(task.folder), sum(run.steps for run in task.runs)
+    folder = Path(task.folder)
     begin, found, errors = _resumed(folder)
-    done = sum(run.steps for run in task.runs[:begin])
-    progress(done, all_)
     kept = False
     for at in range(begin, len(task.runs)):
         run = task.runs[at]
+        if found and at and task.runs[at - 1].targets:
+            break
+        done = sum(run.steps for run in task.runs[:at])
+        all_ = run.steps if run.targets else sum(run.steps for run in task.runs)
+        progress(done, all_)
         onward = kept and run.onward
-        jobs = [(task, at, onward, chunk, found) for chunk in range(len(task.chunks(at)))]
+        jobs = [(task, at, onward, chunk, found) for chunk in range(len(task.spans))]
         run_all(executor, advance, jobs, [1] * len(jobs))
-        for chunk in range(len(task.chunks(at - 1))) if at else ():
+        for chunk in range(len(task.spans)) if at else ():
             for path in pair_files(task, at - 1, chunk):
                 with contextlib.suppress(OSError):
                     os.unlink(path)
         own: Blobs = {}
         first = least = 0.0
 
-        def show(rounds: int, run: Run = run, done: int = done) -> None:
+        def show(rounds: int, run: Run = run, done: int = done, all_: int = all_) -> None:
             progress(done + run.steps * rounds // run.rounds, all_)
 
         for rate in run.rates:
@@ -251,8 +248,7 @@ def fit_blocks(
         kept = True
         arrays = flattened(found)
         write_arrays(folder / "fitted.npz", {**arrays, "errors": np.array(errors, np.float64)})
-        done += run.steps
-        progress(done, all_)
+        progress(done + run.steps, all_)
     return found, errors
 
 

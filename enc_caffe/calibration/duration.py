@@ -91,7 +91,7 @@ def stages(
     predicted : float
         Part of the metrics that gradients are still to predict.
     fitted : int
-        Images that pass forward and backward through every run of a fit by blocks.
+        Images that pass forward and backward through the network in a fit by blocks.
     more : int
         Images of another set that pass forward and backward in a fit of all layers together.
     compared : tuple of two int
@@ -136,12 +136,10 @@ def stages(
         summed = networks * images + compared[0] * min(images, compared[1])
         found["whole networks"] = (networks + compared[0]) * (each + solve) + summed * right
     if fitted:
-        # Both networks forward once, and what enters and leaves a run written and read.
-        sizes = sum(8.0 * int(np.prod(x.top_shapes[0][1:])) for x in known)
-        fits = fitted * once * (1 + DIRECTION) / min(workers, FIT_PARTS)
-        found["blocks"] = fits + images * (2 * once + sizes / KEPT) / workers
+        # The original forward, the compressed network forward and backward.
+        found["blocks"] = fitted * once * (2 + DIRECTION) / min(workers, FIT_PARTS)
     if more:
-        found["fit to more images"] = more * once * (1 + DIRECTION) / min(workers, FIT_PARTS)
+        found["fit to more images"] = more * once * (2 + DIRECTION) / min(workers, FIT_PARTS)
     if trained:
         # The original forward; the compressed network, which is smaller, forward and backward.
         found["distillation"] = trained * once * 3

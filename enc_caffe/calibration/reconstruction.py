@@ -13,6 +13,7 @@ from enc_caffe.caffe_io.caffemodel import CaffeModel
 from enc_caffe.caffe_io.describe import describe
 from enc_caffe.caffe_io.emit import chain_blobs, narrow_of, replace_layers, write_compressed
 from enc_caffe.caffe_io.prototxt import from_text
+from enc_caffe.calibration.beside import SHIFT
 from enc_caffe.calibration.blocks import (
     EPOCHS,
     FEWEST_STEPS,
@@ -21,16 +22,16 @@ from enc_caffe.calibration.blocks import (
     WHOLE_EPOCHS,
     WHOLE_RATES,
     WHOLE_ROUNDS,
-    WHOLE_VARIANTS,
     fit_blocks,
     held_apart,
     nearer,
     runs_of,
     spans,
 )
-from enc_caffe.calibration.fitting import BATCH, HELD, PARTS, RATES, ROUNDS, BlocksTask
+from enc_caffe.calibration.fitting import PARTS, WORSE
 from enc_caffe.calibration.layerwise import Blobs, flattened, grouped
 from enc_caffe.calibration.moments import block_of
+from enc_caffe.calibration.pairs import BATCH, HELD, RATES, ROUNDS, BlocksTask
 from enc_caffe.calibration.runs import COSTS, blob_roots
 from enc_caffe.calibration.segments import segments
 from enc_caffe.decomposition import chain_of
@@ -40,11 +41,12 @@ from enc_caffe.measuring.gradients import MOST_OUTPUTS
 from enc_caffe.measuring.subject import Subject, net_task
 from enc_caffe.network import Network
 from enc_caffe.progress import Stages
+from enc_caffe.shapes import Shape
 
 #: What fits depend on beside the network, its images and weights.
 KEY = [
     "blocks", "paired", 2.0, EPOCHS, BATCH, PARTS, ROUNDS, HELD, COSTS, MACS, FEWEST_STEPS, *RATES,
-    "whole", WHOLE_EPOCHS, WHOLE_ROUNDS, WHOLE_VARIANTS, STEP, *WHOLE_RATES,
+    "beside", WORSE, WHOLE_EPOCHS, WHOLE_ROUNDS, SHIFT, STEP, *WHOLE_RATES,
 ]  # fmt: skip
 
 
@@ -52,7 +54,7 @@ def blocks_task(
     made: Subject, model: CaffeModel, forms: Mapping[str, Form], placement: str, base: Blobs, folder: Path,
     together: bool = False,
 ) -> BlocksTask:  # fmt: skip
-    """Both networks, the compressed one's weights written into the folder, and the runs between them; ``together``: only the last one,
+    """Both networks, the compressed one's weights written into the folder, and the runs between them; ``together``: only the first one,
     of all of them, where there is one.
 
     Raises
@@ -76,17 +78,21 @@ def blocks_task(
     chains = {n: [n + stage.suffix for stage in chain_of(network[n], f).stages] for n, f in forms.items()}
     parts = segments(whole, small, forms, chains)
     sizes = [sum(_values(whole, b) for b in (part.bottom, part.top)) for part in parts]
-    if len(parts) > 1:
-        # The last run has every image several times.
-        sizes.append(WHOLE_VARIANTS * sum(_values(whole, b) for b in (parts[0].bottom, parts[-1].top)))
     used = spans(made.look.images, max(sizes, default=1), block)
-    blobs = {top: shape for x in small.layers for top, shape in zip(x.tops, x.top_shapes)}
-    # What is changed by a blob is as large as itself.
-    step = 8 * sum(int(np.prod(shape[1:])) for shape in blobs.values())
+    blobs = _blobs(small)
+    # What is changed by a blob is as large as itself; the original beside it goes forward only.
+    step = sum(
+        size * sum(int(np.prod(shape[1:])) for shape in own.values()) for size, own in ((8, blobs), (4, _blobs(whole)))
+    )
     runs = runs_of(parts, sum(stop - first for first, stop in used), made.macs, step, together)
     # Where a step through the whole network does not fit, there is no such run.
-    last = runs[len(parts) :] if len(parts) > 1 else runs
-    return BlocksTask(compressed, original, str(folder), (last or runs) if together else runs, used)
+    return BlocksTask(
+        compressed, original, str(folder), runs[:1] if together and runs and runs[0].targets else runs, used
+    )
+
+
+def _blobs(network: Network) -> dict[str, Shape]:
+    return {top: shape for x in network.layers for top, shape in zip(x.tops, x.top_shapes)}
 
 
 def _values(network: Network, blob: str) -> int:
@@ -132,7 +138,7 @@ def reconstructed(
     made: Subject, model: CaffeModel, forms: Mapping[str, Form], placement: str, base: Blobs, folder: Path, key: str,
     progress: Stages, together: bool = False,
 ) -> Blobs:  # fmt: skip
-    """Weights of all layers that differ from the original's, fitted by blocks from ``base`` on, or all runs ``together`` alone; ``base``
+    """Weights of all layers that differ from the original's, fitted by blocks from ``base`` on, or only all runs ``together``; ``base``
     itself where images that are held out speak against it.
 
     Parameters

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any, Optional, Sequence
+from typing import Any, Iterable, Optional, Sequence
 
 import numpy as np
 
@@ -28,8 +28,8 @@ TARGET, CHANGE, TURN, LOSS = (f"enc_caffe_{what}" for what in ("target", "change
 COSTS, COST_CHUNKS = 256, 4
 
 
-@lru_cache(maxsize=2)
-def _parsed(prototxt: str) -> Any:
+@lru_cache(maxsize=4)
+def parsed(prototxt: str) -> Any:
     """A network, not to be changed: a fit asks for the same one hundreds of times, and text takes a tenth of a second."""
     return from_text(prototxt)
 
@@ -48,51 +48,71 @@ def training_net(
     turned : bool
         Whether the channels are turned by a root, which is put into the layer :data:`TURN`.
     """
-    whole = _parsed(prototxt)
+    whole = parsed(prototxt)
     out = type(whole)(name="run")
     layer = out.layer.add(name=TARGET, type="Input", top=[segment.bottom, TARGET])
     for shape in shapes:
         layer.input_param.shape.add(dim=shape)
-    fitted = []
-    for param in whole.layer[segment.first : segment.stop]:
-        if param.type in NO_GRADIENT or param.type not in caffe_types():
-            return "", []
-        layer = out.layer.add()
-        layer.CopyFrom(param)
-        shared = any(p.name for p in param.param)
-        del layer.param[:]
-        if param.type == "Dropout":
-            # In the TEST phase it passes everything on; a solver's net is of the TRAIN phase.
-            layer.type = "Power"
-            layer.ClearField("dropout_param")
-        elif param.type == "BatchNorm":
-            layer.batch_norm_param.use_global_stats = True
-        elif param.type in FITTED and not shared:
-            if blob_count(param):
-                fitted.append(param.name)
-        else:
-            # What is not fitted keeps its weights, or the others would be fitted to weights that nobody gets.
-            for _ in range(blob_count(param)):
-                layer.param.add(lr_mult=0, decay_mult=0)
-    _add_loss(out, segment.top, shapes[1], 1.0 / (shapes[1][0] * max(power, 1e-30)), turned)
+    fitted = add_fitted(out, whole.layer[segment.first : segment.stop])
+    if fitted is None:
+        return "", []
+    add_loss(out, segment.top, TARGET, shapes[1], 1.0 / (shapes[1][0] * max(power, 1e-30)), turned)
     return to_text(out), fitted
 
 
-def _add_loss(out: Any, top: str, shape: tuple[int, ...], weight: float, turned: bool) -> None:
-    """Sum of squares of what the top differs from the target in, its channels turned by the blob's root."""
-    layer = out.layer.add(name=CHANGE, type="Eltwise", bottom=[top, TARGET], top=[CHANGE])
+def add_fitted(out: Any, layers: Iterable[Any]) -> Optional[list[str]]:
+    """Add layers as they are fitted, and say which ones have weights that are; None where a layer has no gradient."""
+    fitted = []
+    for param in layers:
+        if param.type in NO_GRADIENT or param.type not in caffe_types():
+            return None
+        layer = out.layer.add()
+        layer.CopyFrom(param)
+        as_in_test(layer)
+        shared = any(p.name for p in param.param)
+        del layer.param[:]
+        if param.type in FITTED and not shared:
+            if blob_count(param):
+                fitted.append(param.name)
+        elif param.type != "BatchNorm":
+            # What is not fitted keeps its weights, or the others would be fitted to weights that nobody gets.
+            keep_weights(layer)
+    return fitted
+
+
+def as_in_test(layer: Any) -> None:
+    """Make a layer do in a solver's net, which is of the TRAIN phase, what it does in the TEST phase."""
+    if layer.type == "Dropout":
+        layer.type = "Power"
+        layer.ClearField("dropout_param")
+    elif layer.type == "BatchNorm":
+        layer.batch_norm_param.use_global_stats = True
+
+
+def keep_weights(layer: Any) -> None:
+    """Learning rates of 0."""
+    for _ in range(blob_count(layer)):
+        layer.param.add(lr_mult=0, decay_mult=0)
+
+
+def add_loss(
+    out: Any, top: str, target: str, shape: tuple[int, ...], weight: float, turned: bool, suffix: str = ""
+) -> None:
+    """Sum of squares of what a blob differs from its target in, its channels turned by its root; names end in ``suffix``."""
+    change, turn, loss = (name + suffix for name in (CHANGE, TURN, LOSS))
+    layer = out.layer.add(name=change, type="Eltwise", bottom=[top, target], top=[change])
     layer.eltwise_param.coeff[:] = [1.0, -1.0]
-    last = CHANGE
+    last = change
     if turned:
         kind = "Convolution" if len(shape) == 4 else "InnerProduct"
-        layer = out.layer.add(name=TURN, type=kind, bottom=[CHANGE], top=[TURN])
+        layer = out.layer.add(name=turn, type=kind, bottom=[change], top=[turn])
         layer.param.add(lr_mult=0, decay_mult=0)
         own = layer.convolution_param if kind == "Convolution" else layer.inner_product_param
         own.num_output, own.bias_term = shape[1], False
         if kind == "Convolution":
             own.kernel_size.append(1)
-        last = TURN
-    layer = out.layer.add(name=LOSS, type="Reduction", bottom=[last], top=[LOSS], loss_weight=[weight])
+        last = turn
+    layer = out.layer.add(name=loss, type="Reduction", bottom=[last], top=[loss], loss_weight=[weight])
     layer.reduction_param.operation = layer.reduction_param.SUMSQ
 
 

@@ -252,7 +252,7 @@ def compress(
                 len(how.alternatives()), making.dense, left,
                 passes(loaded, making.iterations) if making.iterations else 0, gradients,
                 images_passed(images.look.images, images.macs) if how.by_blocks else 0,
-                images_passed(more.look.images, more.macs, together=True) if more is not None else 0,
+                images_passed(more.look.images, more.macs, more=True) if more is not None else 0,
                 (making.refine + (1 if mixed else 0), chooser.compared_by),
             )  # fmt: skip
             done = left.measured if measured else 1.0 - gradients if options.metric in PREDICTED else 0.0

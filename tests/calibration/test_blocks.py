@@ -10,9 +10,9 @@ import pytest
 
 from enc_caffe.caffe_io.caffemodel import CaffeModel
 from enc_caffe.calibration import blocks as module
-from enc_caffe.calibration import fitting, reconstruction
+from enc_caffe.calibration import reconstruction
 from enc_caffe.calibration.decomposer import Decomposition
-from enc_caffe.calibration.fitting import BlocksTask
+from enc_caffe.calibration.pairs import BlocksTask
 from enc_caffe.calibration.segments import Segment
 from enc_caffe.errors import UsageError
 from enc_caffe.form import Form
@@ -47,14 +47,18 @@ def shorter(task: BlocksTask, steps: int) -> BlocksTask:
     return replace(task, runs=tuple(replace(run, steps=steps) for run in task.runs))
 
 
-def test_every_run_comes_nearer_on_images_that_it_did_not_see_and_so_does_the_whole(setting: Setting) -> None:
+@pytest.mark.parametrize("together", (True, False))
+def test_every_run_comes_nearer_on_images_that_it_did_not_see_and_so_does_the_whole(
+    setting: Setting, together: bool
+) -> None:
     forms = low(setting)
-    made = setting.decomposer(AFTER)
-    folder = setting.folder / "work"
+    folder = setting.folder / f"work-{together}"
     folder.mkdir()
     task = reconstruction.blocks_task(
         setting.images, CaffeModel(setting.weights), forms, "exact", setting.decomposer(BEFORE).blobs(forms), folder
     )
+    task = replace(task, runs=task.runs[:1] if together else task.runs[1:])
+    assert bool(task.runs[0].targets) == together
     fitted, errors = module.fit_blocks(shorter(task, 150), setting.executor)
     assert len(errors) == len(task.runs) and all(after <= before for before, after in errors)
     assert any(after < 0.9 * before for before, after in errors)
@@ -82,8 +86,11 @@ def test_every_run_comes_nearer_on_images_that_it_did_not_see_and_so_does_the_wh
         own = setting.executor.result(setting.executor.submit(scores, task, weights, setting.data()[held], "fc"))
         assert value.sum() == pytest.approx(divergence(reference, own), rel=1e-3)
     assert apart[1].sum() < apart[0].sum() and module.nearer(apart)
-    assert setting.divergence(AFTER, forms) < setting.divergence(BEFORE, forms)
-    assert made.how.words() == "asymmetric, fitted by blocks"
+
+
+def test_the_network_comes_nearer(setting: Setting) -> None:
+    assert setting.divergence(AFTER, low(setting)) < setting.divergence(BEFORE, low(setting))
+    assert setting.decomposer(AFTER).how.words() == "asymmetric, fitted by blocks"
 
 
 def scores(task, blobs, data, blob):
@@ -106,13 +113,16 @@ def test_a_fit_that_was_stopped_goes_on_and_comes_to_the_same(tmp_path: Path, wo
     for folder in folders:
         folder.mkdir()
         tasks.append(reconstruction.blocks_task(setting.images, model, forms, "exact", base, folder))
-    assert len(tasks[0].runs) > 2 and not tasks[0].runs[-1].onward
+    assert len(tasks[0].runs) > 2 and tasks[0].runs[0].targets and tasks[0].runs[-1].onward
+    # Where all runs together bring nothing, which no step at a rate of 0 does, they are fitted one after the other.
     tasks = [shorter(task, 30) for task in tasks]
-    whole, _ = module.fit_blocks(tasks[0], setting.executor)
-    # Behind the first run, and between two rounds of the last one.
-    edge = tasks[1].runs[0].steps
+    tasks = [replace(task, runs=(replace(task.runs[0], rates=(0.0,)), *task.runs[1:])) for task in tasks]
+    whole, errors = module.fit_blocks(tasks[0], setting.executor)
+    assert whole and len(errors) == len(tasks[0].runs) and errors[0][0] == errors[0][1]
+    # Between two rounds of the first run, behind the second, and between two rounds of the last.
+    steps = tasks[1].runs[0].steps
     inside = sum(run.steps for run in tasks[1].runs[:-1]) + tasks[1].runs[-1].steps // 2
-    for stop_at in (edge, inside):
+    for stop_at in (steps // 2, 2 * steps, inside):
 
         def stop(at: int, of: int, stop_at: int = stop_at) -> None:
             if at >= stop_at:
@@ -130,13 +140,26 @@ def test_a_fit_that_was_stopped_goes_on_and_comes_to_the_same(tmp_path: Path, wo
         with pytest.raises(KeyboardInterrupt):
             module.fit_blocks(tasks[1], setting.executor, look)
         # What is behind the last run is done, and of that one the rounds that ended.
-        assert again[0] == edge * (stop_at // edge) and again[1] in (stop_at, again[0])
+        assert again[0] == steps * (stop_at // steps) and stop_at in again
     second, _ = module.fit_blocks(tasks[1], setting.executor)
     assert set(whole) == set(second)
     for name, arrays in whole.items():
         for one, other in zip(arrays, second[name]):
             np.testing.assert_array_equal(one, other)
     assert not list(folders[1].glob("rounds-*"))
+
+
+def test_what_all_runs_together_found_is_enough(setting: Setting) -> None:
+    folder = setting.folder / "together"
+    folder.mkdir()
+    base = setting.decomposer(BEFORE).blobs(low(setting))
+    task = reconstruction.blocks_task(setting.images, CaffeModel(setting.weights), low(setting), "exact", base, folder)
+    task, seen = shorter(task, 40), list[tuple[int, int]]()
+    fitted, errors = module.fit_blocks(task, setting.executor, lambda at, of: seen.append((at, of)))
+    assert fitted and len(errors) == 1 and seen[-1] == (40, 40)
+    # Once more: nothing is left to do.
+    again, same = module.fit_blocks(task, setting.executor)
+    assert same == errors and set(again) == set(fitted)
 
 
 def test_steps_go_over_the_images_and_are_fewer_for_large_networks() -> None:
@@ -153,57 +176,18 @@ def test_steps_go_over_the_images_and_are_fewer_for_large_networks() -> None:
     assert module.steps_of(40, 10**6, 10) == module.steps_of(10**6, 10**13, 10) == module.FEWEST_STEPS
 
 
-def test_all_runs_are_fitted_together_in_the_end_where_a_step_fits() -> None:
+def test_all_runs_are_fitted_together_where_a_step_fits() -> None:
     segments = [Segment(2, 5, "a", "b"), Segment(5, 9, "b", "c"), Segment(9, 12, "c", "d")]
     runs = module.runs_of(segments, 1000, 10**8, 10**6)
-    assert [r.segment for r in runs[:-1]] == segments and [r.onward for r in runs] == [False, True, True, False]
-    assert runs[-1].segment == Segment(2, 12, "a", "d") and runs[-1].variants > 1 and runs[-1].batch == module.BATCH
-    # A run is all there is; large blobs make smaller steps, more of them, and too large ones none.
-    assert [r.onward for r in module.runs_of(segments[:1], 1000, 10**8, 10**6)] == [False]
-    small = module.runs_of(segments, 1000, 10**8, module.STEP // 5)[-1]
+    assert [r.segment for r in runs[1:]] == segments and [r.onward for r in runs] == [False, False, True, True]
+    assert runs[0].segment == Segment(2, 12, "a", "d") and runs[0].batch == module.BATCH
+    assert [r.targets for r in runs] == [("b", "c", "d"), (), (), ()]
+    assert [r.targets for r in module.runs_of(segments[:1], 1000, 10**8, 10**6)] == [("b",), ()]
+    assert module.runs_of([], 1000, 10**8, 10**6) == ()
+    # Large blobs make smaller steps, more of them, and too large ones none.
+    small = module.runs_of(segments, 1000, 10**8, module.STEP // 5)[0]
     assert small.batch == 5 and small.steps == module.WHOLE_EPOCHS * 875 // 5
     assert len(module.runs_of(segments, 1000, 10**8, module.STEP // 3)) == len(segments)
-
-
-def test_variants_of_an_image() -> None:
-    images = np.arange(2 * 3 * 6 * 7, dtype=np.float32).reshape(2, 3, 6, 7)
-    assert np.array_equal(fitting.varied(images, 0), images)
-    seen = set()
-    for number, (mirror, (down, right)) in enumerate(fitting.VARIANTS):
-        found = fitting.varied(images, number)
-        source = images[..., ::-1] if mirror else images
-        padded = np.pad(source, ((0, 0), (0, 0), (2, 2), (2, 2)), mode="edge")
-        assert np.array_equal(found, padded[:, :, 2 + down : 8 + down, 2 + right : 9 + right])
-        seen.add(found.tobytes())
-    assert len(seen) == len(fitting.VARIANTS) >= module.WHOLE_VARIANTS
-
-
-def test_nothing_that_is_held_out_is_fitted_to_in_any_variant(setting: Setting) -> None:
-    folder = setting.folder / "pairs"
-    folder.mkdir()
-    base = setting.decomposer(BEFORE).blobs(low(setting))
-    task = reconstruction.blocks_task(setting.images, CaffeModel(setting.weights), low(setting), "exact", base, folder)
-    last = len(task.runs) - 1
-    chunks, variants = task.chunks(last), task.runs[last].variants
-    for chunk in range(len(chunks)):
-        setting.executor.result(setting.executor.submit(module.advance, task, last, False, chunk, {}))
-    pairs = fitting._Pairs(task, last)
-
-    def image(place: tuple[int, int]) -> tuple[int, int]:
-        return chunks[place[0]][0] + place[1], chunks[place[0]][2]
-
-    held, fitted = {image(p) for p in pairs.held}, {image(p) for p in pairs.fitted}
-    number = sum(stop - first for first, stop in task.spans)
-    assert len(held) == number // module.HELD and {v for _, v in held} == {0}
-    assert len(fitted) == variants * (number - len(held)) and not {i for i, _ in held} & {i for i, _ in fitted}
-    # What is wanted of a variant is what the original gives for it.
-    for place in (pairs.held[0], pairs.fitted[-1]):
-        at, variant = image(place)
-        data = fitting.varied(setting.data()[at : at + 1], variant)
-        top = task.runs[last].segment.top
-        job = (forward, task.original.prototxt, task.original.weights, {"data": data}, [top])
-        wanted = setting.executor.result(setting.executor.submit(*job))[top]
-        np.testing.assert_allclose(pairs.stacked([place], 1), wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_a_fit_is_kept_unless_what_is_held_out_speaks_against_it() -> None:
@@ -220,8 +204,7 @@ def test_a_fit_is_kept_unless_what_is_held_out_speaks_against_it() -> None:
 
 def test_nothing_passes_where_there_are_too_few_images() -> None:
     assert module.images_passed(module.FEWEST - 1, 10**6) == 0
-    steps = [module.steps_of(200, 10**6, epochs) for epochs in (module.EPOCHS, module.WHOLE_EPOCHS)]
-    assert module.images_passed(200, 10**6) == module.BATCH * sum(steps)
+    assert module.images_passed(200, 10**6) == module.BATCH * module.steps_of(200, 10**6, module.WHOLE_EPOCHS)
 
 
 def test_too_few_images_are_refused_and_too_large_blobs_take_fewer(setting: Setting) -> None:

@@ -1,0 +1,138 @@
+"""Both networks side by side in real Caffe: what their losses are, and that the original stays what it is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from enc_caffe.caffe_io.caffemodel import CaffeModel
+from enc_caffe.calibration import beside as module
+from enc_caffe.calibration import reconstruction
+from enc_caffe.calibration.blocks import advance
+from enc_caffe.calibration.decomposer import Decomposition
+from enc_caffe.calibration.layerwise import Blobs
+from enc_caffe.calibration.pairs import BlocksTask, Run
+from enc_caffe.calibration.runs import LOSS, blob_roots, turned_power
+from enc_caffe.calibration.segments import Segment
+from enc_caffe.form import Form
+from enc_caffe.workers.choice import Workers
+from enc_caffe.workers.pycaffe import adam_solver, forward
+from tests.calibration.test_layerwise import Setting
+from tests.measuring import nets
+
+pytestmark = pytest.mark.caffe
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory):
+    with Workers(1).executor() as executor:
+        yield Setting(tmp_path_factory.mktemp("beside"), nets.residual(), executor, 104)
+
+
+def begun(setting: Setting) -> tuple[BlocksTask, Blobs]:
+    """A fit of low ranks before its first step."""
+    forms = {n: Form(f.scheme, (max(1, f.ranks[0] // 2),)) for n, f in setting.forms.items()}
+    base = setting.decomposer(Decomposition("asymmetric")).blobs(forms)
+    folder = setting.folder / "work"
+    folder.mkdir(exist_ok=True)
+    task = reconstruction.blocks_task(setting.images, CaffeModel(setting.weights), forms, "exact", base, folder)
+    return task, base
+
+
+def test_an_image_as_chance_has_it() -> None:
+    image = np.arange(3 * 30 * 64, dtype=np.float32).reshape(3, 30, 64)
+    rng, seen = np.random.default_rng(0), set()
+    for _ in range(300):
+        found = module.varied(image, rng)
+        mirrored = found[0, 15, 20] > found[0, 15, 21]
+        source = image[..., ::-1] if mirrored else image
+        # A part of 16: two of thirty rows, four of sixty-four columns.
+        padded = np.pad(source, ((0, 0), (2, 2), (4, 4)), mode="edge")
+        fits = [
+            (down, right) for down in range(5) for right in range(9)
+            if np.array_equal(found, padded[:, down : down + 30, right : right + 64])
+        ]  # fmt: skip
+        assert len(fits) == 1
+        seen.add((bool(mirrored), *fits[0]))
+    assert len(seen) > 80
+    vector = np.arange(5.0)
+    assert module.varied(vector, rng) is vector
+    one = np.ones((2, 1, 1))
+    assert np.array_equal(module.varied(one, rng), one)
+
+
+def losses(task: BlocksTask, base: Blobs, powers: tuple[float, ...], steps: int) -> tuple[list[float], bool, bool]:
+    """Every target's loss on the first held-out images; then, after steps, whether the original changed, and whether the other did (in a
+    worker)."""
+    source = module.Beside(task, 0)
+    text, fitted = source.net(4, powers)
+    solver = adam_solver(text, task.compressed.weights, 1e-3, steps)
+    net = solver.net
+    source.ready(net)
+    source.put(net, source.kept.held[:4])
+    net.forward()
+    names = [LOSS + source._suffix(at) for at in range(len(powers))]
+    found = [float(net.blobs[name].data) for name in names]
+    theirs = [name for name in net.params if name.startswith(module.ORIGINAL)]
+    before = {name: [np.array(b.data) for b in net.params[name]] for name in (*theirs, *fitted)}
+    rng = np.random.default_rng(0)
+    for _ in range(steps):
+        source.put(net, source.kept.fitted[:4], rng)
+        solver.step(1)
+
+    def changed(those: list[str]) -> bool:
+        return any(np.any(b.data != a) for name in those for b, a in zip(net.params[name], before[name]))
+
+    return found, changed(theirs), changed(fitted)
+
+
+def test_every_blob_between_two_runs_is_held_to_the_originals(setting: Setting) -> None:
+    task, base = begun(setting)
+    at = 0
+    targets = task.runs[at].targets
+    assert targets == tuple(run.segment.top for run in task.runs[1:]) and len(targets) > 1
+    roots = blob_roots(task.original, targets, 104, setting.executor, lambda done, all_: None)
+    task = replace(task, roots=roots)
+    for chunk in range(len(task.spans)):
+        setting.executor.result(setting.executor.submit(advance, task, at, False, chunk, {}))
+    source = module.Beside(task, at)
+    powers = setting.executor.result(setting.executor.submit(held_powers, task, at))
+    found, moved, learned = setting.executor.result(setting.executor.submit(losses, task, base, powers, 2))
+    assert learned and not moved
+    places = [task.spans[chunk][0] + i for chunk, i in source.kept.held]
+    blobs = []
+    for own in (task.compressed, task.original):
+        job = (forward, own.prototxt, own.weights, {"data": setting.data()[places]}, list(targets))
+        blobs.append(setting.executor.result(setting.executor.submit(*job)))
+    for blob, power, loss in zip(targets, powers, found):
+        ours, theirs = (side[blob] for side in blobs)
+        # What changes of the channels cost weighs those of the last blob.
+        root = roots[blob] if blob == targets[-1] else None
+        assert power == pytest.approx(turned_power(root, theirs) / len(places), rel=1e-4)
+        assert loss == pytest.approx(turned_power(root, ours[:4] - theirs[:4]), rel=1e-3)
+
+
+def held_powers(task: BlocksTask, at: int) -> tuple[float, ...]:
+    return module.Beside(task, at).powers()
+
+
+def test_where_a_layer_has_no_gradient_nothing_is_fitted(setting: Setting) -> None:
+    task, _ = begun(setting)
+    at = 0
+    for chunk in range(len(task.spans)):
+        setting.executor.result(setting.executor.submit(advance, task, at, False, chunk, {}))
+    last = task.runs[at]
+    assert setting.executor.result(setting.executor.submit(text_of, task, at))[1]
+    blocked = replace(
+        task.compressed, prototxt=task.compressed.prototxt.replace('type: "Eltwise"', 'type: "Python"', 1)
+    )
+    run = Run(Segment(1, last.segment.stop, "data", last.segment.top), 8, targets=last.targets)
+    other = replace(task, compressed=blocked, runs=(run, *task.runs[1:]))
+    assert setting.executor.result(setting.executor.submit(text_of, other, at)) == ("", [])
+
+
+def text_of(task: BlocksTask, at: int) -> tuple[str, list[str]]:
+    source = module.Beside(task, at)
+    return source.net(4, [1.0] * len(task.runs[at].targets))

@@ -140,7 +140,10 @@ def test_a_machine_that_is_too_noisy_is_said() -> None:
 def test_measured_and_searched(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "net.prototxt").write_text(NET)
     out = tmp_path / "latency.json"
-    assert main(["latency", "--model", str(tmp_path / "net.prototxt"), "--ranks", "4", "--out", str(out)]) == 0
+    assert (
+        main(["latency", "--model", str(tmp_path / "net.prototxt"), "--ranks", "4", "--rounds", "6", "--out", str(out)])
+        == 0
+    )
     assert "whole" in capsys.readouterr().out
     table = read_latency(out)
     assert [x.name for x in table.layers] == ["a", "b", "c"] and table.about["threads"] == 1

@@ -48,7 +48,8 @@ def measured_again(
     RuntimeRefusal
         As the runtime's process does.
     """
-    keys = {x.name: geometry(net, network[x.name]) for x in table.layers}
+    # A table may be of another network, some of whose layers this one has.
+    keys = {x.name: geometry(net, network[x.name]) for x in table.layers if x.name in network}
     groups: dict[str, Group] = {}
     for name, key in keys.items():
         groups.setdefault(key, Group(network[name], batch))

@@ -89,6 +89,14 @@ def test_what_was_measured_again_is_in_the_file(tmp_path: Path) -> None:
     assert entries(table.corrected({"spatial": 2.0}))["b"].again == ((SPATIAL, 900, 4),)
 
 
+def test_layers_of_another_network_stay_as_they_are() -> None:
+    network, stranger = describe(NETWORK), replace(TABLE.layers[0], name="z")
+    table = measured_again(
+        NETWORK, network, replace(TABLE, layers=(*TABLE.layers, stranger)), [{"b": SPATIAL}], Clock()
+    )
+    assert entries(table)["z"] == stranger and entries(table)["b"].again == ((SPATIAL, 450, 2),)
+
+
 def test_what_the_runtime_does_not_take_stays_as_it_was() -> None:
     network = describe(NETWORK)
     assert measured_again(NETWORK, network, TABLE, [{"b": SPATIAL}], Clock("whole")) == TABLE

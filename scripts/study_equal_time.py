@@ -22,7 +22,7 @@ from enc_caffe import pipeline
 from enc_caffe.caffe_io.prototxt import read_net, to_text
 from enc_caffe.errors import EncError
 from enc_caffe.files.jsonfile import write_json
-from enc_caffe.measuring.clock import LOADS, time_models
+from enc_caffe.measuring.clock import time_models
 from enc_caffe.measuring.contexts import whole_network, with_batch
 from enc_caffe.metrics.latency import LatencyTable, read_latency
 from enc_caffe.report.charts import file_bytes
@@ -30,8 +30,8 @@ from enc_caffe.report.rows import Chart, Points, Series
 from enc_caffe.runtimes.known import runtime_for
 from enc_caffe.runtimes.process import Model, RuntimeProcess
 
-#: Turns of all networks.
-ROUNDS = 15
+#: Turns of all networks, and how often each is loaded.
+ROUNDS, OFTEN = 10, 6
 HOW = ("--method", "model", "--metric", "fisher", "--schemes", "all")
 
 
@@ -67,7 +67,7 @@ def timed(args: argparse.Namespace, table: LatencyTable, folders: dict[str, Path
             file = Path(name) / f"{what}.prototxt"
             file.write_text(to_text(net))
             models[what] = Model(file, weights[what].absolute(), shapes)
-        times, refused = time_models(process, models, ROUNDS, enough=0.01, loads=LOADS)
+        times, refused = time_models(process, models, ROUNDS, enough=0.01, loads=OFTEN)
     if refused:
         sys.exit(f"{table.about['runtime']}: {refused}")
     return {n: times[n].nanoseconds / times["original"].nanoseconds for n in folders}

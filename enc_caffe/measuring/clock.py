@@ -22,9 +22,9 @@ ROUNDS = 15
 SECONDS = 0.003
 #: Half the interval, as a part of the time, at which enough rounds were measured; and how often as many more are.
 ENOUGH, BLOCKS = 0.02, 3
-#: How often a whole network is loaded, where its weights take no more bytes: the same ResNet-56 takes some percent more or less from one
-#: load to the next, as its memory lies.
-LOADS, LIGHT = 3, 1 << 24
+#: How often networks are loaded, where the weights of all of them take no more bytes: the same ResNet-56 takes 5% more or less (a standard
+#: deviation) from one load to the next, as its memory lies, and a layer's context 7%. No number of rounds says so.
+LOADS, LIGHT = 3, 1 << 25
 
 
 class Timing(NamedTuple):
@@ -81,31 +81,37 @@ def time_models(
     what : str
         What the networks are of, for a person who waits.
     loads : int
-        How often networks of at most :data:`LIGHT` bytes of weights are loaded; their rounds count together.
+        How often networks are loaded that have :data:`LIGHT` bytes of weights at most together; their rounds count together.
     """
     process.subject = what
     refused = process.load_all(models)
     loaded = [name for name in models if name not in refused]
     owners = list(loaded)
-    for name in owners[:]:
-        again = [f"{name} {at + 2}" for at in range(loads - 1)]
-        if models[name].caffemodel.stat().st_size <= LIGHT and not process.load_all(dict.fromkeys(again, models[name])):
-            loaded += again
-            owners += [name] * len(again)
+    light = sum(models[name].caffemodel.stat().st_size for name in loaded) <= LIGHT
+    for at in range(2, loads + 1 if light else 2):
+        # All of them in their order: what was converted together is loaded together.
+        again = {f"{name} {at}": name for name in models if name not in refused}
+        failed = process.load_all({n: models[name] for n, name in again.items()})
+        loaded += [n for n in again if n not in failed]
+        owners += [name for n, name in again.items() if n not in failed]
     if not loaded:
         return {}, refused
+
+    def together() -> Timings:
+        return {
+            n: median(np.concatenate([row for o, row in zip(owners, samples) if o == n])) for n in dict.fromkeys(owners)
+        }
+
     try:
         samples = process.time(loaded, rounds, SECONDS, sweep)
         for _ in range(BLOCKS - 1):
-            if all(t.half <= enough * t.nanoseconds for t in map(median, samples)):
+            if all(t.half <= enough * t.nanoseconds for t in together().values()):
                 break
             samples = np.hstack([samples, process.time(loaded, rounds, SECONDS, sweep)])
     finally:
         # Their files may be gone when a process that ended is started again.
         process.drop(loaded)
-    return {
-        n: median(np.concatenate([row for o, row in zip(owners, samples) if o == n])) for n in dict.fromkeys(owners)
-    }, refused
+    return together(), refused
 
 
 class Timer:
@@ -123,25 +129,29 @@ class Timer:
         Hears of what the runtime refuses.
     again : bool
         Measure what is in the store too.
+    enough : float
+        Half the interval, as a part of the time, at which no more rounds are measured.
     """
 
     def __init__(
         self, process: RuntimeProcess, batch: int = 1, store: Optional[ResultStore] = None, rounds: int = ROUNDS,
-        notice: Callable[[str], None] = lambda line: None, again: bool = False,
+        notice: Callable[[str], None] = lambda line: None, again: bool = False, enough: float = ENOUGH,
     ) -> None:  # fmt: skip
         self._process, self._store, self._rounds, self._notice = process, store, rounds, notice
+        self._enough = enough
         self.runtime, self._again = process.runtime, again
         self.about: dict[str, Any] = {
             "runtime": process.runtime.name, "version": process.version, "machine": machine(), "threads": process.threads,
         }  # fmt: skip
         words = {"network": f"times in {process.runtime.name} {process.version}", "metric": "latency"}
-        key = {"latency": 1, **self.about, "batch": batch, "rounds": rounds}
+        key = {"latency": 1, **self.about, "batch": batch, "rounds": rounds, "enough": enough}
         self._context = store.context(words, key) if store is not None else ""
 
     def times(self, nets: Mapping[str, Any], what: str, sweep: int = 0) -> Timings:
         """Times by name; of what the runtime refuses there is none, and it is said."""
-        # A network without a sweep is a whole one.
-        loads = 1 if sweep else LOADS
+        # A network without a sweep is a whole one. Of many layers the rounds are shared by the loads.
+        loads = LOADS if self.runtime.reloads or not sweep else 1
+        rounds = -(-self._rounds // loads) if sweep else self._rounds
         key = digest_of([{n: to_text(p) for n, p in nets.items()}, sweep, loads])
         if self._store is not None and not self._again:
             stored = self._store.known(self._context).get((key, 0, 0))
@@ -155,7 +165,7 @@ class Timer:
                 except NetworkError as exc:
                     refused[name] = str(exc)
             try:
-                found, more = time_models(self._process, models, self._rounds, sweep, what=what, loads=loads)
+                found, more = time_models(self._process, models, rounds, sweep, self._enough, what, loads)
             except RuntimeRefusal as exc:
                 # Not kept: the next run may have more luck.
                 self._notice(f"{what} is left out: {exc}")

@@ -33,6 +33,8 @@ NOISE = 0.1
 
 #: How the names of contexts without a layer begin.
 WITHOUT = "without"
+#: What networks of all geometries are called that are timed in turns.
+TOGETHER = "some forms of every layer"
 
 Words = Callable[[str], None]
 Progress = Callable[[int, int], None]
@@ -172,13 +174,12 @@ def measure_latency(
     groups = groups_of(net, network, schemes, batch, ranks)
     total, done = sum(len(g.forms) + 3 for g in groups.values()) + 1 + len(_anchored(schemes)), 0
     known: dict[str, Timings] = {}
-    # What the network's other layers read between two passes of one.
-    weights = 4 * sum(form_cost(layer, WHOLE)[1] for layer in network.weighted)
-    sweep = min(MOST_SWEPT, max(LEAST_SWEPT, timer.runtime.grows * weights))
+    sweep = sweep_of(network, timer)
     for key, group in groups.items():
         known[key] = timer.times(group.nets(net, placement), f"layer '{group.layer.name}'", sweep)
         done += len(group.forms) + 3
         progress(done, total)
+    known = levelled_groups(known, groups, net, timer, sweep, placement)
     entries = entries_of(net, network, schemes, ranks, known, batch, notice)
     if not entries:
         raise RuntimeRefusal(f"{timer.runtime.name} takes none of the layers of '{network.name}'")
@@ -186,6 +187,46 @@ def measure_latency(
     table = anchored(table, net, network, schemes, timer, batch, ranks, placement, notice)
     progress(total, total)
     return table
+
+
+def sweep_of(network: Network, timer: Times) -> int:
+    """Bytes that are read between two passes of a layer: what the network's other layers read of their weights."""
+    weights = 4 * sum(form_cost(layer, WHOLE)[1] for layer in network.weighted)
+    return min(MOST_SWEPT, max(LEAST_SWEPT, timer.runtime.grows * weights))
+
+
+def levelled_groups(
+    known: Mapping[str, Timings], groups: Mapping[str, Group], net: Any, timer: Times, sweep: int, placement: str
+) -> dict[str, Timings]:
+    """Times of geometries, each measured at a moment of its own, as if they had all been measured at the same.
+
+    What a machine does beside, and its clock, change within the minutes of a table: two of the same machine had all forms of a layer a
+    third dearer, and those of another a fifth cheaper. A search then takes halves where the machine was busy. So a few networks of all
+    geometries are timed once more, all in turns, and the times of each geometry are multiplied by what makes them right together.
+    """
+    nets: dict[str, Any] = {}
+    for at, (key, group) in enumerate(groups.items()):
+        all_, forms = group.nets(net, placement), [str(f) for f in group.forms]
+        few = {str(WHOLE), *(forms[len(forms) * part // 4] for part in (1, 3) if forms)}
+        nets.update(
+            {f"{at} {n}": one for n, one in all_.items() if n in known[key] and (n in few or n.startswith(WITHOUT))}
+        )
+    times = timer.times(nets, TOGETHER, sweep) if len(groups) > 1 else {}
+    ratios: dict[str, float] = {}
+    for at, key in enumerate(groups):
+        both = [
+            (t.nanoseconds, known[key][n.partition(" ")[2]].nanoseconds)
+            for n, t in times.items()
+            if n.startswith(f"{at} ")
+        ]
+        if both:
+            # Medians of few: one network that is off does not count.
+            ratios[key] = float(np.median([new / old for new, old in both]))
+    level = float(np.median(list(ratios.values()))) if ratios else 1.0
+    return {
+        key: {n: Timing(*(v * ratios.get(key, level) / level for v in t)) for n, t in own.items()}
+        for key, own in known.items()
+    }
 
 
 def entries_of(

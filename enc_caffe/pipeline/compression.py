@@ -33,11 +33,12 @@ from enc_caffe.pipeline.forecasting import PREDICTED, Predictor, predicted_metri
 from enc_caffe.pipeline.loading import LoadedNetwork
 from enc_caffe.pipeline.measurement import check_labels, concerns, images_of, measured_metrics, output_errors
 from enc_caffe.pipeline.planning import Found, check_search, search_plan
+from enc_caffe.pipeline.settling import settled
 from enc_caffe.pipeline.slower import slower
 from enc_caffe.pipeline.source import Resources, Source
 from enc_caffe.pipeline.spectra import pca_metrics
 from enc_caffe.pipeline.tested import accuracies, same_images, tested_images, unrated
-from enc_caffe.pipeline.timing import Measured, as_timed, check_placement, end_to_end, settled, unlike
+from enc_caffe.pipeline.timing import Measured, as_timed, check_placement, end_to_end, unlike
 from enc_caffe.plan import Plan
 from enc_caffe.progress import Stages, quiet
 from enc_caffe.search.build import TimeOf
@@ -233,8 +234,9 @@ def compress(
         for line in unlike(time_of, loaded.network.name) if isinstance(time_of, LatencyTable) else ():
             notice(line)
         ends = end_to_end(
-            loaded, time_of, resources.runtime_python, making.placement, notice, lambda words: progress(words, 0, 1)
-        )
+            loaded, time_of, resources.runtime_python, making.placement, notice, lambda words: progress(words, 0, 1),
+            resources.store,
+        )  # fmt: skip
         if ends is not None:
             stack.callback(ends.close)
         chooser, forecast, more = None, None, None
@@ -284,26 +286,34 @@ def compress(
             )
         measured_table = table
 
-        def search(times: Optional[TimeOf]) -> tuple[Found, MetricsTable]:
-            known = measured_table
+        def search(times: Optional[TimeOf], part: Optional[float] = None) -> tuple[Found, MetricsTable]:
+            known, wanted = measured_table, options if part is None else options.at("latency", part)
             if forecast is not None and chooser is not None and not evaluating:
-                predictor = Predictor(options, forecast, times, chooser.evaluator.divergence)
-                found = chooser.mixture(known, options, times, predictor) if mixed else predictor(known)
+                predictor = Predictor(wanted, forecast, times, chooser.evaluator.divergence)
+                found = chooser.mixture(known, wanted, times, predictor) if mixed else predictor(known)
                 known = predictor.completed(known)
             elif chooser is not None and mixed:
-                found = chooser.mixture(known, options, times)
+                found = chooser.mixture(known, wanted, times)
             else:
-                found = search_plan(known, options, chooser.evaluator if chooser and evaluating else None, times)
+                found = search_plan(known, wanted, chooser.evaluator if chooser and evaluating else None, times)
             if chooser is not None and making.refine:
                 found = chooser.refined(known, found, making.refine)
             return found, known
 
-        if ends is not None and options.target_latency is not None and isinstance(time_of, LatencyTable):
+        def draft(times: LatencyTable, part: float) -> Found:
+            return search_plan(measured_table, options.at("latency", part), None, times)
+
+        if options.target_latency is None or not isinstance(time_of, LatencyTable):
+            found, table = search(time_of)
+        elif ends is None:
+            # Nothing can be measured again.
+            found, table = search(time_of.cautious())
+        else:
             # Sums of searches are of other plans, or of other predictions; whole networks can be compared.
             values = {} if chooser is None else {"value_of": nearness(chooser)}
-            found, table, time_of = settled(search, time_of, ends, options.target_latency, notice, **values)
-        else:
-            found, table = search(time_of)
+            found, table, time_of = settled(
+                search, time_of, ends, options.target_latency, notice, draft=None if evaluating else draft, **values
+            )
         found = replace(found, plan=as_timed(found.plan, time_of))
         if found.result.note:
             notice(found.result.note)

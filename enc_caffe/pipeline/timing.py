@@ -1,39 +1,31 @@
-"""Plans timed from end to end in the runtime that a latency table is of; the table corrected where it was wrong."""
+"""Plans and forms timed in the runtime that a latency table is of."""
 
 from __future__ import annotations
 
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Callable, Iterable, Mapping, Optional
-
-import numpy as np
+from typing import Any, Callable, Iterable, Mapping, Optional, Sequence
 
 from enc_caffe.caffe_io.prototxt import read_net, to_text
-from enc_caffe.errors import EncError, InfeasibleError, RuntimeRefusal, UsageError
-from enc_caffe.form import WHOLE, Form
-from enc_caffe.measuring.clock import LOADS, Timing, Timings, machine, time_models
+from enc_caffe.errors import EncError, RuntimeRefusal, UsageError
+from enc_caffe.form import Form
+from enc_caffe.measuring import again
+from enc_caffe.measuring.clock import LOADS, Timer, Timing, Timings, machine, time_models
 from enc_caffe.measuring.contexts import random_model, whole_network, with_batch
+from enc_caffe.measuring.store import ResultStore
 from enc_caffe.metrics.latency import LatencyTable
-from enc_caffe.metrics.table import MetricsTable
 from enc_caffe.network import Layer
 from enc_caffe.pipeline.loading import LoadedNetwork
-from enc_caffe.pipeline.planning import Found
 from enc_caffe.plan import Plan
 from enc_caffe.runtimes.known import runtime_for
 from enc_caffe.runtimes.process import Model, RuntimeProcess
 from enc_caffe.search.build import TimeOf
 
-#: Prediction and time may be so far apart; beyond, the table is corrected and the search repeated, so often at most.
-APART, REPEATS = 0.05, 2
-#: A correction of one round is within these.
-LEAST, MOST = 0.5, 2.0
-#: Turns of both networks.
-ROUNDS = 21
+#: Turns of every network, and loads of one that is loaded fast: between loads ResNet-56 differs by 5%, and its halves by themselves.
+ROUNDS, OFTEN = 12, 6
 
 Words = Callable[[str], None]
-#: A search by a table: the plan, and the metrics with what it measured.
-Search = Callable[[Optional[TimeOf]], tuple[Found, MetricsTable]]
 
 
 @dataclass(frozen=True)
@@ -78,15 +70,33 @@ class Measured:
 class EndToEnd:
     """Times networks in a table's runtime: the original beside another, in turns."""
 
-    def __init__(self, loaded: LoadedNetwork, process: RuntimeProcess, batch: int, placement: str) -> None:
+    def __init__(
+        self, loaded: LoadedNetwork, process: RuntimeProcess, batch: int, placement: str, notice: Words = lambda line: None,
+        store: Optional[ResultStore] = None,
+    ) -> None:  # fmt: skip
         self._loaded, self._process, self._batch, self._placement = loaded, process, batch, placement
+        self._notice, self._store = notice, store
         threads = f"{process.threads} thread{'s' if process.threads != 1 else ''}"
         self.where = f"{process.runtime.name} {process.version}, {threads}"
 
-    def plan(self, forms: Mapping[str, Form], predicted: float) -> Measured:
-        """A plan's network with random weights: time does not depend on them."""
-        found = self._random({"original": {}, "compressed": forms})
-        return Measured(found["original"], found["compressed"], predicted, self.where)
+    def again(self, table: LatencyTable, plans: Sequence[Mapping[str, Form]]) -> LatencyTable:
+        """The table with new times of those forms of plans that were measured only once."""
+        # Of other rounds than a table's, and so never what the plans were chosen by; the same command goes on where it was.
+        timer = Timer(self._process, self._batch, self._store, again.ROUNDS, self._notice, enough=again.ENOUGH)
+        return again.measured_again(
+            self._loaded.net, self._loaded.network, table, plans, timer, self._batch, self._placement
+        )
+
+    def plans(self, plans: Sequence[tuple[Mapping[str, Form], float]]) -> list[Measured]:
+        """Networks of plans, each with its predicted part of the original's time, and the original, all in turns.
+
+        Their weights are random: time does not depend on them.
+        """
+        found = self._random({"original": {}, **{f"plan {at + 1}": forms for at, (forms, _) in enumerate(plans)}})
+        return [
+            Measured(found["original"], found[f"plan {at + 1}"], predicted, self.where)
+            for at, (_, predicted) in enumerate(plans)
+        ]
 
     def _random(self, plans: Mapping[str, Mapping[str, Form]]) -> Timings:
         net, network = self._loaded.net, self._loaded.network
@@ -117,7 +127,8 @@ class EndToEnd:
         return Measured(found["original"], found["compressed"], predicted, self.where)
 
     def _times(self, models: Mapping[str, Model]) -> Timings:
-        found, refused = time_models(self._process, models, ROUNDS, enough=0.01, loads=LOADS)
+        loads = OFTEN if self._process.runtime.reloads else LOADS
+        found, refused = time_models(self._process, models, ROUNDS, enough=0.01, loads=loads)
         if refused:
             name, why = next(iter(refused.items()))
             raise RuntimeRefusal(f"{self._process.runtime.name} does not take the {name} network: {why}")
@@ -135,6 +146,7 @@ def end_to_end(
     placement: str,
     notice: Words,
     on_step: Words = lambda words: None,
+    store: Optional[ResultStore] = None,
 ) -> Optional[EndToEnd]:
     """What times networks as a table's were; None, with a word on it, where that cannot be here."""
     if not isinstance(time_of, LatencyTable) or time_of.network_time is None:
@@ -154,7 +166,7 @@ def end_to_end(
         notice(
             f"the table of --latency is of {about['runtime']} {about.get('version')}, and {process.version} is here: measure it again"
         )
-    return EndToEnd(loaded, process, int(about.get("batch", 1)), placement)
+    return EndToEnd(loaded, process, int(about.get("batch", 1)), placement, notice, store)
 
 
 def check_placement(table: LatencyTable, layers: Iterable[Layer], placement: str) -> None:
@@ -191,71 +203,3 @@ def unlike(table: LatencyTable, network: str) -> list[str]:
     return [
         f"the table of --latency is of '{table.network}', and this network is '{network}': their layers may be others"
     ]
-
-
-def correction(
-    table: LatencyTable, layers: Mapping[str, Layer], forms: Mapping[str, Form], ratio: float
-) -> LatencyTable:
-    """The table with all schemes made so much slower or faster that a plan in them takes this part of the original's time.
-
-    All by the same factor, those too that the plan does not use: a table has been made right by scheme when it was measured, and what changed
-    since is mostly the machine. A factor of each scheme's own is a few percent of a network over the time of few layers: a scheme that seems
-    cheap by it is taken everywhere, and is not.
-    """
-    assert table.network_time is not None
-    own = sum(table.time_of(layers[n], f) for n, f in forms.items() if f != WHOLE and n in table)
-    if not own:
-        return table
-    predicted = table.predicted([layers[n] for n in layers if n in table], forms)
-    factor = float(np.clip((own + ratio * table.network_time - predicted) / own, LEAST, MOST))
-    return table.corrected({x.scheme: factor for x in table.layers})
-
-
-def settled(
-    search: Search,
-    table: LatencyTable,
-    ends: EndToEnd,
-    target: float,
-    notice: Words,
-    value_of: Callable[[Found], float] = lambda found: found.result.log_objective,
-) -> tuple[Found, MetricsTable, LatencyTable]:
-    """The plan of a search by a table that is corrected where whole networks take another time than it predicts.
-
-    Of several plans the best by ``value_of`` (the search's objective) is taken of those whose time is within the target; where there is
-    none, the fastest, and it is said where that takes over 5% more.
-    """
-    tried: list[tuple[float, Found, MetricsTable, LatencyTable]] = []
-    for at in range(REPEATS + 1):
-        try:
-            found, metrics = search(table)
-        except InfeasibleError as exc:
-            if not tried:
-                raise
-            notice(f"with the corrected times the search finds nothing, and the plan of before stays: {exc}")
-            break
-        layers = {layer.name: layer for layer, _ in metrics.by_layer()}
-        forms = found.plan.forms
-        try:
-            measured = ends.plan(forms, found.plan.about.latency_ratio or 1.0)
-        except RuntimeRefusal as exc:
-            notice(f"not timed from end to end: {exc}")
-            if not tried:
-                return found, metrics, table
-            break
-        tried.append((measured.ratio, found, metrics, table))
-        apart = abs(measured.ratio / measured.predicted - 1.0)
-        if apart <= APART or at == REPEATS:
-            break
-        notice(f"{measured.words()}: {apart:.0%} apart, so the table is corrected and the search repeated")
-        table = correction(table, layers, forms, measured.ratio)
-    within = [t for t in tried if t[0] <= target]
-    best = (
-        max(within, key=lambda t: value_of(t[1]) if len(within) > 1 else 0.0)
-        if within
-        else min(tried, key=lambda t: t[0])
-    )
-    if best[0] > target * (1 + APART):
-        notice(
-            f"--target_latency {target}: the fastest plan of those that were timed takes {best[0]:.3f} of the original's time"
-        )
-    return best[1], best[2], best[3]

@@ -36,6 +36,8 @@ class Runtime:
         It takes one image at a time.
     together : bool
         Its adapter converts several networks as one.
+    reloads : bool
+        Loading a network again takes little.
     shared : str
         A file beside its adapter that goes out with it.
     grows : int
@@ -51,6 +53,7 @@ class Runtime:
     grows: int = 2
     together: bool = False
     shared: str = ""
+    reloads: bool = True
 
     @property
     def adapter(self) -> Path:
@@ -65,8 +68,8 @@ RUNTIMES: dict[str, Runtime] = {
         Runtime("opencv", ("cv2",), 'pip install "opencv-python-headless<5"', ("opencv-4",), grows=8),
         Runtime("mnn", ("MNN",), "pip install MNN==3.6.1", ("mnn-",), winograd=True, grows=8),
         Runtime("ncnn", ("ncnn", "caffe2onnx", "pnnx"), _ONNX.format(more="", last=" pnnx==20261020 ncnn==1.0.20261020"), ("ncnn-",), True, True, 8, True, "by_onnx.py"),
-        Runtime("openvino", ("openvino.tools.mo",), 'pip install "openvino-dev[caffe]==2023.3.0" "setuptools<66" (Python up to 3.11)', ("openvino-2023", "openvino-2022")),
-        Runtime("onnxruntime", ("onnxruntime", "caffe2onnx"), _ONNX.format(more=" onnxruntime==1.16.3", last=""), ("onnx-2", "onnx-0"), shared="by_onnx.py"),
+        Runtime("openvino", ("openvino.tools.mo",), 'pip install "openvino-dev[caffe]==2023.3.0" "setuptools<66" (Python up to 3.11)', ("openvino-2023", "openvino-2022"), reloads=False),
+        Runtime("onnxruntime", ("onnxruntime", "caffe2onnx"), _ONNX.format(more=" onnxruntime==1.16.3", last=""), ("onnx-2", "onnx-0"), shared="by_onnx.py", reloads=False),
     )
 }  # fmt: skip
 

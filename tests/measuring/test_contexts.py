@@ -12,7 +12,7 @@ from enc_caffe.caffe_io.describe import describe
 from enc_caffe.caffe_io.prototxt import from_text
 from enc_caffe.errors import NetworkError, UsageError
 from enc_caffe.form import WHOLE, Form
-from enc_caffe.measuring.contexts import context, empty, followers, random_model, whole_network, without
+from enc_caffe.measuring.contexts import context, copies_of, empty, followers, random_model, whole_network, without
 from enc_caffe.runtimes.known import RUNTIMES, interpreter
 from enc_caffe.runtimes.process import RuntimeProcess
 
@@ -52,18 +52,19 @@ def test_a_layer_takes_along_what_follows_it_in_place(net: Any) -> None:
     assert [describe(x)["context_in"].top_shapes for x in without(net, network["a"], 1000)] == [
         ((1000, 8, 12, 14),), ((1000, 16, 6, 7),),
     ]  # fmt: skip
-    # A small one stands there three times, after itself whole.
+    # A small one stands there six times, after itself whole; one of 10 million MACs three times.
+    assert [copies_of(network["a"], batch) for batch in (3, 200, 1000)] == [6, 3, 1]
     made = context(net, network["a"], WHOLE, 3)
     assert names(made)[2:10] == [
         "context_whole context_in>context_whole", "context_whole_an context_whole>context_whole", "context_whole_as context_whole>context_whole",
         "context_whole_ar context_whole>context_whole", "context_out context_whole>context_out", "a_0 context_in>a_0", "a_0_an a_0>a_0", "a_0_as a_0>a_0",
     ]  # fmt: skip
     assert [x for x in names(made) if x.startswith("context_out_")] == [
-        f"context_out_{i + 1} a_{i}>context_out_{i + 1}" for i in range(3)
+        f"context_out_{i + 1} a_{i}>context_out_{i + 1}" for i in range(6)
     ]
     (rest,) = without(net, network["a"], 3)
     assert names(rest)[:6] == names(made)[:6]
-    assert names(rest)[6:] == ["context_out context_whole>context_out"] + [f"context_out_{i} context_whole>context_out_{i}" for i in (1, 2, 3)]  # fmt: skip
+    assert names(rest)[6:] == ["context_out context_whole>context_out"] + [f"context_out_{i} context_whole>context_out_{i}" for i in range(1, 7)]  # fmt: skip
     described = describe(made)
     assert described["a_2"].bottom_shapes == ((3, 8, 12, 14),) and described["a_2"].top_shapes == ((3, 16, 6, 7),)
     assert described["data"].top_shapes == ((3, 4, 12, 14),)
@@ -84,9 +85,9 @@ def test_forms_stand_in_the_same_context(net: Any) -> None:
         "a_0_ar",
         "context_out_1",
     ]
-    assert len(made.layer) == 7 + 3 * 6
+    assert len(made.layer) == 7 + 6 * 6
     dense = context(net, network["fc"], Form("inner_product", (3,)), 1)
-    assert [x.type for x in dense.layer] == ["Input", "Convolution"] + 7 * ["InnerProduct"]
+    assert [x.type for x in dense.layer] == ["Input", "Convolution"] + 13 * ["InnerProduct"]
     large = context(net, network["fc"], Form("inner_product", (3,)), 10**6)
     assert [x.type for x in large.layer] == ["Input", "Convolution", "InnerProduct", "InnerProduct"]
     assert [x.type for x in empty((1, 16), 1).layer] == ["Input", "InnerProduct"]
@@ -122,7 +123,7 @@ def test_stock_caffe_and_a_runtime_compute_the_same_of_a_context(net: Any, tmp_p
                 inputs = {
                     n: np.random.default_rng(1).standard_normal(s).astype(np.float32) for n, s in model.inputs.items()
                 }
-                # Four of the form, one of the network, whose runtimes give them other names.
+                # Seven of the form, one of the network, whose runtimes give them other names.
                 found[name, what] = np.concatenate([value.ravel() for value in process.outputs(what, inputs).values()])
             # Medians of real passes, in turns: more work takes longer.
             assert process.time(["whole", "form"], 7, 0.001).shape == (2, 7)

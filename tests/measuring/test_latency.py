@@ -13,7 +13,7 @@ from enc_caffe.cli import main
 from enc_caffe.decomposition import form_cost
 from enc_caffe.errors import RuntimeRefusal
 from enc_caffe.measuring.clock import Timing
-from enc_caffe.measuring.latency import measure_latency, sampled_forms
+from enc_caffe.measuring.latency import TOGETHER, measure_latency, sampled_forms
 from enc_caffe.metrics.files import write_metrics
 from enc_caffe.metrics.latency import read_latency
 from enc_caffe.metrics.table import MetricsTable
@@ -54,15 +54,23 @@ class Clock:
     In a context a layer stands three times.
     """
 
-    def __init__(self, refused: str = "", network: float = 4000.0) -> None:
+    def __init__(self, refused: str = "", network: float = 4000.0, second: float = 1.0) -> None:
         self.runtime, self.about, self.refused, self.network = RUNTIMES["mnn"], {"runtime": "mnn"}, refused, network
-        self.asked: list[list[str]] = []
+        self.asked, self.second = list[list[str]](), second
+
+    def one(self, name: str, what: str) -> Timing:
+        return Timing(100.0 if name.startswith("without") else 3100.0 if name == "whole" else 1600.0, 9.0)
 
     def times(self, nets: Mapping[str, Any], what: str, sweep: int = 0) -> dict[str, Timing]:
         self.asked.append(list(nets))
         if what == "the network":
             return {n: Timing(self.network - 500 * (n != "original"), 2.0) for n in nets}
-        known = {n: Timing(100.0 if n.startswith("without") else 3100.0 if n == "whole" else 1600.0, 9.0) for n in nets}
+        if what == TOGETHER:
+            # Some forms of both geometries, as they were: those of the second may take twice as long as when they were alone.
+            slow = (1.0, self.second)
+            one = {n: self.one(n.partition(" ")[2], what) for n in nets}
+            return {n: Timing(t.nanoseconds * slow[int(n[0])], 9.0) for n, t in one.items()}
+        known = {n: self.one(n, what) for n in nets}
         return {n: t for n, t in known.items() if (what, n) != (f"layer '{self.refused}'", "whole")}
 
 
@@ -72,7 +80,7 @@ def test_times_are_made_right_by_the_whole_networks() -> None:
     schemes = {"a": ("spatial",), "b": ("spatial",), "c": ("spatial", "channel")}
     table = measure_latency(net, network, schemes, clock, ranks=2, notice=lines.append)
     # b and c are of one geometry and timed as one, in the forms of both schemes.
-    assert [len(asked) for asked in clock.asked] == [1 + 1 + 2, 1 + 1 + 4, 1 + 2]
+    assert [len(asked) for asked in clock.asked] == [1 + 1 + 2, 1 + 1 + 4, 4 + 4, 1 + 2]
     # Beside its layers the network takes 1000. In the spatial scheme 2500 are predicted and 3500 measured: so that 1500 are 2500.
     assert table.network_time == 4000 and table.rest("abc") == 1000
     assert {x.name + x.scheme: (x.whole, x.nanoseconds) for x in table.layers} == {
@@ -86,6 +94,23 @@ def test_times_are_made_right_by_the_whole_networks() -> None:
     # Layers that take more alone than the whole network were timed too long.
     small = measure_latency(net, network, {"a": ("spatial",)}, Clock(network=800.0), ranks=2)
     assert small.layers[0].whole == 800 and small.rest("a") == 0
+
+
+def test_geometries_that_were_timed_at_another_moment_are_put_right_together() -> None:
+    net = from_text(NET.replace("kernel_size: 3 pad: 1", "kernel_size: 5 pad: 2", 1))
+    schemes = {"a": ("spatial",), "b": ("spatial",)}
+    # When all were timed in turns those of the second took twice as long as alone: the machine did something else.
+    clock = Clock(network=9000.0, second=2.0)
+    table = measure_latency(net, describe(net), schemes, clock, ranks=2)
+    first, second = table.layers
+    assert (first.whole, second.whole) == (667, 1333) and second.nanoseconds == pytest.approx(
+        (2 * first.nanoseconds[0],) * 2, abs=1
+    )
+    assert second.intervals[0] == pytest.approx(2 * first.intervals[0], abs=1)
+    # One geometry has nothing to be put right with.
+    clock = Clock()
+    measure_latency(net, describe(net), {"b": ("spatial",)}, clock, ranks=2)
+    assert len(clock.asked) == 2
 
 
 def test_a_layer_that_is_refused_is_left_out_and_the_others_are_timed() -> None:
@@ -115,7 +140,10 @@ def test_a_machine_that_is_too_noisy_is_said() -> None:
 def test_measured_and_searched(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "net.prototxt").write_text(NET)
     out = tmp_path / "latency.json"
-    assert main(["latency", "--model", str(tmp_path / "net.prototxt"), "--ranks", "4", "--out", str(out)]) == 0
+    assert (
+        main(["latency", "--model", str(tmp_path / "net.prototxt"), "--ranks", "4", "--rounds", "6", "--out", str(out)])
+        == 0
+    )
     assert "whole" in capsys.readouterr().out
     table = read_latency(out)
     assert [x.name for x in table.layers] == ["a", "b", "c"] and table.about["threads"] == 1

@@ -115,6 +115,13 @@ def test_times_of_a_runtime_are_as_measured(tmp_path: Path) -> None:
         and twice.layers[0].intervals == (5, 4, 4, 24)
     )
     assert twice.predicted([a, b], {"a": Form("spatial", (8,)), "b": Form("channel", (4,))}) == 200 + 360 + 100
+    # Where forms cannot be measured again, uncertain ones count as slower; what was measured again does not.
+    again = replace(table.layers[0], again=((Form("spatial", (12,)), 500, 7),))
+    cautious = replace(table, layers=(again, table.layers[1])).cautious()
+    assert [cautious(a, Form("spatial", (r,))) for r in (4, 8, 12)] == [100, 90, 500] and cautious.layers[
+        1
+    ].nanoseconds == (201, 251)
+    assert cautious.layers[0].nanoseconds == (100, 90, 603) and cautious.layers[0].whole == 500
     # Without the whole network's time its layers are all there is.
     alone = replace(table, about={})
     assert alone.rest("ab") == 0 and alone.predicted([a, b], {}) == 800

@@ -32,7 +32,7 @@ class Net:
     """A network in ncnn, computed in float32."""
 
     def __init__(self, prototxt, caffemodel, folder, inputs, threads):
-        key = tuple((file, os.stat(file).st_mtime_ns) for file in (prototxt, caffemodel))
+        key = _key(prototxt, caffemodel)
         made, names = _MADE.get(key, ("", []))
         if not os.path.isfile(os.path.join(made, WRITTEN[0])):
             model = onnx_model(prototxt, caffemodel, inputs)
@@ -73,14 +73,22 @@ class Net:
         return {name: np.array(value) for name, value in zip(self._names, self.run())}
 
 
+def _key(*files):
+    """What a converted network is known by."""
+    return tuple((file, os.stat(file).st_mtime_ns) for file in files)
+
+
 def together(networks, folder, threads):
     """Several networks (prototxt, caffemodel, inputs) converted as one: pnnx takes a third of a second to begin with."""
-    models = [onnx_model(*network) for network in networks]
     inputs = [network[2] for network in networks]
-    convert(models, folder, inputs)
-    net, found, at = loaded(folder, threads), [], [0, 0]
-    for model, own in zip(models, inputs):
-        names = [port.name for port in model.graph.output]
+    key = tuple(_key(*network[:2]) for network in networks)
+    made, all_names = _MADE.get(key, ("", []))
+    if not os.path.isfile(os.path.join(made, WRITTEN[0])):
+        models = [onnx_model(*network) for network in networks]
+        convert(models, folder, inputs)
+        made, all_names = _MADE[key] = folder, [[port.name for port in model.graph.output] for model in models]
+    net, found, at = loaded(made, threads), [], [0, 0]
+    for names, own in zip(all_names, inputs):
         found.append(Net.part(net, names, own, *at))
         at = [at[0] + len(own), at[1] + len(names)]
     return found

@@ -22,6 +22,23 @@ WEIGHTED = {
     "InnerProduct": "inner_product_param",
 }
 
+#: Types whose backward pass in Caffe reads what it has overwritten where they work in place (``power_layer.cpp``: gradients become 1).
+WRONG_IN_PLACE = frozenset({"Power", "AbsVal", "Log"})
+
+
+def set_apart(net: Any) -> None:
+    """Give layers whose gradient is wrong in place a blob of their own to read; what they make keeps its name."""
+    for at, layer in enumerate(net.layer):
+        if layer.type not in WRONG_IN_PLACE or list(layer.bottom) != list(layer.top):
+            continue
+        blob, before = layer.top[0], net.layer[:at]
+        if any(blob in x.top and x.type == "Input" for x in before):
+            continue
+        layer.bottom[0] = f"{blob}_before_{layer.name}"
+        for other in before:
+            for names in (other.bottom, other.top):
+                names[:] = [layer.bottom[0] if name == blob else name for name in names]
+
 
 def backward_net(net: Any, scores: str) -> tuple[Any, frozenset[str], frozenset[str]]:
     """A copy of a deploy network for backward passes from a blob.
@@ -51,6 +68,7 @@ def backward_net(net: Any, scores: str) -> tuple[Any, frozenset[str], frozenset[
     out = caffe_pb2().NetParameter(name=net.name)
     for layer in reversed(kept):
         out.layer.add().CopyFrom(layer)
+    set_apart(out)
     reached = _reached(out, scores)
     _set_rates(out)
     last = max(i for i, layer in enumerate(out.layer) if scores in layer.top)

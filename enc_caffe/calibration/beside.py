@@ -13,6 +13,7 @@ from typing import Any, Optional, Sequence
 
 import numpy as np
 
+from enc_caffe.caffe_io.backward import set_apart
 from enc_caffe.caffe_io.prototxt import to_text
 from enc_caffe.caffe_io.types import caffe_types
 from enc_caffe.calibration.pairs import BATCH, BlocksTask, Kept, Place, put_blob
@@ -88,6 +89,7 @@ class Beside:
         # The layers in front of the runs are the same in both.
         for layer in out.layer[begin:]:
             layer.bottom[:] = [names[b] if b == segment.bottom else b for b in layer.bottom]
+        set_apart(out)
         for at, (blob, shape, root) in enumerate(zip(targets, shapes, self._roots)):
             weight = 1.0 / (images * max(powers[at], 1e-30))
             add_loss(out, blob, names[blob], shape, weight, root is not None, self._suffix(at))

@@ -8,7 +8,7 @@ from typing import Any, Iterable, Optional, Sequence
 
 import numpy as np
 
-from enc_caffe.caffe_io.backward import NO_GRADIENT, backward_text
+from enc_caffe.caffe_io.backward import NO_GRADIENT, backward_text, set_apart
 from enc_caffe.caffe_io.lacking import blob_count
 from enc_caffe.caffe_io.prototxt import from_text, to_text
 from enc_caffe.caffe_io.types import caffe_types
@@ -56,6 +56,7 @@ def training_net(
     fitted = add_fitted(out, whole.layer[segment.first : segment.stop])
     if fitted is None:
         return "", []
+    set_apart(out)
     add_loss(out, segment.top, TARGET, shapes[1], 1.0 / (shapes[1][0] * max(power, 1e-30)), turned)
     return to_text(out), fitted
 
@@ -83,8 +84,8 @@ def add_fitted(out: Any, layers: Iterable[Any]) -> Optional[list[str]]:
 
 
 def passes(layer: Any) -> bool:
-    """Whether a layer does nothing in the TEST phase, in place: it is left out, since Caffe's Power layer, which also does nothing, gives
-    its gradient as 1 where it works in place."""
+    """Whether a layer does nothing in the TEST phase, in place: it is left out. (Caffe's Power layer, which can do nothing too, gives its
+    gradient as 1 where it works in place.)"""
     return layer.type == "Dropout" and list(layer.top) == list(layer.bottom)
 
 

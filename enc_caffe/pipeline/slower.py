@@ -49,6 +49,6 @@ def slower(network: Network, forms: Mapping[str, Form], placement: str = "exact"
     names = ", ".join(r.name for r in RUNTIMES.values() if r.winograd)
     return [
         f"likely slower than the original in {names} (about {ratio:.2f} of its time): they run 3x3 convolutions by Winograd, and the forms of "
-        f"{len(worse)} layers not ('{worse[0]}' first). Measure with enc-caffe latency --runtime, and give --latency and "
+        f"{len(worse)} layer{'s' if len(worse) > 1 else ''} not ('{worse[0]}' first). Measure with enc-caffe latency --runtime, and give --latency and "
         "--target_latency, or --schemes channel"
     ]

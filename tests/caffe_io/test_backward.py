@@ -33,6 +33,20 @@ def test_nothing_goes_into_a_layer_without_a_gradient() -> None:
     assert list(net["sum"].propagate_down) == [True, False] and "loss" not in net
 
 
+def test_what_is_wrong_in_place_reads_a_blob_of_its_own() -> None:
+    power = "power_param { scale: 2 }"
+    text = (
+        INPUT + nets.simple("start", "Power", "data", extra=power) + nets.conv("a", "data", 8) + nets.simple("ra", "ReLU", "a")
+        + nets.simple("twice", "Power", "a", extra=power) + nets.simple("more", "AbsVal", "a") + nets.conv("b", "a", 8)
+    )  # fmt: skip
+    net, reached, _ = backward_net(from_text(text), "b")
+    ends = {x.name: (list(x.bottom), list(x.top)) for x in net.layer}
+    assert ends["start"] == (["data"], ["data"]) and ends["b"] == (["a"], ["b"]) and "a" in reached
+    first, second = "a_before_twice", "a_before_more"
+    assert ends["a"] == (["data"], [first]) and ends["ra"] == ([first], [first])
+    assert ends["twice"] == ([first], [second]) and ends["more"] == ([second], ["a"])
+
+
 def test_weights_that_are_shared_keep_equal_rates() -> None:
     shared = 'param { name: "w" lr_mult: 0 } param { name: "v" lr_mult: 2 decay_mult: 0 }'
     text = (

@@ -55,10 +55,10 @@ def gradients(prototxt: str, values: np.ndarray) -> tuple[float, float]:
     return float(np.abs(own).sum()), loss_weight * (found[0] - found[1]) / 2e-3
 
 
-@pytest.mark.parametrize("top", ("a", "dropped"))
-def test_the_gradient_is_right_behind_a_dropout(top: str) -> None:
+@pytest.mark.parametrize("kind, top", (("Dropout", "a"), ("Dropout", "dropped"), ("Power", "a"), ("AbsVal", "a")))
+def test_the_gradient_is_right_behind_what_works_in_place(kind: str, top: str) -> None:
     # A Power layer in place, which a Dropout was taken for, gave 1 as the gradient of everything below it.
-    text = INPUT + nets.conv("a", "data", 4) + nets.simple("drop", "Dropout", "a", top) + nets.conv("b", top, 4)
+    text = INPUT + nets.conv("a", "data", 4) + nets.simple("between", kind, "a", top) + nets.conv("b", top, 4)
     prototxt, fitted = module.training_net(text, Segment(1, 4, "data", "b"), SHAPES, 0.25, False)
     assert fitted == ["a", "b"]
     values = np.random.default_rng(1).standard_normal(SHAPES[0])

@@ -29,9 +29,9 @@ from enc_caffe.progress import Progress, silent
 if TYPE_CHECKING:
     from enc_caffe.measuring.evaluate import Evaluation
     from enc_caffe.metrics.table import MetricsTable
-    from enc_caffe.pipeline.compression import Compressed
     from enc_caffe.pipeline.emission import Emitted
     from enc_caffe.pipeline.loading import LoadedNetwork
+    from enc_caffe.pipeline.making import Compressed
     from enc_caffe.pipeline.pictures import Pictures
     from enc_caffe.plan import Plan
     from enc_caffe.search.build import TimeOf
@@ -261,8 +261,8 @@ def compress(
     from enc_caffe.caffe_io.stockform import in_stock_form
     from enc_caffe.calibration.decomposer import Decomposition
     from enc_caffe.measuring.store import ResultStore
-    from enc_caffe.pipeline.compression import Making, Output
     from enc_caffe.pipeline.compression import compress as run
+    from enc_caffe.pipeline.making import Making, Output
     from enc_caffe.pipeline.quality import QUALITY
     from enc_caffe.pipeline.source import Resources, Source
     from enc_caffe.workers.choice import Workers as Alone

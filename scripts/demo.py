@@ -27,7 +27,8 @@ from enc_caffe.errors import EncError
 from enc_caffe.files.jsonfile import write_json
 from enc_caffe.measuring.store import ResultStore
 from enc_caffe.metrics.files import write_metrics
-from enc_caffe.pipeline.compression import Making, Output, compress
+from enc_caffe.pipeline.compression import compress
+from enc_caffe.pipeline.making import Making, Output
 from enc_caffe.pipeline.planning import search_plan
 from enc_caffe.pipeline.reporting import EXPERIMENT, sha256, versions
 from enc_caffe.pipeline.source import Resources, Source

@@ -26,7 +26,8 @@ from enc_caffe.errors import EncError
 from enc_caffe.experiments.fetch import data_folder
 from enc_caffe.files.jsonfile import write_json
 from enc_caffe.measuring.store import ResultStore
-from enc_caffe.pipeline.compression import Making, Output, compress
+from enc_caffe.pipeline.compression import compress
+from enc_caffe.pipeline.making import Making, Output
 from enc_caffe.pipeline.source import Resources, Source
 from enc_caffe.search.options import SearchOptions
 from enc_caffe.terminal.progress import stage_bars

@@ -16,9 +16,8 @@ import numpy as np
 from enc_caffe.caffe_io.backward import set_apart
 from enc_caffe.caffe_io.prototxt import to_text
 from enc_caffe.caffe_io.types import caffe_types
-from enc_caffe.calibration.pairs import BATCH, BlocksTask, Kept, Place, put_blob
+from enc_caffe.calibration.pairs import BATCH, BlocksTask, Kept, Place, put_blob, put_root
 from enc_caffe.calibration.runs import (
-    TURN,
     add_fitted,
     add_loss,
     as_in_test,
@@ -55,8 +54,9 @@ class Beside:
 
     def __init__(self, task: BlocksTask, at: int) -> None:
         self._task, self._run = task, task.runs[at]
-        # On the way channels count alike: what changes of them cost made nothing better there, and takes a product as large as a 1x1 layer.
-        self._roots = [*[None] * (len(self._run.targets) - 1), task.roots.get(self._run.segment.top)]
+        # Of the last target alone: on the way channels count alike. What changes of them cost made nothing better there, and takes a product as
+        # large as a 1x1 layer.
+        self._root = task.roots.get(self._run.segment.top)
         self.kept = Kept(task, at, sides=1)
 
     def powers(self) -> tuple[float, ...]:
@@ -68,8 +68,7 @@ class Beside:
                 engine.size(len(data))
                 engine.net.blobs[self._task.original.data].data[...] = data
                 engine.part(0, behind(engine, self._run.targets[-1]))
-                blobs = (np.array(engine.net.blobs[name].data) for name in self._run.targets)
-                found += [turned_power(root, blob) for root, blob in zip(self._roots, blobs)]
+                found += [turned_power(self._root_of(name), engine.net.blobs[name].data) for name in self._run.targets]
         return tuple(float(total) / len(held) for total in found)
 
     def net(self, images: int, powers: Sequence[float]) -> tuple[str, list[str]]:
@@ -90,10 +89,15 @@ class Beside:
         for layer in out.layer[begin:]:
             layer.bottom[:] = [names[b] if b == segment.bottom else b for b in layer.bottom]
         set_apart(out)
-        for at, (blob, shape, root) in enumerate(zip(targets, shapes, self._roots)):
-            weight = 1.0 / (images * max(powers[at], 1e-30))
-            add_loss(out, blob, names[blob], shape, weight, root is not None, self._suffix(at))
+        for at, (blob, shape, power) in enumerate(zip(targets, shapes, powers)):
+            # The last one's names have no suffix.
+            suffix = f"_{at}" if blob != segment.top else ""
+            weight = 1.0 / (images * max(power, 1e-30))
+            add_loss(out, blob, names[blob], shape, weight, self._root_of(blob) is not None, suffix)
         return to_text(out), fitted
+
+    def _root_of(self, target: str) -> Optional[np.ndarray]:
+        return self._root if target == self._run.segment.top else None
 
     def _add_original(self, out: Any, whole: Any, images: int) -> Optional[dict[str, str]]:
         """Add the original up to the last target; what its blobs are called there, or None where stock Caffe has not all of its layers."""
@@ -125,20 +129,13 @@ class Beside:
                     spec.name = name
         return names
 
-    def _suffix(self, at: int) -> str:
-        """Of the names of a target's loss; the last one has none."""
-        return f"_{at}" if at < len(self._run.targets) - 1 else ""
-
     def ready(self, net: Any) -> None:
-        """The original's weights, and the roots."""
+        """The original's weights, and the root."""
         with engine_of(self._task.original) as engine:
             for name, blobs in engine.net.params.items():
                 for blob, known in zip(net.params.get(ORIGINAL + name, ()), blobs):
                     blob.data[...] = known.data
-        for at, root in enumerate(self._roots):
-            if root is not None:
-                blob = net.params[TURN + self._suffix(at)][0]
-                blob.data[...] = root.reshape(blob.data.shape)
+        put_root(net, self._root)
 
     def put(self, net: Any, which: Sequence[Place], rng: Optional[np.random.Generator] = None) -> None:
         """Images, each as chance has it."""

@@ -1,8 +1,8 @@
 """A compressed network fitted to what the original gives behind each of its runs of layers, for the inputs that really reach them.
 
 The factors of single layers have closed forms, or nearly so; a run of layers with what is not linear between them has none. They are
-fitted by gradient steps of Caffe's own solver (Adam) on the images, without labels: the squared errors of the blobs that leave them,
-weighted by what changes of their channels cost (tr(G E E'), as in :mod:`enc_caffe.decomposition.outputs`). All runs are fitted together,
+fitted by gradient steps of Caffe's own solver (Adam) on the images, without labels: the squared errors of the blobs that leave them, that
+of the last weighted by what changes of its channels cost (tr(G E E'), as in :mod:`enc_caffe.decomposition.outputs`). All runs are fitted together,
 the original beside them (:mod:`enc_caffe.calibration.beside`). Where a step through the whole network is too large for that, or brings
 nothing, they are one after the other: each from the blob that the compressed layers before it give. A part of the images is held out, and
 the weights with the least error on it are kept, those of the start among them.
@@ -80,6 +80,11 @@ def images_passed(images: int, macs: int, more: bool = False) -> int:
     return BATCH * steps_of(images, macs, WHOLE_EPOCHS, more=more) if images >= FEWEST else 0
 
 
+def fits_together(segments: Sequence[Segment], step: int) -> bool:
+    """Whether images enough fit into a step through the whole network, of so many bytes each."""
+    return bool(segments) and STEP // max(1, step) >= LEAST_BATCH
+
+
 def runs_of(
     segments: Sequence[Segment], images: int, macs: int, step: int, more: bool = False
 ) -> tuple[Run, ...]:  # fmt: skip
@@ -93,8 +98,8 @@ def runs_of(
         Whether these are images beside those that choose, which may be passed more often.
     """
     runs = [Run(s, steps_of(images, macs, EPOCHS), onward=at > 0) for at, s in enumerate(segments)]
-    batch = min(BATCH, STEP // max(1, step))
-    if segments and batch >= LEAST_BATCH:
+    if fits_together(segments, step):
+        batch = min(BATCH, STEP // max(1, step))
         whole = Segment(segments[0].first, segments[-1].stop, segments[0].bottom, segments[-1].top)
         steps, targets = steps_of(images, macs, WHOLE_EPOCHS, batch, more), tuple(s.top for s in segments)
         runs.insert(0, Run(whole, steps, batch, WHOLE_RATES, WHOLE_ROUNDS, targets=targets))

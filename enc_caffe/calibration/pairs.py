@@ -151,8 +151,7 @@ class Pairs:
 
     def ready(self, net: Any) -> None:
         """See :class:`Source`."""
-        if self._root is not None:
-            net.params[TURN][0].data[...] = self._root.reshape(net.params[TURN][0].data.shape)
+        put_root(net, self._root)
 
     def put(self, net: Any, which: Sequence[Place], rng: Optional[np.random.Generator] = None) -> None:
         """See :class:`Source`; chance changes nothing, since the blobs are of the images as they are."""
@@ -166,3 +165,10 @@ def put_blob(net: Any, name: str, values: np.ndarray) -> None:
     if len(blob.data) != len(values):
         blob.reshape(*values.shape)
     blob.data[...] = values
+
+
+def put_root(net: Any, root: Optional[np.ndarray]) -> None:
+    """What the channels of the last blob are turned by, where they are."""
+    if root is not None:
+        blob = net.params[TURN][0]
+        blob.data[...] = root.reshape(blob.data.shape)

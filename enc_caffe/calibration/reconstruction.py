@@ -23,6 +23,7 @@ from enc_caffe.calibration.blocks import (
     WHOLE_RATES,
     WHOLE_ROUNDS,
     fit_blocks,
+    fits_together,
     held_apart,
     nearer,
     runs_of,
@@ -77,18 +78,17 @@ def blocks_task(
     whole, small = (_scoring(task.prototxt, task.scores) for task in (original, compressed))
     chains = {n: [n + stage.suffix for stage in chain_of(network[n], f).stages] for n, f in forms.items()}
     parts = segments(whole, small, forms, chains)
-    sizes = [sum(_values(whole, b) for b in (part.bottom, part.top)) for part in parts]
-    used = spans(made.look.images, max(sizes, default=1), block)
     blobs = _blobs(small)
     # What is changed by a blob is as large as itself; the original beside it goes forward only.
     step = sum(
         size * sum(int(np.prod(shape[1:])) for shape in own.values()) for size, own in ((8, blobs), (4, _blobs(whole)))
     )
+    # What is kept of an image: it alone where all runs are fitted together, and what enters and leaves one where they are one by one.
+    sizes = [sum(_values(whole, b) for b in (part.bottom, part.top)) for part in parts]
+    alone = together and fits_together(parts, step)
+    used = spans(made.look.images, int(np.prod(made.look.shape)) if alone else max(sizes, default=1), block)
     runs = runs_of(parts, sum(stop - first for first, stop in used), made.macs, step, together)
-    # Where a step through the whole network does not fit, there is no such run.
-    return BlocksTask(
-        compressed, original, str(folder), runs[:1] if together and runs and runs[0].targets else runs, used
-    )
+    return BlocksTask(compressed, original, str(folder), runs[:1] if alone else runs, used)
 
 
 def _blobs(network: Network) -> dict[str, Shape]:

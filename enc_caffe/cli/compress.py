@@ -29,7 +29,8 @@ from enc_caffe.errors import UsageError
 from enc_caffe.files.output import check_new, claimed
 from enc_caffe.form import PLACEMENTS
 from enc_caffe.measuring.scores import counted
-from enc_caffe.pipeline.compression import Making, Output, compress
+from enc_caffe.pipeline.compression import compress
+from enc_caffe.pipeline.making import Making, Output
 from enc_caffe.pipeline.quality import QUALITY
 from enc_caffe.pipeline.source import Resources
 from enc_caffe.search.options import SOLVERS

@@ -18,7 +18,8 @@ from enc_caffe.experiments.steps import Steps
 from enc_caffe.experiments.timed import cpu_seconds
 from enc_caffe.form import CONVENTIONS
 from enc_caffe.network import Network
-from enc_caffe.pipeline.compression import Compressed, Making, Output, compress
+from enc_caffe.pipeline.compression import compress
+from enc_caffe.pipeline.making import Compressed, Making, Output
 from enc_caffe.pipeline.source import Resources, Source
 from enc_caffe.search.options import SearchOptions
 

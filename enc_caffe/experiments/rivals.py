@@ -26,8 +26,9 @@ from enc_caffe.measuring.store import ResultStore, digest_of
 from enc_caffe.measuring.subject import PlanEvaluator
 from enc_caffe.metrics.files import write_metrics
 from enc_caffe.metrics.table import MetricsTable
-from enc_caffe.pipeline.compression import Output, compress
+from enc_caffe.pipeline.compression import compress
 from enc_caffe.pipeline.emission import emit
+from enc_caffe.pipeline.making import Output
 from enc_caffe.pipeline.measurement import images_of
 from enc_caffe.pipeline.planning import search_plan
 from enc_caffe.pipeline.reporting import EXPERIMENT, versions

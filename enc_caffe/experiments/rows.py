@@ -8,7 +8,7 @@ from typing import Any, Mapping, Optional, Sequence
 from enc_caffe.calibration.decomposer import Decomposition
 from enc_caffe.decomposition.policy import ASYMMETRIC_3D, BY_MAGNITUDE, THREE_C
 from enc_caffe.errors import UsageError
-from enc_caffe.pipeline.compression import Making
+from enc_caffe.pipeline.making import Making
 from enc_caffe.pipeline.quality import QUALITY
 from enc_caffe.search.methods import METHODS
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Callable, Optional
 
@@ -11,34 +11,29 @@ from enc_caffe.caffe_io.describe import data_layers
 from enc_caffe.caffe_io.distill import Distillation
 from enc_caffe.caffe_io.prototxt import read_solver
 from enc_caffe.caffe_io.variants import check_one_input
-from enc_caffe.calibration import duration
-from enc_caffe.calibration.blocks import images_passed
-from enc_caffe.calibration.decomposer import Decomposition
-from enc_caffe.calibration.forecast import Forecast, unpredicted
 from enc_caffe.calibration.layerwise import Blobs
-from enc_caffe.calibration.remaining import remaining
 from enc_caffe.decomposition.policy import PAPER
 from enc_caffe.errors import InfeasibleError, MetricsError, RuntimeRefusal, UsageError
 from enc_caffe.files.jsonfile import write_json
 from enc_caffe.files.output import atomic_folder, check_apart, check_new
-from enc_caffe.form import CONVENTIONS, Form
-from enc_caffe.measuring.evaluate import Evaluation, scores_lines
+from enc_caffe.form import CONVENTIONS
+from enc_caffe.measuring.evaluate import scores_lines
 from enc_caffe.metrics.files import write_metrics
 from enc_caffe.metrics.latency import LatencyTable, write_latency
 from enc_caffe.metrics.table import MetricsTable
-from enc_caffe.pipeline.choosing import Chooser, nearness
-from enc_caffe.pipeline.distilled import passes
-from enc_caffe.pipeline.emission import Emitted, emit, known_placement
-from enc_caffe.pipeline.forecasting import PREDICTED, Predictor, predicted_metrics
+from enc_caffe.pipeline.choosing import nearness
+from enc_caffe.pipeline.emission import Emitted, emit
+from enc_caffe.pipeline.forecasting import Predictor
+from enc_caffe.pipeline.known import Known, from_images
 from enc_caffe.pipeline.loading import LoadedNetwork
-from enc_caffe.pipeline.measurement import check_labels, concerns, images_of, measured_metrics, output_errors
+from enc_caffe.pipeline.making import Compressed, Making, Output
 from enc_caffe.pipeline.planning import Found, check_search, search_plan
 from enc_caffe.pipeline.settling import settled
 from enc_caffe.pipeline.slower import slower
 from enc_caffe.pipeline.source import Resources, Source
 from enc_caffe.pipeline.spectra import pca_metrics
 from enc_caffe.pipeline.tested import accuracies, same_images, tested_images, unrated
-from enc_caffe.pipeline.timing import Measured, as_timed, check_placement, end_to_end, unlike
+from enc_caffe.pipeline.timing import as_timed, check_placement, end_to_end, unlike
 from enc_caffe.plan import Plan
 from enc_caffe.progress import Stages, quiet
 from enc_caffe.search.build import TimeOf
@@ -46,106 +41,6 @@ from enc_caffe.search.methods import EVALUATING
 from enc_caffe.search.multiples import unmet_multiples
 from enc_caffe.search.options import SearchOptions
 from enc_caffe.search.own import PRUNING
-
-
-@dataclass(frozen=True)
-class Compressed:
-    """A compression from end to end.
-
-    Attributes
-    ----------
-    emitted : Emitted
-    plan : Plan
-    before, after : Evaluation, optional
-        Accuracies of both networks on the test images; None where these have no labels or the network no class scores.
-    divergence : float, optional
-        Mean divergence of the compressed network from the original on the images that it was chosen by.
-    unit : str
-        What it is counted in.
-    making : str
-        How its layers got their weights.
-    seen : bool
-        Whether the accuracies are those on the very images that the ranks or weights were chosen by.
-    time : Measured, optional
-        Both networks' times from end to end, where a latency table of a runtime was given.
-    unrated : str
-        Why there are no accuracies, where there are none.
-    """
-
-    emitted: Emitted
-    plan: Plan
-    before: Optional[Evaluation]
-    after: Optional[Evaluation]
-    divergence: Optional[float] = None
-    unit: str = ""
-    making: str = "svd"
-    seen: bool = False
-    time: Optional[Measured] = None
-    unrated: str = ""
-
-
-@dataclass(frozen=True)
-class Making:
-    """What becomes of a plan's layers, and how the plan is refined; the default is the paper's way.
-
-    Attributes
-    ----------
-    decomposition : Decomposition
-    refine : int
-        Evaluations of whole networks that refine the ranks; 0: none.
-    dense : bool
-        Metrics at more ranks where they bend.
-    placement : {'exact', 'published'}
-        Where a pair's strides stand.
-    fully_connected : bool
-        Whether the paper's policy decomposes fully connected layers too.
-    iterations : int
-        Of a distillation on the images that choose; 0: none.
-    fit_train : bool
-        Whether all layers are fitted together to the images of ``train_lmdb`` too, where there are such.
-    """
-
-    decomposition: Decomposition = Decomposition()
-    refine: int = 0
-    dense: bool = False
-    placement: str = "exact"
-    fully_connected: bool = False
-    iterations: int = 0
-    fit_train: bool = False
-
-    def __post_init__(self) -> None:
-        known_placement(self.placement)
-
-
-@dataclass(frozen=True)
-class Output:
-    """What is written and reported beside the network.
-
-    Attributes
-    ----------
-    test_lmdb : Path, optional
-        Images that the accuracies are of; without them those that the network was chosen by.
-    train_lmdb : Path, optional
-        Source of the emitted TRAIN data layer.
-    solver : Path, optional
-        Solver prototxt whose schedule the emitted one takes over.
-    top_k : tuple of int
-    force : bool
-        Replace a folder that exists.
-    distillation : Distillation, optional
-        Write what stock Caffe distils by, too; on the images that choose where nothing names others.
-    images : Path, optional
-        What the user calls the images of the accuracies, where these became an LMDB.
-    """
-
-    test_lmdb: Optional[Path] = None
-    train_lmdb: Optional[Path] = None
-    solver: Optional[Path] = None
-    top_k: tuple[int, ...] = (1,)
-    force: bool = False
-    distillation: Optional[Distillation] = None
-    images: Optional[Path] = None
-
 
 ALONE, PLAIN, PLAINLY = Resources(), Making(), Output()
 
@@ -218,7 +113,7 @@ def compress(
         notice(line)
     if isinstance(time_of, LatencyTable):
         check_placement(time_of, loaded.network.layers, making.placement)
-    table, how = pca_metrics(loaded, source.weights, step=options.multiple_of), making.decomposition
+    table = pca_metrics(loaded, source.weights, step=options.multiple_of)
     for line in unmet_multiples(table, options):
         notice(line)
     try:
@@ -239,66 +134,30 @@ def compress(
         )  # fmt: skip
         if ends is not None:
             stack.callback(ends.close)
-        chooser, forecast, more = None, None, None
-        if options.metric != "pca" or evaluating or making.refine or not how.plain:
-            images = images_of(loaded, source.weights, lmdb, executor, resources.store, resources.memory)
-            check_labels(options.metric, images, lmdb)
-            chooser = Chooser(images, how, making.placement, progress)
-            if making.fit_train and output.train_lmdb is not None:
-                more = images_of(loaded, source.weights, output.train_lmdb, executor, resources.store, resources.memory)
-            # Before anything is measured.
-            for m in table.layers:
-                chooser.decomposer.check({m.name: m.form(1)})
-            for line in concerns(images, lmdb):
-                notice(line)
-            sampled: dict[str, list[Form]] = {}
-            for m in table.layers:
-                sampled.setdefault(m.name, []).extend(m.form(r) for r in m.measure_at)
-            left = remaining(chooser.decomposer, sampled)
-            gradients = unpredicted(chooser.decomposer, sampled) if options.metric in PREDICTED else 0.0
-            measured = options.metric not in ("pca", "output", *PREDICTED)
-            seconds = duration.stages(
-                images, [layer for layer, _ in table.by_layer()], sampled, how.kind, measured,
-                len(how.alternatives()), making.dense, left,
-                passes(loaded, making.iterations) if making.iterations else 0, gradients,
-                images_passed(images.look.images, images.macs) if how.by_blocks else 0,
-                images_passed(more.look.images, more.macs, more=True) if more is not None else 0,
-                (making.refine + (1 if mixed else 0), chooser.compared_by),
+        known = Known(table)
+        if options.metric != "pca" or evaluating or making.refine or not making.decomposition.plain:
+            known = from_images(
+                loaded, source, lmdb, output.train_lmdb, table, options, making, mixed, resources, executor, progress, notice
             )  # fmt: skip
-            done = left.measured if measured else 1.0 - gradients if options.metric in PREDICTED else 0.0
-            known = f"; {done:.0%} of the metrics are known already" if done else ""
-            notice(f"measuring on {images.look.images} images: {duration.words(seconds, executor.workers)}{known}")
-            if options.metric == "output":
-                table = output_errors(table, chooser.decomposer, default_only=True)
-            elif options.metric in PREDICTED:
-                forecast = Forecast(chooser.decomposer, [m.name for m in table.layers], progress)
-                for line in forecast.remarks():
-                    notice(line)
-                table = predicted_metrics(table, forecast)
-            elif options.metric != "pca":
-                table = measured_metrics(
-                    images, table, default_only=True, progress=chooser.step("metrics"), decomposer=chooser.decomposer,
-                    dense=making.dense,
-                )  # fmt: skip
+        chooser, forecast, measured_table = known.chooser, known.forecast, known.table
         if chooser is None and making.iterations:
             raise UsageError(
                 "--distill_iterations: images have no say in the rest; give --quality max or a --decomposition"
             )
-        measured_table = table
 
         def search(times: Optional[TimeOf], part: Optional[float] = None) -> tuple[Found, MetricsTable]:
-            known, wanted = measured_table, options if part is None else options.at("latency", part)
+            metrics, wanted = measured_table, options if part is None else options.at("latency", part)
             if forecast is not None and chooser is not None and not evaluating:
                 predictor = Predictor(wanted, forecast, times, chooser.evaluator.divergence)
-                found = chooser.mixture(known, wanted, times, predictor) if mixed else predictor(known)
-                known = predictor.completed(known)
+                found = chooser.mixture(metrics, wanted, times, predictor) if mixed else predictor(metrics)
+                metrics = predictor.completed(metrics)
             elif chooser is not None and mixed:
-                found = chooser.mixture(known, wanted, times)
+                found = chooser.mixture(metrics, wanted, times)
             else:
-                found = search_plan(known, wanted, chooser.evaluator if chooser and evaluating else None, times)
+                found = search_plan(metrics, wanted, chooser.evaluator if chooser and evaluating else None, times)
             if chooser is not None and making.refine:
-                found = chooser.refined(known, found, making.refine)
-            return found, known
+                found = chooser.refined(metrics, found, making.refine)
+            return found, metrics
 
         def draft(times: LatencyTable, part: float) -> Found:
             return search_plan(measured_table, options.at("latency", part), None, times)
@@ -321,8 +180,8 @@ def compress(
         if chooser is not None:
             chooser.settle(found.plan.forms)
             blobs = chooser.decomposer.blobs(found.plan.forms)
-            if more is not None:
-                blobs, came = chooser.fitted_to(more, found.plan.forms)
+            if known.more is not None:
+                blobs, came = chooser.fitted_to(known.more, found.plan.forms)
                 notice(f"{output.train_lmdb}: {came}")
             if making.iterations:
                 held = output.distillation or Distillation()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -73,7 +74,7 @@ def losses(task: BlocksTask, base: Blobs, powers: tuple[float, ...], steps: int)
     source.ready(net)
     source.put(net, source.kept.held[:4])
     net.forward()
-    names = [LOSS + source._suffix(at) for at in range(len(powers))]
+    names = [*(f"{LOSS}_{at}" for at in range(len(powers) - 1)), LOSS]
     found = [float(net.blobs[name].data) for name in names]
     theirs = [name for name in net.params if name.startswith(module.ORIGINAL)]
     before = {name: [np.array(b.data) for b in net.params[name]] for name in (*theirs, *fitted)}
@@ -112,6 +113,26 @@ def test_every_blob_between_two_runs_is_held_to_the_originals(setting: Setting) 
         root = roots[blob] if blob == targets[-1] else None
         assert power == pytest.approx(turned_power(root, theirs) / len(places), rel=1e-4)
         assert loss == pytest.approx(turned_power(root, ours[:4] - theirs[:4]), rel=1e-3)
+
+
+def test_what_is_in_front_of_the_runs_is_computed_once_in_place_too(tmp_path: Path, setting: Setting) -> None:
+    scaled = nets.simple("start", "Power", "data", extra="power_param { scale: 0.5 shift: 1 }")
+    first = nets.conv("c0", "data", 8, bias=False)
+    own = Setting(tmp_path, nets.residual().replace(first, scaled + first), setting.executor, 104)
+    assert "start" in own.model.read_text()
+    task, base = begun(own)
+    for chunk in range(len(task.spans)):
+        setting.executor.result(setting.executor.submit(advance, task, 0, False, chunk, {}))
+    powers = setting.executor.result(setting.executor.submit(held_powers, task, 0))
+    found, moved, learned = setting.executor.result(setting.executor.submit(losses, task, base, powers, 1))
+    assert learned and not moved
+    places = [task.spans[chunk][0] + i for chunk, i in module.Beside(task, 0).kept.held[:4]]
+    blobs = []
+    for net in (task.compressed, task.original):
+        job = (forward, net.prototxt, net.weights, {"data": own.data()[places]}, list(task.runs[0].targets))
+        blobs.append(setting.executor.result(setting.executor.submit(*job)))
+    for blob, loss in zip(task.runs[0].targets, found):
+        assert loss == pytest.approx(float(np.sum((blobs[0][blob] - blobs[1][blob]) ** 2)), rel=1e-3)
 
 
 def held_powers(task: BlocksTask, at: int) -> tuple[float, ...]:

@@ -49,8 +49,16 @@ def test_where_a_step_through_all_does_not_fit_together_is_run_by_run(
 
         several = runs(False)
         assert len(several) > 2 and runs(True) == several[:1] and several[0].targets
+        # Together all images are used that have room by themselves, one by one those whose blobs have.
+        monkeypatch.setattr("enc_caffe.calibration.blocks.LIVE", 4 * 200 * 3 * 12 * 12)
+        monkeypatch.setattr("enc_caffe.calibration.blocks.FEWEST", 20)
+        used = [
+            sum(b - a for a, b in module.blocks_task(setting.images, model, forms, "exact", {}, tmp_path, t).spans)
+            for t in (True, False)
+        ]
+        assert used[0] == 100 > used[1]
         monkeypatch.setattr("enc_caffe.calibration.blocks.STEP", 1)
-        assert runs(True) == several[1:]
+        assert [r.segment for r in runs(True)] == [r.segment for r in several[1:]]
 
 
 def test_a_blob_of_many_channels_is_not_weighed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

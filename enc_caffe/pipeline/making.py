@@ -1,0 +1,113 @@
+"""What is asked of a compression beside its search, and what comes of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Optional
+
+from enc_caffe.caffe_io.distill import Distillation
+from enc_caffe.calibration.decomposer import Decomposition
+from enc_caffe.measuring.evaluate import Evaluation
+from enc_caffe.pipeline.emission import Emitted, known_placement
+from enc_caffe.pipeline.timing import Measured
+from enc_caffe.plan import Plan
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """A compression from end to end.
+
+    Attributes
+    ----------
+    emitted : Emitted
+    plan : Plan
+    before, after : Evaluation, optional
+        Accuracies of both networks on the test images; None where these have no labels or the network no class scores.
+    divergence : float, optional
+        Mean divergence of the compressed network from the original on the images that it was chosen by.
+    unit : str
+        What it is counted in.
+    making : str
+        How its layers got their weights.
+    seen : bool
+        Whether the accuracies are those on the very images that the ranks or weights were chosen by.
+    time : Measured, optional
+        Both networks' times from end to end, where a latency table of a runtime was given.
+    unrated : str
+        Why there are no accuracies, where there are none.
+    """
+
+    emitted: Emitted
+    plan: Plan
+    before: Optional[Evaluation]
+    after: Optional[Evaluation]
+    divergence: Optional[float] = None
+    unit: str = ""
+    making: str = "svd"
+    seen: bool = False
+    time: Optional[Measured] = None
+    unrated: str = ""
+
+
+@dataclass(frozen=True)
+class Making:
+    """What becomes of a plan's layers, and how the plan is refined; the default is the paper's way.
+
+    Attributes
+    ----------
+    decomposition : Decomposition
+    refine : int
+        Evaluations of whole networks that refine the ranks; 0: none.
+    dense : bool
+        Metrics at more ranks where they bend.
+    placement : {'exact', 'published'}
+        Where a pair's strides stand.
+    fully_connected : bool
+        Whether the paper's policy decomposes fully connected layers too.
+    iterations : int
+        Of a distillation on the images that choose; 0: none.
+    fit_train : bool
+        Whether all layers are fitted together to the images of ``train_lmdb`` too, where there are such.
+    """
+
+    decomposition: Decomposition = Decomposition()
+    refine: int = 0
+    dense: bool = False
+    placement: str = "exact"
+    fully_connected: bool = False
+    iterations: int = 0
+    fit_train: bool = False
+
+    def __post_init__(self) -> None:
+        known_placement(self.placement)
+
+
+@dataclass(frozen=True)
+class Output:
+    """What is written and reported beside the network.
+
+    Attributes
+    ----------
+    test_lmdb : Path, optional
+        Images that the accuracies are of; without them those that the network was chosen by.
+    train_lmdb : Path, optional
+        Source of the emitted TRAIN data layer.
+    solver : Path, optional
+        Solver prototxt whose schedule the emitted one takes over.
+    top_k : tuple of int
+    force : bool
+        Replace a folder that exists.
+    distillation : Distillation, optional
+        Write what stock Caffe distils by, too; on the images that choose where nothing names others.
+    images : Path, optional
+        What the user calls the images of the accuracies, where these became an LMDB.
+    """
+
+    test_lmdb: Optional[Path] = None
+    train_lmdb: Optional[Path] = None
+    solver: Optional[Path] = None
+    top_k: tuple[int, ...] = (1,)
+    force: bool = False
+    distillation: Optional[Distillation] = None
+    images: Optional[Path] = None

@@ -114,9 +114,9 @@ def test_flags_that_are_given_hold_beside_quality() -> None:
 
 
 def test_what_cannot_be_searched_is_said_before_anything_is_measured(tmp_path: Path, capsys, monkeypatch) -> None:
-    from enc_caffe.pipeline import compression
+    from enc_caffe.pipeline import known
 
-    monkeypatch.setattr(compression, "images_of", refuse)
+    monkeypatch.setattr(known, "images_of", refuse)
     for more, said in (
         (("--whole", "nosuch"), "no such layer"), (("--target_flops", "0.001"), "cannot be reached"),
         (("--method", "nosuch"), "--method nosuch"),

@@ -22,8 +22,8 @@ from enc_caffe.search.problem import SearchProblem, log_combined
 ZERO = -690.0
 #: Plans in one list of A_c's enclosure: where the best are not proven by so many, the gap says what may be missed.
 LONGEST = 320
-#: Lists of one enclosure.
-LISTS = 12
+#: Lists of one enclosure, and the ratio and the difference of two weights between which there is none.
+LISTS, CLOSE, NEAR = 12, 1.05, 1e-6
 #: Difference of the objective's logarithm that counts as none: a part in 10^9 of the objective.
 EQUAL = 1e-9
 
@@ -76,17 +76,21 @@ def best_plans(
 
 
 def pick(
-    stages: Sequence[Options], values: Sequence[np.ndarray], limits: np.ndarray, number: int
+    stages: Sequence[Options],
+    values: Sequence[np.ndarray],
+    limits: np.ndarray,
+    number: int,
+    known: Sequence[tuple[int, ...]] = (),
 ) -> tuple[list[tuple[tuple[int, ...], Solution]], float]:
     """Best plans by a sum of these values of the options, and a bound of what the knapsack had to drop.
 
-    Options of minus infinity are left out.
+    Options of minus infinity are left out. ``known`` are solutions to begin with, where none is.
     """
     kept = [np.flatnonzero(v > -np.inf) for v in values]
     if not all(len(k) for k in kept):
         return [], -math.inf
     parts = [Stage(s.costs[k], v[k]) for s, v, k in zip(stages, values, kept)]
-    found = solve(parts, limits, number)
+    found = solve(parts, limits, number, known=known)
     return [
         (tuple(int(r) for s, k, p in zip(stages, kept, solution.picks) for r in s.ranks[k[p]]), solution)
         for solution in found
@@ -102,23 +106,20 @@ class _Enclosure:
         self.metric = [np.maximum(s.metric, ZERO) for s in stages]
         self.ratio = most_macs / problem.originals["macs"]
         self.limits: dict[float, float] = {}
+        self.lengths: dict[float, int] = {}
         self.plans: dict[tuple[int, ...], float] = {}
-        self.points: dict[float, tuple[float, float]] = {}
+        self.picks: dict[tuple[int, ...], tuple[int, ...]] = {}
 
     def ask(self, weight: float, number: int) -> None:
         values = [weight * u + (1 - weight) * v for u, v in zip(self.energy, self.metric)]
-        found, dropped = pick(self.stages, values, self.budget, number)
-        for ranks, _ in found:
-            self.plans.setdefault(ranks, self.problem.score(ranks))
+        found, dropped = pick(self.stages, values, self.budget, number, tuple(self.picks.values()))
+        for ranks, solution in found:
+            if ranks not in self.plans:
+                self.plans[ranks], self.picks[ranks] = self.problem.score(ranks), solution.picks
         # A list that is shorter than asked for holds every plan, unless some had to be dropped.
         last = found[-1][1] if len(found) >= number else None
         self.limits[weight] = last.value + last.gap if last is not None else dropped
-        if found:
-            ranks = found[0][0]
-            self.points[weight] = (
-                max(self.problem.log_energy(ranks), ZERO),
-                max(self.problem.log_product(ranks), ZERO),
-            )
+        self.lengths[weight] = number
 
     def corners(self) -> list[tuple[float, float, float]]:
         # Corners of what the half-planes leave: the objective's bound there, and the two weights that meet in it.
@@ -127,43 +128,51 @@ class _Enclosure:
             return []
         found = []
         for first, second in zip(weights, weights[1:]):
-            sides = np.array([[first, 1 - first], [second, 1 - second]])
-            u, v = np.linalg.solve(sides, [self.limits[first], self.limits[second]])
-            found.append((log_combined(float(u), float(v), self.ratio), first, second))
+            u, v = self.corner(first, second)
+            found.append((log_combined(u, v, self.ratio), first, second))
         return found
+
+    def corner(self, first: float, second: float) -> tuple[float, float]:
+        sides = np.array([[first, 1 - first], [second, 1 - second]])
+        u, v = np.linalg.solve(sides, [self.limits[first], self.limits[second]])
+        return float(u), float(v)
 
     def best(self, number: int) -> list[Plan]:
         return sorted(((r, s) for r, s in self.plans.items() if s > -math.inf), key=lambda p: (-p[1], p[0]))[:number]
 
-    def between(self, first: float, second: float) -> float:
-        # The weight whose lines run along the two lists' best plans; the middle where that is none.
-        (u1, v1), (u2, v2) = self.points[first], self.points[second]
-        du, dv = u2 - u1, v1 - v2
-        weight = dv / (du + dv) if du > 0 and dv > 0 else 0.5 * (first + second)
-        return weight if first < weight < second else 0.5 * (first + second)
+    def narrow(self, first: float, second: float, number: int) -> bool:
+        # Cuts the corner of two lists off, by a list between them or, where they are close, by longer ones; whether it could.
+        if second > CLOSE * first + NEAR and len(self.limits) < LISTS:
+            # The objective rises in the corner as this weighted sum does.
+            u, v = self.corner(first, second)
+            u, v = self.ratio * math.exp(u - max(u, v)), math.exp(v - max(u, v))
+            weight = u / (u + v)
+            self.ask(weight if first + NEAR / 2 < weight < second else 0.5 * (first + second), number)
+            return True
+        shorter = min((first, second), key=lambda w: (self.lengths[w], w))
+        if self.lengths[shorter] >= max(LONGEST, number):
+            return False
+        self.ask(shorter, 8 * self.lengths[shorter])
+        return True
 
 
 def _combined(
     problem: SearchProblem, stages: Sequence[Options], limits: np.ndarray, number: int, most_macs: float
 ) -> tuple[list[Plan], float]:
-    # Lists by the two halves alone, then by a weight between two lists while their corner is above what is known.
-    length = number
+    # Lists by the two halves alone, then wherever a corner between two lists is above what is known.
+    enclosure = _Enclosure(problem, stages, limits, most_macs)
+    for weight in (0.0, 1.0):
+        enclosure.ask(weight, number)
     while True:
-        enclosure = _Enclosure(problem, stages, limits, most_macs)
-        for weight in (0.0, 1.0):
-            enclosure.ask(weight, length)
-        for _ in range(LISTS):
-            worst = _last(enclosure.best(number), number)
-            open_ = [c for c in enclosure.corners() if c[0] > worst + EQUAL and c[2] - c[1] > 1e-3]
-            if not open_:
-                break
-            _, first, second = max(open_)
-            enclosure.ask(enclosure.between(first, second), length)
         plans = enclosure.best(number)
-        gap = max([c[0] - _last(plans, number) for c in enclosure.corners()], default=0.0)
-        if gap <= EQUAL or length >= LONGEST:
+        corners = enclosure.corners()
+        if not corners:
+            # A list that ended holds every plan.
+            return plans, 0.0
+        bound, first, second = max(corners)
+        gap = bound - _last(plans, number)
+        if gap <= EQUAL or not enclosure.narrow(first, second, number):
             return plans, gap if gap > EQUAL else 0.0
-        length *= 8
 
 
 def _last(plans: Sequence[Plan], number: int) -> float:

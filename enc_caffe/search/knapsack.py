@@ -18,8 +18,9 @@ from scipy.sparse import csr_matrix
 
 #: Partial solutions that are kept at once; above it the worst by bound are dropped and the gap says what that may cost.
 MAX_STATES = 400_000
-#: Partial solutions of the first, inexact pass that finds a good solution to prune by.
-BEAM = 500
+#: Partial solutions of the inexact passes that find a good solution to prune by: a narrow one over all options, and a wide one
+#: over what the first leaves.
+NARROW, BEAM = 40, 500
 #: Linear relaxations that are solved for the prices of several budgets.
 ROUNDS = 30
 #: States that are extended at once.
@@ -65,7 +66,13 @@ class _States:
         return _States(*(np.concatenate(p) for p in pairs))
 
 
-def solve(stages: Sequence[Stage], budget: np.ndarray, number: int = 1, max_states: int = MAX_STATES) -> Solutions:
+def solve(
+    stages: Sequence[Stage],
+    budget: np.ndarray,
+    number: int = 1,
+    max_states: int = MAX_STATES,
+    known: Sequence[tuple[int, ...]] = (),
+) -> Solutions:
     """The ``number`` best solutions, best first; an empty list where none fits.
 
     Parameters
@@ -74,6 +81,8 @@ def solve(stages: Sequence[Stage], budget: np.ndarray, number: int = 1, max_stat
     budget : ndarray of int64, shape (budgets,)
     number : int
     max_states : int
+    known : sequence of tuple of int
+        Options of every stage of solutions that fit, each a different one: good ones save time.
 
     Notes
     -----
@@ -84,18 +93,23 @@ def solve(stages: Sequence[Stage], budget: np.ndarray, number: int = 1, max_stat
     if np.any(least.sum(axis=0) > budget):
         return Solutions()
     multipliers = dual_multipliers(stages, budget)
-    known = _beam(stages, budget, multipliers, number)
-    threshold = known[number - 1][1] if len(known) >= number else -np.inf
-    slack = 1e-11 * max(1.0, abs(threshold)) if np.isfinite(threshold) else 0.0
-    reduced, kept = _reduce(stages, kept, budget, multipliers, threshold - slack)
-    tables, dropped = _tables(reduced, budget, multipliers, threshold - slack, max_states)
+    good = {p: float(sum(s.values[o] for s, o in zip(stages, p))) for p in known}
+    reduced, threshold = list(stages), -np.inf
+    for width in (NARROW, BEAM):
+        for picks, value in _beam(reduced, budget, multipliers, number, width):
+            good[tuple(int(kept[i][p]) for i, p in enumerate(picks))] = value
+        if len(good) >= number:
+            level = heapq.nlargest(number, good.values())[-1]
+            threshold = level - 1e-11 * max(1.0, abs(level))
+            reduced, kept = _reduce(reduced, kept, budget, multipliers, threshold)
+    tables, dropped = _tables(reduced, budget, multipliers, threshold, max_states)
     found = []
     if len(tables[0].values):
         found = [_trace(tables)] if number == 1 else _best_first(reduced, tables, budget, number)
         found = [(tuple(int(kept[i][p]) for i, p in enumerate(picks)), value) for picks, value in found]
     if dropped > -np.inf:
-        # What the tables lost, the beam may have.
-        found = sorted({**dict(known), **dict(found)}.items(), key=lambda f: -f[1])[:number]
+        # What the tables lost, the beams may have.
+        found = sorted({**good, **dict(found)}.items(), key=lambda f: -f[1])[:number]
     result = Solutions()
     result.dropped = dropped
     gap = max(0.0, dropped - found[-1][1]) if found else 0.0
@@ -186,10 +200,10 @@ def _gains(stages: Sequence[Stage], multipliers: np.ndarray) -> list[np.ndarray]
 
 
 def _beam(
-    stages: Sequence[Stage], budget: np.ndarray, multipliers: np.ndarray, number: int
+    stages: Sequence[Stage], budget: np.ndarray, multipliers: np.ndarray, number: int, width: int
 ) -> list[tuple[tuple[int, ...], float]]:
     """Good solutions, best first."""
-    width = max(BEAM, 4 * number)
+    width = max(width, 4 * number)
     gains = _gains(stages, multipliers)
     rest = np.array([s.costs.min(axis=0) for s in stages])[::-1].cumsum(axis=0)[::-1]
     rest = np.vstack([rest[1:], np.zeros((1, len(budget)), dtype=rest.dtype)])

@@ -47,6 +47,9 @@ def test_equal_to_brute_force(instance: tuple[list[Stage], np.ndarray], number: 
         assert np.all(sum(x.costs[p] for x, p in zip(stages, s.picks)) <= budget)
         assert s.value == pytest.approx(sum(x.values[p] for x, p in zip(stages, s.picks)), abs=1e-9)
         assert s.gap == 0
+    # Solutions that are known before change what it takes, not what is found.
+    again = solve(stages, budget, number, known=[s.picks for s in found[::2]])
+    assert [s.value for s in again] == pytest.approx([s.value for s in found], abs=1e-9)
 
 
 @settings(max_examples=300, deadline=None)

@@ -3,18 +3,21 @@
 The authors' way emits a network and starts one stock ``caffe test`` process for each (layer, rank), BLAS on all cores; ten
 pairs spread over the depth are timed and scaled up. A second figure runs two such processes at once with one BLAS thread
 each, which is the best that this way can do. The engine measures all 54 layers x 4 ranks, its workers on all cores, without
-a store. Both use the same Caffe and BLAS kernels. ENC_CAFFE_DATA names the folder with the data.
+a store. Both use the same Caffe and BLAS kernels, unless ``--against PREFIX`` names another build of Caffe for the
+authors' way. ENC_CAFFE_DATA names the folder with the data.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Iterator, Optional
 
 import numpy as np
 
@@ -23,6 +26,7 @@ from enc_caffe.caffe_io.datum import write_lmdb
 from enc_caffe.caffe_io.sources import from_arrays
 from enc_caffe.caffe_tools.programs import caffe_test
 from enc_caffe.experiments.fetch import data_folder
+from enc_caffe.installation import find_caffe
 from enc_caffe.measuring.layers import ORIGINAL, Pair
 from enc_caffe.measuring.subject import layer_counts
 from enc_caffe.pipeline.measurement import images_of
@@ -31,6 +35,21 @@ from enc_caffe.terminal.tables import print_table
 from enc_caffe.workers.choice import Workers
 
 MODEL = Path(__file__).resolve().parent.parent / "prototxt" / "resnet56" / "train_val.prototxt"
+
+
+@contextlib.contextmanager
+def caffe_at(prefix: Optional[Path]) -> Iterator[None]:
+    """Another build of Caffe for the programs that are started meanwhile."""
+    before = os.environ.get("CAFFE_ROOT")
+    if prefix is not None:
+        os.environ["CAFFE_ROOT"] = str(prefix)
+    find_caffe.cache_clear()
+    try:
+        yield
+    finally:
+        if prefix is not None:
+            os.environ.pop("CAFFE_ROOT") if before is None else os.environ.update(CAFFE_ROOT=before)
+        find_caffe.cache_clear()
 
 
 def authors_way(loaded: pipeline.LoadedNetwork, weights: Path, lmdb: Path, pair: Pair, images: int, folder: Path, threads: int) -> int:  # fmt: skip
@@ -48,6 +67,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=1000, help="a multiple of 50")
     parser.add_argument("--pairs", type=int, default=10, help="pairs of the authors' way that are timed")
+    parser.add_argument(
+        "--against",
+        type=Path,
+        metavar="PREFIX",
+        help="another build of Caffe (a folder of scripts/build_caffe.sh) for the authors' way",
+    )
     args = parser.parse_args()
     folder = data_folder()
     if folder is None:
@@ -65,14 +90,15 @@ def main() -> int:
         pairs = [(m.name, m.form(r)) for m in table.layers[1:] for r in m.measure_at if r < m.max_rank]
         some = [pairs[round(i)] for i in np.linspace(0, len(pairs) - 1, args.pairs)]
 
-        start = time.perf_counter()
-        stock = {p: authors_way(loaded, weights, lmdb, p, args.images, work / "a", cores) for p in some}
-        one = (time.perf_counter() - start) / len(some) * len(pairs)
+        with caffe_at(args.against):
+            start = time.perf_counter()
+            stock = {p: authors_way(loaded, weights, lmdb, p, args.images, work / "a", cores) for p in some}
+            one = (time.perf_counter() - start) / len(some) * len(pairs)
 
-        start = time.perf_counter()
-        with ThreadPoolExecutor(cores) as pool:
-            list(pool.map(lambda p: authors_way(loaded, weights, lmdb, p, args.images, work / "b", 1), some))
-        several = (time.perf_counter() - start) / len(some) * len(pairs)
+            start = time.perf_counter()
+            with ThreadPoolExecutor(cores) as pool:
+                list(pool.map(lambda p: authors_way(loaded, weights, lmdb, p, args.images, work / "b", 1), some))
+            several = (time.perf_counter() - start) / len(some) * len(pairs)
 
         start = time.perf_counter()
         with Workers(cores).executor() as executor:

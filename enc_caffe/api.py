@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 
 #: Options of :func:`compress` beside those of a search.
-MAKING = ("refine", "dense", "placement", "fully_connected", "iterations", "fit_train")
+MAKING = ("refine", "dense", "placement", "fully_connected", "iterations", "fit_train", "early")
 #: And what it is told of the network, as :func:`enc_caffe.pipeline.load` is.
 SOURCE = ("input_shape", "input_shapes", "level", "stages", "python_layers")
 
@@ -100,6 +100,7 @@ def metrics(
     decomposition: str = "svd",
     top_k: int = 1,
     progress: Progress = silent,
+    early: bool = False,
 ) -> MetricsTable:
     """Layer metrics: singular values of every form's matrix (Eq. 1 and 2), and with images what each form costs in accuracy.
 
@@ -117,6 +118,8 @@ def metrics(
         Factors of least error of the weights, or of the layers' outputs on the images.
     top_k : {1, 5}
         Which accuracy is the metric.
+    early : bool
+        Measure forms that no plan can want on fewer images.
 
     Raises
     ------
@@ -129,6 +132,7 @@ def metrics(
     from enc_caffe.measuring.store import ResultStore
     from enc_caffe.pipeline import measurement
     from enc_caffe.pipeline.pictures import Pictures
+    from enc_caffe.pipeline.wanted import can_be_wanted
     from enc_caffe.workers.choice import Workers
 
     weights = in_stock_form(Path(weights))
@@ -145,7 +149,8 @@ def metrics(
         executor = stack.enter_context((workers or Workers()).executor())
         images = measurement.images_of(network, weights, found, executor, kept)
         decomposer = None if how.plain else Decomposer(images, how)
-        return measurement.measured_metrics(images, table, top_k, True, progress, decomposer)
+        undecided = can_be_wanted(table) if early else None
+        return measurement.measured_metrics(images, table, top_k, True, progress, decomposer, undecided=undecided)
 
 
 def search(
@@ -250,7 +255,7 @@ def compress(
         Source of the emitted TRAIN data layer; quality ``max`` fits all layers to these images too, and trains on them.
     **options
         Budgets and whatever differs from the quality's: fields of SearchOptions, and ``decomposition``, ``recalibrate``,
-        ``reconstruct``, ``refine``, ``dense``, ``placement``, ``fully_connected``; of the network ``input_shape=(C, H, W)``,
+        ``reconstruct``, ``refine``, ``dense``, ``early``, ``placement``, ``fully_connected``; of the network ``input_shape=(C, H, W)``,
         ``input_shapes``, ``level``, ``stages``, ``python_layers``; what it is fed as in :func:`load`; and ``top_k=(1, 5)``.
 
     Raises

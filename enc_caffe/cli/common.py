@@ -199,6 +199,15 @@ def add_dense(command: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def add_early(command: argparse.ArgumentParser) -> None:
+    """Argument of the measured metrics: what is not measured to the end."""
+    command.add_argument(
+        "--early", action="store_true",
+        help="measure on a quarter or a half of the images the forms that no plan can want, as confidence bounds say; the paper "
+        "measures all to the end",
+    )  # fmt: skip
+
+
 def names_argument(text: str) -> frozenset[str]:
     """Names from ``bn,bias``."""
     return frozenset(part for part in text.split(",") if part)

@@ -9,6 +9,7 @@ from typing import Any
 from enc_caffe import pipeline
 from enc_caffe.cli.common import (
     add_dense,
+    add_early,
     add_emission,
     add_making,
     add_model,
@@ -61,6 +62,7 @@ def register(commands: Any) -> None:
         "--refine", type=int, default=0, metavar="N", help="evaluate N whole networks to refine the ranks (default: 0)"
     )
     add_dense(p)
+    add_early(p)
     add_search(p, solver="--search_solver")
     add_runtime_python(p)
     add_making(p)
@@ -99,6 +101,7 @@ def run(args: argparse.Namespace) -> None:
         args.fully_connected,
         args.distill_iterations,
         args.fit_train,
+        args.early,
     )
     images = shown(args, "test_") or shown(args)
     output = Output(

@@ -11,7 +11,7 @@ from typing import Any, Optional
 from enc_caffe import pipeline
 from enc_caffe.calibration.decomposer import Decomposer, Decomposition
 from enc_caffe.calibration.forecast import Forecast
-from enc_caffe.cli.common import add_dense, add_model, add_workers, load_network, open_store, workers
+from enc_caffe.cli.common import add_dense, add_early, add_model, add_workers, load_network, open_store, workers
 from enc_caffe.cli.feed import add_feed
 from enc_caffe.cli.images import add_images, shown, take_images
 from enc_caffe.cli.searching import add_format, add_schemes, schemes_of
@@ -21,7 +21,15 @@ from enc_caffe.metrics.files import write_metrics
 from enc_caffe.metrics.sampling import sampler_from
 from enc_caffe.metrics.table import MetricsTable
 from enc_caffe.pipeline.forecasting import predicted_metrics
-from enc_caffe.pipeline.measurement import concerns, falling_curves, images_of, measured_metrics, output_errors
+from enc_caffe.pipeline.measurement import (
+    concerns,
+    ended_early,
+    falling_curves,
+    images_of,
+    measured_metrics,
+    output_errors,
+)
+from enc_caffe.pipeline.wanted import can_be_wanted
 from enc_caffe.progress import Stages
 from enc_caffe.terminal.naming import say
 from enc_caffe.terminal.progress import progress_bar, stage_bars
@@ -53,6 +61,7 @@ def register(commands: Any) -> None:
         help="look at multiples of N for forms of several ranks and for pruned widths (for search --multiple_of N)",
     )  # fmt: skip
     add_dense(p)
+    add_early(p)
     add_schemes(p)
     add_format(p)
     add_feed(p)
@@ -122,13 +131,16 @@ def _measured(args: argparse.Namespace, loaded: pipeline.LoadedNetwork, table: M
             if args.measure == "fisher":
                 return _predictions(args, table, decomposer or Decomposer(images, how, progress=stages), stages)
             measured = measured_metrics(
-                images, table, args.accuracy, args.samples == "vbmf", step, decomposer, args.dense
+                images, table, args.accuracy, args.samples == "vbmf", step, decomposer, args.dense,
+                can_be_wanted(table) if args.early else None,
             )  # fmt: skip
     seconds = time.perf_counter() - start
     pairs = sum(d is not None for m in measured.layers for d in dict(m.extra)["sampled_divergence"])
     print(
         f"{args.out}: {pairs} forms of {len(loaded.policy.schemes)} layers of {table.network} on {look.images} images, {seconds:.0f} s"
     )
+    for line in ended_early(measured):
+        print(line)
     if first[0] > 0:
         print(f"{first[0] / (look.images * (pairs + 1)):.0%} of it was in {args.store or 'the store'} already")
     if measured.baseline_accuracy is not None:

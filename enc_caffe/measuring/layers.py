@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
-from typing import Any, Callable, Optional, Sequence
+from typing import Any, Callable, Mapping, Optional, Sequence
 
 import numpy as np
 
@@ -25,6 +25,8 @@ from enc_caffe.workers.executor import Executor, alive
 #: What is evaluated: a layer in a form, or the original network (no layer).
 Pair = tuple[str, Form]
 ORIGINAL: Pair = ("", WHOLE)
+#: Positions of images: the first one, and that behind the last.
+Span = tuple[int, int]
 
 
 def measure(
@@ -54,54 +56,73 @@ def measure(
         How the store calls the network itself: the original, or a plan.
     progress : callable of images times pairs, done and in all
     """
+    spans = spans_of(images, chunk)
+    return added_up(task, measure_spans(task, pairs, spans, executor, store, context, name, progress), spans)
+
+
+def spans_of(images: int, chunk: int) -> list[Span]:
+    """Positions of the images of each task: the first one, and that behind the last."""
+    return [(start, min(start + chunk, images)) for start in range(0, images, chunk)]
+
+
+def added_up(task: NetTask, found: Mapping[Span, Mapping[Pair, Counts]], spans: Sequence[Span]) -> dict[Pair, Counts]:
+    """Counts over these spans, in their order, so that sums of floating-point numbers are the same every time."""
+    result: dict[Pair, Counts] = {}
+    for span in spans:
+        for pair, counts in found[span].items():
+            result[pair] = result.get(pair, Counts.none(task.tops)) + counts
+    return result
+
+
+def measure_spans(
+    task: NetTask,
+    pairs: Sequence[Pair],
+    spans: Sequence[Span],
+    executor: Executor,
+    store: Optional[ResultStore] = None,
+    context: str = "",
+    name: str = "original",
+    progress: Callable[[int, int], None] = lambda done, all_: None,
+) -> dict[Span, dict[Pair, Counts]]:
+    """Counts of the original and of every pair over the images of each span apart, as :func:`measure` adds them up."""
     wanted = [ORIGINAL, *dict.fromkeys(pairs)]
 
     def what(pair: Pair) -> str:
         return named(pair) if pair != ORIGINAL else name
 
     known = store.known(context) if store else {}
-    found: dict[tuple[int, Pair], Counts] = {}
+    found: dict[Span, dict[Pair, Counts]] = {}
     todo = []
-    for start in range(0, images, chunk):
-        stop = min(start + chunk, images)
-        missing = []
-        for pair in wanted:
-            row = known.get((what(pair), start, stop))
-            if row is None:
-                missing.append(pair)
-            else:
-                found[start, pair] = Counts.of_row(row)
+    for span in spans:
+        rows = {pair: known.get((what(pair), *span)) for pair in wanted}
+        found[span] = {pair: Counts.of_row(row) for pair, row in rows.items() if row is not None}
+        missing = [pair for pair, row in rows.items() if row is None]
         if missing:
-            todo.append((start, stop, missing))
-    total = images * len(wanted)
-    done = total - sum((stop - start) * len(missing) for start, stop, missing in todo)
+            todo.append((span, missing))
+    total = sum(stop - start for start, stop in spans) * len(wanted)
+    done = total - sum((stop - start) * len(missing) for (start, stop), missing in todo)
     progress(done, total)
-    waiting: dict[Future[Any], tuple[int, int, list[Pair]]] = {}
+    waiting: dict[Future[Any], tuple[Span, list[Pair]]] = {}
     todo.reverse()
     try:
         while todo or waiting:
             # A few more than there are workers, so that none is idle, and little is lost when the command stops.
             while todo and len(waiting) < 2 * executor.workers:
-                start, stop, missing = todo.pop()
-                waiting[executor.submit(measure_chunk, task, missing, start, stop)] = (start, stop, missing)
+                span, missing = todo.pop()
+                waiting[executor.submit(measure_chunk, task, missing, *span)] = (span, missing)
             for future in wait(waiting, timeout=5, return_when=FIRST_COMPLETED).done or alive(executor):
-                start, stop, missing = waiting.pop(future)
+                span, missing = waiting.pop(future)
                 counts: list[Counts] = executor.result(future)
                 _check_finite(missing, counts)
                 if store:
-                    store.put(context, start, stop, {what(p): c.row() for p, c in zip(missing, counts)})
-                found.update({(start, p): c for p, c in zip(missing, counts)})
-                done += (stop - start) * len(missing)
+                    store.put(context, *span, {what(p): c.row() for p, c in zip(missing, counts)})
+                found[span].update(zip(missing, counts))
+                done += (span[1] - span[0]) * len(missing)
                 progress(done, total)
     finally:
         for future in waiting:
             future.cancel()
-    # In the order of the images, so that sums of floating-point numbers are the same every time.
-    result = dict.fromkeys(wanted, Counts.none(task.tops))
-    for start in range(0, images, chunk):
-        for pair in wanted:
-            result[pair] = result[pair] + found[start, pair]
-    return result
+    return {span: {pair: found[span][pair] for pair in wanted} for span in spans}
 
 
 def named(pair: Pair) -> str:
@@ -112,8 +133,8 @@ def named(pair: Pair) -> str:
 def stored(store: ResultStore, context: str, name: str, images: int, chunk: int) -> Optional[Counts]:
     """Counts of a network over all images where the store has every chunk of them, else None."""
     known, total = store.known(context), Counts.none()
-    for start in range(0, images, chunk):
-        row = known.get((name, start, min(start + chunk, images)))
+    for span in spans_of(images, chunk):
+        row = known.get((name, *span))
         if row is None:
             return None
         total = total + Counts.of_row(row)

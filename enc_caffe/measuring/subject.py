@@ -23,6 +23,7 @@ from enc_caffe.files.arrays import read_arrays, write_arrays
 from enc_caffe.files.output import scratch_folder
 from enc_caffe.fork import DIGEST
 from enc_caffe.form import WHOLE, Form
+from enc_caffe.measuring.early import Undecided, measure_early
 from enc_caffe.measuring.images import Images, look_at
 from enc_caffe.measuring.layers import (
     ORIGINAL,
@@ -208,14 +209,33 @@ def layer_counts(
     key : mapping, optional
         What those factors depend on beside the network and the images.
     """
+    task, context = _pairs_task(made, pairs, factors, key)
+    return measure(task, pairs, made.look.images, made.chunk, made.executor, made.store, context, progress=progress)
+
+
+def early_counts(
+    made: Subject,
+    pairs: Sequence[Pair],
+    undecided: Undecided,
+    progress: Callable[[int, int], None] = lambda done, all_: None,
+    factors: str = "",
+    key: Optional[Mapping[str, Any]] = None,
+) -> tuple[dict[Pair, Counts], dict[Pair, int]]:
+    """As :func:`layer_counts`, but forms that ``undecided`` does not name end early: how many images those saw is told too."""
+    task, context = _pairs_task(made, pairs, factors, key)
+    return measure_early(
+        task, pairs, made.look.images, made.chunk, made.executor, undecided, made.store, context, progress
+    )
+
+
+def _pairs_task(made: Subject, pairs: Sequence[Pair], factors: str, key: Optional[Mapping[str, Any]]) -> tuple[NetTask, str]:  # fmt: skip
     network = made.look.network
     layers = [network[name] for name in dict.fromkeys(name for name, _ in pairs)]
     # What a worker keeps of every scheme's factors is about twice the layer's weights.
     kept = 0 if factors else sum(8 * form_cost(network[n], WHOLE)[1] for n, _ in {(n, f.scheme) for n, f in pairs})
     batch = min(batch_for(network, made.memory, made.executor.workers, kept), made.chunk)
     task = replace(net_task(made, layers, batch), factors=factors)
-    context = made.context(counts_key(made, key)) if made.store else ""
-    return measure(task, pairs, made.look.images, made.chunk, made.executor, made.store, context, progress=progress)
+    return task, made.context(counts_key(made, key)) if made.store else ""
 
 
 def first_counts(made: Subject) -> Counts:

@@ -100,6 +100,10 @@ def compress(
             f"--refine {making.refine}: moves what a sum over layers was least by, and the costs of --method {options.method} are none; "
             "give --refine 0"
         )
+    if making.early and (options.target_params is not None or options.target_latency is not None):
+        raise UsageError(
+            "--early: what a plan can want is judged by MACs, and here parameters or time have a budget; leave --early out"
+        )
     if making.iterations < 0:
         raise UsageError(f"--distill_iterations {making.iterations}: 0 or more are needed")
     loaded = source.load(lmdb, options.schemes, making.fully_connected).measurable()

@@ -18,8 +18,16 @@ from enc_caffe.pipeline.distilled import passes
 from enc_caffe.pipeline.forecasting import PREDICTED, predicted_metrics
 from enc_caffe.pipeline.loading import LoadedNetwork
 from enc_caffe.pipeline.making import Making
-from enc_caffe.pipeline.measurement import check_labels, concerns, images_of, measured_metrics, output_errors
+from enc_caffe.pipeline.measurement import (
+    check_labels,
+    concerns,
+    ended_early,
+    images_of,
+    measured_metrics,
+    output_errors,
+)
 from enc_caffe.pipeline.source import Resources, Source
+from enc_caffe.pipeline.wanted import can_be_wanted
 from enc_caffe.progress import Stages
 from enc_caffe.search.options import SearchOptions
 from enc_caffe.workers.executor import Executor
@@ -99,6 +107,8 @@ def from_images(
     elif options.metric != "pca":
         table = measured_metrics(
             images, table, default_only=True, progress=chooser.step("metrics"), decomposer=chooser.decomposer,
-            dense=making.dense,
+            dense=making.dense, undecided=can_be_wanted(table, options.target_flops) if making.early else None,
         )  # fmt: skip
+        for line in ended_early(table):
+            notice(line)
     return Known(table, chooser, forecast, more)

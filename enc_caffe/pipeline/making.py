@@ -69,6 +69,8 @@ class Making:
         Of a distillation on the images that choose; 0: none.
     fit_train : bool
         Whether all layers are fitted together to the images of ``train_lmdb`` too, where there are such.
+    early : bool
+        Whether measurements of forms that no plan can want end early.
     """
 
     decomposition: Decomposition = Decomposition()
@@ -78,6 +80,7 @@ class Making:
     fully_connected: bool = False
     iterations: int = 0
     fit_train: bool = False
+    early: bool = False
 
     def __post_init__(self) -> None:
         known_placement(self.placement)

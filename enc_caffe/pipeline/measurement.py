@@ -13,11 +13,12 @@ from enc_caffe.calibration.decomposer import Decomposer
 from enc_caffe.complexity import network_complexity
 from enc_caffe.decomposition import form_cost
 from enc_caffe.errors import UsageError
+from enc_caffe.measuring.early import Undecided
 from enc_caffe.measuring.feeding import fed_lines
 from enc_caffe.measuring.layers import ORIGINAL, Pair
 from enc_caffe.measuring.scores import Counts
 from enc_caffe.measuring.store import ResultStore
-from enc_caffe.measuring.subject import MEMORY, Subject, first_counts, layer_counts, subject
+from enc_caffe.measuring.subject import MEMORY, Subject, early_counts, first_counts, layer_counts, subject
 from enc_caffe.metrics.bends import bent_ranks, floor_of
 from enc_caffe.metrics.table import LayerMetrics, MetricsTable
 from enc_caffe.pipeline.loading import LoadedNetwork
@@ -54,6 +55,7 @@ def measured_metrics(
     progress: Progress = silent,
     decomposer: Optional[Decomposer] = None,
     dense: bool = False,
+    undecided: Optional[Undecided] = None,
 ) -> MetricsTable:
     """A table with accuracy, cross-entropy and divergence at its sampled ranks, each layer truncated alone.
 
@@ -74,6 +76,8 @@ def measured_metrics(
         Whose factors are measured; those of plain SVD without it.
     dense : bool
         Measure at more ranks where the divergence bends (:mod:`enc_caffe.metrics.bends`); they become sampled ranks.
+    undecided : callable, optional
+        Which of the sampled forms go on where some end early (:func:`enc_caffe.pipeline.wanted.can_be_wanted`).
 
     Raises
     ------
@@ -87,9 +91,15 @@ def measured_metrics(
         table = output_errors(table, decomposer, default_only)
         wanted = _worth_measuring(table, wanted)
 
+    seen: dict[Pair, int] = {}
+
     def counted(pairs: Sequence[Pair]) -> dict[Pair, Counts]:
         factors, key = (decomposer.prepare(pairs), decomposer.key()) if decomposer else ("", {})
-        return layer_counts(images, pairs, progress, factors, key)
+        if undecided is None or not set(pairs) <= set(wanted):
+            return layer_counts(images, pairs, progress, factors, key)
+        counts, early = early_counts(images, pairs, undecided, progress, factors, key)
+        seen.update(early)
+        return counts
 
     found = counted(wanted)
     original = found[ORIGINAL]
@@ -98,6 +108,11 @@ def measured_metrics(
         found.update(counted(more) if more else {})
     labelled = images.look.labelled
     layers = tuple(_with_counts(m, found, top_k, labelled) for m in table.layers)
+    if undecided is not None:
+        layers = tuple(
+            m.with_series("sampled_images", [_images(found, seen, (m.name, m.form(r))) for r in m.sampled_ranks])
+            for m in layers
+        )
     extra = dict(table.extra)
     extra.update(
         images=original.images, lmdb=images.lmdb.name, accuracy_top_k=top_k if labelled else None,
@@ -201,6 +216,22 @@ def _with_counts(m: LayerMetrics, found: Mapping[Pair, Counts], top_k: int, labe
     accuracy = tuple(None if c is None or not labelled else _accuracy(c, top_k) for c in counts)
     known = {k: v for k, v in dict(m.extra).items() if k not in series}
     return replace(m, sampled_accuracy=accuracy, extra=tuple({**known, **series}.items()))
+
+
+def _images(found: Mapping[Pair, Counts], seen: Mapping[Pair, int], pair: Pair) -> Optional[int]:
+    return seen.get(pair, found[pair].images) if pair in found else None
+
+
+def ended_early(table: MetricsTable) -> list[str]:
+    """A line on the forms that were not measured on all images; none where all were."""
+    images = [i for m in table.layers for i in dict(m.extra).get("sampled_images", ()) if i is not None]
+    fewer = [i for i in images if i < max(images)]
+    if not fewer:
+        return []
+    return [
+        f"{len(fewer)} of {len(images)} forms, which no plan can want, were measured on {min(fewer)} to {max(fewer)} images alone: "
+        f"{1 - sum(images) / (len(images) * max(images)):.0%} less work"
+    ]
 
 
 def check_labels(metric: str, images: Subject, lmdb: Path) -> None:

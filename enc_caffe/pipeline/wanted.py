@@ -1,0 +1,85 @@
+"""Which forms a plan can still want, while their divergences are being measured.
+
+At a price of a MAC each layer takes the form of the least divergence plus price times MACs, and a lower target of MACs has a
+higher price (Lagrange). A form that at every price of the targets that count is surely dearer than another form of its layer,
+or than the whole layer, is too far above, or too far below, what a plan can use.
+"""
+
+from __future__ import annotations
+
+from typing import Mapping
+
+import numpy as np
+
+from enc_caffe.decomposition import form_cost
+from enc_caffe.form import WHOLE
+from enc_caffe.measuring.early import Bounds, Undecided
+from enc_caffe.measuring.layers import Pair
+from enc_caffe.metrics.table import MetricsTable
+from enc_caffe.search.knapsack import Stage, dual_multipliers
+
+#: Parts of the layers' MACs that a plan is looked for at where no target is known, and what a known one may be off by.
+TARGETS, NEAR = (0.2, 0.9), 1.25
+#: How far beyond the prices of the targets a price may lie: what is known so far moves them.
+BEYOND = 2.0
+
+
+def can_be_wanted(table: MetricsTable, target: float | None = None) -> Undecided:
+    """The forms that go on: those that are not surely dearer than another one at every price.
+
+    Parameters
+    ----------
+    table : MetricsTable
+        Its layers' forms are what is measured.
+    target : float, optional
+        Part of the layers' MACs that is asked for.
+    """
+    costs = {
+        (layer.name, m.form(r)): form_cost(layer, m.form(r))[0]
+        for layer, curves in table.by_layer()
+        for m in curves
+        # What a layer does not read costs the layers before it nothing either, so that its own MACs do not judge it.
+        if m.before is None
+        for r in m.sampled_ranks
+    }
+    whole = {layer.name: form_cost(layer, WHOLE)[0] for layer, _ in table.by_layer()}
+    parts = TARGETS if target is None else (target / NEAR, min(1.0, target * NEAR))
+
+    def undecided(known: Mapping[Pair, Bounds]) -> list[Pair]:
+        pairs: dict[str, list[Pair]] = {}
+        for pair in known:
+            if pair in costs:
+                pairs.setdefault(pair[0], []).append(pair)
+        prices = _prices([(whole[n], [(costs[p], known[p].mean) for p in own]) for n, own in pairs.items()], parts)
+        kept = [p for p in known if p not in costs]
+        for name, own in pairs.items():
+            macs = np.array([*[costs[p] for p in own], whole[name]], dtype=float)
+            low = np.array([*[known[p].low for p in own], 0.0])
+            high = np.array([*[known[p].high for p in own], 0.0])
+            kept += [p for at, p in enumerate(own) if _has_a_price(at, macs, low, high, prices)]
+        return kept
+
+    return undecided
+
+
+def _has_a_price(at: int, macs: np.ndarray, low: np.ndarray, high: np.ndarray, prices: tuple[float, float]) -> bool:
+    """Whether at some price the form's least cost is at most what every other form costs at most."""
+    others = np.arange(len(macs)) != at
+    # low + price macs <= high' + price macs' for all others bounds the price from both sides.
+    dearer, room = macs[at] - macs[others], high[others] - low[at]
+    if (room[dearer == 0] < 0).any():
+        return False
+    most = min((room[dearer > 0] / dearer[dearer > 0]).min(initial=np.inf), prices[1])
+    least = max((room[dearer < 0] / dearer[dearer < 0]).max(initial=0.0), prices[0])
+    return bool(least <= most * (1 + 1e-9))
+
+
+def _prices(layers: list[tuple[int, list[tuple[int, float]]]], parts: tuple[float, float]) -> tuple[float, float]:
+    """The lowest and the highest price of a MAC at which plans between these parts of the MACs are optimal, by the means so far."""
+    stages = [
+        Stage(np.array([[w], *[[c] for c, _ in own]], dtype=np.int64), -np.array([0.0, *[d for _, d in own]]))
+        for w, own in layers
+    ]
+    all_, least = sum(w for w, _ in layers), sum(int(s.costs.min()) for s in stages)
+    found = [float(dual_multipliers(stages, np.array([max(least, round(p * all_))]))[0]) for p in parts]
+    return min(found) / BEYOND, max(found) * BEYOND

@@ -1,0 +1,103 @@
+"""Which forms go on: all that are best at some price, none that another one surely beats; and the flag, on real Caffe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from enc_caffe.cli import main
+from enc_caffe.decomposition import form_cost
+from enc_caffe.form import WHOLE
+from enc_caffe.measuring.early import Bounds
+from enc_caffe.measuring.layers import Pair
+from enc_caffe.metrics.files import read_metrics
+from enc_caffe.metrics.table import LayerMetrics, MetricsTable
+from enc_caffe.network import Convolution, Layer
+from enc_caffe.pipeline.wanted import can_be_wanted
+from tests.measuring import nets
+
+
+def table_of(layers: int) -> MetricsTable:
+    """Convolutions of two sizes, each at six ranks."""
+    made = []
+    for i in range(layers):
+        channels = 8 if i % 2 else 16
+        layer = Layer(f"l{i}", "Convolution", bottom_shapes=((1, channels, 8, 8),), top_shapes=((1, channels, 8, 8),),
+                      convolution=Convolution(channels, (3, 3), pad=(1, 1)))  # fmt: skip
+        rank = channels * 3
+        made.append(LayerMetrics(layer, "spatial", rank, (np.ones(rank),), tuple(range(1, rank, rank // 6))[:6]))
+    return MetricsTable("made up", "random", tuple(made))
+
+
+def pairs_of(table: MetricsTable) -> list[Pair]:
+    return [(m.name, m.form(r)) for m in table.layers for r in m.sampled_ranks]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 5), st.integers(0, 2**32 - 1), st.sampled_from((None, 0.3, 0.6)))
+def test_what_an_optimum_takes_goes_on(layers: int, seed: int, target: float | None) -> None:
+    table, rng = table_of(layers), np.random.default_rng(seed)
+    known = {p: float(rng.exponential(10 ** rng.uniform(-4, 0))) for p in pairs_of(table)}
+    kept = set(can_be_wanted(table, target)({p: Bounds(v, v, v) for p, v in known.items()}))
+    costs = {p: form_cost(table.layers[int(p[0][1:])].layer, p[1])[0] for p in known}
+    whole = {m.name: form_cost(m.layer, WHOLE)[0] for m in table.layers}
+    parts = (0.25, 0.5, 0.8) if target is None else (target,)
+    for part in parts:
+        budget = part * sum(whole.values())
+        # The plan that a price gives: the cheapest one within the budget.
+        for price in np.geomspace(1e-9, 1, 400):
+            best = {
+                n: min([(0.0 + price * whole[n], None), *[(known[p] + price * costs[p], p) for p in known if p[0] == n]], key=lambda x: x[0])[1]
+                for n in whole
+            }  # fmt: skip
+            if sum(whole[n] if p is None else costs[p] for n, p in best.items()) <= budget:
+                assert {p for p in best.values() if p is not None} <= kept
+                break
+
+
+def test_what_is_surely_beaten_ends_and_what_is_doubtful_does_not() -> None:
+    table = table_of(2)
+    pairs = pairs_of(table)
+    first, others = pairs[:6], pairs[6:]
+    known = {p: Bounds(0.01, 0.01, 0.01) for p in others}
+    # More divergence than what costs less: no price can want it.
+    values = (0.9, 0.2, 0.5, 0.1, 0.02, 0.01)
+    sure = {p: Bounds(v * 0.99, v, v * 1.01) for p, v in zip(first, values)}
+    rule = can_be_wanted(table)
+    assert first[2] not in rule({**known, **sure}) and first[1] in rule({**known, **sure})
+    doubtful = {p: Bounds(0.0, v, 3 * v) for p, v in zip(first, values)}
+    # The last three cost more than the whole layer, whatever they diverge by.
+    assert set(first[:3]) == set(rule({**known, **doubtful})) & set(first)
+
+
+@pytest.mark.caffe
+def test_metrics_say_what_ended_early(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, weights = nets.write_net(tmp_path, nets.residual())
+    lmdb = nets.write_images(tmp_path / "lmdb", 100)
+    common = ["metrics", "--model", str(model), "--weights", str(weights), "--lmdb", str(lmdb), "--schemes", "all",
+              "--samples", "even:8", "--store", str(tmp_path / "store.sqlite")]  # fmt: skip
+    assert main([*common, "--early", "--out", str(tmp_path / "early.json")]) == 0
+    said = capsys.readouterr().out
+    assert main([*common, "--out", str(tmp_path / "all.json")]) == 0
+    early, whole = (read_metrics(tmp_path / f"{n}.json") for n in ("early", "all"))
+    seen = [i for m in early.layers for i in m.series("sampled_images")]
+    fewer = [i for i in seen if i < 100]
+    assert fewer and set(seen) <= {25, 50, 100}
+    assert f"{len(fewer)} of {len(seen)} forms, which no plan can want, were measured on" in said
+    for m, other in zip(early.layers, whole.layers):
+        for images, a, b in zip(
+            m.series("sampled_images"), m.series("sampled_divergence"), other.series("sampled_divergence")
+        ):
+            assert a == b if images == 100 else a == pytest.approx(b, rel=1.0)
+
+
+def test_budgets_that_macs_do_not_judge_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, weights = nets.write_net(tmp_path, nets.residual())
+    lmdb = nets.write_images(tmp_path / "lmdb", 20)
+    status = main(["compress", "--model", str(model), "--weights", str(weights), "--lmdb", str(lmdb), "--target_params", "0.5",
+                   "--metric", "divergence", "--early", "--out", str(tmp_path / "out")])  # fmt: skip
+    assert status == 2 and "--early: what a plan can want is judged by MACs" in capsys.readouterr().err

@@ -28,8 +28,9 @@ from enc_caffe.caffe_tools.programs import caffe_test
 from enc_caffe.experiments.fetch import data_folder
 from enc_caffe.installation import find_caffe
 from enc_caffe.measuring.layers import ORIGINAL, Pair
-from enc_caffe.measuring.subject import layer_counts
+from enc_caffe.measuring.subject import early_counts, layer_counts
 from enc_caffe.pipeline.measurement import images_of
+from enc_caffe.pipeline.wanted import can_be_wanted
 from enc_caffe.plan import Plan
 from enc_caffe.terminal.tables import print_table
 from enc_caffe.workers.choice import Workers
@@ -105,10 +106,16 @@ def main() -> int:
             made = images_of(loaded, weights, lmdb, executor)
             found = layer_counts(made, pairs)
         ours = time.perf_counter() - start
+
+        start = time.perf_counter()
+        with Workers(cores).executor() as executor:
+            _, ended = early_counts(images_of(loaded, weights, lmdb, executor), pairs, can_be_wanted(table))
+        early = time.perf_counter() - start
     rows = [
         [f"one caffe test process for each pair, {cores} BLAS threads", f"{one:,.0f}", f"{one / ours:.2f}"],
         [f"{cores} such processes at once, 1 BLAS thread each", f"{several:,.0f}", f"{several / ours:.2f}"],
         [f"this engine, {cores} workers", f"{ours:,.0f}", "1"],
+        [f"the same with --early ({len(ended)} forms ended)", f"{early:,.0f}", f"{early / ours:.2f}"],
     ]
     print_table(f"ResNet-56, {args.images} images, {len(pairs)} pairs; the first two scaled up from {len(some)}",
                 ["way", "seconds", "ratio"], rows)  # fmt: skip

@@ -141,7 +141,7 @@ def _measured(args: argparse.Namespace, loaded: pipeline.LoadedNetwork, table: M
     )
     for line in ended_early(measured):
         print(line)
-    if first[0] > 0:
+    if first[0] > 0 and not args.early:
         print(f"{first[0] / (look.images * (pairs + 1)):.0%} of it was in {args.store or 'the store'} already")
     if measured.baseline_accuracy is not None:
         print(f"top-{args.accuracy} accuracy of the original: {measured.baseline_accuracy:.4f}")

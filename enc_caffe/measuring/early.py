@@ -1,15 +1,16 @@
 """Measurements that end early: forms that no plan can want are not measured on all images.
 
-The chunks of the images come in an order that chance gives. After a quarter and after half of them, what is known of a form's
-mean divergence are bounds: of the means of its chunks, by Student's t. Whoever asked says by these which forms go on. The
-others' counts are scaled up to all images from what they differ by from the original's on the images that they saw.
+The chunks of the images come in an order that chance gives. After a quarter, half and three quarters of them, the means of the
+chunks bound by Student's t how much more one form diverges than another: both saw the same images, so that differences are
+known better than the divergences are. Whoever asked says by these which forms go on. The others' counts are scaled up to all images
+from what they differ by from the original's on the images that they saw.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from typing import Callable, Collection, Mapping, Optional, Sequence
 
 import numpy as np
@@ -22,36 +23,50 @@ from enc_caffe.measuring.store import ResultStore
 from enc_caffe.workers.executor import Executor
 
 #: Parts of the chunks after which measurements may end, the fewest chunks that bounds are drawn from, and the probability
-#: that a mean lies above its upper bound, or below its lower one (were the means of chunks normal).
-LOOKS, FEWEST, DOUBT = (0.25, 0.5), 5, 1e-3
+#: that a mean lies above its upper bound (were the means of chunks normal).
+LOOKS, FEWEST, DOUBT = (0.25, 0.5, 0.75), 5, 0.01
 
 
 @dataclass(frozen=True)
-class Bounds:
-    """Mean divergence of a form over all images: what is known of it so far."""
+class Seen:
+    """What is known of forms so far.
 
-    low: float
-    mean: float
-    high: float
+    Attributes
+    ----------
+    means : mapping of (layer, form) to ndarray
+        Mean divergence of each chunk that the form saw, in the order of the chunks: those that it saw are the first ones.
+    chunks : int
+        How many there are.
+    """
+
+    means: Mapping[Pair, np.ndarray]
+    chunks: int
+
+    def excess(self, pair: Pair, other: Optional[Pair]) -> float:
+        """How much more ``other`` diverges than ``pair`` at most, over all images; None is the whole layer, which does not diverge.
+
+        Source: Student's t with the correction for draws from a finite population (Cochran, Sampling Techniques, 1977, chapter 2).
+        """
+        own = self.means[pair]
+        theirs = np.zeros(len(own)) if other is None else self.means[other]
+        number = min(len(own), len(theirs))
+        differences = theirs[:number] - own[:number]
+        mean = float(differences.mean())
+        if number >= self.chunks:
+            return mean
+        error = float(differences.std(ddof=1)) * math.sqrt((1 - number / self.chunks) / number)
+        most = mean + _quantile(number - 1) * error
+        # No divergence is below 0.
+        return most if other is not None else min(0.0, most)
+
+
+@cache
+def _quantile(freedom: int) -> float:
+    return float(student.isf(DOUBT, freedom))
 
 
 #: Which forms go on, by what is known of all.
-Undecided = Callable[[Mapping[Pair, Bounds]], Collection[Pair]]
-
-
-def bounds(means: Sequence[float], chunks: int) -> Bounds:
-    """Bounds of the mean over ``chunks`` chunks from the means of those that were drawn.
-
-    Source: Student's t with the correction for draws from a finite population (Cochran, Sampling Techniques, 1977, chapter 2).
-    """
-    values, number = np.asarray(means, np.float64), len(means)
-    mean = float(values.mean())
-    if number >= chunks:
-        return Bounds(mean, mean, mean)
-    apart = (
-        float(student.isf(DOUBT, number - 1)) * float(values.std(ddof=1)) * math.sqrt((1 - number / chunks) / number)
-    )
-    return Bounds(max(0.0, mean - apart), mean, mean + apart)
+Undecided = Callable[[Seen], Collection[Pair]]
 
 
 def measure_early(
@@ -76,7 +91,7 @@ def measure_early(
     spans = spans_of(images, chunk)
     order = [spans[i] for i in np.random.default_rng(0).permutation(len(spans))]
     found: dict[Span, dict[Pair, Counts]] = {}
-    known: dict[Pair, Bounds] = {}
+    means: dict[Pair, np.ndarray] = {}
     going, at, before = list(dict.fromkeys(pairs)), 0, 0
     for part in (*LOOKS, 1.0):
         until = math.ceil(part * len(spans))
@@ -90,8 +105,8 @@ def measure_early(
         found.update(parts)
         before, at = before + sum(stop - start for start, stop in now) * wanted, until
         if part < 1.0 and going:
-            known.update({p: _bounds(found, order[:until], p, len(spans)) for p in going})
-            kept = set(undecided(known))
+            means.update({p: _means(found, order[:until], p) for p in going})
+            kept = set(undecided(Seen(dict(means), len(spans))))
             going = [p for p in going if p in kept]
     result = added_up(task, found, spans)
     early: dict[Pair, int] = {}
@@ -108,8 +123,8 @@ def _shifted(progress: Callable[[int, int], None], before: int, left: int, done:
     progress(before + done, before + all_ + left)
 
 
-def _bounds(found: Mapping[Span, Mapping[Pair, Counts]], spans: Sequence[Span], pair: Pair, chunks: int) -> Bounds:
-    return bounds([max(0.0, found[s][pair].divergence / found[s][pair].images) for s in spans], chunks)
+def _means(found: Mapping[Span, Mapping[Pair, Counts]], spans: Sequence[Span], pair: Pair) -> np.ndarray:
+    return np.array([max(0.0, found[s][pair].divergence / found[s][pair].images) for s in spans])
 
 
 def scaled_up(part: Counts, same: Counts, whole: Counts) -> Counts:

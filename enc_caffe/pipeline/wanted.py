@@ -7,13 +7,13 @@ or than the whole layer, is too far above, or too far below, what a plan can use
 
 from __future__ import annotations
 
-from typing import Mapping
+from typing import Optional, Sequence
 
 import numpy as np
 
 from enc_caffe.decomposition import form_cost
 from enc_caffe.form import WHOLE
-from enc_caffe.measuring.early import Bounds, Undecided
+from enc_caffe.measuring.early import Seen, Undecided
 from enc_caffe.measuring.layers import Pair
 from enc_caffe.metrics.table import MetricsTable
 from enc_caffe.search.knapsack import Stage, dual_multipliers
@@ -24,7 +24,7 @@ TARGETS, NEAR = (0.2, 0.9), 1.25
 BEYOND = 2.0
 
 
-def can_be_wanted(table: MetricsTable, target: float | None = None) -> Undecided:
+def can_be_wanted(table: MetricsTable, target: Optional[float] = None) -> Undecided:
     """The forms that go on: those that are not surely dearer than another one at every price.
 
     Parameters
@@ -45,33 +45,38 @@ def can_be_wanted(table: MetricsTable, target: float | None = None) -> Undecided
     whole = {layer.name: form_cost(layer, WHOLE)[0] for layer, _ in table.by_layer()}
     parts = TARGETS if target is None else (target / NEAR, min(1.0, target * NEAR))
 
-    def undecided(known: Mapping[Pair, Bounds]) -> list[Pair]:
+    def undecided(seen: Seen) -> list[Pair]:
         pairs: dict[str, list[Pair]] = {}
-        for pair in known:
+        for pair in seen.means:
             if pair in costs:
                 pairs.setdefault(pair[0], []).append(pair)
-        prices = _prices([(whole[n], [(costs[p], known[p].mean) for p in own]) for n, own in pairs.items()], parts)
-        kept = [p for p in known if p not in costs]
+        prices = _prices(
+            [(whole[n], [(costs[p], float(seen.means[p].mean())) for p in own]) for n, own in pairs.items()], parts
+        )
+        kept = [p for p in seen.means if p not in costs]
         for name, own in pairs.items():
-            macs = np.array([*[costs[p] for p in own], whole[name]], dtype=float)
-            low = np.array([*[known[p].low for p in own], 0.0])
-            high = np.array([*[known[p].high for p in own], 0.0])
-            kept += [p for at, p in enumerate(own) if _has_a_price(at, macs, low, high, prices)]
+            for pair in own:
+                others: list[Optional[Pair]] = [None, *(p for p in own if p != pair)]
+                saved = [costs[pair] - (whole[name] if p is None else costs[p]) for p in others]
+                if _has_a_price(saved, [seen.excess(pair, p) for p in others], prices):
+                    kept.append(pair)
         return kept
 
     return undecided
 
 
-def _has_a_price(at: int, macs: np.ndarray, low: np.ndarray, high: np.ndarray, prices: tuple[float, float]) -> bool:
-    """Whether at some price the form's least cost is at most what every other form costs at most."""
-    others = np.arange(len(macs)) != at
-    # low + price macs <= high' + price macs' for all others bounds the price from both sides.
-    dearer, room = macs[at] - macs[others], high[others] - low[at]
-    if (room[dearer == 0] < 0).any():
-        return False
-    most = min((room[dearer > 0] / dearer[dearer > 0]).min(initial=np.inf), prices[1])
-    least = max((room[dearer < 0] / dearer[dearer < 0]).max(initial=0.0), prices[0])
-    return bool(least <= most * (1 + 1e-9))
+def _has_a_price(saved: Sequence[int], excess: Sequence[float], prices: tuple[float, float]) -> bool:
+    """Whether at some price no other form is surely cheaper: by MACs that it saves, and divergence that it has more at most."""
+    # Of each other form price times saved <= excess, which bounds the price from above or from below.
+    least, most = prices
+    for macs, more in zip(saved, excess):
+        if macs == 0 and more < 0:
+            return False
+        if macs > 0:
+            most = min(most, more / macs)
+        elif macs < 0:
+            least = max(least, more / macs)
+    return least <= most * (1 + 1e-9)
 
 
 def _prices(layers: list[tuple[int, list[tuple[int, float]]]], parts: tuple[float, float]) -> tuple[float, float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ from hypothesis import strategies as st
 
 from enc_caffe import pipeline
 from enc_caffe.form import Form
-from enc_caffe.measuring.early import DOUBT, Bounds, bounds, scaled_up
+from enc_caffe.measuring.early import DOUBT, Seen, scaled_up
 from enc_caffe.measuring.layers import ORIGINAL, Pair
 from enc_caffe.measuring.scores import Counts
 from enc_caffe.measuring.store import ResultStore
@@ -21,21 +20,28 @@ from enc_caffe.pipeline.measurement import images_of
 from enc_caffe.workers.choice import Workers
 from tests.measuring import nets
 
+PAIRS: list[Pair] = [("c1", Form("spatial", (2,))), ("c2", Form("spatial", (1,)))]
+
 
 def test_bounds_hold_as_often_as_they_say() -> None:
     rng, missed, draws = np.random.default_rng(0), 0, 4000
+    one, two = PAIRS[:2]
     for _ in range(draws):
-        population = rng.normal(1.0, 0.3, 20)
-        found = bounds(rng.permutation(population)[:5].tolist(), 20)
-        assert 0 <= found.low <= found.mean <= found.high
-        missed += not found.low <= population.mean() <= found.high
-    # Either bound fails once in a thousand draws: 8 are to be expected, 25 would be a wonder.
-    assert 0 < missed < 25 and DOUBT == 1e-3
+        # Both are large on the same images.
+        common = rng.exponential(1.0, 20)
+        own, theirs = common + rng.normal(0, 0.1, 20), common + rng.normal(0.2, 0.1, 20)
+        order = rng.permutation(20)[:5]
+        missed += Seen({one: own[order], two: theirs[order]}, 20).excess(one, two) < (theirs - own).mean()
+    # One in a hundred is to be expected: 40, and 70 would be a wonder.
+    assert 15 < missed < 70 and DOUBT == 0.01
 
 
 def test_what_all_images_say_is_no_estimate() -> None:
-    assert bounds([1.0, 2.0, 6.0], 3) == Bounds(3.0, 3.0, 3.0)
-    assert bounds([2.0] * 5, 20) == Bounds(2.0, 2.0, 2.0)
+    one, two = PAIRS[:2]
+    seen = Seen({one: np.array([1.0, 2, 6]), two: np.array([2.0, 4])}, 3)
+    assert seen.excess(one, None) == -3.0
+    # On the two chunks that both saw; the third may have anything.
+    assert seen.excess(two, one) > -1.5
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 5))
@@ -63,10 +69,10 @@ def test_what_is_left_out_is_a_matter_of_the_chunks_alone(tmp_path: Path) -> Non
     loaded = pipeline.load(model, lmdb)
     names = [layer.name for layer in loaded.network.layers if layer.name in dict(loaded.policy.schemes)]
     pairs: list[Pair] = [(name, Form("spatial", (rank,))) for name in names[1:3] for rank in (1, 2)]
-    looks: list[dict[Pair, Bounds]] = []
+    looks: list[Seen] = []
 
-    def all_but_one(known: Mapping[Pair, Bounds]) -> list[Pair]:
-        looks.append(dict(known))
+    def all_but_one(seen: Seen) -> list[Pair]:
+        looks.append(seen)
         return pairs[1:]
 
     found, shares = [], list[tuple[int, int]]()
@@ -75,12 +81,11 @@ def test_what_is_left_out_is_a_matter_of_the_chunks_alone(tmp_path: Path) -> Non
             made = images_of(loaded, weights, lmdb, executor, store)
             found.append(early_counts(made, pairs, all_but_one, lambda done, all_: shares.append((done, all_))))
             whole = layer_counts(made, pairs)
-            assert early_counts(made, pairs, lambda known: list(known)) == (whole, {})
+            assert early_counts(made, pairs, lambda seen: list(seen.means)) == (whole, {})
     assert found[0] == found[1] and shares[-1][0] == shares[-1][1]
     counts, early = found[0]
     assert early == {pairs[0]: 25} and {p: counts[p] for p in (ORIGINAL, *pairs[1:])} == {p: whole[p] for p in (ORIGINAL, *pairs[1:])}  # fmt: skip
     # The chunks that the one form saw are a part of all, and what is told of it a mean of theirs.
     assert counts[pairs[0]].images == 100 and counts[pairs[0]] != whole[pairs[0]]
-    assert counts[pairs[0]].divergence / 100 == pytest.approx(looks[0][pairs[0]].mean)
-    for look in looks:
-        assert all(b.low <= b.mean <= b.high for b in look.values())
+    assert counts[pairs[0]].divergence / 100 == pytest.approx(looks[0].means[pairs[0]].mean())
+    assert [len(look.means[pairs[1]]) for look in looks[:3]] == [5, 10, 15] and len(looks[2].means[pairs[0]]) == 5

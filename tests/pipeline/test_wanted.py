@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from enc_caffe.cli import main
 from enc_caffe.decomposition import form_cost
 from enc_caffe.form import WHOLE
-from enc_caffe.measuring.early import Bounds
+from enc_caffe.measuring.early import Seen
 from enc_caffe.measuring.layers import Pair
 from enc_caffe.metrics.files import read_metrics
 from enc_caffe.metrics.table import LayerMetrics, MetricsTable
@@ -42,7 +42,7 @@ def pairs_of(table: MetricsTable) -> list[Pair]:
 def test_what_an_optimum_takes_goes_on(layers: int, seed: int, target: float | None) -> None:
     table, rng = table_of(layers), np.random.default_rng(seed)
     known = {p: float(rng.exponential(10 ** rng.uniform(-4, 0))) for p in pairs_of(table)}
-    kept = set(can_be_wanted(table, target)({p: Bounds(v, v, v) for p, v in known.items()}))
+    kept = set(can_be_wanted(table, target)(Seen({p: np.full(4, v) for p, v in known.items()}, 4)))
     costs = {p: form_cost(table.layers[int(p[0][1:])].layer, p[1])[0] for p in known}
     whole = {m.name: form_cost(m.layer, WHOLE)[0] for m in table.layers}
     parts = (0.25, 0.5, 0.8) if target is None else (target,)
@@ -63,15 +63,16 @@ def test_what_is_surely_beaten_ends_and_what_is_doubtful_does_not() -> None:
     table = table_of(2)
     pairs = pairs_of(table)
     first, others = pairs[:6], pairs[6:]
-    known = {p: Bounds(0.01, 0.01, 0.01) for p in others}
+    known = {p: np.full(5, 0.01) for p in others}
     # More divergence than what costs less: no price can want it.
     values = (0.9, 0.2, 0.5, 0.1, 0.02, 0.01)
-    sure = {p: Bounds(v * 0.99, v, v * 1.01) for p, v in zip(first, values)}
-    rule = can_be_wanted(table)
-    assert first[2] not in rule({**known, **sure}) and first[1] in rule({**known, **sure})
-    doubtful = {p: Bounds(0.0, v, 3 * v) for p, v in zip(first, values)}
+    rule, noise = can_be_wanted(table), np.array([-1, 0.5, 1, -0.5, 0])
+    sure = {p: v * (1 + 0.01 * noise) for p, v in zip(first, values)}
+    kept = rule(Seen({**known, **sure}, 20))
+    assert first[2] not in kept and first[1] in kept
+    doubtful = {p: v * (1 + np.roll(noise, i)) for i, (p, v) in enumerate(zip(first, values))}
     # The last three cost more than the whole layer, whatever they diverge by.
-    assert set(first[:3]) == set(rule({**known, **doubtful})) & set(first)
+    assert set(first[:3]) == set(rule(Seen({**known, **doubtful}, 20))) & set(first)
 
 
 @pytest.mark.caffe
@@ -86,7 +87,7 @@ def test_metrics_say_what_ended_early(tmp_path: Path, capsys: pytest.CaptureFixt
     early, whole = (read_metrics(tmp_path / f"{n}.json") for n in ("early", "all"))
     seen = [i for m in early.layers for i in m.series("sampled_images")]
     fewer = [i for i in seen if i < 100]
-    assert fewer and set(seen) <= {25, 50, 100}
+    assert fewer and set(seen) <= {25, 50, 75, 100}
     assert f"{len(fewer)} of {len(seen)} forms, which no plan can want, were measured on" in said
     for m, other in zip(early.layers, whole.layers):
         for images, a, b in zip(

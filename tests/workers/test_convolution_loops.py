@@ -1,4 +1,4 @@
-"""Depthwise convolutions, and 3x3 ones by Winograd's algorithm in training, held against Caffe's own code."""
+"""Depthwise convolutions, those of few channels, and 3x3 ones by Winograd's algorithm in training, held against Caffe's own code."""
 
 from __future__ import annotations
 
@@ -106,15 +106,58 @@ def test_winograd_computes_in_training_alone(worker: CaffeExecutor, channels: in
         assert (kernel == "loops Winograd") == wanted
 
 
-def test_an_images_output_is_the_same_in_any_batch(worker: CaffeExecutor) -> None:
-    net = layer_text((1, 20, 18, 18), 24, "pad: 1", "TRAIN")[0]
+@LAYERS
+@given(
+    inputs=st.integers(1, 30), outputs=st.integers(1, 30), size=SIZES,
+    kernel=st.sampled_from([(3, 1), (1, 3), (1, 1), (3, 3), (2, 5), (5, 2)]), pad=st.tuples(st.integers(0, 3), st.integers(0, 3)),
+    bias=st.booleans(), seed=st.integers(0, 2**32 - 1),
+)  # fmt: skip
+def test_few_channels(
+    worker: CaffeExecutor, inputs: int, outputs: int, size: tuple[int, int], kernel: tuple[int, int], pad: tuple[int, int], bias: bool, seed: int
+) -> None:  # fmt: skip
+    assume(all(n + 2 * p >= k for n, p, k in zip(size, pad, kernel)))
+    shape = (3, inputs, *size)
+    text = (
+        f"num_output: {outputs} kernel_h: {kernel[0]} kernel_w: {kernel[1]} pad_h: {pad[0]} pad_w: {pad[1]} "
+        f"bias_term: {str(bias).lower()}"
+    )
+    nets = [one_layer("Convolution", shape, f"convolution_param {{ {text} {e} }}") for e in ("", "engine: CAFFE")]
+    found = held_against_caffe(worker, nets, shape, seed)
+    if found == "loops few channels":
+        assert "AVX" in worker.arithmetic.layers and all(p < k for p, k in zip(pad, kernel))
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "size", "kernel"),
+    [
+        (16, 3, (32, 32), (1, 3)), (3, 16, (32, 32), (3, 1)), (5, 33, (8, 8), (1, 3)), (33, 9, (14, 14), (3, 3)), (2, 7, (9, 21), (2, 3)),
+        (18, 4, (4, 4), (1, 1)), (6, 6, (200, 150), (3, 1)), (20, 3, (3, 7), (1, 1)),
+    ],
+)  # fmt: skip
+def test_few_channels_of_all_kinds_of_rows(
+    worker: CaffeExecutor, inputs: int, outputs: int, size: tuple[int, int], kernel: tuple[int, int]
+) -> None:
+    shape = (3, inputs, *size)
+    text = f"num_output: {outputs} kernel_h: {kernel[0]} kernel_w: {kernel[1]} pad_h: {kernel[0] // 2} pad_w: {kernel[1] // 2}"
+    nets = [one_layer("Convolution", shape, f"convolution_param {{ {text} {e} }}") for e in ("", "engine: CAFFE")]
+    assert (held_against_caffe(worker, nets, shape, 3) == "loops few channels") == ("AVX" in worker.arithmetic.layers)
+
+
+#: By Winograd's algorithm in training, and by the loops for few channels.
+NETS = pytest.mark.parametrize("outputs", [24, 5])
+
+
+@NETS
+def test_an_images_output_is_the_same_in_any_batch(worker: CaffeExecutor, outputs: int) -> None:
+    net = layer_text((1, 20, 18, 18), outputs, "pad: 1", "TRAIN")[0]
     alone, together = worker.result(worker.submit(alone_and_together, net))
     assert np.array_equal(alone, together)
 
 
-def test_threads() -> None:
+@NETS
+def test_threads(outputs: int) -> None:
     shape, found = (5, 20, 18, 18), []
-    net = layer_text(shape, 24, "pad: 1", "TRAIN")[0]
+    net = layer_text(shape, outputs, "pad: 1", "TRAIN")[0]
     for threads in (1, 3):
         with CaffeExecutor(1, threads) as executor:
             found.append(executor.result(executor.submit(passes, [net], shape, 5))[0][1])

@@ -1,4 +1,4 @@
-"""Depthwise convolutions, those of few channels, and 3x3 ones by Winograd's algorithm in training, held against Caffe's own code."""
+"""Depthwise convolutions, those of few channels, and 3x3 ones by Winograd's algorithm, held against Caffe's own code."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ def worker(request: pytest.FixtureRequest) -> Iterator[CaffeExecutor]:
             yield executor
 
 
-def layer_text(shape: tuple[int, ...], outputs: int, text: str, phase: str = "TEST") -> list[str]:
+def layer_text(shape: tuple[int, ...], outputs: int, text: str) -> list[str]:
     """A net of one 3x3 layer by what is fast, and by Caffe's own code."""
     return [
-        one_layer("Convolution", shape, f"phase: {phase} convolution_param {{ num_output: {outputs} kernel_size: 3 {text} {e} }}")
+        one_layer("Convolution", shape, f"convolution_param {{ num_output: {outputs} kernel_size: 3 {text} {e} }}")
         for e in ("", "engine: CAFFE")
     ]  # fmt: skip
 
@@ -84,12 +84,12 @@ def test_depthwise_planes_of_all_kinds(worker: CaffeExecutor, size: tuple[int, i
     inputs=st.integers(14, 40), outputs=st.integers(14, 40), size=SIZES, pad=st.tuples(st.integers(0, 3), st.integers(0, 3)),
     bias=st.booleans(), seed=st.integers(0, 2**32 - 1),
 )  # fmt: skip
-def test_training_passes(
+def test_3x3(
     worker: CaffeExecutor, inputs: int, outputs: int, size: tuple[int, int], pad: tuple[int, int], bias: bool, seed: int
 ) -> None:  # fmt: skip
     assume(all(n + 2 * p >= 3 for n, p in zip(size, pad)))
     shape, text = (2, inputs, *size), f"pad_h: {pad[0]} pad_w: {pad[1]} bias_term: {str(bias).lower()}"
-    kernel = held_against_caffe(worker, layer_text(shape, outputs, text, "TRAIN"), shape, seed)
+    kernel = held_against_caffe(worker, layer_text(shape, outputs, text), shape, seed)
     if kernel == "loops Winograd":
         assert "AVX-512" in worker.arithmetic.layers and min(inputs, outputs) >= 16
 
@@ -97,13 +97,11 @@ def test_training_passes(
 @pytest.mark.parametrize(
     ("channels", "size"), [(16, (32, 32)), (32, (16, 16)), (64, (8, 8)), (24, (14, 14)), (16, (7, 56))]
 )
-def test_winograd_computes_in_training_alone(worker: CaffeExecutor, channels: int, size: tuple[int, int]) -> None:
+def test_winograd_needs_avx512(worker: CaffeExecutor, channels: int, size: tuple[int, int]) -> None:
     shape = (3, channels, *size)
-    for phase in ("TRAIN", "TEST"):
-        kernel = held_against_caffe(worker, layer_text(shape, channels, "pad: 1", phase), shape, 2)
-        # What an SSE4.1 machine has no kernel for, Caffe computes.
-        wanted = phase == "TRAIN" and "AVX-512" in worker.arithmetic.layers
-        assert (kernel == "loops Winograd") == wanted
+    kernel = held_against_caffe(worker, layer_text(shape, channels, "pad: 1"), shape, 2)
+    # What an SSE4.1 machine has no kernel for, Caffe computes.
+    assert (kernel == "loops Winograd") == ("AVX-512" in worker.arithmetic.layers)
 
 
 @LAYERS
@@ -143,13 +141,13 @@ def test_few_channels_of_all_kinds_of_rows(
     assert (held_against_caffe(worker, nets, shape, 3) == "loops few channels") == ("AVX" in worker.arithmetic.layers)
 
 
-#: By Winograd's algorithm in training, and by the loops for few channels.
+#: By Winograd's algorithm, and by the loops for few channels.
 NETS = pytest.mark.parametrize("outputs", [24, 5])
 
 
 @NETS
 def test_an_images_output_is_the_same_in_any_batch(worker: CaffeExecutor, outputs: int) -> None:
-    net = layer_text((1, 20, 18, 18), outputs, "pad: 1", "TRAIN")[0]
+    net = layer_text((1, 20, 18, 18), outputs, "pad: 1")[0]
     alone, together = worker.result(worker.submit(alone_and_together, net))
     assert np.array_equal(alone, together)
 
@@ -157,7 +155,7 @@ def test_an_images_output_is_the_same_in_any_batch(worker: CaffeExecutor, output
 @NETS
 def test_threads(outputs: int) -> None:
     shape, found = (5, 20, 18, 18), []
-    net = layer_text(shape, outputs, "pad: 1", "TRAIN")[0]
+    net = layer_text(shape, outputs, "pad: 1")[0]
     for threads in (1, 3):
         with CaffeExecutor(1, threads) as executor:
             found.append(executor.result(executor.submit(passes, [net], shape, 5))[0][1])

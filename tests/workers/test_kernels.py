@@ -351,7 +351,7 @@ def test_older_cpus(instructions: str, monkeypatch: pytest.MonkeyPatch) -> None:
     ]
     with CaffeExecutor(1) as executor:
         name, loops = executor.arithmetic.layers.split(" ", 2)[2].split("+")
-        assert loops == "loops2"
+        assert loops == "loops3"
         assert name == {"SSE41": "SSE4.1"}.get(instructions, instructions) or name == "SSE4.1"
         for at in range(0, len(nets), 2):
             (_, arrays), (_, own) = executor.result(executor.submit(passes, nets[at : at + 2], shape, 7))

@@ -10,6 +10,7 @@ from typing import Any
 
 from enc_caffe.caffe_io.describe import selected
 from enc_caffe.caffe_io.runnable import OUTPUT, Runnable, outputs_of, part_of
+from enc_caffe.caffe_io.variants import labels_of
 from enc_caffe.network import Network
 from enc_caffe.shapes import UNKNOWN, count
 
@@ -17,13 +18,14 @@ from enc_caffe.shapes import UNKNOWN, count
 def several_outputs(net: Any, network: Network, source: str) -> Runnable:
     """The network with its outputs put together, where it has several; else as it is.
 
-    A loss or an accuracy in it says which output counts: then it is left as it is too, and where an output is not one of its
-    images (its first axis is another).
+    Losses say which outputs count: those that are held to labels of their own, as a plate reader's characters are. Of several losses
+    by one label the last counts, those before it are of auxiliary classifiers. The network is left as it is too where an output is not
+    one of its images (its first axis is another).
     """
     layers = selected(net)
-    if any(p.type.endswith("Loss") or p.type == "Accuracy" for p in layers):
-        return Runnable(net)
     kept, outputs = outputs_of(layers)
+    if any(p.type.endswith("Loss") or p.type == "Accuracy" for p in layers):
+        outputs = _held_to_labels(layers)
     batches = {network.shape_of(top)[:1] for top in network.inputs}
     shapes = [network.shape_of(blob) for blob in outputs]
     if len(outputs) < 2 or any(s == UNKNOWN or len(s) < 2 or s[:1] not in batches for s in shapes):
@@ -33,6 +35,16 @@ def several_outputs(net: Any, network: Network, source: str) -> Runnable:
         out,
         f"{source}: the network has {len(outputs)} outputs; {named} are compared, each by how much it varies itself",
     )
+
+
+def _held_to_labels(layers: list[Any]) -> list[str]:
+    """What losses read that are by different labels, in their order: of each label what the last of its losses reads."""
+    labels, found = labels_of(layers), dict[str, str]()
+    for param in layers:
+        own = param.type.endswith("Loss") and len(param.bottom) > 1 and list(param.loss_weight) != [0]
+        if own and param.bottom[1] in labels and param.bottom[0] not in labels:
+            found[param.bottom[1]] = param.bottom[0]
+    return list(dict.fromkeys(found.values()))
 
 
 def output_sizes(network: Network) -> tuple[int, ...]:

@@ -122,7 +122,7 @@ def deploy_net(net: Any, network: Network, batch: int = 1) -> Any:
     out = caffe_pb2().NetParameter(name=net.name or None)
     keep_foreign(net, out)
     layers = [p for p in selected(net) if p.type != "HDF5Output"]  # it would write a file of its own choice
-    gone = _labels(layers)
+    gone = labels_of(layers)
     steps = any(p.type in ("LSTM", "RNN") for p in layers)
     read = {b for p in layers for b in p.bottom}
     scoring = [
@@ -147,7 +147,7 @@ def deploy_net(net: Any, network: Network, batch: int = 1) -> Any:
     return out
 
 
-def _labels(layers: list[Any]) -> set[str]:
+def labels_of(layers: list[Any]) -> set[str]:
     """Blobs that inference does not need: labels, and what is made of labels alone.
 
     A data layer's top is a label if nothing but losses and accuracies reads it, or layers without weights (or of a fork) that

@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 
 from enc_caffe.caffe_io.caffemodel import CaffeModel, layer_record, write_caffemodel
+from enc_caffe.caffe_io.datum import write_lmdb
 from enc_caffe.caffe_io.prototxt import read_net
+from enc_caffe.caffe_io.sources import from_arrays
 from enc_caffe.errors import WeightsError
 from enc_caffe.installation import TYPES
+from enc_caffe.measuring.evaluate import scores_lines
 from enc_caffe.measuring.images import look_at
 from tests.measuring import nets
 
@@ -40,3 +43,46 @@ def test_blobs_that_stock_caffe_would_abort_on_are_told(tmp_path: Path, monkeypa
     # Which blobs another Caffe has is its own affair.
     monkeypatch.setenv(TYPES, "Convolution,BatchNorm")
     assert looked() == 3
+
+
+DATA = 'layer {{ name: "{0}" type: "Data" {1} data_param {{ source: "none" batch_size: 4 backend: LMDB }} }}\n'
+IMAGES = DATA.format("data", 'top: "data" top: "label"')
+
+
+@pytest.mark.parametrize(
+    "layers, why",
+    [
+        (IMAGES, ""),
+        (IMAGES + nets.simple("rows", "Reshape", "label", "mark", "reshape_param { shape { dim: -1 dim: 1 } }"), ""),
+        (DATA.format("data", 'top: "data"') + DATA.format("marks", 'top: "mark"'), "labels 'mark' are read by layer 'marks', not"),
+        (
+            DATA.format("data", 'top: "data"') + DATA.format("marks", 'top: "rows"')
+            + 'layer { name: "parted" type: "Slice" bottom: "rows" top: "other" top: "mark" slice_param { axis: 1 slice_point: 1 } }\n',
+            "labels 'mark' are made by layer 'parted' (Slice), not",
+        ),
+        (IMAGES + nets.simple("fewer", "Power", "label", "mark", "power_param { scale: 0.5 }"), "labels 'mark' are made by layer 'fewer' (Power), not"),
+    ],
+    ids=["own", "own, as rows", "another layer", "a part of others", "computed"],
+)  # fmt: skip
+def test_labels_that_are_not_those_of_the_images(tmp_path: Path, layers: str, why: str) -> None:
+    label = "mark" if '"mark"' in layers else "label"
+    loss = f'layer {{ name: "loss" type: "SoftmaxWithLoss" bottom: "fc" bottom: "{label}" top: "loss" }}\n'
+    model, weights = nets.write_net(tmp_path, layers + nets.conv("c", "data", 4) + nets.TAIL.format(last="c") + loss)
+    nets.write_images(tmp_path / "lmdb", 5)
+    look = look_at(read_net(model), str(model), weights, tmp_path / "lmdb", any_output=True)
+    assert look.labelled == (not why)
+    assert look.elsewhere.startswith(why) and bool(look.elsewhere) == bool(why)
+
+
+def test_labels_that_an_accuracy_leaves_out_are_said(tmp_path: Path) -> None:
+    accuracy = 'layer { name: "acc" type: "Accuracy" bottom: "fc" bottom: "label" top: "acc" accuracy_param { ignore_label: 3 } }\n'
+    model, weights = nets.write_net(
+        tmp_path, IMAGES + nets.conv("c", "data", 4) + nets.TAIL.format(last="c") + accuracy
+    )
+    pixels = np.zeros((5, 3, 12, 12), np.uint8)
+    for name, labels, words in (("some", [3, 1, 3, 2, 0], "which 2 of 5 images have"), ("none", [0, 1, 2, 1, 4], "")):
+        write_lmdb(tmp_path / name, from_arrays(pixels, np.array(labels))[1])
+        lines = scores_lines(look_at(read_net(model), str(model), weights, tmp_path / name))
+        assert [words in line and "layer 'acc' leaves out label 3" in line for line in lines] == (
+            [True] if words else []
+        )

@@ -10,9 +10,9 @@ from typing import Any
 
 from enc_caffe.caffe_io.describe import selected
 from enc_caffe.caffe_io.runnable import OUTPUT, Runnable, outputs_of, part_of
-from enc_caffe.caffe_io.variants import labels_of
+from enc_caffe.caffe_io.variants import labels_of, values_of_image
 from enc_caffe.network import Network
-from enc_caffe.shapes import UNKNOWN, count
+from enc_caffe.shapes import UNKNOWN
 
 
 def several_outputs(net: Any, network: Network, source: str) -> Runnable:
@@ -51,4 +51,4 @@ def output_sizes(network: Network) -> tuple[int, ...]:
     """Values of an image in each of the outputs that were put together, in their order; none where a network has one output."""
     if OUTPUT not in network:
         return ()
-    return tuple(count(shape[1:]) for shape in network[OUTPUT].bottom_shapes)
+    return tuple(values_of_image(network, shape) for shape in network[OUTPUT].bottom_shapes)

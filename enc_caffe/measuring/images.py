@@ -13,8 +13,9 @@ from enc_caffe.caffe_io.caffemodel import opened
 from enc_caffe.caffe_io.datum import ImageLmdb
 from enc_caffe.caffe_io.describe import selected
 from enc_caffe.caffe_io.lacking import check_trained
+from enc_caffe.caffe_io.perimage import most_images, per_image
 from enc_caffe.caffe_io.transform import Transform, blame, remedy, transform_of
-from enc_caffe.caffe_io.variants import Scores, check_one_input, find_scores, sized_network
+from enc_caffe.caffe_io.variants import Scores, check_one_input, deploy_net, find_scores, sized_network
 from enc_caffe.errors import DatasetError, NetworkError, WeightsError
 from enc_caffe.installation import more_types
 from enc_caffe.network import Network
@@ -37,6 +38,8 @@ class Images:
         Why they count so, where the network reads its labels elsewhere.
     ignored : str
         What a person should know of labels that the network's own accuracy leaves out.
+    most : int
+        Images of a pass at most, as the prototxt is written; 0 for any number.
     """
 
     network: Network
@@ -49,6 +52,7 @@ class Images:
     beyond: str = ""
     elsewhere: str = ""
     ignored: str = ""
+    most: int = 0
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -67,7 +71,7 @@ def look_at(
     WeightsError
         If the caffemodel does not fit the network, or lacks weights of it.
     NetworkError
-        If it has several inputs, or no class scores.
+        If it has several inputs, or no class scores, or is made for passes of one number of images that is not 1.
     DatasetError
         If the images do not fit the network, or a label is beyond its classes.
     """
@@ -113,7 +117,10 @@ def look_at(
             raise DatasetError(f"{lmdb}: {beyond}")
         labelled = False
     ignored = _ignored(net, scores, labels) if labelled else ""
-    return Images(network, scores, rule, data_blob, total, labelled, len(np.unique(labels)), beyond, elsewhere, ignored)
+    most = most_images(per_image(deploy_net(net, network), network), scores.scores, source)
+    return Images(
+        network, scores, rule, data_blob, total, labelled, len(np.unique(labels)), beyond, elsewhere, ignored, most
+    )
 
 
 def _ignored(net: Any, scores: Scores, labels: np.ndarray) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 
 from enc_caffe.caffe_io.describe import set_state
 from enc_caffe.caffe_io.feed import AS_WRITTEN, Feed
+from enc_caffe.caffe_io.notices import batch_statistics
 from enc_caffe.caffe_io.prototxt import read_net
 from enc_caffe.decomposition import form_cost
 from enc_caffe.errors import CaffeError, DatasetError, UsageError
@@ -100,6 +101,8 @@ def evaluate(
         if value is not None and value < least:
             raise UsageError(f"--{flag} {value}: {least} or more is needed")
     net = feed.written(set_state(read_net(Path(model), python_layers), level, stages))
+    for line in batch_statistics(net):
+        notice(line)
     with contextlib.ExitStack() as stack:
         if executor is None:
             gpus = () if gpu is None else (gpu,)

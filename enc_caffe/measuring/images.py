@@ -162,4 +162,9 @@ def _data_blob(network: Network) -> tuple[str, Shape]:
     for layer in network.layers:
         if brings_data(layer.type):
             return layer.tops[0], layer.top_shapes[0][1:]
-    raise DatasetError(f"network '{network.name}' has no layer that reads images")
+    own = next(
+        (f", and layer '{x.name}' ({x.type}) makes values of its own" for x in network.layers if not x.bottoms), ""
+    )
+    raise DatasetError(
+        f"network '{network.name}' has no layer that reads images{own}; give its deploy prototxt, or an Input layer in that place"
+    )

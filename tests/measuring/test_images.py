@@ -11,9 +11,9 @@ from enc_caffe.caffe_io.caffemodel import CaffeModel, layer_record, write_caffem
 from enc_caffe.caffe_io.datum import write_lmdb
 from enc_caffe.caffe_io.prototxt import read_net
 from enc_caffe.caffe_io.sources import from_arrays
-from enc_caffe.errors import WeightsError
+from enc_caffe.errors import DatasetError, WeightsError
 from enc_caffe.installation import TYPES
-from enc_caffe.measuring.evaluate import scores_lines
+from enc_caffe.measuring.evaluate import evaluate, scores_lines
 from enc_caffe.measuring.images import look_at
 from tests.measuring import nets
 
@@ -86,3 +86,27 @@ def test_labels_that_an_accuracy_leaves_out_are_said(tmp_path: Path) -> None:
         assert [words in line and "layer 'acc' leaves out label 3" in line for line in lines] == (
             [True] if words else []
         )
+
+
+def test_numbers_that_depend_on_the_batch_are_said(tmp_path: Path) -> None:
+    own = nets.simple("bn", "BatchNorm", "c", extra="batch_norm_param { use_global_stats: %s }")
+    lines: dict[str, list[str]] = {}
+    lmdb = nets.write_images(tmp_path / "lmdb", 6)
+    for kept in ("true", "false"):
+        text = IMAGES + nets.conv("c", "data", 4) + own % kept + nets.TAIL.format(last="c") + nets.LOSS
+        model, weights = nets.write_net(tmp_path / kept, text)
+        lines[kept] = []
+        evaluate(model, weights, lmdb, workers=1, notice=lines[kept].append)
+    assert not any("own statistics" in line for line in lines["true"])
+    assert lines["false"][0].startswith("layer 'bn' takes the batch's own statistics")
+
+
+def test_a_network_that_makes_its_own_values_reads_no_images(tmp_path: Path) -> None:
+    data = 'layer { name: "noise" type: "DummyData" top: "data" dummy_data_param { shape { dim: 2 dim: 3 dim: 12 dim: 12 } } }\n'
+    model, weights = nets.write_net(tmp_path, data + nets.conv("c", "data", 4))
+    nets.write_images(tmp_path / "lmdb", 3)
+    with pytest.raises(
+        DatasetError,
+        match=r"no layer that reads images, and layer 'noise' \(DummyData\) makes values .* deploy prototxt",
+    ):
+        look_at(read_net(model), str(model), weights, tmp_path / "lmdb", any_output=True)

@@ -25,7 +25,7 @@ def several_outputs(net: Any, network: Network, source: str) -> Runnable:
     layers = selected(net)
     kept, outputs = outputs_of(layers)
     if any(p.type.endswith("Loss") or p.type == "Accuracy" for p in layers):
-        outputs = _held_to_labels(layers)
+        outputs = list(dict.fromkeys(p.bottom[0] for p in deciding_losses(layers)))
     batches = {network.shape_of(top)[:1] for top in network.inputs}
     shapes = [network.shape_of(blob) for blob in outputs]
     if len(outputs) < 2 or any(s == UNKNOWN or len(s) < 2 or s[:1] not in batches for s in shapes):
@@ -37,14 +37,14 @@ def several_outputs(net: Any, network: Network, source: str) -> Runnable:
     )
 
 
-def _held_to_labels(layers: list[Any]) -> list[str]:
-    """What losses read that are by different labels, in their order: of each label what the last of its losses reads."""
-    labels, found = labels_of(layers), dict[str, str]()
+def deciding_losses(layers: list[Any]) -> list[Any]:
+    """Losses that say which outputs count, in their order: of each label the last of those by it."""
+    labels, found = labels_of(layers), dict[str, Any]()
     for param in layers:
         own = param.type.endswith("Loss") and len(param.bottom) > 1 and list(param.loss_weight) != [0]
         if own and param.bottom[1] in labels and param.bottom[0] not in labels:
-            found[param.bottom[1]] = param.bottom[0]
-    return list(dict.fromkeys(found.values()))
+            found[param.bottom[1]] = param
+    return [p for p in layers if any(p is one for one in found.values())]
 
 
 def output_sizes(network: Network) -> tuple[int, ...]:

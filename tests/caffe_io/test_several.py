@@ -83,7 +83,7 @@ def held(kind: str, blob: str, label: str, more: str = "") -> str:
 @pytest.mark.parametrize(
     "losses, wanted",
     [
-        (held("SoftmaxWithLoss", "aux", "m1") + held("SoftmaxWithLoss", "h0", "m0") + held("SoftmaxWithLoss", "h1", "m1") + held("Accuracy", "h1", "m1"), "h1, h0"),
+        (held("SoftmaxWithLoss", "aux", "m1") + held("SoftmaxWithLoss", "h0", "m0") + held("SoftmaxWithLoss", "h1", "m1") + held("Accuracy", "h1", "m1"), "h0, h1"),
         (held("SoftmaxWithLoss", "h1", "label") + held("EuclideanLoss", "h0", "marks"), "h1, h0"),
         (held("SoftmaxWithLoss", "aux", "label") + held("SoftmaxWithLoss", "h1", "label"), ""),
         (held("SoftmaxWithLoss", "h0", "label") + held("EuclideanLoss", "h1", "h0"), ""),

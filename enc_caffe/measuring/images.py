@@ -16,7 +16,7 @@ from enc_caffe.caffe_io.lacking import check_trained
 from enc_caffe.caffe_io.perimage import most_images, per_image
 from enc_caffe.caffe_io.transform import Transform, blame, remedy, transform_of
 from enc_caffe.caffe_io.variants import Scores, check_one_input, deploy_net, find_scores, sized_network
-from enc_caffe.errors import DatasetError, NetworkError, WeightsError
+from enc_caffe.errors import BlobShapeError, DatasetError, NetworkError, WeightsError
 from enc_caffe.installation import more_types
 from enc_caffe.network import Network
 from enc_caffe.shapes import DATA_TYPES, Shape, brings_data
@@ -92,7 +92,7 @@ def look_at(
     data_blob, needed = _data_blob(network)
     try:
         stored.check(network)
-    except WeightsError as exc:
+    except BlobShapeError as exc:
         raise WeightsError(f"{exc}{blame(net, rule.sized(first), lmdb)}") from None
     check_trained(net, source, stored)
     if not more_types():

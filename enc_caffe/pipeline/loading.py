@@ -22,7 +22,7 @@ from enc_caffe.caffe_io.transform import Transform, blame, first_size
 from enc_caffe.caffe_io.unsized import sized_by_weights
 from enc_caffe.caffe_io.variants import sized_network
 from enc_caffe.decomposition.policy import PAPER, Policy, Schemes, policy_for
-from enc_caffe.errors import MetricsError, UnknownSizeError, UsageError, WeightsError
+from enc_caffe.errors import BlobShapeError, MetricsError, UnknownSizeError, UsageError, WeightsError
 from enc_caffe.network import Network
 from enc_caffe.plan import Plan
 from enc_caffe.shapes import Shape
@@ -68,7 +68,7 @@ class LoadedNetwork:
             model = opened(weights)
             try:
                 model.check(self.network)
-            except WeightsError as exc:
+            except BlobShapeError as exc:
                 raise WeightsError(f"{exc}{self.sized_by}") from None
             self._models[weights] = model
         return self._models[weights]

@@ -110,3 +110,19 @@ def test_a_network_that_makes_its_own_values_reads_no_images(tmp_path: Path) -> 
         match=r"no layer that reads images, and layer 'noise' \(DummyData\) makes values .* deploy prototxt",
     ):
         look_at(read_net(model), str(model), weights, tmp_path / "lmdb", any_output=True)
+
+
+def test_sizes_of_images_are_blamed_where_they_may_be_wrong(tmp_path: Path) -> None:
+    body = (
+        nets.conv("c", "data", 4)
+        + 'layer { name: "fc" type: "InnerProduct" bottom: "c" top: "fc" inner_product_param { num_output: 5 } }\n'
+    )
+    model, weights = nets.write_net(tmp_path, IMAGES + body + nets.LOSS)
+    write_lmdb(tmp_path / "lmdb", from_arrays(np.zeros((3, 3, 10, 10), np.uint8), None)[1])
+    with pytest.raises(
+        WeightsError, match=r"a blob of shape \(5, 576\), the prototxt needs \(5, 400\); with images of \(3, 10, 10\)"
+    ):
+        look_at(read_net(model), str(model), weights, tmp_path / "lmdb", any_output=True)
+    model.write_text(model.read_text().replace('"c"', '"other"'))
+    with pytest.raises(WeightsError, match="layer 'other' of the prototxt is not in the caffemodel$"):
+        look_at(read_net(model), str(model), weights, tmp_path / "lmdb", any_output=True)

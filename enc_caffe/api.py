@@ -95,7 +95,7 @@ def metrics(
     network: LoadedNetwork,
     weights: Union[str, Path],
     lmdb: Union[str, Path, None] = None,
-    workers: Optional[Workers] = None,
+    workers: Union[int, Workers, None] = None,
     store: Union[str, Path, None] = None,
     decomposition: str = "svd",
     top_k: int = 1,
@@ -110,8 +110,8 @@ def metrics(
         Caffemodel.
     lmdb : path, optional
         Images to measure on, a part of the training set: an LMDB, or what ``--images`` takes; labels are used where there are some.
-    workers : Workers, optional
-        Where Caffe runs; one process on the CPU without it.
+    workers : int or Workers, optional
+        Processes on the CPU, or where else Caffe runs (:class:`enc_caffe.workers.choice.Workers`); one process without it.
     store : path, optional
         SQLite file that keeps what was measured.
     decomposition : {'svd', 'weighted'}
@@ -133,9 +133,9 @@ def metrics(
     from enc_caffe.pipeline import measurement
     from enc_caffe.pipeline.pictures import Pictures
     from enc_caffe.pipeline.wanted import can_be_wanted
-    from enc_caffe.workers.choice import Workers
+    from enc_caffe.workers.choice import workers_of
 
-    weights = in_stock_form(Path(weights))
+    where, weights = workers_of(workers), in_stock_form(Path(weights))
     network = network.measurable() if lmdb is not None else network
     table = pipeline.pca_metrics(network, weights)
     if lmdb is None:
@@ -146,7 +146,7 @@ def metrics(
         stack.enter_context(pictures.naming())
         found = pictures.lmdb(lmdb)
         kept = stack.enter_context(ResultStore(Path(store))) if store is not None else None
-        executor = stack.enter_context((workers or Workers()).executor())
+        executor = stack.enter_context(where.executor())
         images = measurement.images_of(network, weights, found, executor, kept)
         decomposer = None if how.plain else Decomposer(images, how)
         undecided = can_be_wanted(table) if early else None
@@ -226,7 +226,7 @@ def compress(
     out: Union[str, Path],
     quality: str = "best",
     test_lmdb: Union[str, Path, None] = None,
-    workers: Optional[Workers] = None,
+    workers: Union[int, Workers, None] = None,
     store: Union[str, Path, None] = None,
     force: bool = False,
     notice: Callable[[str], None] = lambda line: None,
@@ -270,12 +270,12 @@ def compress(
     from enc_caffe.pipeline.making import Making, Output
     from enc_caffe.pipeline.quality import QUALITY
     from enc_caffe.pipeline.source import Resources, Source
-    from enc_caffe.workers.choice import Workers as Alone
+    from enc_caffe.workers.choice import workers_of
 
     load_extensions()
     if quality not in QUALITY:
         raise UsageError(f"quality {quality!r}: known are {', '.join(QUALITY)}")
-    asked = {**QUALITY[quality], **options}
+    where, asked = workers_of(workers), {**QUALITY[quality], **options}
     # The command's names of two of them.
     for name, flag in (("placement", "stride_placement"), ("iterations", "distill_iterations")):
         if flag in asked:
@@ -308,7 +308,7 @@ def compress(
         kept = stack.enter_context(ResultStore(Path(store))) if store is not None else None
         return run(
             Source(Path(model), in_stock_form(Path(weights), notice), **told), images, Path(out), chosen, making,
-            Resources(workers or Alone(), kept),
+            Resources(where, kept),
             Output(
                 test, None if train_lmdb is None else Path(train_lmdb), top_k=top_k, force=force,
                 images=Path(lmdb if test_lmdb is None else test_lmdb),

@@ -57,6 +57,10 @@ class WeightsError(EncError):
     """A caffemodel cannot be read, or does not fit its prototxt."""
 
 
+class BlobShapeError(WeightsError):
+    """A blob has another shape than the prototxt asks for, which sizes of images have a part in."""
+
+
 class NetworkError(EncError):
     """A network breaks one of Caffe's rules (shapes, bottoms, tops, cycles)."""
 

@@ -15,6 +15,7 @@ import pytest
 
 import enc_caffe
 from enc_caffe.errors import DatasetError, UsageError
+from enc_caffe.workers.choice import Workers, workers_of
 from tests.measuring import nets
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -118,12 +119,20 @@ def test_what_a_caller_decides_goes_before_the_quality_s_own(monkeypatch: pytest
         ({"bounds": {"c2": 3}}, "bounds {'c2': 3}: (lowest, highest) is needed"),
         ({"bounds": "c2=3:4"}, "a mapping of layer to (lowest, highest) is needed"),
         ({"whole": 3}, "whole 3: a name, or names, are needed"),
+        ({"workers": 0}, "workers 0: a number of processes of 1 or more is needed"),
+        ({"workers": "2"}, "workers '2': a number of processes"),
     ],
 )
 def test_wrong_options_are_errors_of_one_line(options: dict, words: str) -> None:
     with pytest.raises(UsageError) as caught:
         enc_caffe.compress("m", "w", "i", "o", **{"target_flops": 0.5, **options})
     assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_workers_may_be_a_number() -> None:
+    assert (
+        workers_of(2) == Workers(2) and workers_of(None) == Workers() and workers_of(Workers(gpus="all")).gpus == "all"
+    )
 
 
 @pytest.mark.parametrize(

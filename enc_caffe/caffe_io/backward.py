@@ -27,8 +27,10 @@ WRONG_IN_PLACE = frozenset({"Power", "AbsVal", "Log"})
 
 
 def set_apart(net: Any) -> None:
-    """Give layers whose gradient is wrong in place a blob of their own to read; what they make keeps its name."""
+    """Give layers whose gradient is wrong in place a blob of their own to read; what they make keeps its name. Flatten becomes Reshape."""
     for at, layer in enumerate(net.layer):
+        if layer.type == "Flatten":
+            _as_reshape(layer)
         if layer.type not in WRONG_IN_PLACE or list(layer.bottom) != list(layer.top):
             continue
         blob, before = layer.top[0], net.layer[:at]
@@ -38,6 +40,23 @@ def set_apart(net: Any) -> None:
         for other in before:
             for names in (other.bottom, other.top):
                 names[:] = [layer.bottom[0] if name == blob else name for name in names]
+
+
+def _as_reshape(layer: Any) -> None:
+    """Write a Flatten as the Reshape that does the same.
+
+    Backward, Caffe's Flatten puts the diff of its top in place of its bottom's (``flatten_layer.cpp``). Where a Reshape made this bottom,
+    whose own diff it shared and whose backward pass does nothing, no gradient comes any further: it is 0 everywhere below.
+    """
+    axis, end = layer.flatten_param.axis, layer.flatten_param.end_axis
+    if end != -1 and (axis < 0) != (end < 0):
+        return
+    layer.type = "Reshape"
+    layer.ClearField("flatten_param")
+    # Reshape counts from behind the last axis, as its -1.
+    layer.reshape_param.axis = axis if axis >= 0 else axis - 1
+    layer.reshape_param.num_axes = -1 if end == -1 else end - axis + 1
+    layer.reshape_param.shape.dim.append(-1)
 
 
 def backward_net(net: Any, scores: str) -> tuple[Any, frozenset[str], frozenset[str]]:

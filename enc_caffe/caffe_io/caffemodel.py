@@ -23,7 +23,7 @@ from enc_caffe.caffe_io.hdf5 import MAGIC, hdf5_layers
 from enc_caffe.caffe_io.looks import HEAD, looks_like
 from enc_caffe.caffe_io.storedblob import BLOB_DATA, BLOB_LEGACY, BLOB_SHAPE, StoredBlob, stored_blob
 from enc_caffe.caffe_io.wire import Buffer, encode, fields, message, tag
-from enc_caffe.errors import WeightsError
+from enc_caffe.errors import BlobShapeError, WeightsError
 from enc_caffe.network import Layer, Network
 
 _NET_NAME, _NET_LAYER, _NET_V1 = 1, 100, 2
@@ -177,7 +177,7 @@ class CaffeModel:
         arrays = []
         for blob, shape in zip(stored.blobs, shapes):
             if not same_shape(blob.shape, shape):
-                raise WeightsError(f"{where} has a blob of shape {blob.shape}, the prototxt needs {shape}")
+                raise BlobShapeError(f"{where} has a blob of shape {blob.shape}, the prototxt needs {shape}")
             array = self.array(blob).reshape(shape)
             if not _finite(array):
                 raise WeightsError(f"{where} holds NaN or infinity")

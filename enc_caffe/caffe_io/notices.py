@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from typing import Any
 
+from enc_caffe.caffe_io.describe import in_phase
 from enc_caffe.caffe_io.types import caffe_types
 from enc_caffe.caffe_io.verbatim import foreign_of
 from enc_caffe.network import Layer, Network
@@ -27,6 +28,16 @@ def notices(net: Any, network: Network, source: str) -> list[str]:
         f"{source}: {line}"
         for line in (*_types(network), *_fields(net), *_shapes(network), *([small] if small else []))
     ]
+
+
+def batch_statistics(net: Any) -> list[str]:
+    """A line for the first BatchNorm that normalises by the images that it is given together, in the TEST phase too."""
+    return [
+        f"layer '{p.name}' takes the batch's own statistics (use_global_stats: false): numbers depend on how many images a pass has"
+        for p in net.layer
+        if p.type == "BatchNorm" and in_phase(p, "TEST") and p.batch_norm_param.HasField("use_global_stats")
+        and not p.batch_norm_param.use_global_stats
+    ][:1]  # fmt: skip
 
 
 def stand_in(network: Network) -> str:

@@ -6,11 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Mapping, Optional
 
-import numpy as np
-
 from enc_caffe.caffe_io.datasource import hdf5_tops, lmdb_of
 from enc_caffe.caffe_io.describe import data_layers, data_tops, describe, reads_data, selected
 from enc_caffe.caffe_io.inference import without_phases
+from enc_caffe.caffe_io.perimage import per_image
 from enc_caffe.caffe_io.proto import caffe_pb2
 from enc_caffe.caffe_io.transform import color_of, resize_of
 from enc_caffe.caffe_io.verbatim import keep_foreign
@@ -66,7 +65,7 @@ def find_scores(network: Network, any_output: bool = False) -> Scores:
         return _output(network)
     if found is not None and not _of_images(network, shape):
         if any_output:
-            return Scores(found.scores, None, count(shape[1:]), softmax=False)
+            return Scores(found.scores, None, values_of_image(network, shape), softmax=False)
         raise NetworkError(
             f"network '{network.name}' has class scores {_words(shape, found.scores)}; training and accuracies are made for one "
             "label of an image"
@@ -85,6 +84,14 @@ def _of_images(network: Network, shape: Shape) -> bool:
     return shape != UNKNOWN and len(shape) > 1 and count(shape[2:]) == 1 and (not images or shape[0] in images)
 
 
+def values_of_image(network: Network, shape: Shape) -> int:
+    """Values of an image in a blob of a shape, whose first axis may be another than that of the images, such as time."""
+    images = next((network.shape_of(top)[0] for top in network.inputs if len(network.shape_of(top)) == 4), 0)
+    if shape == UNKNOWN or images < 1 or count(shape) % images:
+        return count(shape[1:])
+    return count(shape) // images
+
+
 def _words(shape: Shape, scores: str) -> str:
     if shape == UNKNOWN:
         return f"in '{scores}', whose shape is not known"
@@ -99,11 +106,11 @@ def _words(shape: Shape, scores: str) -> str:
 def _output(network: Network) -> Scores:
     loss = next((x for x in reversed(network.layers) if x.type.endswith("Loss")), None)
     if loss is not None:
-        return Scores(loss.bottoms[0], None, int(np.prod(loss.bottom_shapes[0][1:])), softmax=False)
+        return Scores(loss.bottoms[0], None, values_of_image(network, loss.bottom_shapes[0]), softmax=False)
     for layer in reversed(network.layers):
         for top, shape in zip(layer.tops, layer.top_shapes):
             if top in network.outputs and not brings_data(layer.type):
-                return Scores(top, None, int(np.prod(shape[1:])), softmax=False)
+                return Scores(top, None, values_of_image(network, shape), softmax=False)
     raise NetworkError(f"network '{network.name}' has no output that no layer reads")
 
 
@@ -122,7 +129,7 @@ def deploy_net(net: Any, network: Network, batch: int = 1) -> Any:
     out = caffe_pb2().NetParameter(name=net.name or None)
     keep_foreign(net, out)
     layers = [p for p in selected(net) if p.type != "HDF5Output"]  # it would write a file of its own choice
-    gone = _labels(layers)
+    gone = labels_of(layers)
     steps = any(p.type in ("LSTM", "RNN") for p in layers)
     read = {b for p in layers for b in p.bottom}
     scoring = [
@@ -144,10 +151,11 @@ def deploy_net(net: Any, network: Network, batch: int = 1) -> Any:
         layer = out.layer.add()
         layer.CopyFrom(param)
         without_phases(layer)
-    return out
+    # Another number of images than the data layers had.
+    return per_image(out, network) if any(map(reads_data, layers)) and not steps else out
 
 
-def _labels(layers: list[Any]) -> set[str]:
+def labels_of(layers: list[Any]) -> set[str]:
     """Blobs that inference does not need: labels, and what is made of labels alone.
 
     A data layer's top is a label if nothing but losses and accuracies reads it, or layers without weights (or of a fork) that
@@ -279,6 +287,7 @@ def _with_data(net: Any, network: Network) -> Any:
         output = param.type == "Softmax" and param.bottom[0] == scores.scores and param.top[0] not in read
         if param.type != "Input" and not output:
             out.layer.add().CopyFrom(param)
+    out = per_image(out, network)
     out.layer.add(name="loss", type="SoftmaxWithLoss", bottom=[scores.scores, "label"], top=["loss"])
     accuracy = out.layer.add(name="accuracy", type="Accuracy", bottom=[scores.scores, "label"], top=["accuracy"])
     accuracy.include.add(phase=pb.TEST)

@@ -59,6 +59,16 @@ def _check_writes(net: Any, path: Path) -> None:
             )
 
 
+def _check_reads(net: Any, path: Path) -> None:
+    """The program ``caffe`` gives a MemoryData layer nothing: it stops at the first pass."""
+    for layer in net.layer:
+        if layer.type == "MemoryData":
+            raise PrototxtError(
+                f"{path}: layer '{layer.name}' (MemoryData) gets its images from a program of yours, and caffe train gives it none; "
+                "put Data layers of LMDBs in its place (enc-caffe data arrays makes an LMDB of arrays), or train by that program"
+            )
+
+
 def finetune(
     solver: Path,
     weights: Optional[Path],
@@ -113,6 +123,7 @@ def finetune(
     path = Path(model) if model is not None else _net_of(original, Path(solver))
     net, comments = read_commented(path, python_layers)
     _check_writes(net, path)
+    _check_reads(net, path)
     out = Path(out).absolute()
     result = out / RESULT
     if result.exists() and not force:

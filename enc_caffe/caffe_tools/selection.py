@@ -6,7 +6,7 @@ The start counts among the snapshots, so that a training never returns what thes
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable, Iterable, Mapping, Optional
 
@@ -14,7 +14,8 @@ import numpy as np
 
 from enc_caffe.caffe_io.datum import ImageLmdb, write_lmdb
 from enc_caffe.caffe_io.describe import selected
-from enc_caffe.caffe_io.distill import OUTPUT, has_teacher
+from enc_caffe.caffe_io.distill import LOSS, OUTPUT, has_teacher
+from enc_caffe.caffe_io.several import deciding_losses
 from enc_caffe.caffe_tools.programs import TrainingPoint
 from enc_caffe.errors import UsageError
 from enc_caffe.files.jsonfile import read_json, write_json
@@ -46,42 +47,70 @@ class Selection:
 
 @dataclass(frozen=True)
 class Criterion:
-    """Outputs of the test net that say how good weights are: the first decides, the others where it is the same."""
+    """Outputs of the test net that say how good weights are: the first decides, the others where it is the same.
+
+    Attributes
+    ----------
+    names : tuple of (str, bool)
+        And whether larger is better.
+    parts : mapping of one of these names to tuples of (str, float)
+        Outputs with their weights, whose sum it stands for; a name that is not here is an output itself.
+    """
 
     names: tuple[tuple[str, bool], ...]
+    parts: Mapping[str, tuple[tuple[str, float], ...]] = field(default_factory=dict)
 
     def key(self, test: Mapping[str, float]) -> tuple[float, ...]:
         """What is smaller is better; what is no number is worst."""
         found = []
         for name, larger in self.names:
-            value = test.get(name, float("nan"))
+            value = sum(weight * test.get(one, float("nan")) for one, weight in self._of(name))
             found.append(float("inf") if not np.isfinite(value) else -value if larger else value)
         return tuple(found)
 
     def words(self, test: Mapping[str, float]) -> str:
         """For a person."""
-        return ", ".join(f"{name} {test[name]:.4f}" for name, _ in self.names if name in test)
+        all_ = [one for name, _ in self.names for one, _ in self._of(name)]
+        return ", ".join(f"{name} {test[name]:.4f}" for name in all_ if name in test)
+
+    def _of(self, name: str) -> tuple[tuple[str, float], ...]:
+        return self.parts.get(name, ((name, 1.0),))
 
 
 def criterion(net: Any, source: str) -> Criterion:
-    """Of a distillation its loss; of another network its first accuracy, then its last loss.
+    """Of a distillation its losses, of all outputs with their weights; of another network the accuracy of its class scores, then their loss.
+
+    Auxiliary classifiers do not count. Of heads with labels of their own the mean accuracy counts, then the sum of their losses with
+    their weights; that alone, where a head has no accuracy.
 
     Raises
     ------
     UsageError
         If the TEST phase of the network has neither.
     """
-    if has_teacher(net):
-        return Criterion(((OUTPUT, False),))
     layers = selected(net, "TEST")
-    right = [x.top[0] for x in layers if x.type == "Accuracy" and x.top][:1]
-    losses = [x.top[0] for x in layers if x.type.endswith("Loss") and x.top][-1:]
-    names = (*((name, True) for name in right), *((name, False) for name in losses))
-    if not names:
+    if has_teacher(net):
+        own = [(x.top[0], x.loss_weight[0]) for x in layers if x.loss_weight and x.name.startswith((OUTPUT, LOSS))]
+        whole = ", ".join(name for name, _ in own)
+        return Criterion(((whole, False),), {whole: tuple(own)})
+    losses = deciding_losses(layers) or [x for x in layers if x.type.endswith("Loss")][-1:]
+    scored = [x for x in layers if x.type == "Accuracy" and x.top]
+    heads = [[x.top[0] for x in scored if x.bottom[0] == loss.bottom[0]][:1] for loss in losses]
+    if len(losses) < 2 and not any(heads):
+        # An accuracy may read probabilities, or be all that there is.
+        heads = [[x.top[0] for x in scored if x.bottom[0] == scored[-1].bottom[0]][:1]]
+    right = [(top, 1.0 / len(heads)) for head in heads for top in head] if all(heads) else []
+    costs = [(x.top[0], x.loss_weight[0] if x.loss_weight else 1.0) for x in losses if x.top]
+    sums = [(tuple(one), larger) for one, larger in ((right, True), (costs, False)) if one]
+    if not sums:
         raise UsageError(
             f"{source}: the TEST phase has no accuracy and no loss, so no snapshot can be chosen by held-out images"
         )
-    return Criterion(names)
+    names = [", ".join(one for one, _ in parts) for parts, _ in sums]
+    return Criterion(
+        tuple((name, larger) for name, (_, larger) in zip(names, sums)),
+        {name: parts for name, (parts, _) in zip(names, sums) if len(parts) > 1},
+    )
 
 
 def hold_out(train_lmdb: Path, folder: Path, batch: int = 1) -> tuple[Path, Path, int]:

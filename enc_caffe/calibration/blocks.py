@@ -224,13 +224,15 @@ def fit_blocks(
     folder = Path(task.folder)
     begin, found, errors = _resumed(folder)
     kept = False
+    # Steps at learning rates that brought nothing: they were done, and count beside those that the runs have.
+    lost = 0
     for at in range(begin, len(task.runs)):
         run = task.runs[at]
         if found and at and task.runs[at - 1].targets:
             break
         done = sum(run.steps for run in task.runs[:at])
         all_ = run.steps if run.targets else sum(run.steps for run in task.runs)
-        progress(done, all_)
+        progress(done + lost, all_ + lost)
         onward = kept and run.onward
         jobs = [(task, at, onward, chunk, found) for chunk in range(len(task.spans))]
         run_all(executor, advance, jobs, [1] * len(jobs))
@@ -241,19 +243,25 @@ def fit_blocks(
         own: Blobs = {}
         first = least = 0.0
 
-        def show(rounds: int, run: Run = run, done: int = done, all_: int = all_) -> None:
-            progress(done + run.steps * rounds // run.rounds, all_)
-
         for rate in run.rates:
+            taken = 0
+
+            def show(rounds: int, run: Run = run, done: int = done + lost, all_: int = all_ + lost) -> None:
+                nonlocal taken
+                taken = run.steps * rounds // run.rounds
+                progress(done + taken, all_)
+
             own, first, least = fit(task, at, rate, found, executor, show)
             if own or not first:
                 break
+            # The last one's steps count as the run's.
+            lost += taken if rate != run.rates[-1] else 0
         found.update(own)
         errors.append((first, least))
         kept = True
         arrays = flattened(found)
         write_arrays(folder / "fitted.npz", {**arrays, "errors": np.array(errors, np.float64)})
-        progress(done + run.steps, all_)
+        progress(done + lost + run.steps, all_ + lost)
     return found, errors
 
 

@@ -68,13 +68,16 @@ def backward_task(made: Subject, layers: Sequence[Layer], factors: str = "", nee
     task = net_task(made, layers, block_of(made.look.network))
     text, reached, blocked = backward_text(task.prototxt, task.scores)
     # The scores do not depend on a layer that the text lacks: its gradient is known, and 0.
-    kept = tuple(x for x in layers if x.name in reached and columns_known(x))
+    images = made.look.network.shape_of(made.look.data)[0]
+    # Behind an LSTM the first axis of a blob may be time: its rows are no images.
+    single = {x.name for x in layers if columns_known(x) and x.bottom_shapes[0][0] == images}
+    kept = tuple(x for x in layers if x.name in reached and x.name in single)
     if needed and not kept:
         raise CaffeError(
             f"{made.source}: no gradient of '{task.scores}' arrives at a layer that can be decomposed: layers without a gradient "
             "lie between; search by divergences that are measured instead (--metric divergence)"
         )
-    unknown = {x.name for x in layers if x.name in reached and not columns_known(x)}
+    unknown = {x.name for x in layers if x.name in reached and x.name not in single}
     return BackwardTask(replace(task, prototxt=text, layers=kept, factors=factors), blocked | unknown)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 from pathlib import Path
-from typing import Any
+from typing import Any, Sequence
 
 from enc_caffe.cli.common import add_model, add_placement, load_network, open_store
 from enc_caffe.cli.images import add_images, take_images
@@ -90,6 +90,7 @@ def run(args: argparse.Namespace) -> None:
     take_images(args)
     with claimed(args.export or args.out):
         loaded = load_network(args, args.lmdb, args.fully_connected, schemes_of(args))
+        loaded.check_decomposable()
         if args.export is not None:
             _export(args, loaded)
             return
@@ -145,6 +146,8 @@ def _imported(args: argparse.Namespace, loaded: LoadedNetwork) -> LatencyTable:
 def _measured(args: argparse.Namespace, loaded: LoadedNetwork) -> LatencyTable:
     lines: list[str] = []
     with contextlib.ExitStack() as stack:
+        # Behind the bar, and also where no layer is left, since they say why.
+        stack.callback(_say_all, lines)
         bar = stack.enter_context(progress_bar("networks timed", None, waits=True))
         process = stack.enter_context(
             RuntimeProcess(
@@ -153,10 +156,12 @@ def _measured(args: argparse.Namespace, loaded: LoadedNetwork) -> LatencyTable:
         )
         store = stack.enter_context(open_store(args))
         timer = Timer(process, args.batch, store, args.rounds, lines.append, args.again)
-        table = _table(args, loaded, timer, bar, lines.append)
+        return _table(args, loaded, timer, bar, lines.append)
+
+
+def _say_all(lines: Sequence[str]) -> None:
     for line in lines:
         say(line)
-    return table
 
 
 def show(table: LatencyTable) -> None:

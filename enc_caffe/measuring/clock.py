@@ -170,8 +170,10 @@ class Timer:
                 # Not kept: the next run may have more luck.
                 self._notice(f"{what} is left out: {exc}")
                 return {}
-        for name, why in {**refused, **more}.items():
-            self._notice(f"{self._process.runtime.name} does not take {what} as {name}, which is left out: {why}")
+        why = {**refused, **more}
+        for reason in dict.fromkeys(why.values()):
+            names = ", ".join(name for name, own in why.items() if own == reason)
+            self._notice(f"{self._process.runtime.name} does not take {what} as {names}, which is left out: {reason}")
         if self._store is not None:
             self._store.put(self._context, 0, 0, {key: {n: list(t) for n, t in found.items()}})
         return found

@@ -15,6 +15,7 @@ import numpy as np
 
 from enc_caffe.caffe_io.describe import set_state
 from enc_caffe.caffe_io.feed import AS_WRITTEN, Feed
+from enc_caffe.caffe_io.notices import batch_statistics
 from enc_caffe.caffe_io.prototxt import read_net
 from enc_caffe.decomposition import form_cost
 from enc_caffe.errors import CaffeError, DatasetError, UsageError
@@ -100,6 +101,8 @@ def evaluate(
         if value is not None and value < least:
             raise UsageError(f"--{flag} {value}: {least} or more is needed")
     net = feed.written(set_state(read_net(Path(model), python_layers), level, stages))
+    for line in batch_statistics(net):
+        notice(line)
     with contextlib.ExitStack() as stack:
         if executor is None:
             gpus = () if gpu is None else (gpu,)
@@ -119,14 +122,14 @@ def check_top_k(top_k: Sequence[int], look: Images) -> None:
 
 
 def scores_lines(look: Images) -> list[str]:
-    """A line that says which of several class scores labels are held against."""
-    scores = look.scores
-    if not look.labelled or not scores.others:
-        return []
-    return [
-        f"the network has several class scores ({', '.join([*scores.others, scores.scores])}); accuracies are those of '{scores.scores}', "
-        "the last one"
-    ]
+    """Lines that say which of several class scores labels are held against, and which images stock Caffe would not count."""
+    scores, lines = look.scores, [look.ignored] if look.ignored else []
+    if look.labelled and scores.others:
+        lines.append(
+            f"the network has several class scores ({', '.join([*scores.others, scores.scores])}); accuracies are those of "
+            f"'{scores.scores}', the last one"
+        )
+    return lines
 
 
 def evaluate_net(
@@ -148,9 +151,13 @@ def evaluate_net(
     look = look_at(net, model, weights, lmdb, feed.transform(net, model), input_shapes=input_shapes)
     check_top_k(top_k, look)
     if not look.labelled:
+        what = (
+            f"{look.elsewhere}, which caffe test -model {model} -weights {weights} does"
+            if look.elsewhere
+            else "give an LMDB that has some, or with --images a folder with a sub-folder for each class"
+        )
         raise DatasetError(
-            f"{lmdb}: its images have no labels for '{look.scores.labels or look.scores.scores}'; an accuracy needs them: give "
-            "an LMDB that has some, or with --images a folder with a sub-folder for each class"
+            f"{lmdb}: its images have no labels for '{look.scores.labels or look.scores.scores}'; an accuracy needs them: {what}"
         )
     macs = sum(form_cost(x, WHOLE)[0] for x in look.network.weighted)
     made = Subject(net, model, weights, lmdb, look, macs, executor, store, fold=False)

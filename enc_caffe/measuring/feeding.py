@@ -14,6 +14,7 @@ import numpy as np
 
 from enc_caffe.caffe_io.caffemodel import CaffeModel, opened
 from enc_caffe.caffe_io.datum import ImageLmdb
+from enc_caffe.caffe_io.perimage import per_image
 from enc_caffe.caffe_io.prototxt import to_text
 from enc_caffe.caffe_io.transform import fed_images
 from enc_caffe.caffe_io.variants import deploy_net
@@ -74,9 +75,9 @@ def responses(net: Any, weights: Path, lmdb: Path, look: Images, executor: Execu
     layer = norm or next((x for x in network.layers if x.has_weights), None)
     if layer is None:
         return "", True
-    images = min(FIRST, look.images)
+    images = min(FIRST, look.images, look.most or FIRST)
     task = NetTask(
-        to_text(deploy_net(net, network, images)), str(Path(weights).absolute()), str(Path(lmdb).absolute()), look.transform,
+        to_text(per_image(deploy_net(net, network, images), network)), str(Path(weights).absolute()), str(Path(lmdb).absolute()), look.transform,
         look.data, look.scores.scores, images, False, (), {}, shape=look.shape,
     )  # fmt: skip
     mean, variance = executor.result(executor.submit(statistics, task, layer.name, norm is None, images))

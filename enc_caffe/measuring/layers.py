@@ -236,8 +236,14 @@ def check_folding(plain: NetTask, simple: NetTask, executor: Executor, images: i
     if agrees and bool(np.abs(first - second).max() <= 1e-3 * scale):
         return True
     if not executor.result(executor.submit(scores_of, plain, 0, images, True))[1]:
+        recurrent = any(f'type: "{kind}"' in plain.prototxt for kind in ("LSTM", "RNN"))
         raise CaffeError(
             "a pass from a layer on differs from a whole pass: some layer changes a blob in place that another one still "
             "needs; give the in-place layer a top of its own"
+            + (
+                " (or an LSTM or RNN goes on from the images before: its second bottom is 0 where a sequence begins)"
+                if recurrent
+                else ""
+            )
         )
     return False

@@ -14,6 +14,7 @@ from enc_caffe.caffe_io.caffemodel import opened
 from enc_caffe.caffe_io.describe import describe
 from enc_caffe.caffe_io.emit import replace_layers, write_compressed
 from enc_caffe.caffe_io.fold import can_fold, fold
+from enc_caffe.caffe_io.perimage import per_image
 from enc_caffe.caffe_io.prototxt import to_text
 from enc_caffe.caffe_io.several import output_sizes
 from enc_caffe.caffe_io.transform import Transform
@@ -85,7 +86,7 @@ class Subject:
         assert self.store is not None
         return {
             "version": VERSION,
-            "network": digest_of(to_text(deploy_net(self.net, self.look.network, 1))),
+            "network": digest_of(to_text(per_image(deploy_net(self.net, self.look.network, 1), self.look.network))),
             "weights": self.store.file_digest(self.weights),
             "images": self.store.file_digest(self.lmdb / "data.mdb"),
             "fed": digest_of(self.look.transform.key()),
@@ -154,7 +155,9 @@ def net_task(
     net: Any = None, network: Optional[Network] = None,
 ) -> NetTask:  # fmt: skip
     """The task of a network on the subject's images: the subject's own, or ``net`` described by ``network`` with ``weights``."""
-    deploy = deploy_net(net or made.net, network or made.look.network, batch)
+    described = network or made.look.network
+    batch = min(batch, made.look.most or batch)
+    deploy = per_image(deploy_net(net or made.net, described, batch), described)
     followers = {}
     weights = weights or made.weights
     if made.fold:

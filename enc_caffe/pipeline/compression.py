@@ -22,7 +22,7 @@ from enc_caffe.metrics.files import write_metrics
 from enc_caffe.metrics.latency import LatencyTable, write_latency
 from enc_caffe.metrics.table import MetricsTable
 from enc_caffe.pipeline.choosing import nearness
-from enc_caffe.pipeline.emission import Emitted, emit
+from enc_caffe.pipeline.emission import Emitted, budgeted, emit
 from enc_caffe.pipeline.forecasting import Predictor
 from enc_caffe.pipeline.known import Known, from_images
 from enc_caffe.pipeline.loading import LoadedNetwork
@@ -226,6 +226,9 @@ def compress(
                     data["time"] = taken.data()
                 except RuntimeRefusal as exc:
                     notice(f"not timed from end to end: {exc}")
+            if emitted.sized:
+                for line in budgeted(loaded.network, found.plan, making.placement):
+                    notice(line)
             if isinstance(time_of, LatencyTable):
                 write_latency(work / "latency.json", time_of)
             elif emitted.sized:

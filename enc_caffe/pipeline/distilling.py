@@ -10,6 +10,7 @@ from enc_caffe.caffe_io.blobs import needed_blobs
 from enc_caffe.caffe_io.caffemodel import CaffeModel
 from enc_caffe.caffe_io.describe import data_layers
 from enc_caffe.caffe_io.distill import Distillation, distill_net, write_both
+from enc_caffe.caffe_io.perimage import per_image
 from enc_caffe.caffe_io.prototxt import to_text, write_prototxt
 from enc_caffe.caffe_io.variants import add_data, check_one_input, deploy_net, find_scores, solver_param, train_val_net
 from enc_caffe.caffe_tools.loadable import load
@@ -75,7 +76,10 @@ def write_distillation(
         raise UsageError(f"--distill: stock Caffe cannot run layer '{missing}', so it cannot train the network")
     check_one_input(loaded.net, loaded.network, str(loaded.path))
     loaded.check_trained(weights)
-    teacher, student = deploy_net(loaded.net, loaded.network), deploy_net(compressed, described)
+    teacher, student = (
+        per_image(deploy_net(net, network), network)
+        for net, network in ((loaded.net, loaded.network), (compressed, described))
+    )
     model, scores = CaffeModel(Path(weights)), find_scores(loaded.network, any_output=True)
     needed = needed_blobs(loaded.net, loaded.network)
     numbers = {s.name: len(needed.get(s.name, s.blobs)) for s in model}

@@ -68,6 +68,19 @@ def costs(
     }  # fmt: skip
 
 
+def budgeted(network: Network, plan: Plan, placement: str) -> list[str]:
+    """A line where a budget of MACs counted others than the network has, since searches count pairs with exact strides."""
+    if placement == PLACEMENTS[0] or plan.about.convention != "exact":
+        return []
+    counted, made = (network_complexity(network, plan.forms, placement=p).macs for p in (PLACEMENTS[0], placement))
+    if counted == made:
+        return []
+    return [
+        f"--stride_placement {placement}: the search counted {counted:,} MACs, of pairs with exact strides; the network has {made:,} "
+        "(--target_flops stands for the former; --convention paper counts both alike)"
+    ]
+
+
 def decomposable_layers(network: Network, plan: Plan, forms: Mapping[str, Form]) -> frozenset[str]:
     """The layers that count as decomposable under a plan, whichever command reads it: those of the schemes that it was searched among (the
     paper's where it does not say so; fully connected ones where it has one), and those that it changes.

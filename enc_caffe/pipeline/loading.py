@@ -22,7 +22,7 @@ from enc_caffe.caffe_io.transform import Transform, blame, first_size
 from enc_caffe.caffe_io.unsized import sized_by_weights
 from enc_caffe.caffe_io.variants import sized_network
 from enc_caffe.decomposition.policy import PAPER, Policy, Schemes, policy_for
-from enc_caffe.errors import UnknownSizeError, UsageError, WeightsError
+from enc_caffe.errors import BlobShapeError, MetricsError, UnknownSizeError, UsageError, WeightsError
 from enc_caffe.network import Network
 from enc_caffe.plan import Plan
 from enc_caffe.shapes import Shape
@@ -68,7 +68,7 @@ class LoadedNetwork:
             model = opened(weights)
             try:
                 model.check(self.network)
-            except WeightsError as exc:
+            except BlobShapeError as exc:
                 raise WeightsError(f"{exc}{self.sized_by}") from None
             self._models[weights] = model
         return self._models[weights]
@@ -116,6 +116,22 @@ class LoadedNetwork:
             f"{self.runnable.words}, so that {them} whole; --caffe_root DIR runs a Caffe that has this type, and metrics without images, "
             "search and emit compress these layers too"
         ]
+
+    def check_decomposable(self) -> None:
+        """Raise MetricsError where there is nothing to choose, with what keeps all layers whole if it has a remedy."""
+        if self.policy.schemes:
+            return
+        shared = [x.name for x in self.network.weighted if "weights are shared" in x.keep_reason]
+        more = f" and {len(shared) - 1} more" if len(shared) > 1 else ""
+        because = (
+            f": layer '{shared[0]}'{more} share weights with others (param {{ name }}); of branches with the same weights give the "
+            "deploy prototxt of one, which takes the same caffemodel"
+            if shared
+            else ""
+        )
+        raise MetricsError(
+            f"{self.path}: no layer of '{self.network.name}' can be decomposed{because} (enc-caffe inspect says why)"
+        )
 
     def check_measurable(self, layers: Iterable[str], source: str) -> None:
         """Raise UsageError where layers of a plan, or of metrics, cannot be measured."""

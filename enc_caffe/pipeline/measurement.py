@@ -8,7 +8,7 @@ from typing import Any, Mapping, Optional, Sequence
 
 import numpy as np
 
-from enc_caffe.caffe_io.describe import in_phase
+from enc_caffe.caffe_io.notices import batch_statistics
 from enc_caffe.calibration.decomposer import Decomposer
 from enc_caffe.complexity import network_complexity
 from enc_caffe.decomposition import form_cost
@@ -260,12 +260,7 @@ def concerns(images: Subject, lmdb: Optional[Path] = None) -> list[str]:
     look, lmdb = images.look, lmdb or images.lmdb
     lines = [images.remark] if images.remark else []
     lines += fed_lines(images.net, images.source, images.weights, images.lmdb, look, images.executor)
-    lines += [
-        f"layer '{p.name}' takes the batch's own statistics (use_global_stats: false): numbers depend on how many images a pass has"
-        for p in images.net.layer
-        if p.type == "BatchNorm" and in_phase(p, "TEST") and p.batch_norm_param.HasField("use_global_stats")
-        and not p.batch_norm_param.use_global_stats
-    ][:1]  # fmt: skip
+    lines += batch_statistics(images.net)
     if not look.labelled:
         return lines
     if look.classes_seen == 1 < look.scores.classes:

@@ -10,7 +10,7 @@ import numpy as np
 from enc_caffe.complexity import network_complexity
 from enc_caffe.decomposition import Scheme, form_cost, group_spectra, pruning, scheme_for
 from enc_caffe.decomposition.widths import pruned_group
-from enc_caffe.errors import MetricsError, UsageError
+from enc_caffe.errors import UsageError
 from enc_caffe.form import WHOLE
 from enc_caffe.metrics.sampling import Sampler, energy_samples, ladder_samples, vbmf_samples
 from enc_caffe.metrics.table import Before, LayerMetrics, MetricsTable
@@ -29,15 +29,12 @@ def pca_metrics(
     """
     if step < 1:
         raise UsageError(f"--multiple_of {step}: an integer of 1 or more is needed")
+    loaded.check_decomposable()
     model, layers = loaded.model(weights), []
     for name, schemes in loaded.policy.schemes.items():
         blob = model.weights(loaded.network[name])[0]
         layers += [_curve(loaded, name, scheme_for(s), blob, sampler, step) for s in schemes]
         progress(name)
-    if not layers:
-        raise MetricsError(
-            f"{loaded.path}: no layer of '{loaded.network.name}' can be decomposed{_because(loaded)} (enc-caffe inspect says why)"
-        )
     whole = network_complexity(loaded.network, {})
     extra = (
         ("network_macs", whole.macs),
@@ -45,17 +42,6 @@ def pca_metrics(
         ("first_layer", _reads_data(loaded.network)),
     )
     return MetricsTable(loaded.network.name, "singular values of the caffemodel", tuple(layers), None, extra)
-
-
-def _because(loaded: LoadedNetwork) -> str:
-    """What keeps all layers whole, where it is one thing that has a remedy."""
-    shared = [x.name for x in loaded.network.weighted if "weights are shared" in x.keep_reason]
-    if not shared:
-        return ""
-    return (
-        f": layer '{shared[0]}'{f' and {len(shared) - 1} more' if len(shared) > 1 else ''} share weights with others (param {{ name }}); of "
-        "branches with the same weights give the deploy prototxt of one, which takes the same caffemodel"
-    )
 
 
 def _curve(

@@ -45,7 +45,7 @@ def unrated(look: Images) -> str:
         return ""
     if not look.scores.softmax:
         return "the network has no class scores"
-    return look.beyond or "no labels of the network's classes"
+    return look.elsewhere or look.beyond or "no labels of the network's classes"
 
 
 def same_images(first: Path, second: Path) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Union
 
 from enc_caffe.errors import UsageError
 from enc_caffe.workers.cluster import ClusterExecutor
@@ -49,6 +49,25 @@ class Workers:
         if self.number < 1:
             raise UsageError(f"--workers {self.number}: 1 or more are needed")
         return CaffeExecutor(self.number, limit=self.limit)
+
+
+def workers_of(given: Union[int, Workers, None]) -> Workers:
+    """What a caller says of workers: their number, or all of it; one process where nothing is said.
+
+    Raises
+    ------
+    UsageError
+        If it is neither.
+    """
+    if isinstance(given, Workers):
+        return given
+    if given is None:
+        return Workers()
+    if not isinstance(given, int) or isinstance(given, bool) or given < 1:
+        raise UsageError(
+            f"workers {given!r}: a number of processes of 1 or more is needed, or enc_caffe.workers.choice.Workers"
+        )
+    return Workers(given)
 
 
 def devices(text: str) -> tuple[int, ...]:

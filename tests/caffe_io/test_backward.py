@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from enc_caffe.caffe_io.backward import backward_net, backward_text
+from enc_caffe.caffe_io.describe import describe
 from enc_caffe.caffe_io.prototxt import from_text, to_text
 from tests.measuring import nets
 
@@ -45,6 +48,25 @@ def test_what_is_wrong_in_place_reads_a_blob_of_its_own() -> None:
     first, second = "a_before_twice", "a_before_more"
     assert ends["a"] == (["data"], [first]) and ends["ra"] == ([first], [first])
     assert ends["twice"] == ([first], [second]) and ends["more"] == ([second], ["a"])
+
+
+@pytest.mark.parametrize(
+    "flatten, wanted",
+    [("", (1, -1)), ("axis: 0 end_axis: 1", (0, 2)), ("axis: -2", (-3, -1)), ("axis: -3 end_axis: -2", (-4, 2)), ("axis: 1 end_axis: -2", None)],
+)  # fmt: skip
+def test_a_flatten_is_written_as_a_reshape(flatten: str, wanted) -> None:
+    text = INPUT + nets.conv("a", "data", 8) + nets.simple("f", "Flatten", "a", "f", f"flatten_param {{ {flatten} }}")
+    layer = backward_net(from_text(text), "f")[0].layer[-1]
+    own = layer.reshape_param
+    # Where axes are counted from both ends, how many lie between is not known: then it stays.
+    assert layer.type == ("Reshape" if wanted else "Flatten")
+    assert wanted is None or ((own.axis, own.num_axes) == wanted and list(own.shape.dim) == [-1])
+    if wanted:
+        shapes = [
+            describe(from_text(t), None, "n").shape_of("f")
+            for t in (text, to_text(backward_net(from_text(text), "f")[0]))
+        ]
+        assert shapes[0] == shapes[1]
 
 
 def test_weights_that_are_shared_keep_equal_rates() -> None:

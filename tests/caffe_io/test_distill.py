@@ -12,6 +12,7 @@ from enc_caffe.caffe_io.caffemodel import CaffeModel
 from enc_caffe.caffe_io.distill import OUTPUT, SHIFT, TEACHER, Distillation, write_student
 from enc_caffe.caffe_io.prototxt import read_net, to_text
 from enc_caffe.caffe_tools.programs import caffe_test, parse_training
+from enc_caffe.caffe_tools.selection import criterion
 from enc_caffe.cli import main
 from enc_caffe.errors import UsageError
 from enc_caffe.workers.executor import CaffeExecutor
@@ -146,6 +147,9 @@ def test_every_output_counts(tmp_path: Path) -> None:
     out = emitted(tmp_path, nets.grouped(boxes + 'layer { name: "p" type: "Softmax" bottom: "fc" top: "p" }\n'))
     stock = caffe_test(out / "distill.prototxt", out / "distill.caffemodel", 3, tmp_path / "log")
     assert set(stock) == {OUTPUT, "distill/boxes_loss"} and min(stock.values()) > 0
+    # And both choose the snapshot, with their weights: half of a EuclideanLoss's 4 values.
+    by = criterion(read_net(out / "distill.prototxt"), "distill.prototxt")
+    assert by.key(stock) == (pytest.approx(stock[OUTPUT] + 0.5 * stock["distill/boxes_loss"]),)
 
 
 def test_data_layers_of_one_stage_are_there(tmp_path: Path) -> None:

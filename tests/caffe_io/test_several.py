@@ -66,6 +66,59 @@ def test_other_networks_are_left_alone(tmp_path: Path, heads: str) -> None:
     assert part.net is net and part.words == "" and output_sizes(describe(net, (3, 12, 12))) == ()
 
 
+#: Two heads by labels of their own, as of a plate's characters, and an auxiliary one by the second's label.
+READER = (
+    nets.HEAD.format(name="plate") + 'layer { name: "marks" type: "Data" top: "marks" data_param { source: "none" batch_size: 4 backend: LMDB } }\n'
+    + 'layer { name: "parted" type: "Slice" bottom: "marks" top: "m0" top: "m1" slice_param { axis: 1 slice_point: 1 } }\n'
+    + nets.conv("c1", "data", 8) + nets.conv("c2", "c1", 8)
+    + "".join(f'layer {{ name: "{n}" type: "InnerProduct" bottom: "{b}" top: "{n}" inner_product_param {{ num_output: 4 }} }}\n' for n, b in (("aux", "c1"), ("h0", "c2"), ("h1", "c2")))
+)  # fmt: skip
+
+
+def held(kind: str, blob: str, label: str, more: str = "") -> str:
+    """A loss, or an accuracy."""
+    return f'layer {{ name: "{kind}_{blob}" type: "{kind}" bottom: "{blob}" bottom: "{label}" top: "{kind}_{blob}" {more} }}\n'
+
+
+@pytest.mark.parametrize(
+    "losses, wanted",
+    [
+        (held("SoftmaxWithLoss", "aux", "m1") + held("SoftmaxWithLoss", "h0", "m0") + held("SoftmaxWithLoss", "h1", "m1") + held("Accuracy", "h1", "m1"), "h0, h1"),
+        (held("SoftmaxWithLoss", "h1", "label") + held("EuclideanLoss", "h0", "marks"), "h1, h0"),
+        (held("SoftmaxWithLoss", "aux", "label") + held("SoftmaxWithLoss", "h1", "label"), ""),
+        (held("SoftmaxWithLoss", "h0", "label") + held("EuclideanLoss", "h1", "h0"), ""),
+        (held("SoftmaxWithLoss", "h0", "m0") + held("SoftmaxWithLoss", "h1", "m1", "loss_weight: 0"), ""),
+    ],
+    ids=["a label each", "class and box", "auxiliary", "held to each other", "without weight"],
+)  # fmt: skip
+def test_heads_with_labels_of_their_own_all_count(tmp_path: Path, losses: str, wanted: str) -> None:
+    net, part = parts(tmp_path, READER + losses)
+    assert (f"{wanted} are compared" in part.words) if wanted else part.net is net
+    assert output_sizes(describe(part.net, (3, 12, 12))) == ((4, 4) if wanted else ())
+
+
+def test_every_head_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # A layer that the first head alone reads cost nothing while the last one was all that counted.
+    nets.write_images(tmp_path / "lmdb", 12)
+    own = nets.conv("c3", "c2", 8)
+    losses = held("SoftmaxWithLoss", "h0", "m0") + held("SoftmaxWithLoss", "h1", "m1")
+    model, weights = nets.write_net(tmp_path, READER.replace('bottom: "c2" top: "h0"', 'bottom: "c3" top: "h0"').replace('layer { name: "aux"', own + 'layer { name: "aux"') + losses)  # fmt: skip
+    flags = [
+        "--model",
+        str(model),
+        "--weights",
+        str(weights),
+        "--lmdb",
+        str(tmp_path / "lmdb"),
+        "--input_shape",
+        "3,12,12",
+    ]
+    assert main(["metrics", *flags, "--store", str(tmp_path / "s"), "--out", str(tmp_path / "m.json")]) == 0
+    assert "the network has 2 outputs; h0, h1 are compared" in capsys.readouterr().err
+    layers = {m["name"]: m for m in json.loads((tmp_path / "m.json").read_text())["layers"]}
+    assert min(x for c in layers["c3"]["curves"] for x in c["sampled_divergence"][:1]) > 1e-3
+
+
 def test_no_output_rules_by_its_scale(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     # A Power layer makes one output 1,000 times as large: nothing that is measured changes by it.
     nets.write_images(tmp_path / "lmdb", 24)

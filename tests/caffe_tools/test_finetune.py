@@ -21,6 +21,7 @@ from enc_caffe.caffe_tools.loadable import load
 from enc_caffe.caffe_tools.programs import parse_training
 from enc_caffe.caffe_tools.training import Step, latest_snapshot
 from enc_caffe.cli import main
+from enc_caffe.errors import PrototxtError
 from enc_caffe.installation import find_caffe
 
 DIGITS = Path(__file__).resolve().parent.parent.parent / "prototxt" / "digits"
@@ -301,3 +302,18 @@ def test_a_rate_that_is_no_number_is_refused(capsys: pytest.CaptureFixture[str])
     with pytest.raises(SystemExit):
         main(["finetune", "--solver", "s", "--out", "o", "--base_lr", "fast"])
     assert "fast: a number or auto is needed" in capsys.readouterr().err
+
+
+def test_images_that_a_program_would_give_are_missed_before_anything_runs(tmp_path: Path) -> None:
+    data = 'layer { name: "mem" type: "MemoryData" top: "data" top: "label" memory_data_param { batch_size: 4 channels: 1 height: 8 width: 8 } }\n'
+    (tmp_path / "n.prototxt").write_text(
+        data
+        + 'layer { name: "fc" type: "InnerProduct" bottom: "data" top: "fc" inner_product_param { num_output: 3 } }\n'
+        'layer { name: "loss" type: "SoftmaxWithLoss" bottom: "fc" bottom: "label" top: "loss" }\n'
+    )
+    (tmp_path / "s.prototxt").write_text(f'net: "{tmp_path}/n.prototxt" base_lr: 0.1 lr_policy: "fixed" max_iter: 2\n')
+    with pytest.raises(
+        PrototxtError, match=r"layer 'mem' \(MemoryData\) gets its images from a program .* Data layers of LMDBs"
+    ):
+        finetune(tmp_path / "s.prototxt", None, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

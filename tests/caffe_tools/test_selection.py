@@ -79,6 +79,39 @@ def test_what_decides(tmp_path: Path) -> None:
     assert both.words({"right": 0.5, "loss": 2, "other": 1}) == "right 0.5000, loss 2.0000"
 
 
+def test_heads_decide_together_and_auxiliary_classifiers_do_not(tmp_path: Path) -> None:
+    def of(text: str) -> Criterion:
+        (tmp_path / "n.prototxt").write_text(nets.HEAD.format(name="heads") + fc("a") + fc("b") + text)
+        return criterion(read_net(tmp_path / "n.prototxt"), "n.prototxt")
+
+    def fc(name: str) -> str:
+        return f'layer {{ name: "{name}" type: "InnerProduct" bottom: "data" top: "{name}" inner_product_param {{ num_output: 5 }} }}\n'
+
+    def judged(kind: str, blob: str, label: str, more: str = "") -> str:
+        top = f"{'right' if kind == 'Accuracy' else 'loss'}_{blob}"
+        return f'layer {{ name: "{top}" type: "{kind}" bottom: "{blob}" bottom: "{label}" top: "{top}" {more} }}\n'
+
+    marks = (
+        'layer { name: "marks" type: "Data" top: "marks" data_param { source: "none" batch_size: 4 backend: LMDB } }\n'
+    )
+    loss, right = "SoftmaxWithLoss", "Accuracy"
+    # As in GoogLeNet, whose auxiliary classifiers come first in the file.
+    google = judged(loss, "a", "label", "loss_weight: 0.3") + judged(right, "a", "label") + judged(loss, "b", "label") + judged(right, "b", "label")  # fmt: skip
+    assert of(google).names == (("right_b", True), ("loss_b", False))
+    soft = nets.simple("prob", "Softmax", "b", "prob") + judged(loss, "b", "label")
+    assert of(soft + judged(right, "prob", "label")).names == (("right_prob", True), ("loss_b", False))
+    assert of(judged(right, "a", "label")).names == (("right_a", True),)
+    two = marks + judged(loss, "a", "marks") + judged(loss, "b", "label", "loss_weight: 2") + judged(right, "a", "marks") + judged(right, "b", "label")  # fmt: skip
+    both = of(two)
+    assert [larger for _, larger in both.names] == [True, False]
+    test = {"right_a": 0.5, "right_b": 1.0, "loss_a": 3.0, "loss_b": 0.25}
+    assert both.key(test) == (-0.75, 3.5)
+    assert both.words(test) == "right_a 0.5000, right_b 1.0000, loss_a 3.0000, loss_b 0.2500"
+    assert both.key({**test, "right_a": math.nan})[0] == math.inf
+    # A head without an accuracy would be lost sight of.
+    assert of(two.replace(judged(right, "a", "marks"), "")).key(test) == (3.5,)
+
+
 def test_the_start_counts_and_of_equals_the_earliest_is_kept() -> None:
     by = Criterion((("right", True), ("loss", False)))
     points = [TrainingPoint(i, test={"right": r, "loss": v}) for i, r, v in

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -147,6 +148,24 @@ def test_a_fit_that_was_stopped_goes_on_and_comes_to_the_same(tmp_path: Path, wo
         for one, other in zip(arrays, second[name]):
             np.testing.assert_array_equal(one, other)
     assert not list(folders[1].glob("rounds-*"))
+
+
+def test_progress_goes_on_where_another_learning_rate_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The first run is given up after half of its rounds, and fitted at its second rate; the other finds something at once.
+    def fit(task, at, rate, blobs, executor, progress):
+        for rounds in range(2 if (at, rate) == (0, 1.0) else 4):
+            progress(rounds)
+        return ({} if (at, rate) == (0, 1.0) else {f"l{at}": [np.ones(1)]}), 1.0, 0.5
+
+    monkeypatch.setattr(module, "fit", fit)
+    runs = [
+        SimpleNamespace(steps=40, rounds=4, rates=rates, targets=(), onward=False) for rates in ((1.0, 0.1), (1.0,))
+    ]
+    seen: list[tuple[int, int]] = []
+    task = SimpleNamespace(folder=str(tmp_path), runs=runs, spans=())
+    found, _ = module.fit_blocks(task, None, lambda at, of: seen.append((at, of)))  # type: ignore[arg-type]
+    assert set(found) == {"l0", "l1"} and seen == sorted(seen) and seen[-1] == (90, 90)
+    assert [at for at, _ in seen] == [0, 0, 10, 10, 20, 30, 40, 50, 50, 50, 60, 70, 80, 90]
 
 
 def test_what_all_runs_together_found_is_enough(setting: Setting) -> None:

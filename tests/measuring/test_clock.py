@@ -65,6 +65,20 @@ def test_a_process_that_ends_while_timing_forgets_its_networks_and_is_not_rememb
     assert lines == ["layer 'a' is left out: its process ended by signal 9"] * 2
 
 
+def test_what_is_refused_for_one_reason_is_said_once() -> None:
+    class Refusing:
+        runtime, version, threads = RUNTIMES["mnn"], "1", 1
+
+        def load_all(self, models: dict[str, object]) -> dict[str, str]:
+            return {name: "no such layer" if name != "c" else "too large" for name in models}
+
+    lines: list[str] = []
+    nets = {name: empty((1, 4, 6, 6), 1) for name in "abc"}
+    assert Timer(Refusing(), notice=lines.append).times(nets, "the network") == {}  # type: ignore[arg-type]
+    said = "mnn does not take the network as {}, which is left out: {}"
+    assert lines == [said.format("a, b", "no such layer"), said.format("c", "too large")]
+
+
 def test_rounds_of_all_loads_of_a_network_count_together(tmp_path: Path) -> None:
     class Loading:
         runtime, version, threads, subject = RUNTIMES["mnn"], "1", 1, ""

@@ -29,6 +29,18 @@ def latency(folder: Path, *more: str) -> int:
     return main(["latency", "--model", str(folder / "net.prototxt"), "--runtime", "opencv", "--ranks", "2", *more])
 
 
+@pytest.mark.parametrize("how", ["--out", "--export"])
+def test_a_network_of_which_nothing_can_be_decomposed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], how: str
+) -> None:
+    # Two branches with the same weights: nothing is timed, and no runtime is blamed.
+    shared = NET.replace("convolution_param", 'param { name: "w" } param { name: "v" } convolution_param')
+    (tmp_path / "pair.prototxt").write_text(shared)
+    assert main(["latency", "--model", str(tmp_path / "pair.prototxt"), how, str(tmp_path / "t")]) == 1
+    assert "no layer of 'one' can be decomposed: layer 'a' and 1 more share weights" in capsys.readouterr().err
+    assert not (tmp_path / "t").exists()
+
+
 def test_out_to_a_script_and_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "board"
     assert latency(tmp_path, "--export", str(out)) == 0

@@ -30,6 +30,17 @@ def two_outputs() -> str:
     )  # fmt: skip
 
 
+def reshaped() -> str:
+    """A Reshape before a Flatten: the gradient must come through both. The Reshape says that there is one image."""
+    return (
+        'name: "rows" layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 3 dim: 12 dim: 12 } } }\n'
+        + nets.conv("a", "data", 8, stride=2) + nets.simple("ra", "ReLU", "a") + nets.conv("b", "a", 6, stride=2)
+        + nets.simple("rows", "Reshape", "b", "rows", "reshape_param { shape { dim: 1 dim: -1 dim: 6 } }") + nets.simple("rr", "ReLU", "rows")
+        + nets.simple("flat", "Flatten", "rows", "flat")
+        + 'layer { name: "fc" type: "InnerProduct" bottom: "flat" top: "fc" inner_product_param { num_output: 20 } }\n'
+    )  # fmt: skip
+
+
 def moved(task: NetTask, name: str, form: Form, images: int, step: float) -> np.ndarray:
     """Derivative of the scores (images, K) along what a form changes in a layer, by central differences (in a worker)."""
     with engine_of(task) as engine:
@@ -47,7 +58,11 @@ def moved(task: NetTask, name: str, form: Form, images: int, step: float) -> np.
         return (found[0] - found[1]) / (2 * step)
 
 
-@pytest.mark.parametrize("text", (nets.residual(), nets.grouped(), two_outputs()), ids=("residual", "grouped", "heads"))
+@pytest.mark.parametrize(
+    "text",
+    (nets.residual(), nets.grouped(), two_outputs(), reshaped()),
+    ids=("residual", "grouped", "heads", "reshaped"),
+)
 def test_changes_of_the_scores_are_those_of_small_changes_of_the_weights(tmp_path: Path, text: str) -> None:
     with Workers(1).executor() as executor:
         made, pairs = subject_of(tmp_path, text, executor)

@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 
 from enc_caffe.caffe_io.caffemodel import CaffeModel, layer_record, write_caffemodel
+from enc_caffe.caffe_io.datum import write_lmdb
 from enc_caffe.caffe_io.prototxt import read_net
-from enc_caffe.errors import WeightsError
+from enc_caffe.caffe_io.sources import from_arrays
+from enc_caffe.errors import DatasetError, WeightsError
 from enc_caffe.installation import TYPES
+from enc_caffe.measuring.evaluate import evaluate, scores_lines
 from enc_caffe.measuring.images import look_at
 from tests.measuring import nets
 
@@ -40,3 +43,86 @@ def test_blobs_that_stock_caffe_would_abort_on_are_told(tmp_path: Path, monkeypa
     # Which blobs another Caffe has is its own affair.
     monkeypatch.setenv(TYPES, "Convolution,BatchNorm")
     assert looked() == 3
+
+
+DATA = 'layer {{ name: "{0}" type: "Data" {1} data_param {{ source: "none" batch_size: 4 backend: LMDB }} }}\n'
+IMAGES = DATA.format("data", 'top: "data" top: "label"')
+
+
+@pytest.mark.parametrize(
+    "layers, why",
+    [
+        (IMAGES, ""),
+        (IMAGES + nets.simple("rows", "Reshape", "label", "mark", "reshape_param { shape { dim: -1 dim: 1 } }"), ""),
+        (DATA.format("data", 'top: "data"') + DATA.format("marks", 'top: "mark"'), "labels 'mark' are read by layer 'marks', not"),
+        (
+            DATA.format("data", 'top: "data"') + DATA.format("marks", 'top: "rows"')
+            + 'layer { name: "parted" type: "Slice" bottom: "rows" top: "other" top: "mark" slice_param { axis: 1 slice_point: 1 } }\n',
+            "labels 'mark' are made by layer 'parted' (Slice), not",
+        ),
+        (IMAGES + nets.simple("fewer", "Power", "label", "mark", "power_param { scale: 0.5 }"), "labels 'mark' are made by layer 'fewer' (Power), not"),
+    ],
+    ids=["own", "own, as rows", "another layer", "a part of others", "computed"],
+)  # fmt: skip
+def test_labels_that_are_not_those_of_the_images(tmp_path: Path, layers: str, why: str) -> None:
+    label = "mark" if '"mark"' in layers else "label"
+    loss = f'layer {{ name: "loss" type: "SoftmaxWithLoss" bottom: "fc" bottom: "{label}" top: "loss" }}\n'
+    model, weights = nets.write_net(tmp_path, layers + nets.conv("c", "data", 4) + nets.TAIL.format(last="c") + loss)
+    nets.write_images(tmp_path / "lmdb", 5)
+    look = look_at(read_net(model), str(model), weights, tmp_path / "lmdb", any_output=True)
+    assert look.labelled == (not why)
+    assert look.elsewhere.startswith(why) and bool(look.elsewhere) == bool(why)
+
+
+def test_labels_that_an_accuracy_leaves_out_are_said(tmp_path: Path) -> None:
+    accuracy = 'layer { name: "acc" type: "Accuracy" bottom: "fc" bottom: "label" top: "acc" accuracy_param { ignore_label: 3 } }\n'
+    model, weights = nets.write_net(
+        tmp_path, IMAGES + nets.conv("c", "data", 4) + nets.TAIL.format(last="c") + accuracy
+    )
+    pixels = np.zeros((5, 3, 12, 12), np.uint8)
+    for name, labels, words in (("some", [3, 1, 3, 2, 0], "which 2 of 5 images have"), ("none", [0, 1, 2, 1, 4], "")):
+        write_lmdb(tmp_path / name, from_arrays(pixels, np.array(labels))[1])
+        lines = scores_lines(look_at(read_net(model), str(model), weights, tmp_path / name))
+        assert [words in line and "layer 'acc' leaves out label 3" in line for line in lines] == (
+            [True] if words else []
+        )
+
+
+def test_numbers_that_depend_on_the_batch_are_said(tmp_path: Path) -> None:
+    own = nets.simple("bn", "BatchNorm", "c", extra="batch_norm_param { use_global_stats: %s }")
+    lines: dict[str, list[str]] = {}
+    lmdb = nets.write_images(tmp_path / "lmdb", 6)
+    for kept in ("true", "false"):
+        text = IMAGES + nets.conv("c", "data", 4) + own % kept + nets.TAIL.format(last="c") + nets.LOSS
+        model, weights = nets.write_net(tmp_path / kept, text)
+        lines[kept] = []
+        evaluate(model, weights, lmdb, workers=1, notice=lines[kept].append)
+    assert not any("own statistics" in line for line in lines["true"])
+    assert lines["false"][0].startswith("layer 'bn' takes the batch's own statistics")
+
+
+def test_a_network_that_makes_its_own_values_reads_no_images(tmp_path: Path) -> None:
+    data = 'layer { name: "noise" type: "DummyData" top: "data" dummy_data_param { shape { dim: 2 dim: 3 dim: 12 dim: 12 } } }\n'
+    model, weights = nets.write_net(tmp_path, data + nets.conv("c", "data", 4))
+    nets.write_images(tmp_path / "lmdb", 3)
+    with pytest.raises(
+        DatasetError,
+        match=r"no layer that reads images, and layer 'noise' \(DummyData\) makes values .* deploy prototxt",
+    ):
+        look_at(read_net(model), str(model), weights, tmp_path / "lmdb", any_output=True)
+
+
+def test_sizes_of_images_are_blamed_where_they_may_be_wrong(tmp_path: Path) -> None:
+    body = (
+        nets.conv("c", "data", 4)
+        + 'layer { name: "fc" type: "InnerProduct" bottom: "c" top: "fc" inner_product_param { num_output: 5 } }\n'
+    )
+    model, weights = nets.write_net(tmp_path, IMAGES + body + nets.LOSS)
+    write_lmdb(tmp_path / "lmdb", from_arrays(np.zeros((3, 3, 10, 10), np.uint8), None)[1])
+    with pytest.raises(
+        WeightsError, match=r"a blob of shape \(5, 576\), the prototxt needs \(5, 400\); with images of \(3, 10, 10\)"
+    ):
+        look_at(read_net(model), str(model), weights, tmp_path / "lmdb", any_output=True)
+    model.write_text(model.read_text().replace('"c"', '"other"'))
+    with pytest.raises(WeightsError, match="layer 'other' of the prototxt is not in the caffemodel$"):
+        look_at(read_net(model), str(model), weights, tmp_path / "lmdb", any_output=True)

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from enc_caffe.cli import main
+from enc_caffe.form import Form
+from enc_caffe.network import Network
+from enc_caffe.pipeline.emission import budgeted
 from enc_caffe.pipeline.reporting import read_run
+from enc_caffe.plan import Plan, Provenance
+from tests.decomposition.layers import conv
 from tests.measuring.nets import residual, write_images, write_net
 
 pytestmark = pytest.mark.caffe
@@ -51,3 +57,14 @@ def test_decomposable_layers_are_the_same_in_every_command(
     whole = int(re.search(r"original +([\d,]+)", said.out)[1].replace(",", ""))
     assert inspected == pytest.approx(saved * whole / (1 - costs["exact, decomposable"]), rel=1e-9)
     assert read_run(out).networks[1].macs["exact"] == costs["exact, decomposable"]
+
+
+def test_a_budget_that_counted_other_strides_says_so() -> None:
+    # 8 to 8 channels, 3x3, stride 2, 12x12 to 6x6, rank 4: the vertical half makes 6x12 places, with published strides 6x6.
+    network = Network("n", (replace(conv(8, 8, (3, 3), stride=(2, 2), pad=(1, 1), size=(12, 12)), name="a"),))
+    forms = {"a": Form("spatial", (4,))}
+    exact, paper = (Plan("n", forms, Provenance(convention=c)) for c in ("exact", "paper"))
+    (line,) = budgeted(network, exact, "published")
+    assert f"counted {8 * 3 * 4 * 72 + 4 * 3 * 8 * 36:,} MACs" in line and f"has {2 * 8 * 3 * 4 * 36:,} (" in line
+    assert budgeted(network, exact, "exact") == [] == budgeted(network, paper, "published")
+    assert budgeted(network, replace(exact, forms={}), "published") == []

@@ -203,7 +203,7 @@ def add_early(command: argparse.ArgumentParser) -> None:
     """Argument of the measured metrics: what is not measured to the end."""
     command.add_argument(
         "--early", action="store_true",
-        help="measure on a quarter or a half of the images the forms that no plan can want, as confidence bounds say; the paper "
+        help="measure on a part of the images alone the forms that no plan can want, as confidence bounds say; the paper "
         "measures all to the end",
     )  # fmt: skip
 

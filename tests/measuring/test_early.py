@@ -84,8 +84,8 @@ def test_what_is_left_out_is_a_matter_of_the_chunks_alone(tmp_path: Path) -> Non
             assert early_counts(made, pairs, lambda seen: list(seen.means)) == (whole, {})
     assert found[0] == found[1] and shares[-1][0] == shares[-1][1]
     counts, early = found[0]
-    assert early == {pairs[0]: 25} and {p: counts[p] for p in (ORIGINAL, *pairs[1:])} == {p: whole[p] for p in (ORIGINAL, *pairs[1:])}  # fmt: skip
+    assert early == {pairs[0]: 30} and {p: counts[p] for p in (ORIGINAL, *pairs[1:])} == {p: whole[p] for p in (ORIGINAL, *pairs[1:])}  # fmt: skip
     # The chunks that the one form saw are a part of all, and what is told of it a mean of theirs.
     assert counts[pairs[0]].images == 100 and counts[pairs[0]] != whole[pairs[0]]
     assert counts[pairs[0]].divergence / 100 == pytest.approx(looks[0].means[pairs[0]].mean())
-    assert [len(look.means[pairs[1]]) for look in looks[:3]] == [5, 10, 15] and len(looks[2].means[pairs[0]]) == 5
+    assert [len(look.means[pairs[1]]) for look in looks[:3]] == [6, 10, 16] and len(looks[2].means[pairs[0]]) == 6

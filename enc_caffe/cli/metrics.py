@@ -74,6 +74,9 @@ def run(args: argparse.Namespace) -> None:
     # Before anything is read, which may take minutes.
     if args.accuracy not in (1, 5):
         raise UsageError(f"--accuracy {args.accuracy}: 1 or 5 is needed")
+    if args.early and (args.lmdb is None and args.images is None or args.measure != "all"):
+        what = "without images" if args.measure == "all" else f"with --measure {args.measure}"
+        raise UsageError(f"--early: shortens measurements, and {what} no form is measured; leave it out")
     check_parent(args.out)
     take_images(args)
     with claimed(args.out):

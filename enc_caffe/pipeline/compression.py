@@ -23,7 +23,7 @@ from enc_caffe.metrics.latency import LatencyTable, write_latency
 from enc_caffe.metrics.table import MetricsTable
 from enc_caffe.pipeline.choosing import nearness
 from enc_caffe.pipeline.emission import Emitted, budgeted, emit
-from enc_caffe.pipeline.forecasting import Predictor
+from enc_caffe.pipeline.forecasting import PREDICTED, Predictor
 from enc_caffe.pipeline.known import Known, from_images
 from enc_caffe.pipeline.loading import LoadedNetwork
 from enc_caffe.pipeline.making import Compressed, Making, Output
@@ -99,6 +99,11 @@ def compress(
         raise UsageError(
             f"--refine {making.refine}: moves what a sum over layers was least by, and the costs of --method {options.method} are none; "
             "give --refine 0"
+        )
+    if making.early and options.metric in ("pca", "output", *PREDICTED):
+        raise UsageError(
+            f"--early: shortens measurements of single forms, and with --metric {options.metric} none is made on all images; leave it out, or "
+            "give --metric divergence"
         )
     if making.early and (options.target_params is not None or options.target_latency is not None):
         raise UsageError(

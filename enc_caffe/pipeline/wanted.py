@@ -50,10 +50,12 @@ def can_be_wanted(table: MetricsTable, target: Optional[float] = None) -> Undeci
         for pair in seen.means:
             if pair in costs:
                 pairs.setdefault(pair[0], []).append(pair)
+        kept = [p for p in seen.means if p not in costs]
+        if not pairs:
+            return kept
         prices = _prices(
             [(whole[n], [(costs[p], float(seen.means[p].mean())) for p in own]) for n, own in pairs.items()], parts
         )
-        kept = [p for p in seen.means if p not in costs]
         for name, own in pairs.items():
             for pair in own:
                 others: list[Optional[Pair]] = [None, *(p for p in own if p != pair)]

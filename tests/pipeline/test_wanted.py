@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from enc_caffe.form import WHOLE
 from enc_caffe.measuring.early import Seen
 from enc_caffe.measuring.layers import Pair
 from enc_caffe.metrics.files import read_metrics
-from enc_caffe.metrics.table import LayerMetrics, MetricsTable
+from enc_caffe.metrics.table import Before, LayerMetrics, MetricsTable
 from enc_caffe.network import Convolution, Layer
 from enc_caffe.pipeline.wanted import can_be_wanted
 from tests.measuring import nets
@@ -94,6 +95,31 @@ def test_metrics_say_what_ended_early(tmp_path: Path, capsys: pytest.CaptureFixt
             m.series("sampled_images"), m.series("sampled_divergence"), other.series("sampled_divergence")
         ):
             assert a == b if images == 100 else a == pytest.approx(b, rel=1.0)
+
+
+def test_forms_that_their_own_macs_do_not_judge_go_on() -> None:
+    table = table_of(2)
+    pruned = replace(table, layers=tuple(replace(m, before=Before((), 1)) for m in table.layers))
+    seen = Seen({p: np.array([0.9, 0.8, 0.7, 0.9, 0.8]) for p in pairs_of(table)}, 20)
+    assert set(can_be_wanted(pruned)(seen)) == set(seen.means) > set(can_be_wanted(table)(seen))
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("metrics", "--early"), "--early: shortens measurements, and without images no form"),
+        (("metrics", "--early", "--measure", "fisher", "--lmdb", "L"), "with --measure fisher no form"),
+        (("compress", "--early", "--target_flops", "0.5", "--metric", "fisher", "--lmdb", "L"), "with --metric fisher none is made"),
+    ],
+)  # fmt: skip
+def test_early_where_nothing_is_measured_is_refused(
+    flags: tuple[str, ...], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, weights = nets.write_net(tmp_path, nets.residual())
+    nets.write_images(tmp_path / "L", 10)
+    own = [str(tmp_path / f) if f == "L" else f for f in flags]
+    assert main([*own, "--model", str(model), "--weights", str(weights), "--out", str(tmp_path / "out")]) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_budgets_that_macs_do_not_judge_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

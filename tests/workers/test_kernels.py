@@ -297,26 +297,36 @@ def alone_and_together(text: str) -> tuple[np.ndarray, np.ndarray]:
 
 def test_an_images_output_is_the_same_in_any_batch(worker: CaffeExecutor) -> None:
     for text in (
-        "num_output: 24 kernel_size: 3 pad: 1",
+        # oneDNN's direct kernels with groups, a stride, and 1x1; the loops have tests of their own (test_convolution_loops.py).
+        "num_output: 32 kernel_size: 3 pad: 1 group: 2",
+        "num_output: 24 kernel_size: 3 pad: 1 stride: 2",
         "num_output: 16 kernel_size: 3 group: 16",
-        "num_output: 7 kernel_size: 1",
+        "num_output: 16 kernel_size: 1 stride: 2",
     ):
         net = one_layer("Convolution", (1, 16, 12, 12), f"convolution_param {{ {text} }}")
         alone, together = worker.result(worker.submit(alone_and_together, net))
         assert np.array_equal(alone, together)
 
 
-@needs_onednn
-def test_threads_share_the_images() -> None:
-    shape = (7, 16, 12, 12)
-    net = one_layer("Convolution", shape, "convolution_param { num_output: 24 kernel_size: 3 pad: 1 }")
-    found = []
+def same_by_threads(net: str, shape: tuple[int, ...]) -> tuple[str, str]:
+    """The kernel of a layer whose numbers one thread and three give alike, and what the process computes with."""
+    found, computing = [], ""
     for threads in (1, 3):
         with CaffeExecutor(1, threads) as executor:
-            found.append(executor.result(executor.submit(passes, [net], shape, 5))[0][1])
-    (out, bottom, *gradients), (out3, bottom3, *gradients3) = found
+            found += executor.result(executor.submit(passes, [net], shape, 5))
+            computing = executor.arithmetic.layers
+    (kernel, (out, bottom, *gradients)), (_, (out3, bottom3, *gradients3)) = found
     assert np.array_equal(out, out3) and np.array_equal(bottom, bottom3)
     assert all(distance(a, b) <= GRADIENT for a, b in zip(gradients, gradients3))
+    return kernel, computing
+
+
+@needs_onednn
+def test_threads_share_the_images() -> None:
+    net = one_layer(
+        "Convolution", (7, 16, 12, 12), "convolution_param { num_output: 24 kernel_size: 3 pad: 1 stride: 2 }"
+    )
+    assert same_by_threads(net, (7, 16, 12, 12))[0].startswith("oneDNN")
 
 
 @needs_onednn

@@ -147,7 +147,9 @@ class _Enclosure:
             u, v = self.corner(first, second)
             u, v = self.ratio * math.exp(u - max(u, v)), math.exp(v - max(u, v))
             weight = u / (u + v)
-            self.ask(weight if first + NEAR / 2 < weight < second else 0.5 * (first + second), number)
+            # Away from both, so that the half-planes of two neighbours always meet in a point.
+            apart = first + NEAR / 2 < weight < second - NEAR / 2
+            self.ask(weight if apart else 0.5 * (first + second), number)
             return True
         shorter = min((first, second), key=lambda w: (self.lengths[w], w))
         if self.lengths[shorter] >= max(LONGEST, number):

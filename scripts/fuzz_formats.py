@@ -24,8 +24,9 @@ from enc_caffe.caffe_io.fold import can_fold, fold, gain_and_shift
 from enc_caffe.caffe_io.paths import named_paths
 from enc_caffe.caffe_io.proto import caffe_pb2
 from enc_caffe.caffe_io.prototxt import read_net, to_text, verbatim_text
+from enc_caffe.caffe_io.scores import find_scores
 from enc_caffe.caffe_io.transform import transform_of
-from enc_caffe.caffe_io.variants import deploy_net, find_scores, train_val_net
+from enc_caffe.caffe_io.variants import deploy_net, train_val_net
 from enc_caffe.decomposition.policy import ALL, PAPER, policy_for
 from enc_caffe.errors import EncError
 from enc_caffe.form import Form

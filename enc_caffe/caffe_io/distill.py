@@ -16,7 +16,7 @@ from typing import Any, Iterable, Iterator, Mapping, Optional, Sequence
 from enc_caffe.caffe_io.caffemodel import CaffeModel, Record, kept_record, layer_record, write_caffemodel
 from enc_caffe.caffe_io.describe import reads_data
 from enc_caffe.caffe_io.proto import caffe_pb2
-from enc_caffe.caffe_io.variants import Scores
+from enc_caffe.caffe_io.scores import Scores
 from enc_caffe.errors import UsageError
 from enc_caffe.files.output import atomic_file
 from enc_caffe.network import Network

@@ -10,7 +10,8 @@ from typing import Any
 
 from enc_caffe.caffe_io.describe import selected
 from enc_caffe.caffe_io.runnable import OUTPUT, Runnable, outputs_of, part_of
-from enc_caffe.caffe_io.variants import labels_of, values_of_image
+from enc_caffe.caffe_io.scores import values_of_image
+from enc_caffe.caffe_io.variants import labels_of
 from enc_caffe.network import Network
 from enc_caffe.shapes import UNKNOWN
 

@@ -2,116 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Mapping, Optional
+from typing import Any, Optional
 
-from enc_caffe.caffe_io.datasource import hdf5_tops, lmdb_of
-from enc_caffe.caffe_io.describe import data_layers, data_tops, describe, reads_data, selected
+from enc_caffe.caffe_io.describe import data_layers, reads_data, selected
 from enc_caffe.caffe_io.inference import without_phases
 from enc_caffe.caffe_io.perimage import per_image
 from enc_caffe.caffe_io.proto import caffe_pb2
-from enc_caffe.caffe_io.transform import color_of, resize_of
+from enc_caffe.caffe_io.scores import find_scores
 from enc_caffe.caffe_io.verbatim import keep_foreign
 from enc_caffe.errors import NetworkError
 from enc_caffe.network import Made, Network, walk
-from enc_caffe.shapes import KNOWN_TYPES, UNKNOWN, WEIGHTLESS, Shape, brings_data, count
+from enc_caffe.shapes import KNOWN_TYPES, WEIGHTLESS
 
-_SCORERS = ("SoftmaxWithLoss", "Accuracy", "Softmax")
 _LOSS_TO_OUTPUT = {"SoftmaxWithLoss": "Softmax", "SigmoidCrossEntropyLoss": "Sigmoid"}
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Where a network's class scores and labels are: blob names, and the number of classes.
-
-    ``softmax`` is False for the output of a network that has no class scores. ``others`` are class scores that labels may as well be
-    of, where nothing in the network reads labels.
-    """
-
-    scores: str
-    labels: Optional[str]
-    classes: int
-    softmax: bool = True
-    others: tuple[str, ...] = ()
-
-
-def find_scores(network: Network, any_output: bool = False) -> Scores:
-    """The class scores: what a SoftmaxWithLoss of the TEST phase reads, else an Accuracy, else a Softmax; the last of its type.
-
-    With ``any_output`` a network that has none of them gives what its last loss reads first, else its last blob; and one whose
-    scores are those of places in the image, not of the image, gives them as an output like any other.
-
-    Raises
-    ------
-    NetworkError
-        If the network has none of them, or scores of places.
-    """
-    found: Optional[Scores] = None
-    shape: Shape = ()
-    all_: list[Scores] = []
-    read = {bottom for layer in network.layers for bottom in layer.bottoms}
-    for kind in _SCORERS:
-        for layer in network.layers:
-            # A Softmax whose top is read weighs something inside the network.
-            if layer.type == kind and not (kind == "Softmax" and layer.tops[0] in read - {*layer.bottoms}):
-                labels = layer.bottoms[1] if len(layer.bottoms) > 1 else None
-                shape = layer.bottom_shapes[0]
-                found = Scores(layer.bottoms[0], labels, shape[1] if len(shape) > 1 else 0)
-                all_.append(found)
-        if found is not None:
-            break
-    if found is None and any_output:
-        return _output(network)
-    if found is not None and not _of_images(network, shape):
-        if any_output:
-            return Scores(found.scores, None, values_of_image(network, shape), softmax=False)
-        raise NetworkError(
-            f"network '{network.name}' has class scores {_words(shape, found.scores)}; training and accuracies are made for one "
-            "label of an image"
-        )
-    if found is None:
-        raise NetworkError(
-            f"network '{network.name}' has no SoftmaxWithLoss, Accuracy or Softmax layer; its class scores cannot be found"
-        )
-    others = [s.scores for s in all_ if s.labels is None and s.scores != found.scores]
-    return replace(found, others=tuple(dict.fromkeys(others))) if found.labels is None else found
-
-
-def _of_images(network: Network, shape: Shape) -> bool:
-    """Whether class scores of a shape are one set (N, C, 1, ...) for each of the N images that a network takes at once."""
-    images = [network.shape_of(top)[0] for top in network.inputs if len(network.shape_of(top)) == 4]
-    return shape != UNKNOWN and len(shape) > 1 and count(shape[2:]) == 1 and (not images or shape[0] in images)
-
-
-def values_of_image(network: Network, shape: Shape) -> int:
-    """Values of an image in a blob of a shape, whose first axis may be another than that of the images, such as time."""
-    images = next((network.shape_of(top)[0] for top in network.inputs if len(network.shape_of(top)) == 4), 0)
-    if shape == UNKNOWN or images < 1 or count(shape) % images:
-        return count(shape[1:])
-    return count(shape) // images
-
-
-def _words(shape: Shape, scores: str) -> str:
-    if shape == UNKNOWN:
-        return f"in '{scores}', whose shape is not known"
-    where = (
-        "one set for each place of an image"
-        if count(shape[2:]) > 1
-        else "and that many sets are not those of its images"
-    )
-    return f"of {shape} (N, C, ...) in '{scores}', {where}"
-
-
-def _output(network: Network) -> Scores:
-    loss = next((x for x in reversed(network.layers) if x.type.endswith("Loss")), None)
-    if loss is not None:
-        return Scores(loss.bottoms[0], None, values_of_image(network, loss.bottom_shapes[0]), softmax=False)
-    for layer in reversed(network.layers):
-        for top, shape in zip(layer.tops, layer.top_shapes):
-            if top in network.outputs and not brings_data(layer.type):
-                return Scores(top, None, values_of_image(network, shape), softmax=False)
-    raise NetworkError(f"network '{network.name}' has no output that no layer reads")
 
 
 def deploy_net(net: Any, network: Network, batch: int = 1) -> Any:
@@ -340,60 +244,6 @@ def solver_param(
     for name, value in (overrides or {}).items():
         setattr(solver, name, value)
     return solver
-
-
-def sized_network(
-    net: Any, source: str, lmdb_shape: Optional[Shape] = None, input_shape: Optional[Shape] = None,
-    input_shapes: Optional[Mapping[str, Shape]] = None,
-) -> Network:  # fmt: skip
-    """A network with its shapes (:func:`enc_caffe.caffe_io.describe.describe`), sizes of images taken from wherever they are known.
-
-    Parameters
-    ----------
-    lmdb_shape, input_shape : (C, H, W), optional
-        What a given LMDB holds, and what the user says, which comes first.
-    input_shapes : mapping of top to full shape, optional
-        What the user says of single tops.
-    """
-    image = image_shape(net, lmdb_shape, input_shape)
-    others = _other_shapes(net, source, input_shapes or {}, image is not None)
-    network = describe(net, image, source, {**others, **(input_shapes or {})})
-    # Caffe gives a network without a name none; people know it by its file.
-    return network if network.name else replace(network, name=Path(source).stem)
-
-
-def image_shape(net: Any, lmdb_shape: Optional[Shape], input_shape: Optional[Shape]) -> Optional[Shape]:
-    """(C, H, W) of the images: what the user says, else what the LMDB holds, else what the first source there is holds."""
-    if input_shape is not None or lmdb_shape is not None:
-        return input_shape or lmdb_shape
-    return next((shape for shape in map(_source_shape, data_layers(net)) if shape is not None), None)
-
-
-def _source_shape(layer: Any) -> Optional[Shape]:
-    lmdb = lmdb_of(layer)
-    if lmdb is None:
-        return None
-    try:
-        size = resize_of(layer)
-        shape = lmdb.first_shape(color_of(layer, f"layer '{layer.name}'"))
-        return (shape[0], *size) if size else shape
-    finally:
-        lmdb.close()
-
-
-def _other_shapes(net: Any, source: str, given: Mapping[str, Shape], sized: bool) -> dict[str, Shape]:
-    """Full shapes of tops of data layers whose own sources can be read, but for those that are given, and for the images where they are
-    ``sized``: the first top of the first layer."""
-    found: dict[str, Shape] = {}
-    for at, layer in enumerate(data_layers(net)):
-        own = hdf5_tops(layer)
-        found.update({top: shape for top, shape in own.items() if at or not sized or top != layer.top[0]})
-        if own or not at:
-            continue
-        shape = None if all(top in given for top in layer.top) else _source_shape(layer)
-        if shape is not None:
-            found.update(zip(layer.top, data_tops(layer, shape, source)))
-    return found
 
 
 def check_one_input(net: Any, network: Network, source: str) -> None:

@@ -16,7 +16,8 @@ from enc_caffe.caffe_io.distill import has_teacher, write_student
 from enc_caffe.caffe_io.inference import for_inference
 from enc_caffe.caffe_io.lacking import untrained_notice
 from enc_caffe.caffe_io.prototxt import read_commented, read_solver, to_text, verbatim_text
-from enc_caffe.caffe_io.variants import deploy_net, sized_network, solver_param, train_val_net, train_val_or_same
+from enc_caffe.caffe_io.sizing import sized_network
+from enc_caffe.caffe_io.variants import deploy_net, solver_param, train_val_net, train_val_or_same
 from enc_caffe.caffe_tools.labels import check_images
 from enc_caffe.caffe_tools.programs import caffe_test, parse_training
 from enc_caffe.caffe_tools.selection import RATES, SHORT, SWEPT, Selection, criterion, hold_out, sweep

@@ -14,8 +14,10 @@ from enc_caffe.caffe_io.datum import ImageLmdb
 from enc_caffe.caffe_io.describe import selected
 from enc_caffe.caffe_io.lacking import check_trained
 from enc_caffe.caffe_io.perimage import most_images, per_image
+from enc_caffe.caffe_io.scores import Scores, find_scores
+from enc_caffe.caffe_io.sizing import sized_network
 from enc_caffe.caffe_io.transform import Transform, blame, remedy, transform_of
-from enc_caffe.caffe_io.variants import Scores, check_one_input, deploy_net, find_scores, sized_network
+from enc_caffe.caffe_io.variants import check_one_input, deploy_net
 from enc_caffe.errors import BlobShapeError, DatasetError, NetworkError, WeightsError
 from enc_caffe.installation import more_types
 from enc_caffe.network import Network

@@ -12,7 +12,8 @@ from enc_caffe.caffe_io.describe import data_layers
 from enc_caffe.caffe_io.distill import Distillation, distill_net, write_both
 from enc_caffe.caffe_io.perimage import per_image
 from enc_caffe.caffe_io.prototxt import to_text, write_prototxt
-from enc_caffe.caffe_io.variants import add_data, check_one_input, deploy_net, find_scores, solver_param, train_val_net
+from enc_caffe.caffe_io.scores import find_scores
+from enc_caffe.caffe_io.variants import add_data, check_one_input, deploy_net, solver_param, train_val_net
 from enc_caffe.caffe_tools.loadable import load
 from enc_caffe.errors import CaffeError, UsageError
 from enc_caffe.network import Network

@@ -10,7 +10,8 @@ import pytest
 from enc_caffe.caffe_io.describe import describe
 from enc_caffe.caffe_io.perimage import most_images, per_image
 from enc_caffe.caffe_io.prototxt import from_text, read_net, to_text
-from enc_caffe.caffe_io.variants import deploy_net, find_scores
+from enc_caffe.caffe_io.scores import find_scores
+from enc_caffe.caffe_io.variants import deploy_net
 from enc_caffe.cli import main
 from enc_caffe.errors import NetworkError
 from enc_caffe.measuring.layers import scores_of

@@ -11,7 +11,8 @@ import pytest
 from enc_caffe.caffe_io.describe import describe, set_state
 from enc_caffe.caffe_io.proto import caffe_pb2
 from enc_caffe.caffe_io.prototxt import read_net
-from enc_caffe.caffe_io.variants import deploy_net, find_scores, solver_param, train_val_net, train_val_or_same
+from enc_caffe.caffe_io.scores import find_scores
+from enc_caffe.caffe_io.variants import deploy_net, solver_param, train_val_net, train_val_or_same
 
 pytestmark = pytest.mark.caffe
 LMDB = 'layer { name: "data" type: "Data" top: "data" top: "label" data_param { source: "x" batch_size: 8 } }\n'

@@ -15,7 +15,9 @@ from typing import Any, Iterator, Mapping, Optional
 
 from enc_caffe.installation import CaffeInstallation, find_caffe
 
-KERNEL = "OPENBLAS_CORETYPE"
+OPENBLAS_KERNEL = "OPENBLAS_CORETYPE"
+#: MKL's own: the branch of its code that computes on every CPU that has it.
+MKL_KERNEL = "MKL_CBWR"
 #: ``caffe``: layers by Caffe's own code, whatever else was built in.
 CONV = "ENC_CAFFE_CONV"
 OWN_CODE = "caffe"
@@ -29,7 +31,7 @@ class Arithmetic:
     Attributes
     ----------
     kernel : str
-        OpenBLAS's name of the kernels that compute, or the name of another BLAS.
+        OpenBLAS's name of the kernels that compute, MKL's version and the branch of its code, or ``unknown``.
     threads : int
         BLAS threads of one process.
     device : {'cpu', 'gpu'}
@@ -54,9 +56,14 @@ class Arithmetic:
         return f"{self.device.upper()}, {layers}BLAS kernel {self.kernel}, {number} a process"
 
 
+def kernel_variable() -> str:
+    """The variable that names the kernels of the BLAS that Caffe was built with."""
+    return MKL_KERNEL if find_caffe().about.get("blas") == "mkl" else OPENBLAS_KERNEL
+
+
 @functools.cache
 def best_kernel() -> str:
-    """OPENBLAS_CORETYPE for this CPU, or an empty string where the library's own choice is best or unknown."""
+    """OPENBLAS_CORETYPE for this CPU, or an empty string where the library's own choice is best or unknown, as MKL's is."""
     tool = find_caffe().kernel_tool
     if tool is None:
         return ""
@@ -66,7 +73,7 @@ def best_kernel() -> str:
 
 def wanted_kernel() -> str:
     """The kernel that processes are started with: the user's, else the best one; empty: the library chooses."""
-    return os.environ.get(KERNEL) or best_kernel()
+    return os.environ.get(kernel_variable()) or best_kernel()
 
 
 def blas_environment(threads: Optional[int] = None, kernel: str = "") -> dict[str, str]:
@@ -79,11 +86,11 @@ def blas_environment(threads: Optional[int] = None, kernel: str = "") -> dict[st
     kernel : str
         Its kernel, whatever the user has set; without it the user's, else :func:`best_kernel`.
     """
-    env = {}
+    env, variable = {}, kernel_variable()
     if kernel:
-        env[KERNEL] = kernel
-    elif KERNEL not in os.environ and best_kernel():
-        env[KERNEL] = best_kernel()
+        env[variable] = kernel
+    elif variable not in os.environ and best_kernel():
+        env[variable] = best_kernel()
     if threads is not None:
         env.update({name: str(threads) for name in _THREADS})
     return env
@@ -137,8 +144,36 @@ def arithmetic(device: str = "cpu") -> Arithmetic:
         return Arithmetic("unknown", threads, device, layers)
     try:
         library = ctypes.CDLL(path)
+        if "mkl" in path:
+            return Arithmetic(mkl_kernel(library), int(library.MKL_Get_Max_Threads()), device, layers)
         library.openblas_get_corename.restype = ctypes.c_char_p
         kernel, threads = library.openblas_get_corename().decode(), int(library.openblas_get_num_threads())
     except (OSError, AttributeError):
-        kernel = "mkl" if "mkl" in path else "unknown"
+        kernel = "unknown"
     return Arithmetic(kernel, threads, device, layers)
+
+
+class _MklVersion(ctypes.Structure):
+    _fields_ = [(n, ctypes.c_int) for n in ("major", "minor", "update")] + [
+        (n, ctypes.c_char_p) for n in ("status", "build", "processor", "platform")
+    ]
+
+
+#: What MKL calls the branches of its code, by their numbers in its headers.
+_BRANCHES = {
+    3: "COMPATIBLE", 4: "SSE2", 6: "SSSE3", 7: "SSE4_1", 8: "SSE4_2", 9: "AVX", 10: "AVX2", 11: "AVX512_MIC", 12: "AVX512",
+    13: "AVX512_MIC_E1", 14: "AVX512_E1", 15: "AVX10",
+}  # fmt: skip
+
+
+def mkl_kernel(library: Any) -> str:
+    """Version and branch of MKL's code; ``fixed`` where MKL_CBWR names the branch, which sums in an order of its own."""
+    version, everything = _MklVersion(), -1
+    library.MKL_Get_Version(ctypes.byref(version))
+    fixed, own = int(library.MKL_CBWR_Get(everything)), int(library.MKL_CBWR_Get_Auto_Branch())
+    # The low half is the branch, the bit above says that even the ends of arrays are summed alike; 1 is none, 2 the CPU's own.
+    asked, strict = fixed & 0xFFFF, " strict" if fixed >> 16 else ""
+    branch = asked if asked > 2 else own
+    name = _BRANCHES.get(branch, f"branch {branch}")
+    words = f"mkl {version.major}.{version.minor}.{version.update} {name}"
+    return f"{words} fixed{strict}" if asked > 1 else words

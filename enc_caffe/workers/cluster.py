@@ -20,7 +20,16 @@ from dataclasses import dataclass, replace
 from typing import Any, Callable, Optional
 
 from enc_caffe.errors import CaffeError, EncError, UsageError
-from enc_caffe.workers.blas import CONV, KERNEL, OWN_CODE, Arithmetic, best_kernel, environment, wanted_kernel
+from enc_caffe.workers.blas import (
+    CONV,
+    OPENBLAS_KERNEL,
+    OWN_CODE,
+    Arithmetic,
+    best_kernel,
+    environment,
+    kernel_variable,
+    wanted_kernel,
+)
 from enc_caffe.workers.executor import LIMIT, CaffeExecutor
 
 #: Seconds to wait for a scheduler that is there, and for a worker when there is none.
@@ -63,13 +72,13 @@ def _pool(wish: Wish) -> CaffeExecutor:
         if key not in _POOLS:
             kernel = wish.kernel or best_kernel()
             # Whatever this worker was started with: the command's wish holds, else what the CPU does best.
-            with environment({KERNEL: kernel or None, CONV: wish.conv or None}):
+            with environment({kernel_variable(): kernel or None, CONV: wish.conv or None}):
                 _POOLS[key] = CaffeExecutor(get_worker().state.nthreads, limit=wish.limit, kernel=kernel)
         pool = _POOLS[key]
         if wish.found is not None and pool.arithmetic != wish.found:
             raise UsageError(
                 f"the Dask worker on {platform.node()} computes by {pool.arithmetic.words()}, others by {wish.found.words()}, and "
-                f"results would depend on who computed them; start the command with {KERNEL}= a kernel that all their CPUs have"
+                f"results would depend on who computed them; start the command with {kernel_variable()}= a kernel that all their CPUs have"
                 + (f", and with {CONV}={OWN_CODE}" if pool.arithmetic.layers != wish.found.layers else "")
             )
         return pool
@@ -142,9 +151,9 @@ class ClusterExecutor:
             raise
         # Where the first worker has Caffe's own code only, the others use theirs.
         conv = OWN_CODE if self.arithmetic.layers == OWN_CODE else self._wish.conv
-        self._wish = replace(
-            self._wish, kernel=self._wish.kernel or self.arithmetic.kernel, conv=conv, found=self.arithmetic
-        )
+        # A branch that is asked of MKL computes otherwise than the same one by its own choice.
+        first = self.arithmetic.kernel if kernel_variable() == OPENBLAS_KERNEL else ""
+        self._wish = replace(self._wish, kernel=self._wish.kernel or first, conv=conv, found=self.arithmetic)
 
     def _count(self) -> int:
         try:

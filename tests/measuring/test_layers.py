@@ -38,9 +38,10 @@ from enc_caffe.measuring.subject import batch_for, layer_counts
 from enc_caffe.metrics.files import read_metrics
 from enc_caffe.pipeline.measurement import images_of, measured_metrics
 from enc_caffe.plan import Plan
-from enc_caffe.workers.blas import Arithmetic
+from enc_caffe.workers.blas import Arithmetic, kernel_variable
 from enc_caffe.workers.choice import Workers, devices
 from enc_caffe.workers.executor import CaffeExecutor
+from tests.workers.names import kernels
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 MODEL = ROOT / "prototxt" / "resnet56" / "train_val.prototxt"
@@ -243,19 +244,21 @@ def test_a_cluster_computes_as_this_machine_does_however_its_workers_were_starte
 ) -> None:
     loaded, weights, found = pipeline.load(MODEL, small), shared_data / "res56.caffemodel", []
     # Other threads and another kernel, there and here: one thread is what workers have, and the command's kernel holds.
-    other = {"OPENBLAS_NUM_THREADS": "2", "OPENBLAS_CORETYPE": "Prescott", "ENC_CAFFE_CONV": "caffe"}
+    variable, (slow, chosen) = kernel_variable(), kernels()
+    other = {"OPENBLAS_NUM_THREADS": "2", "MKL_NUM_THREADS": "2", variable: slow, "ENC_CAFFE_CONV": "caffe"}
     with Cluster(tmp_path, 1, other, *options) as cluster:
-        for threads, kernel in (("1", ""), ("3", ""), ("2", "Nehalem")):
+        for threads, kernel in (("1", ""), ("3", ""), ("2", chosen)):
             monkeypatch.setenv("OPENBLAS_NUM_THREADS", threads)
+            monkeypatch.setenv("MKL_NUM_THREADS", threads)
             if kernel:
-                monkeypatch.setenv("OPENBLAS_CORETYPE", kernel)
+                monkeypatch.setenv(variable, kernel)
                 monkeypatch.setenv("ENC_CAFFE_CONV", "caffe")
             for where in (Workers(1), Workers(scheduler=cluster.address)):
                 with where.executor() as executor:
                     made = images_of(loaded, weights, small, executor)
                     found.append((executor.arithmetic, layer_counts(made, PAIRS[3:5])))
     assert found[0] == found[1] == found[2] == found[3] and found[4] == found[5]
-    assert found[0][0].threads == 1 and found[0][0].kernel != "Prescott" and found[5][0].kernel == "Nehalem"
+    assert found[0][0].threads == 1 and slow not in found[0][0].kernel and chosen in found[5][0].kernel.split()
     own = find_caffe().about.get("conv") != "onednn"
     assert (found[0][0].layers == "caffe") is own and found[5][0].layers == "caffe"
 
@@ -266,7 +269,7 @@ def test_a_dask_worker_that_computes_otherwise_is_refused(tmp_path: Path) -> Non
         assert executor.result(executor.submit(abs, -3)) == 3
         # As if the first worker that was asked had had another CPU.
         executor._wish = replace(executor._wish, found=Arithmetic("of another CPU", 1))
-        with pytest.raises(UsageError, match="results would depend on who computed them.*OPENBLAS_CORETYPE="):
+        with pytest.raises(UsageError, match=f"results would depend on who computed them.*{kernel_variable()}="):
             executor.result(executor.submit(abs, -3))
 
 
@@ -284,18 +287,21 @@ def test_results_of_other_kernels_and_threads_are_not_taken_for_ones_own(
 ) -> None:
     loaded, weights = pipeline.load(MODEL, small), shared_data / "res56.caffemodel"
     monkeypatch.setenv("ENC_CAFFE_CONV", "caffe")
+    names = []
     with ResultStore(tmp_path / "s.sqlite") as store:
-        for kernel in ("Prescott", "Nehalem"):
-            monkeypatch.setenv("OPENBLAS_CORETYPE", kernel)
+        for kernel in kernels():
+            monkeypatch.setenv(kernel_variable(), kernel)
             with Workers(2).executor() as executor:
+                names.append(executor.arithmetic.kernel)
                 layer_counts(images_of(loaded, weights, small, executor, store), PAIRS[3:4])
         with CaffeExecutor(1, 2) as executor:
             layer_counts(images_of(loaded, weights, small, executor, store), PAIRS[3:4])
-        assert sorted(c.about["computed by"] for c in store.contexts()) == [
-            "CPU, BLAS kernel Nehalem, 1 BLAS thread a process",
-            "CPU, BLAS kernel Nehalem, 2 BLAS threads a process",
-            "CPU, BLAS kernel Prescott, 1 BLAS thread a process",
-        ]
+        assert all(kernel in name.split() for kernel, name in zip(kernels(), names))
+        assert sorted(c.about["computed by"] for c in store.contexts()) == sorted([
+            f"CPU, BLAS kernel {names[0]}, 1 BLAS thread a process",
+            f"CPU, BLAS kernel {names[1]}, 1 BLAS thread a process",
+            f"CPU, BLAS kernel {names[1]}, 2 BLAS threads a process",
+        ])  # fmt: skip
         # The original and one rank, 60 images in chunks of 5, each measured for itself.
         assert [c.results for c in store.contexts()] == [24, 24, 24]
         if find_caffe().about.get("conv") == "onednn":
@@ -304,7 +310,7 @@ def test_results_of_other_kernels_and_threads_are_not_taken_for_ones_own(
                 layer_counts(images_of(loaded, weights, small, executor, store), PAIRS[3:4])
             (new,) = [c for c in store.contexts() if "oneDNN" in c.about["computed by"]]
             assert re.fullmatch(
-                r"CPU, layers by oneDNN \d+\.\d+\.\d+ \S+, BLAS kernel Nehalem, 1 BLAS thread a process",
+                rf"CPU, layers by oneDNN \d+\.\d+\.\d+ \S+, BLAS kernel {re.escape(names[1])}, 1 BLAS thread a process",
                 new.about["computed by"],
             )
             assert new.results == 24

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -17,6 +18,7 @@ from enc_caffe.workers import blas
 def slow_cpu(monkeypatch: pytest.MonkeyPatch):
     """As if the installation had measured that Haswell's kernels are the best."""
     monkeypatch.setattr(blas, "best_kernel", lambda: "Haswell")
+    monkeypatch.setattr(blas, "kernel_variable", lambda: "OPENBLAS_CORETYPE")
     monkeypatch.delenv("OPENBLAS_CORETYPE", raising=False)
 
 
@@ -30,6 +32,37 @@ def test_kernel_and_threads(slow_cpu: None) -> None:
 def test_the_users_choice_stays(slow_cpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENBLAS_CORETYPE", "Prescott")
     assert blas.blas_environment() == {}
+
+
+def test_the_variable_is_that_of_the_blas_that_was_built_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, variable in (("mkl", "MKL_CBWR"), ("openblas", "OPENBLAS_CORETYPE")):
+        monkeypatch.setattr(blas, "find_caffe", lambda name=name: SimpleNamespace(about={"blas": name}))
+        monkeypatch.setattr(blas, "best_kernel", lambda: "")
+        for kernel in ("OPENBLAS_CORETYPE", "MKL_CBWR"):
+            monkeypatch.setenv(kernel, f"of {kernel}")
+        assert blas.wanted_kernel() == f"of {variable}"
+        assert blas.blas_environment(kernel="AVX2") == {variable: "AVX2"}
+
+
+@pytest.mark.parametrize(
+    ("asked", "own", "words"),
+    [
+        (1, 14, "mkl 2026.0.2 AVX512_E1"),
+        (1, 10, "mkl 2026.0.2 AVX2"),
+        (2, 10, "mkl 2026.0.2 AVX2 fixed"),
+        (10, 14, "mkl 2026.0.2 AVX2 fixed"),
+        (0x10000 + 12, 14, "mkl 2026.0.2 AVX512 fixed strict"),
+        (1, 99, "mkl 2026.0.2 branch 99"),
+    ],
+)
+def test_what_mkl_computes_with(asked: int, own: int, words: str) -> None:
+    def version(at) -> None:
+        at._obj.major, at._obj.minor, at._obj.update = 2026, 0, 2
+
+    library = SimpleNamespace(
+        MKL_Get_Version=version, MKL_CBWR_Get=lambda which: asked, MKL_CBWR_Get_Auto_Branch=lambda: own
+    )
+    assert blas.mkl_kernel(library) == words
 
 
 @pytest.mark.caffe

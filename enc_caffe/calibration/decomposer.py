@@ -355,7 +355,7 @@ class Decomposer:
         )
         return calibrate(
             task, steps, initial, self._weights, made.executor,
-            lambda d, a: self.progress("layers put right", d, a),
+            lambda d, a: self.progress("calibrated layers", d, a),
         )  # fmt: skip
 
     def _output_roots(self, forms: Mapping[str, Form]) -> dict[str, list[Root]]:

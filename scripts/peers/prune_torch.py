@@ -27,7 +27,7 @@ def pruned(whole: nn.Module, image: torch.Tensor, rule: str, part: float, global
     net = copy.deepcopy(whole)
     grouped = {} if rule == "tp-group" else {"group_reduction": "first"}
     importance = (
-        tp.importance.GroupNormImportance(p=2)
+        tp.importance.GroupMagnitudeImportance(p=2)
         if rule == "tp-group"
         else tp.importance.MagnitudeImportance(p=1, **grouped)
     )

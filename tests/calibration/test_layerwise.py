@@ -210,7 +210,7 @@ def test_numbers_do_not_depend_on_workers_nor_on_room_nor_on_interruptions(tmp_p
             if case == "interrupted":
 
                 def stop(what: str, done: int, all_: int) -> None:
-                    if what == "layers put right" and done == 4:
+                    if what == "calibrated layers" and done == 4:
                         raise KeyboardInterrupt
 
                 with pytest.raises(KeyboardInterrupt):
@@ -218,7 +218,7 @@ def test_numbers_do_not_depend_on_workers_nor_on_room_nor_on_interruptions(tmp_p
             seen: list[int] = []
             blobs = setting.decomposer(
                 how,
-                progress=lambda what, done, all_, seen=seen: seen.append(done) if what == "layers put right" else None,
+                progress=lambda what, done, all_, seen=seen: seen.append(done) if what == "calibrated layers" else None,
             ).blobs(setting.forms)
             results.append(blobs)
             steps.append(seen[0])
@@ -241,7 +241,7 @@ def test_damaged_blobs_between_steps_are_not_believed(tmp_path: Path, workers, d
         kept.unlink()
 
     def stop(what: str, done: int, all_: int) -> None:
-        if what == "layers put right" and done == 4:
+        if what == "calibrated layers" and done == 4:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -142,7 +142,7 @@ def test_a_plan_begun_again_is_the_same(tmp_path: Path, workers) -> None:
     forms = {"c1": Form("asym3d", (6, 3)), "c3": Form("channel", (4,))}
 
     def stop(what: str, done: int, all_: int) -> None:
-        if what == "layers put right" and done == 1:
+        if what == "calibrated layers" and done == 1:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -59,7 +59,7 @@ def register(commands: Any) -> None:
 def run(args: argparse.Namespace) -> None:
     """Emit."""
     check_new(args.out, args.force)
-    take_images(args)
+    take_images(args, decomposition(args).plain)
     with claimed(args.out):
         _emit(args)
 

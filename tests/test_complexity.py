@@ -1,4 +1,4 @@
-"""What is in no count of MACs."""
+"""What is in a count of MACs, how often, and what is in none."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from enc_caffe.cli import main
-from enc_caffe.complexity import uncounted
+from enc_caffe.complexity import network_complexity, uncounted
+from enc_caffe.form import CONVENTIONS, parse_form
 from tests.caffe_io.test_variants import INPUT, conv, fc, layer, read
 
 pytestmark = pytest.mark.caffe
@@ -24,3 +25,31 @@ def test_what_multiplies_and_is_in_no_count_is_named(tmp_path: Path, capsys: pyt
     assert "MACs of one image 8,640," in said and "not counted: up (Deconvolution), d (Convolution)" in said
     _, network = read(tmp_path, INPUT + conv("c", "data") + fc("f", "c"))
     assert uncounted(network) == []
+
+
+def test_regions_and_steps_of_an_image_count_as_often_as_there_are(tmp_path: Path) -> None:
+    images = INPUT.replace("dim: 2", "dim: %d")
+    regions = 'layer { name: "rois" type: "Input" top: "rois" input_param { shape { dim: 12 dim: 5 } } }\n'
+    pooled = layer("pool", "ROIPooling", "c rois", "roi_pooling_param { pooled_w: 2 pooled_h: 2 spatial_scale: 1 }")
+    text = regions + conv("c", "data", 4) + pooled + conv("d", "pool", 4) + fc("f", "d", 6)
+    for number in (1, 2, 3):
+        _, network = read(tmp_path, images % number + text)
+        each = 12 // number
+        assert network["c"].repeats == 1 and network["d"].repeats == network["f"].repeats == each
+        macs = 4 * 3 * 9 * 64 + each * (4 * 4 * 9 * 4 + 16 * 6)
+        found = network_complexity(network, {})
+        assert (found.macs, found.parameters) == (macs, 4 * 3 * 9 + 4 * 4 * 9 + 16 * 6)
+        # Halves count as often as the whole.
+        forms = {"d": parse_form("spatial:2"), "f": parse_form("inner_product:2")}
+        saved = each * (4 * 4 * 9 * 4 - 2 * (4 + 4) * 3 * 4 + 16 * 6 - 2 * (16 + 6))
+        for convention in CONVENTIONS:
+            assert network_complexity(network, forms, convention).macs == macs - saved
+    # Time comes first behind the Reshape: one line of text, eight steps.
+    line = layer("t", "Reshape", "c", "reshape_param { shape { dim: 8 dim: 1 dim: 32 } }")
+    steps = layer("f", "InnerProduct", "t", "inner_product_param { num_output: 5 axis: 2 }")
+    _, network = read(tmp_path, images % 1 + conv("c", "data", 4) + line + steps)
+    assert network_complexity(network, {}).macs == 4 * 3 * 9 * 64 + 8 * 32 * 5
+    # A blob that all images share is no less work.
+    shared = 'layer { name: "p" type: "DummyData" top: "p" dummy_data_param { shape { dim: 1 dim: 7 } } }\n'
+    _, network = read(tmp_path, images % 4 + shared + fc("f", "p", 5))
+    assert network_complexity(network, {}).macs == 35

@@ -48,6 +48,7 @@ def _layer_from(entry: dict[str, Any]) -> Layer:
             bottom_shapes=((1, *places, *own),),
             top_shapes=((1, *places, outputs),),
             inner_product=InnerProduct(outputs, bool(entry.get("bias", True))),
+            repeats=whole(entry.get("repeats", 1), 1),
         )
     height, width = _pair(entry["output"])
     kernel, stride = _pair(entry["kernel"]), _pair(entry.get("stride"), (1, 1))
@@ -68,6 +69,7 @@ def _layer_from(entry: dict[str, Any]) -> Layer:
         bottom_shapes=((1, inputs, axes[0][0], axes[1][0]),),
         top_shapes=((1, outputs, height, width),),
         convolution=conv,
+        repeats=whole(entry.get("repeats", 1), 1),
     )
 
 
@@ -95,7 +97,7 @@ def _check_size(layer: Layer) -> None:
     if inputs % groups or outputs % groups:
         raise ValueError(f"{inputs} input and {outputs} output channels in {groups} groups")
     weights = outputs * (inputs // groups) * layer.kernel[0] * layer.kernel[1]
-    rows = 1 if layer.inner_product is None else positions(layer)
+    rows = layer.repeats if layer.inner_product is None else positions(layer)
     values = rows * max(inputs * layer.input[0] * layer.input[1], outputs * layer.output[0] * layer.output[1])
     if max(weights, values) > MAX_COUNT:
         raise ValueError(f"{weights} weights and blobs of {values} values, Caffe takes at most {MAX_COUNT}")
@@ -330,7 +332,7 @@ def _geometry(layer: Layer) -> dict[str, Any]:
         "kernel": list(layer.kernel), "groups": layer.groups, "output": list(layer.output), "bias": layer.bias,
     }  # fmt: skip
     if layer.inner_product is not None and len(layer.top_shapes[0]) > 2:
-        entry["rows"] = positions(layer)
+        entry["rows"] = positions(layer) // layer.repeats
     elif layer.inner_product is not None and len(layer.bottom_shapes[0]) > 2 and channels_of(layer) < layer.in_channels:
         entry["channels"] = channels_of(layer)
     if layer.convolution is not None:
@@ -338,6 +340,8 @@ def _geometry(layer: Layer) -> dict[str, Any]:
         entry.update(
             stride=list(conv.stride), pad=list(conv.pad), dilation=list(conv.dilation), input=list(layer.input)
         )
+    if layer.repeats > 1:
+        entry["repeats"] = layer.repeats
     return entry
 
 

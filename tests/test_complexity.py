@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from enc_caffe.cli import main
-from enc_caffe.complexity import network_complexity, uncounted
+from enc_caffe.complexity import network_complexity, uncounted, uncounted_words
 from enc_caffe.form import CONVENTIONS, parse_form
 from tests.caffe_io.test_variants import INPUT, conv, fc, layer, read
+from tests.measuring import nets
 
 pytestmark = pytest.mark.caffe
 UP = layer("up", "Deconvolution", "c", "convolution_param { num_output: 4 kernel_size: 2 stride: 2 }")
@@ -24,7 +26,34 @@ def test_what_multiplies_and_is_in_no_count_is_named(tmp_path: Path, capsys: pyt
     # 5 x 3 x 9 weights at 8 x 8 places.
     assert "MACs of one image 8,640," in said and "not counted: up (Deconvolution), d (Convolution)" in said
     _, network = read(tmp_path, INPUT + conv("c", "data") + fc("f", "c"))
-    assert uncounted(network) == []
+    assert uncounted(network) == [] and uncounted_words(network) == ""
+
+
+def test_an_emission_says_what_its_costs_leave_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Half of all MACs are not half of them where a layer, however large, is in no count."""
+    both = conv("both", "a b", 8).replace('top: "both"', 'top: "x" top: "y"')
+    text = INPUT + conv("a", "data", 8) + conv("b", "data", 8) + both + fc("f", "x") + fc("g", "y")
+    model, weights = nets.write_net(tmp_path, 'name: "n"\n' + text)
+    ranks = tmp_path / "ranks.json"
+    for chosen, words in (({"a": 4}, "; not counted: both (Convolution)\n"), ({}, "")):
+        ranks.write_text(json.dumps({"format": "enc-caffe-ranks/1", "ranks": chosen or {"c": 4}}))
+        if not chosen:
+            model, weights = nets.write_net(tmp_path, 'name: "n"\n' + INPUT + conv("c", "data", 8))
+        emit = [
+            "emit",
+            "--model",
+            str(model),
+            "--weights",
+            str(weights),
+            "--ranks",
+            str(ranks),
+            "--out",
+            str(tmp_path / "out"),
+            "--force",
+        ]
+        assert main(emit) == 0
+        said = capsys.readouterr().out
+        assert words in said and ("not counted" in said) == bool(words)
 
 
 def test_regions_and_steps_of_an_image_count_as_often_as_there_are(tmp_path: Path) -> None:

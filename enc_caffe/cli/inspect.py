@@ -13,12 +13,9 @@ from enc_caffe.caffe_io.prototxt import read_solver
 from enc_caffe.cli.common import add_model, load_network
 from enc_caffe.cli.images import add_images, take_images
 from enc_caffe.cli.searching import add_schemes, schemes_of
-from enc_caffe.complexity import layer_macs, layer_parameters, uncounted
+from enc_caffe.complexity import layer_macs, layer_parameters, uncounted_words
 from enc_caffe.terminal.naming import say
 from enc_caffe.terminal.tables import print_table
-
-#: Layers that a line lists at most.
-LISTED = 6
 
 
 def register(commands: Any) -> None:
@@ -74,10 +71,8 @@ def run(args: argparse.Namespace) -> None:
     print(
         f"MACs of one image {total:,}, of them in decomposable layers {decomposable:,}; weights {sum(r['parameters'] for r in costs):,} (biases not counted)"
     )
-    missing = uncounted(network)
-    if missing:
-        more = f" and {len(missing) - LISTED} more" if len(missing) > LISTED else ""
-        print(f"not counted: {', '.join(missing[:LISTED])}{more}")
+    if words := uncounted_words(network):
+        print(words)
     for what, value in named_paths(loaded.net):
         print(f"path in the prototxt, {what}: {value}")
     if args.solver:

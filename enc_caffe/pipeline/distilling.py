@@ -10,7 +10,7 @@ from enc_caffe.caffe_io.blobs import needed_blobs
 from enc_caffe.caffe_io.caffemodel import CaffeModel
 from enc_caffe.caffe_io.describe import data_layers
 from enc_caffe.caffe_io.distill import Distillation, distill_net, write_both
-from enc_caffe.caffe_io.perimage import per_image
+from enc_caffe.caffe_io.perimage import most_images, per_image
 from enc_caffe.caffe_io.prototxt import to_text, write_prototxt
 from enc_caffe.caffe_io.scores import find_scores
 from enc_caffe.caffe_io.types import caffe_types
@@ -152,6 +152,10 @@ def _with_data(
         return train_val_net(train_val, loaded.network, train_lmdb, None)
     out = type(train_val)(name=train_val.name)
     add_data(out, [next(top for layer in student.layer if layer.type == "Input" for top in layer.top)])
+    if most_images(student, find_scores(loaded.network, any_output=True).scores, str(loaded.path)) == 1:
+        # It would mix the values of several, or not be loaded at all.
+        for layer in out.layer:
+            layer.data_param.batch_size = 1
     return loaded.feed.written(train_val_net(out, loaded.network, train_lmdb, test_lmdb))
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from enc_caffe.caffe_io.prototxt import read_net
 from enc_caffe.cli import main
 from enc_caffe.measuring.store import ResultStore
 from tests.measuring import nets
@@ -69,3 +70,24 @@ def test_blobs_that_are_not_there_are_refused_before_anything_is_measured(
          str(tmp_path / "out"), "--target_flops", "0.8", "--decomposition", "weighted", "--distill", "--distill_blobs", "c9"]
     ) == 2  # fmt: skip
     assert "the original network has no blob 'c9'" in capsys.readouterr().err and nothing_measured(store)
+
+
+def test_a_network_written_for_one_image_is_trained_image_by_image(tmp_path: Path) -> None:
+    """As text readers are: behind a Reshape time comes first, and it says how many values one image has."""
+    steps = (
+        'layer { name: "t" type: "Reshape" bottom: "c2" top: "t" reshape_param { shape { dim: 12 dim: 1 dim: 96 } } }\n'
+    )
+    head = (
+        'layer { name: "f" type: "InnerProduct" bottom: "t" top: "f" inner_product_param { num_output: 9 axis: 2 } }\n'
+    )
+    out, trained, lmdb = tmp_path / "out", tmp_path / "trained", nets.write_images(tmp_path / "lmdb", 8)
+    model, weights = nets.write_net(tmp_path, INPUT + BODY + steps + head)
+    files = ["--model", str(model), "--weights", str(weights), "--lmdb", str(lmdb), "--store", str(tmp_path / "s")]
+    assert (
+        main(["compress", *files, "--target_flops", "0.8", "--distill", "--test_lmdb", str(lmdb), "--out", str(out)])
+        == 0
+    )
+    batches = {x.data_param.batch_size for x in read_net(out / "distill.prototxt").layer if x.type == "Data"}
+    assert batches == {1}
+    assert main(["finetune", "--distill", str(out), "--max_iter", "2", "--out", str(trained)]) == 0
+    assert (trained / "finetuned.caffemodel").is_file()

@@ -91,3 +91,17 @@ def test_a_network_written_for_one_image_is_trained_image_by_image(tmp_path: Pat
     assert batches == {1}
     assert main(["finetune", "--distill", str(out), "--max_iter", "2", "--out", str(trained)]) == 0
     assert (trained / "finetuned.caffemodel").is_file()
+
+
+def test_a_training_without_images_names_its_own_flags(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, weights = nets.write_net(tmp_path, INPUT + BODY)
+    (tmp_path / "ranks.json").write_text(json.dumps({"format": "enc-caffe-ranks/1", "ranks": {"c2": 4}}))
+    files = ["--model", str(model), "--weights", str(weights), "--ranks", str(tmp_path / "ranks.json")]
+    assert main(["emit", *files, "--distill", "--out", str(tmp_path / "out")]) == 0
+    capsys.readouterr()
+    assert main(["finetune", "--distill", str(tmp_path / "out"), "--out", str(tmp_path / "trained")]) == 1
+    said = capsys.readouterr().err
+    assert (
+        "does not say how large its images are" in said and "give --train_lmdb and --test_lmdb, or --top_shape" in said
+    )
+    assert "--images" not in said and "--input_shape" not in said

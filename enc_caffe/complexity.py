@@ -19,6 +19,9 @@ from enc_caffe.decomposition.widths import widths
 from enc_caffe.form import WHOLE, Form
 from enc_caffe.network import Layer, Network
 
+#: Layers that are named in a line at most.
+LISTED = 6
+
 
 def layer_parameters(layer: Layer) -> int:
     """Weights of the whole layer, without the bias."""
@@ -42,6 +45,13 @@ def uncounted(network: Network) -> list[str]:
         for layer in network.layers
         if not layer.has_weights and any(part in layer.type.lower() for part in _MULTIPLY)
     ]
+
+
+def uncounted_words(network: Network) -> str:
+    """``not counted: ...`` with the first of :func:`uncounted`; empty where there are none."""
+    missing = uncounted(network)
+    more = f" and {len(missing) - LISTED} more" if len(missing) > LISTED else ""
+    return f"not counted: {', '.join(missing[:LISTED])}{more}" if missing else ""
 
 
 @dataclass(frozen=True)

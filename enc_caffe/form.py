@@ -155,7 +155,7 @@ class Chain:
         if convention == "paper" or layer.convolution is None:
             return self.parameters(layer) * positions(layer)
         sizes = self.outputs(layer)
-        return sum(s.parameters(i) * h * w for (s, i), (h, w) in zip(self.inputs(layer), sizes))
+        return layer.repeats * sum(s.parameters(i) * h * w for (s, i), (h, w) in zip(self.inputs(layer), sizes))
 
 
 def whole_chain(layer: Layer) -> Chain:
@@ -164,8 +164,9 @@ def whole_chain(layer: Layer) -> Chain:
 
 
 def positions(layer: Layer) -> int:
-    """How often the layer's weights are applied for one image: H x W, or the leading axes of an inner product."""
+    """How often the layer's weights are applied for one image: H x W, or the leading axes of an inner product; in each of an image's
+    regions or steps."""
     if layer.convolution is not None:
         height, width = layer.output
-        return height * width
-    return count(layer.top_shapes[0][1:-1])
+        return layer.repeats * height * width
+    return layer.repeats * count(layer.top_shapes[0][1:-1])

@@ -54,6 +54,8 @@ class Layer:
         Why a layer with weights can never be decomposed (empty: it can).
     fixed_channels : str
         Why no channel of its bottoms and tops can be taken out, by the layer's own parameters (empty: its type decides).
+    repeats : int
+        How many items of its first axis come of one image: regions of a detector, or steps of a text line.
     """
 
     name: str
@@ -66,6 +68,7 @@ class Layer:
     inner_product: Optional[InnerProduct] = None
     keep_reason: str = ""
     fixed_channels: str = ""
+    repeats: int = 1
 
     @property
     def has_weights(self) -> bool:

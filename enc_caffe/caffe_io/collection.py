@@ -45,15 +45,26 @@ class Wanted:
     any_size: bool = False
 
 
-def wanted_of(net: Any, source: str, feed: Feed) -> Wanted:
-    """What a network and the user's flags say of how image files are to be read."""
+def wanted_of(net: Any, source: str, feed: Feed, images: Optional[Path] = None) -> Wanted:
+    """What a network and the user's flags say of how image files are to be read.
+
+    Parameters
+    ----------
+    images : Path, optional
+        Where these are; without it they are taken for pictures.
+
+    Raises
+    ------
+    UsageError
+        If pictures have no size to be brought to.
+    """
     rule = feed.transform(net, source, pixels=False)
     inputs = [] if data_layers(net, "TEST") else [list(x.dim) for p in selected(net) for x in p.input_param.shape]
     shape = inputs[0][1:] if len(inputs) == 1 and len(inputs[0]) == 4 else []
     gray = rule.force_color is False or (rule.force_color is None and shape[:1] == [1])
     fixed = (int(shape[1]), int(shape[2])) if shape and not rule.crop and not rule.resize else None
-    if fixed == (1, 1):
-        # Files whose size is set when they run say so; pictures of one pixel are nobody's.
+    if fixed == (1, 1) and not _as_arrays(images):
+        # Files whose size is set when they run say so; pictures of one pixel are nobody's. Arrays keep the size that they have.
         raise UsageError(
             f"{source}: its input is 1x1, which stands for a size that is set when it runs; give --input_shape C,H,W"
         )
@@ -89,8 +100,8 @@ def collection(
     if (source / "data.mdb").is_file():
         raise DatasetError(f"{flag} {source}: is an LMDB already; give it as {flag.replace('images', 'lmdb')}")
     pictures: Optional[Pictures] = None
-    hdf5 = [] if source.is_dir() else hdf5_files(source)
-    if not hdf5 and source.suffix.lower() not in ARRAYS:
+    hdf5 = _hdf5(source)
+    if not _as_arrays(source):
         pictures = in_folder(source) if source.is_dir() else in_list(source)
         wanted = _decided(pictures, wanted, notice)
     files = (source, *hdf5) if pictures is None else pictures.files
@@ -121,6 +132,17 @@ def collection(
             shutil.rmtree(path)
             os.rename(own, path)
     return path
+
+
+def _hdf5(source: Path) -> list[Path]:
+    return [] if source.is_dir() else hdf5_files(source)
+
+
+def _as_arrays(source: Optional[Path]) -> bool:
+    """Whether images are arrays, which keep their size, and no pictures."""
+    if source is None or not source.exists():
+        return False
+    return source.suffix.lower() in ARRAYS or bool(_hdf5(source))
 
 
 def _is_whole(path: Path) -> bool:

@@ -22,6 +22,7 @@ from enc_caffe.shapes import (
     UNKNOWN,
     WEIGHTLESS,
     Shape,
+    brings_data,
     count,
     spatial_pair,
 )
@@ -217,6 +218,7 @@ def describe(
     layers, unknown = [], ""
     names: dict[str, str] = {}
     unread: dict[str, None] = {}
+    batch = 0
     params, others = selected(net), _Others(net)
     elsewhere = read_elsewhere(net, params)
     for i, param in enumerate(params):
@@ -241,7 +243,9 @@ def describe(
             unknown = unknown or f"layer '{param.name}' ({param.type}) does not say what it makes"
         _check_sizes(param, tops, where)
         held = next((elsewhere[t] for t in param.top if t in elsewhere), "")
-        layers.append(_layer(param, bottoms, tops, where, unknown, others, held))
+        if not batch and brings_data(param.type) and tops and len(tops[0]) > 3:
+            batch = tops[0][0]
+        layers.append(_layer(param, bottoms, tops, where, unknown, others, held, batch))
         shapes.update(zip(param.top, tops))
         # As Net::Init has it: a layer in place reads a blob and makes it anew.
         for bottom in param.bottom:
@@ -338,7 +342,7 @@ def _check_weights(layer: Layer, where: str) -> None:
 
 
 def _layer(
-    param: Any, bottoms: list[Shape], tops: list[Shape], where: str, unknown: str, others: _Others, held: str = ""
+    param: Any, bottoms: list[Shape], tops: list[Shape], where: str, unknown: str, others: _Others, held: str = "", batch: int = 0
 ) -> Layer:  # fmt: skip
     convolution = inner_product = None
     reason = _keep_reason(param, bottoms, unknown, others)
@@ -361,6 +365,8 @@ def _layer(
         inner_product,
         reason,
         held or fixed_channels(param, bottoms),
+        # Fewer items than images, as of a blob that all of them share, are no less work.
+        max(1, round(tops[0][0] / batch)) if batch and tops and tops[0] else 1,
     )
     if layer.has_weights:
         _check_weights(layer, where)

@@ -92,7 +92,7 @@ def distill_net(
         out.state.CopyFrom(train_val.state)
     _add_data(out, train_val, student, how.labels > 0)
     inputs = [top for layer in student.layer if layer.type == "Input" for top in layer.top]
-    ends = _ends(teacher, scores)
+    ends = _ends(teacher, scores, network)
     _add_teacher(out, teacher, set(inputs), ends, blobs)
     for param in student.layer:
         if param.type == "Input" or param.name in ends:
@@ -125,12 +125,14 @@ def _add_data(out: Any, train_val: Any, student: Any, labels: bool) -> None:
         raise UsageError("--distill_labels: the network's data layers give no labels")
 
 
-def _ends(deploy: Any, scores: Scores) -> set[str]:
-    """Layers behind the class scores, which the loss takes as they are."""
+def _ends(deploy: Any, scores: Scores, network: Network) -> set[str]:
+    """Layers behind the class scores, which the loss takes as they are; and what the deploy form has in place of a loss, where the scores
+    are those of places or of labels by themselves."""
     read = {bottom for layer in deploy.layer for bottom in layer.bottom}
     return {
         layer.name for layer in deploy.layer
-        if scores.softmax and layer.type == "Softmax" and list(layer.bottom) == [scores.scores] and layer.top[0] not in read
+        if list(layer.bottom) == [scores.scores] and layer.top[0] not in read
+        and ((scores.softmax and layer.type == "Softmax") or layer.name not in network)
     }  # fmt: skip
 
 

@@ -55,7 +55,8 @@ def replace_layers(net: Any, network: Network, forms: Mapping[str, Form], placem
         for stage in stages:
             if param.name + stage.suffix in taken:
                 raise PlanError(
-                    f"layer '{param.name}': the name '{param.name + stage.suffix}' of its new layer is taken already"
+                    f"layer '{param.name}': the name '{param.name + stage.suffix}' of its new layer is taken already; "
+                    "give it another scheme, or leave it whole (--whole)"
                 )
         for at, stage in enumerate(stages):
             new = _stage_param(out.layer.add(), param, stage)

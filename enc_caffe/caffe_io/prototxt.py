@@ -12,6 +12,7 @@ from typing import Any, Optional
 
 from google.protobuf import text_format
 
+from enc_caffe.caffe_io.apart import name_apart
 from enc_caffe.caffe_io.fieldtext import TOKEN
 from enc_caffe.caffe_io.foreign import Mistake, parse_foreign, with_foreign
 from enc_caffe.caffe_io.looks import looks_like
@@ -131,6 +132,7 @@ def read_commented(path: Path, python_layers: bool = False) -> tuple[Any, str]:
                 "give --allow_python_layers if you trust it"
             )
     _upgrade_inputs(net)
+    name_apart(net)
     return net, comments
 
 

@@ -13,7 +13,7 @@ from enc_caffe.caffe_io.scores import find_scores
 from enc_caffe.caffe_io.verbatim import keep_foreign
 from enc_caffe.errors import NetworkError
 from enc_caffe.network import Made, Network, walk
-from enc_caffe.shapes import KNOWN_TYPES, WEIGHTLESS
+from enc_caffe.shapes import KNOWN_TYPES, WEIGHTLESS, brings_data
 
 _LOSS_TO_OUTPUT = {"SoftmaxWithLoss": "Softmax", "SigmoidCrossEntropyLoss": "Sigmoid"}
 
@@ -63,12 +63,13 @@ def labels_of(layers: list[Any]) -> set[str]:
     """Blobs that inference does not need: labels, and what is made of labels alone.
 
     A data layer's top is a label if nothing but losses and accuracies reads it, or layers without weights (or of a fork) that
-    read only labels themselves; the first top of the first data layer never is.
+    read only labels themselves; the first top that a layer with weights sees never is (without such a layer, the first of all).
     """
     graph = walk((at, at, p.bottom, p.top) for at, p in enumerate(layers))
     read = {b for p in layers for b in p.bottom}
     sources = [at for at, p in enumerate(layers) if reads_data(p)]
-    images = next((graph.tops[at][0] for at in sources if graph.tops[at]), None)
+    brought = [made for at in sources for made in graph.tops[at]]
+    images = next((m for m in brought if _reaches_weights(layers, m[0])), next(iter(brought), None))
     labels = {made for at in sources for made in graph.tops[at]} - {images}
     while True:
         # What is made of labels alone, as long as all of these are labels.
@@ -252,8 +253,16 @@ def check_one_input(net: Any, network: Network, source: str) -> None:
     Raises
     ------
     NetworkError
-        If the deploy form has several inputs.
+        If the deploy form has several inputs, or images would be put where labels are read.
     """
+    own = selected(net)
+    first, *others = [(p, top) for p in own if brings_data(p.type) for top in p.top] or [(None, "")]
+    seen = next(((p, top) for p, top in others if _reaches_weights(own, top)), None)
+    if seen is not None and not _reaches_weights(own, first[1]):
+        raise NetworkError(
+            f"{source}: images are put in the place of the first data layer's, and no layer with weights sees those of layer "
+            f"'{first[0].name}' ('{first[1]}'); write the one that brings '{seen[1]}' before it (its first top)"
+        )
     layers = deploy_net(net, network).layer
     read = {bottom for layer in layers for bottom in layer.bottom}
     # Labels may come by an Input layer that nothing but the losses read, which are gone.
@@ -263,3 +272,14 @@ def check_one_input(net: Any, network: Network, source: str) -> None:
             f"{source}: the network has {len(inputs)} inputs ({', '.join(inputs)}), and the images of an LMDB are one; "
             "metrics without --lmdb, search and emit compress it without images"
         )
+
+
+def _reaches_weights(layers: list[Any], blob: str) -> bool:
+    """Whether a layer with weights, or of a type that nobody knows, reads a blob or what is made of it."""
+    reached = {blob}
+    for param in layers:
+        if reached & set(param.bottom):
+            if not _is_loss(param) and param.type not in WEIGHTLESS:
+                return True
+            reached |= set(param.top)
+    return False

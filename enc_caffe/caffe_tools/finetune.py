@@ -22,8 +22,9 @@ from enc_caffe.caffe_tools.labels import check_images
 from enc_caffe.caffe_tools.programs import caffe_test, parse_training
 from enc_caffe.caffe_tools.selection import RATES, SHORT, SWEPT, Selection, criterion, hold_out, sweep
 from enc_caffe.caffe_tools.training import LOG, Files, Step, digests, run_training
-from enc_caffe.errors import CaffeError, NetworkError, OutputError, PrototxtError, UsageError
+from enc_caffe.errors import CaffeError, NetworkError, OutputError, PrototxtError, UnknownSizeError, UsageError
 from enc_caffe.files.output import atomic_file, claimed, sweep_folder
+from enc_caffe.network import Network
 from enc_caffe.shapes import Shape
 from enc_caffe.workers.limits import check_runs
 
@@ -130,7 +131,7 @@ def finetune(
     if result.exists() and not force:
         raise OutputError(f"{result}: exists already; --force trains again, or name another --out")
     shape = _lmdb_shape(train_lmdb)
-    network = sized_network(_staged(net, original), str(path), shape, None, input_shapes)
+    network = _sized(_staged(net, original), path, shape, input_shapes)
     check_runs(network, str(path), training=True)
     if weights is not None:
         start = CaffeModel(Path(weights))
@@ -140,9 +141,7 @@ def finetune(
     own_path, own = path, net
     if has_teacher(net):
         own_path, (own, comments) = _student_of(path, python_layers)
-    own_network = (
-        network if own is net else sized_network(_staged(own, original), str(own_path), shape, None, input_shapes)
-    )
+    own_network = network if own is net else _sized(_staged(own, original), own_path, shape, input_shapes)
     # Trained weights are in the caffemodel, whatever filled them first.
     try:
         trained = train_val_net(net, network, train_lmdb, test_lmdb)
@@ -206,6 +205,17 @@ def _staged(net: Any, solver: Any) -> Any:
     for state in solver.test_state[:1]:
         set_state(staged, state.level, state.stage)
     return staged
+
+
+def _sized(net: Any, path: Path, shape: Optional[Shape], given: Optional[Mapping[str, Shape]]) -> Network:
+    """The network's description; where nothing says how large images are, the flags that a training has."""
+    try:
+        return sized_network(net, str(path), shape, None, given)
+    except UnknownSizeError as exc:
+        why = str(exc).partition("; give ")[0]
+        raise UnknownSizeError(
+            f"{why}; give --train_lmdb and --test_lmdb, or --top_shape TOP=N,... for each of its tops"
+        ) from None
 
 
 def _student_of(path: Path, python_layers: bool) -> tuple[Path, tuple[Any, str]]:

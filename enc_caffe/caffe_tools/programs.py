@@ -45,6 +45,7 @@ def run_caffe(
     """
     command = [str(find_caffe().tool("caffe")), *arguments]
     env = {**os.environ, **blas_environment(threads), "GLOG_logtostderr": "1", "GLOG_minloglevel": "0"}
+    env["PYTHONPATH"] = _python_path()
     # The limit for encoded images holds for Caffe's own decoding too.
     env.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))
     lines = []
@@ -88,6 +89,13 @@ def run_caffe(
     if status:
         raise CaffeError(f"caffe {arguments[0]} stopped ({_status(status)}): {last_words(text)} (log: {log})")
     return text
+
+
+def _python_path() -> str:
+    """Where the Python inside the program finds modules of Python layers: where the user says, then pycaffe and what is installed here, of
+    which it knows nothing by itself."""
+    given = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+    return os.pathsep.join(dict.fromkeys([*given, str(find_caffe().python_dir), *filter(None, sys.path)]))
 
 
 def _status(status: int) -> str:

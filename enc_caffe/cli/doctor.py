@@ -8,13 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from enc_caffe import pipeline
+from enc_caffe.caffe_io.describe import describe
 from enc_caffe.caffe_io.prototxt import to_text
 from enc_caffe.caffe_io.variants import deploy_net
 from enc_caffe.caffe_tools import doctor
-from enc_caffe.cli.common import shape_argument
+from enc_caffe.cli.common import add_python_layers, add_shapes, load_network, shape_argument
 from enc_caffe.terminal.tables import print_table
 from enc_caffe.workers.executor import CaffeExecutor
 from enc_caffe.workers.kernels import kernels_of
+
+#: What can be done for layers that stock Caffe does not have, or that lie behind such.
+NOT_RUN = "--caffe_root DIR runs a Caffe that has all types"
 
 
 def register(commands: Any) -> None:
@@ -27,13 +31,15 @@ def register(commands: Any) -> None:
     p.add_argument(
         "--input_shape", type=shape_argument, metavar="C,H,W", help="size of the model's images, if it gives none"
     )
+    add_shapes(p)
+    add_python_layers(p)
     p.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:
     """Print the findings."""
     # A mistake in the prototxt is told before anything is measured.
-    layers = of_model(args.model, args.input_shape) if args.model else []
+    layers = of_model(load_network(args, None, False)) if args.model else []
     findings = doctor.collect() + layers
     if args.json:
         print(json.dumps([f.__dict__ for f in findings], indent=1))
@@ -47,10 +53,17 @@ def run(args: argparse.Namespace) -> None:
     )
 
 
-def of_model(model: Path, input_shape: Any) -> list[doctor.Finding]:
-    """What computes each layer on the CPU, found by a forward pass of one image."""
-    loaded = pipeline.load(model, None, input_shape)
-    text = str(to_text(deploy_net(loaded.net, loaded.network, 1)))
+def of_model(loaded: pipeline.LoadedNetwork) -> list[doctor.Finding]:
+    """What computes each layer on the CPU, found by a forward pass of one image; which layers are not reached."""
+    part = loaded.runnable
+    shapes = {**loaded.network.data_shapes, **(loaded.top_shapes or {})}
+    network = describe(part.net, None, str(loaded.path), shapes) if part.words else loaded.network
+    text = str(to_text(deploy_net(part.net if part.missing else loaded.net, network, 1)))
     with CaffeExecutor(1) as executor:
         found = executor.result(executor.submit(kernels_of, text))
-    return [doctor.Finding("ok", f"layer {name} ({kind})", kernel) for name, kind, kernel in found]
+    left = (x for x in loaded.network.layers if x.name in part.missing)
+    weighted = [x for x in left if x.has_weights or "convolution" in x.type.lower()]
+    return [
+        *(doctor.Finding("ok", f"layer {name} ({kind})", kernel) for name, kind, kernel in found),
+        *(doctor.Finding("missing", f"layer {x.name} ({x.type})", "not run", NOT_RUN) for x in weighted),
+    ]

@@ -59,7 +59,7 @@ def register(commands: Any) -> None:
 def run(args: argparse.Namespace) -> None:
     """Emit."""
     check_new(args.out, args.force)
-    take_images(args)
+    take_images(args, decomposition(args).plain)
     with claimed(args.out):
         _emit(args)
 
@@ -71,6 +71,8 @@ def _emit(args: argparse.Namespace) -> None:
     ).with_fully_connected(plan)
     forms = pipeline.plan_forms(loaded, plan, str(args.ranks))
     args.stride_placement = pipeline.placed(loaded.network, plan, forms, args.stride_placement, str(args.ranks))
+    if distillation is not None:
+        distilling.check_distillable(loaded, distillation)
     blobs, words = _calibrated(args, loaded, plan, forms)
     done = 0
     with progress_bar("decomposing", len(plan.forms)) as bar:

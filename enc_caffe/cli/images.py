@@ -35,17 +35,21 @@ def shown(args: argparse.Namespace, prefix: str = "") -> Optional[Path]:
     return given
 
 
-def take_images(args: argparse.Namespace) -> None:
-    """Put the LMDBs of ``--images`` and ``--test_images`` in the place of ``--lmdb`` and ``--test_lmdb``."""
+def take_images(args: argparse.Namespace, describe_only: bool = False) -> None:
+    """Put the LMDBs of ``--images`` and ``--test_images`` in the place of ``--lmdb`` and ``--test_lmdb``.
+
+    ``describe_only``: the network will not be run, so its Python layers need no permission.
+    """
     given = [p for p in ("", "test_") if getattr(args, f"{p}images", None) is not None]
     if not given or args.model is None:
         return
-    net = set_state(read_net(args.model, args.allow_python_layers), args.level, args.stage)
+    net = set_state(read_net(args.model, args.allow_python_layers or describe_only), args.level, args.stage)
     if getattr(args, "input_shape", None) is not None:
         set_input_shape(net, args.input_shape, str(args.model), dict(args.top_shape))
-    wanted = wanted_of(net, str(args.model), feed_of(args) if hasattr(args, "mean_value") else AS_WRITTEN)
+    feed = feed_of(args) if hasattr(args, "mean_value") else AS_WRITTEN
     for prefix in given:
         source = getattr(args, f"{prefix}images")
+        wanted = wanted_of(net, str(args.model), feed, source)
         with progress_bar(f"reading {source}", None) as bar:
             lmdb = collection(source, kept_images(), wanted, bar, say, f"--{prefix}images")
         call(lmdb, source)

@@ -13,12 +13,9 @@ from enc_caffe.caffe_io.prototxt import read_solver
 from enc_caffe.cli.common import add_model, load_network
 from enc_caffe.cli.images import add_images, take_images
 from enc_caffe.cli.searching import add_schemes, schemes_of
-from enc_caffe.complexity import layer_macs, layer_parameters, uncounted
+from enc_caffe.complexity import layer_macs, layer_parameters, uncounted_words
 from enc_caffe.terminal.naming import say
 from enc_caffe.terminal.tables import print_table
-
-#: Layers that a line lists at most.
-LISTED = 6
 
 
 def register(commands: Any) -> None:
@@ -36,7 +33,7 @@ def register(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Print the table."""
-    take_images(args)
+    take_images(args, describe_only=True)
     loaded = load_network(args, args.lmdb, args.fully_connected, schemes_of(args), describe_only=True)
     network, policy = loaded.network, loaded.policy
     if args.weights:
@@ -57,7 +54,7 @@ def run(args: argparse.Namespace) -> None:
             "kernel": "x".join(map(str, layer.kernel)) if layer.convolution else "",
             "stride": "x".join(map(str, layer.convolution.stride)) if layer.convolution else "",
             "groups": layer.groups, "output": "x".join(map(str, layer.top_shapes[0][2:])),
-            "macs": layer_macs(layer) if counted else 0, "parameters": layer_parameters(layer) if counted else 0,
+            "macs": layer_macs(layer) if counted else None, "parameters": layer_parameters(layer) if counted else None,
             "scheme": ", ".join(policy.schemes.get(layer.name, ("whole",))), "r_max": policy.max_rank(network, layer.name),
             "why": policy.whole.get(layer.name, ""),
         })  # fmt: skip
@@ -69,14 +66,13 @@ def run(args: argparse.Namespace) -> None:
         left=2,
     )  # fmt: skip
     able = policy.decomposable(network)
-    total, decomposable = sum(r["macs"] for r in rows), sum(r["macs"] for r in rows if r["layer"] in able)
+    costs = [r for r in rows if r["macs"] is not None]
+    total, decomposable = sum(r["macs"] for r in costs), sum(r["macs"] for r in costs if r["layer"] in able)
     print(
-        f"MACs of one image {total:,}, of them in decomposable layers {decomposable:,}; weights {sum(r['parameters'] for r in rows):,} (biases not counted)"
+        f"MACs of one image {total:,}, of them in decomposable layers {decomposable:,}; weights {sum(r['parameters'] for r in costs):,} (biases not counted)"
     )
-    missing = uncounted(network)
-    if missing:
-        more = f" and {len(missing) - LISTED} more" if len(missing) > LISTED else ""
-        print(f"not counted: {', '.join(missing[:LISTED])}{more}")
+    if words := uncounted_words(network):
+        print(words)
     for what, value in named_paths(loaded.net):
         print(f"path in the prototxt, {what}: {value}")
     if args.solver:

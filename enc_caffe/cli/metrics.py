@@ -29,6 +29,7 @@ from enc_caffe.pipeline.measurement import (
     measured_metrics,
     output_errors,
 )
+from enc_caffe.pipeline.tested import unrated
 from enc_caffe.pipeline.wanted import can_be_wanted
 from enc_caffe.progress import Stages
 from enc_caffe.terminal.naming import say
@@ -110,9 +111,7 @@ def _measured(args: argparse.Namespace, loaded: pipeline.LoadedNetwork, table: M
         images = images_of(loaded, args.weights, args.lmdb, executor, store, int(args.memory * 2**30))
         look, start = images.look, time.perf_counter()
         if not look.labelled:
-            say(
-                f"{shown(args)}: {look.beyond or 'no labels'}; the divergence from the original is measured, no accuracy"
-            )
+            say(f"{shown(args)}: {unrated(look)}; the divergence from the original is measured, no accuracy")
         elif look.classes_seen < look.scores.classes:
             say(
                 f"{shown(args)}: {look.images} images of {look.classes_seen} classes, but the network has {look.scores.classes}; "

@@ -14,9 +14,11 @@ from typing import Mapping, Union
 from enc_caffe.decomposition.channel import Channel
 from enc_caffe.decomposition.inner_product import FullyConnected
 from enc_caffe.decomposition.matrix import MatrixScheme
+from enc_caffe.decomposition.scheme import Scheme
 from enc_caffe.decomposition.spatial import Spatial
 from enc_caffe.decomposition.table import named, on_request, pruning, scheme_for, schemes
 from enc_caffe.errors import UsageError, nearest
+from enc_caffe.form import Form
 from enc_caffe.network import Layer, Made, Network
 
 #: What ``--schemes`` takes: a word, or names of schemes.
@@ -121,10 +123,14 @@ def policy_for(network: Network, asked: Schemes = PAPER, fully_connected: bool =
         return Policy({n: (s,) for n, s in paper.items()}, kept, paper)
     names = tuple(schemes()) if asked == ALL else tuple(asked)
     table, able, whole = named(names), {}, {}
+    taken = _names(network)
     for layer in network.layers:
         if not layer.has_weights and not layer.keep_reason:
             continue
-        reasons = {s.name: layer.keep_reason or s.refuses(layer) or _too_small(s, layer) for s in table}
+        reasons = {
+            s.name: layer.keep_reason or s.refuses(layer) or _too_small(s, layer) or _unnamed(s, layer, taken)
+            for s in table
+        }
         for name in pruning().keys() & reasons.keys():
             reasons[name] = reasons[name] or network.coupled.read_by(layer.name)[1]
         found = tuple(n for n, why in reasons.items() if not why)
@@ -135,7 +141,20 @@ def policy_for(network: Network, asked: Schemes = PAPER, fully_connected: bool =
     return Policy(able, whole, paper)
 
 
-def _too_small(scheme: object, layer: Layer) -> str:
+def _names(network: Network) -> frozenset[str]:
+    """What layers and blobs are called: no new one can have these names."""
+    return frozenset(name for layer in network.layers for name in (layer.name, *layer.tops))
+
+
+def _unnamed(scheme: Scheme, layer: Layer, taken: frozenset[str]) -> str:
+    stages = scheme.chain(layer, Form(scheme.name, (1,) * scheme.ranks)).stages
+    names = [layer.name + stage.suffix for stage in stages if stage.suffix]
+    return next(
+        (f"another layer or blob has the name '{name}' of its new layer" for name in names if name in taken), ""
+    )
+
+
+def _too_small(scheme: Scheme, layer: Layer) -> str:
     if isinstance(scheme, MatrixScheme):
         rank = scheme.max_rank(layer)
         return f"r_max is {rank}: nothing to choose" if rank < 2 else ""
@@ -171,10 +190,12 @@ def _paper(network: Network, fully_connected: bool) -> tuple[dict[str, str], dic
             found[layer.name] = FullyConnected.name
         else:
             found[layer.name] = Channel.name if layer.name == first else Spatial.name
+    taken = _names(network)
     for name in list(found):
-        rank = scheme_for(found[name]).max_rank(network[name])
-        if rank < 2:
-            whole[name] = f"r_max is {rank}: nothing to choose"
+        scheme = scheme_for(found[name])
+        reason = _too_small(scheme, network[name]) or _unnamed(scheme, network[name], taken)
+        if reason:
+            whole[name] = reason
             del found[name]
     return found, whole
 

@@ -164,9 +164,14 @@ def _data_blob(network: Network) -> tuple[str, Shape]:
     for layer in network.layers:
         if brings_data(layer.type):
             return layer.tops[0], layer.top_shapes[0][1:]
+    raise no_images(network)
+
+
+def no_images(network: Network) -> DatasetError:
+    """That nothing in a network can take images, what makes values in their place, and the remedy."""
     own = next(
         (f", and layer '{x.name}' ({x.type}) makes values of its own" for x in network.layers if not x.bottoms), ""
     )
-    raise DatasetError(
+    return DatasetError(
         f"network '{network.name}' has no layer that reads images{own}; give its deploy prototxt, or an Input layer in that place"
     )

@@ -12,7 +12,7 @@ from enc_caffe.decomposition import check_form, scheme_for
 from enc_caffe.decomposition.prune import channels_of
 from enc_caffe.errors import MetricsError, PlanError
 from enc_caffe.files.jsonfile import check_finite, read_json, whole, write_json
-from enc_caffe.form import Form, parse_form, whole_chain
+from enc_caffe.form import Form, parse_form, positions, whole_chain
 from enc_caffe.metrics.table import Before, LayerMetrics, MetricsTable
 from enc_caffe.network import Convolution, InnerProduct, Layer
 from enc_caffe.shapes import MAX_COUNT, conv_output
@@ -39,12 +39,16 @@ def _layer_from(entry: dict[str, Any]) -> Layer:
         channels = whole(entry.get("channels", inputs), 1)
         if inputs % channels:
             raise ValueError(f"{inputs} inputs of {channels} channels")
+        # Over a later axis it is applied to each of the places before that axis.
+        places = (whole(entry["rows"], 1),) if "rows" in entry else ()
+        own = (inputs,) if places or channels == inputs else (channels, inputs // channels)
         return Layer(
             name,
             kind,
-            bottom_shapes=((1, inputs),) if channels == inputs else ((1, channels, inputs // channels),),
-            top_shapes=((1, outputs),),
+            bottom_shapes=((1, *places, *own),),
+            top_shapes=((1, *places, outputs),),
             inner_product=InnerProduct(outputs, bool(entry.get("bias", True))),
+            repeats=whole(entry.get("repeats", 1), 1),
         )
     height, width = _pair(entry["output"])
     kernel, stride = _pair(entry["kernel"]), _pair(entry.get("stride"), (1, 1))
@@ -65,6 +69,7 @@ def _layer_from(entry: dict[str, Any]) -> Layer:
         bottom_shapes=((1, inputs, axes[0][0], axes[1][0]),),
         top_shapes=((1, outputs, height, width),),
         convolution=conv,
+        repeats=whole(entry.get("repeats", 1), 1),
     )
 
 
@@ -92,7 +97,8 @@ def _check_size(layer: Layer) -> None:
     if inputs % groups or outputs % groups:
         raise ValueError(f"{inputs} input and {outputs} output channels in {groups} groups")
     weights = outputs * (inputs // groups) * layer.kernel[0] * layer.kernel[1]
-    values = max(inputs * layer.input[0] * layer.input[1], outputs * layer.output[0] * layer.output[1])
+    rows = layer.repeats if layer.inner_product is None else positions(layer)
+    values = rows * max(inputs * layer.input[0] * layer.input[1], outputs * layer.output[0] * layer.output[1])
     if max(weights, values) > MAX_COUNT:
         raise ValueError(f"{weights} weights and blobs of {values} values, Caffe takes at most {MAX_COUNT}")
 
@@ -325,13 +331,17 @@ def _geometry(layer: Layer) -> dict[str, Any]:
         "name": layer.name, "type": layer.type, "in_channels": layer.in_channels, "out_channels": layer.out_channels,
         "kernel": list(layer.kernel), "groups": layer.groups, "output": list(layer.output), "bias": layer.bias,
     }  # fmt: skip
-    if layer.inner_product is not None and len(layer.bottom_shapes[0]) > 2 and channels_of(layer) < layer.in_channels:
+    if layer.inner_product is not None and len(layer.top_shapes[0]) > 2:
+        entry["rows"] = positions(layer) // layer.repeats
+    elif layer.inner_product is not None and len(layer.bottom_shapes[0]) > 2 and channels_of(layer) < layer.in_channels:
         entry["channels"] = channels_of(layer)
     if layer.convolution is not None:
         conv = layer.convolution
         entry.update(
             stride=list(conv.stride), pad=list(conv.pad), dilation=list(conv.dilation), input=list(layer.input)
         )
+    if layer.repeats > 1:
+        entry["repeats"] = layer.repeats
     return entry
 
 

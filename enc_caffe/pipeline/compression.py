@@ -22,6 +22,7 @@ from enc_caffe.metrics.files import write_metrics
 from enc_caffe.metrics.latency import LatencyTable, write_latency
 from enc_caffe.metrics.table import MetricsTable
 from enc_caffe.pipeline.choosing import nearness
+from enc_caffe.pipeline.distilling import check_distillable
 from enc_caffe.pipeline.emission import Emitted, budgeted, emit
 from enc_caffe.pipeline.forecasting import PREDICTED, Predictor
 from enc_caffe.pipeline.known import Known, from_images
@@ -113,6 +114,8 @@ def compress(
         raise UsageError(f"--distill_iterations {making.iterations}: 0 or more are needed")
     loaded = source.load(lmdb, options.schemes, making.fully_connected).measurable()
     check_one_input(loaded.net, loaded.network, str(source.model))
+    if output.distillation is not None or making.iterations:
+        check_distillable(loaded, output.distillation or Distillation())
     loaded.check_trained(source.weights)
     for line in loaded.notices():
         notice(line)

@@ -10,12 +10,21 @@ from enc_caffe.caffe_io.blobs import needed_blobs
 from enc_caffe.caffe_io.caffemodel import CaffeModel
 from enc_caffe.caffe_io.describe import data_layers
 from enc_caffe.caffe_io.distill import Distillation, distill_net, write_both
-from enc_caffe.caffe_io.perimage import per_image
+from enc_caffe.caffe_io.perimage import most_images, per_image
 from enc_caffe.caffe_io.prototxt import to_text, write_prototxt
 from enc_caffe.caffe_io.scores import find_scores
-from enc_caffe.caffe_io.variants import add_data, check_one_input, deploy_net, solver_param, train_val_net
+from enc_caffe.caffe_io.types import caffe_types
+from enc_caffe.caffe_io.variants import (
+    add_data,
+    check_one_input,
+    deploy_net,
+    solver_param,
+    train_val_net,
+    train_val_or_same,
+)
 from enc_caffe.caffe_tools.loadable import load
 from enc_caffe.errors import CaffeError, UsageError
+from enc_caffe.measuring.images import no_images
 from enc_caffe.network import Network
 from enc_caffe.pipeline.loading import LoadedNetwork
 
@@ -27,6 +36,38 @@ SCHEDULE: dict[str, Any] = {
     "type": "Adam", "momentum": 0.9, "momentum2": 0.999, "delta": 1e-8, "weight_decay": 1e-4, "base_lr": 3e-4, "lr_policy": "poly",
     "power": 1.0, "display": 20, "max_iter": 1000, "snapshot": 100, "test_interval": 100,
 }  # fmt: skip
+
+
+def check_distillable(loaded: LoadedNetwork, how: Distillation) -> None:
+    """Raise what :func:`write_distillation` raises of the original alone: before hours of measurements, not after them.
+
+    Raises
+    ------
+    UsageError
+        If the network has parts that stock Caffe cannot run, or its data layers serve one phase only; or where labels or blobs are
+        asked for that it does not have.
+    DatasetError
+        If nothing in it can take images.
+    NetworkError
+        If it has several inputs.
+    """
+    lacking = next(
+        (x for x in loaded.network.layers if x.name in loaded.runnable.missing and x.type not in caffe_types()), None
+    )
+    if lacking is not None:
+        raise UsageError(
+            f"{loaded.path}: layer '{lacking.name}': Caffe has no type '{lacking.type}' and cannot train the network by its own outputs "
+            "(--distill, --quality max); --caffe_root DIR runs a Caffe that has this type, and --quality best trains nothing"
+        )
+    check_one_input(loaded.net, loaded.network, str(loaded.path))
+    original = per_image(deploy_net(loaded.net, loaded.network), loaded.network)
+    if not any(layer.type == "Input" for layer in original.layer):
+        raise no_images(loaded.network)
+    train_val, _ = train_val_or_same(loaded.net, loaded.network, None, None)
+    data = _with_data(train_val, original, loaded, how.lmdb, None)
+    scores = find_scores(loaded.network, any_output=True)
+    # The original beside itself: what is asked of both networks is asked of it.
+    distill_net(original, original, data, loaded.network, loaded.network, scores, how, {})
 
 
 def write_distillation(
@@ -63,19 +104,14 @@ def write_distillation(
 
     Raises
     ------
-    UsageError
-        If the network has parts that stock Caffe cannot run, or its data layers serve one phase only.
-    NetworkError
-        If it has several inputs.
+    UsageError, DatasetError, NetworkError
+        As :func:`check_distillable` says.
     WeightsError
         If the caffemodel lacks weights of the network, which is the teacher.
     CaffeError
         With Caffe's own words, where it does not load them.
     """
-    if loaded.runnable.missing:
-        missing = sorted(loaded.runnable.missing)[0]
-        raise UsageError(f"--distill: stock Caffe cannot run layer '{missing}', so it cannot train the network")
-    check_one_input(loaded.net, loaded.network, str(loaded.path))
+    check_distillable(loaded, how)
     loaded.check_trained(weights)
     teacher, student = (
         per_image(deploy_net(net, network), network)
@@ -116,6 +152,10 @@ def _with_data(
         return train_val_net(train_val, loaded.network, train_lmdb, None)
     out = type(train_val)(name=train_val.name)
     add_data(out, [next(top for layer in student.layer if layer.type == "Input" for top in layer.top)])
+    if most_images(student, find_scores(loaded.network, any_output=True).scores, str(loaded.path)) == 1:
+        # It would mix the values of several, or not be loaded at all.
+        for layer in out.layer:
+            layer.data_param.batch_size = 1
     return loaded.feed.written(train_val_net(out, loaded.network, train_lmdb, test_lmdb))
 
 

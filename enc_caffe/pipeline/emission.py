@@ -17,7 +17,7 @@ from enc_caffe.caffe_io.partial import deploy_shapes
 from enc_caffe.caffe_io.prototxt import read_solver, to_text, verbatim_text, write_prototxt
 from enc_caffe.caffe_io.variants import deploy_net, solver_param, train_val_or_same
 from enc_caffe.caffe_tools.loadable import Original, check_loads
-from enc_caffe.complexity import Complexity, network_complexity
+from enc_caffe.complexity import Complexity, network_complexity, uncounted_words
 from enc_caffe.decomposition import check_form, check_worth, strides_move
 from enc_caffe.decomposition.policy import PAPER, parse_schemes, policy_for
 from enc_caffe.decomposition.widths import pruned_group, takes_channels, widths
@@ -36,7 +36,7 @@ class Emitted:
     """What an emission wrote, and what it costs in both conventions, over all weighted layers and the decomposable ones.
 
     ``untrained`` says why ``train_val.prototxt`` has no data and no loss, where it has none, and ``unchecked`` what was not loaded
-    in stock Caffe, where that could not be; ``lacking`` names layers whose weights the caffemodel does not have. Where it is not ``sized`` nothing says how large images are: MACs mean nothing, and
+    in stock Caffe, where that could not be; ``lacking`` names layers whose weights the caffemodel does not have, ``uncounted`` those that are in no cost. Where it is not ``sized`` nothing says how large images are: MACs mean nothing, and
     there is no ``deploy.prototxt``.
     """
 
@@ -47,6 +47,7 @@ class Emitted:
     unchecked: str = ""
     lacking: str = ""
     sized: bool = True
+    uncounted: str = ""
 
     def ratio(self, convention: str, counted: str) -> float:
         """MACs after over MACs before."""
@@ -241,6 +242,7 @@ def emit(
         unchecked,
         "\n".join(loaded.untrained(weights)),
         loaded.sized,
+        uncounted_words(network),
     )
 
 
@@ -273,13 +275,14 @@ def _test_iterations(train_val: Any, test_lmdb: Optional[Path]) -> int:
 
 def cost_line(emitted: Emitted) -> str:
     """MACs and parameters in words: both conventions, and what they count."""
+    left_out = f"; {emitted.uncounted}" if emitted.uncounted else ""
     if not emitted.sized:
         return (
             f"parameters {emitted.parameter_ratio('all'):.4f} of all convolutions and fully connected layers; no MACs and no "
-            "deploy.prototxt, since nothing says how large images are (--input_shape C,H,W or --lmdb)"
+            f"deploy.prototxt, since nothing says how large images are (--input_shape C,H,W or --lmdb){left_out}"
         )
     return (
         f"MACs {emitted.ratio('paper', 'decomposable'):.4f} (paper convention) and {emitted.ratio('exact', 'decomposable'):.4f} "
         f"(exact) of the decomposable layers, {emitted.ratio('exact', 'all'):.4f} (exact) of all convolutions and fully "
-        f"connected layers; parameters {emitted.parameter_ratio('all'):.4f} of all of them"
+        f"connected layers; parameters {emitted.parameter_ratio('all'):.4f} of all of them{left_out}"
     )

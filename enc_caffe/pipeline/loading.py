@@ -130,7 +130,7 @@ class LoadedNetwork:
             else ""
         )
         raise MetricsError(
-            f"{self.path}: no layer of '{self.network.name}' can be decomposed{because} (enc-caffe inspect says why)"
+            f"{self.path}: no layer of '{self.network.name}' can be decomposed{because} (enc-caffe inspect says why, by the same --schemes or --prune_by)"
         )
 
     def check_measurable(self, layers: Iterable[str], source: str) -> None:

@@ -77,9 +77,8 @@ class Pictures:
         path = Path(images)
         if not path.exists() or (path / "data.mdb").is_file():
             return path
-        made = collection(
-            path, kept_images(), wanted_of(self._net(), self._source, self._feed), notice=self._notice, flag=what
-        )
+        wanted = wanted_of(self._net(), self._source, self._feed, path)
+        made = collection(path, kept_images(), wanted, notice=self._notice, flag=what)
         self._called[str(made)] = str(path)
         return made
 

@@ -36,10 +36,18 @@ _START: Any = None
 _GLOG = re.compile(r"^[FE]\d{4,8} [\d:.]+\s+\d+ (\S+?:\d+)\] (.*)$")
 
 
+#: What a program that is no Python says of an exception in a Python layer.
+_PYTHON = "boost::python::error_already_set"
+
+
 def last_words(log: str) -> str:
-    """Caffe's own last line: the message of the last fatal glog line, with what follows it, else the last line."""
+    """Caffe's own last line: a Python layer's exception, else the message of the last fatal glog line, else the last line."""
     # What glog says of a crash are addresses.
     lines = [x for x in log.splitlines() if x.strip() and not x.lstrip().startswith(("***", "PC: @", "@"))]
+    for before, line in zip(lines, lines[1:]):
+        # The exception of a Python layer stands before what C++ says of it.
+        if _PYTHON in line:
+            return before.strip()
     for line in reversed(lines):
         match = _GLOG.match(line)
         if match and line[0] == "F":

@@ -31,8 +31,13 @@ def check_runs(network: Network, source: str, training: bool = False) -> None:
         # Images that are measured on take the place of a data layer, of whatever type; training reads from it.
         if layer.type not in caffe_types() and (training or not brings_data(layer.type)):
             raise NetworkError(
-                f"{source}: layer '{layer.name}': Caffe has no type '{layer.type}' and cannot run the network; "
-                "compress and metrics measure the part before it, searching by PCA energy and emitting need no run"
+                f"{source}: layer '{layer.name}': Caffe has no type '{layer.type}' and cannot {'train' if training else 'run'} the network; "
+                "--caffe_root DIR runs a Caffe that has this type"
+                + (
+                    ""
+                    if training
+                    else "; compress and metrics measure the part before it, searching by PCA energy and emitting need no run"
+                )
             )
     need, have = bytes_needed(network, training), memory()
     if need > have:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 
-from enc_caffe.caffe_io.collection import wanted_of
+from enc_caffe.caffe_io.collection import collection, wanted_of
+from enc_caffe.caffe_io.datum import ImageLmdb
 from enc_caffe.caffe_io.feed import AS_WRITTEN
 from enc_caffe.caffe_io.inputs import set_input_shape
 from enc_caffe.errors import UsageError
@@ -22,3 +25,21 @@ def test_pictures_are_not_brought_to_one_pixel(tmp_path: Path) -> None:
         wanted_of(net, "n.prototxt", AS_WRITTEN)
     set_input_shape(net, (3, 24, 40), "n.prototxt", {})
     assert wanted_of(net, "n.prototxt", AS_WRITTEN).fixed == (24, 40)
+
+
+def test_arrays_of_one_place_are_what_they_are(tmp_path: Path) -> None:
+    """Features, or the noise of a generator: nothing brings arrays to a size, so nothing needs one."""
+    net, _ = read(tmp_path, INPUT.replace("dim: 8", "dim: 1") + conv("c", "data"))
+    arrays = np.zeros((4, 3, 1, 1), np.float32)
+    np.savez(tmp_path / "i.npz", images=arrays)
+    with h5py.File(tmp_path / "i.h5", "w") as file:
+        file["data"] = arrays
+    (tmp_path / "h5.txt").write_text(f"{tmp_path / 'i.h5'}\n")
+    for name in ("i.npz", "i.h5", "h5.txt"):
+        wanted = wanted_of(net, "n.prototxt", AS_WRITTEN, tmp_path / name)
+        images = ImageLmdb(collection(tmp_path / name, tmp_path / "cache", wanted))
+        assert [image.pixels.shape for image in images.images()] == [(3, 1, 1)] * 4
+        images.close()
+    (tmp_path / "pictures").mkdir()
+    with pytest.raises(UsageError, match="its input is 1x1"):
+        wanted_of(net, "n.prototxt", AS_WRITTEN, tmp_path / "pictures")

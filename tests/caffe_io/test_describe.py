@@ -45,7 +45,7 @@ def test_a_blob_that_is_made_anew_in_place_is_an_output(tmp_path: Path) -> None:
 
 def test_layers_without_weights_may_share_a_name(tmp_path: Path) -> None:
     text = DATA + conv("a", "data") + relu("act", "a") + conv("b", "a") + relu("act", "b")
-    assert [x.name for x in described(tmp_path, text).layers] == ["data", "a", "act", "b", "act"]
+    assert [x.name for x in described(tmp_path, text).layers] == ["data", "a", "act", "b", "act_2"]
     with pytest.raises(PrototxtError, match="layer 'a' stands twice in the TEST phase"):
         described(tmp_path, text + conv("a", "b"))
 

@@ -249,3 +249,38 @@ def test_the_student_of_both_is_what_it_was(folders: dict[str, Path], tmp_path: 
     for name, stored in first.layers.items():
         for a, b in zip(stored.blobs, second.layers[name].blobs):
             assert np.array_equal(first.array(a), second.array(b))
+
+
+@pytest.mark.parametrize("kind", ["SoftmaxWithLoss", "SigmoidCrossEntropyLoss"])
+def test_training_files_of_places_and_of_labels_by_themselves_are_distilled(tmp_path: Path, kind: str) -> None:
+    """Their deploy form has a Softmax or a Sigmoid that they do not have: no output to be held to."""
+    source = 'layer {{ name: "maps" type: "Data" top: "maps" transform_param {{ scale: 0.0039 }} data_param {{ source: "{}" batch_size: 4 backend: LMDB }} }}\n'
+    maps = source.format(nets.write_images(tmp_path / "maps", 24))
+    end = "c2" if kind == "SoftmaxWithLoss" else "c3"
+    loss = f'layer {{ name: "loss" type: "{kind}" bottom: "{end}" bottom: "truth" top: "loss" }}\n'
+    text = (
+        nets.HEAD.format(name="n").replace('top: "label"', "") + maps
+        + 'layer { name: "s" type: "Slice" bottom: "maps" top: "truth" top: "rest" slice_param { slice_point: 1 } }\n'
+        + 'layer { name: "silence" type: "Silence" bottom: "rest" }\n' + nets.conv("c1", "data", 8)
+        + nets.conv("c2", "c1", 8) + ("" if end == "c2" else nets.conv("c3", "c2", 1, 1)) + loss
+    )  # fmt: skip
+    out = emitted(tmp_path, text, "--decomposition", "weighted")
+    assert "teacher/prob" not in {layer.name for layer in read_net(out / "distill.prototxt").layer}
+    trained = tmp_path / "trained"
+    assert (
+        main(
+            [
+                "finetune",
+                "--distill",
+                str(out),
+                "--max_iter",
+                "2",
+                "--test_lmdb",
+                str(tmp_path / "lmdb"),
+                "--out",
+                str(trained),
+            ]
+        )
+        == 0
+    )
+    assert (trained / "finetuned.caffemodel").is_file()

@@ -12,7 +12,8 @@ from enc_caffe.caffe_io.describe import describe, set_state
 from enc_caffe.caffe_io.proto import caffe_pb2
 from enc_caffe.caffe_io.prototxt import read_net
 from enc_caffe.caffe_io.scores import find_scores
-from enc_caffe.caffe_io.variants import deploy_net, solver_param, train_val_net, train_val_or_same
+from enc_caffe.caffe_io.variants import check_one_input, deploy_net, solver_param, train_val_net, train_val_or_same
+from enc_caffe.errors import NetworkError
 
 pytestmark = pytest.mark.caffe
 LMDB = 'layer { name: "data" type: "Data" top: "data" top: "label" data_param { source: "x" batch_size: 8 } }\n'
@@ -69,6 +70,42 @@ def test_what_a_data_layer_gives_to_the_network_is_kept(tmp_path: Path) -> None:
     made = deployed(tmp_path, text, {"x": (4, 6), "side": (4, 2), "label": (4,)})
     assert list(made) == ["x", "side", "f", "cat", "g", "prob"]
     assert list(made["side"].input_param.shape[0].dim) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("first", "rest", "named"),
+    [
+        # labels of another source come before the images, as they are or in parts
+        (layer("lab", "Data", "", 'data_param { source: "l" batch_size: 8 }', "label"), "", "label"),
+        (
+            layer("lab", "Data", "", 'data_param { source: "l" batch_size: 8 }', "rows"),
+            layer("label", "Slice", "rows", "slice_param { slice_point: 1 }").replace(
+                'top: "label"', 'top: "label" top: "rest"'
+            )
+            + 'layer { name: "s" type: "Silence" bottom: "rest" }\n',
+            "rows",
+        ),
+        (
+            layer("lab", "HDF5Data", "", 'hdf5_data_param { source: "l" batch_size: 8 }', 'label" top: "more'),
+            "",
+            "label",
+        ),
+    ],
+)
+def test_labels_may_come_before_the_images(tmp_path: Path, first: str, rest: str, named: str) -> None:
+    images = layer("data", "Data", "", 'data_param { source: "x" batch_size: 8 }')
+    text = (
+        first + images + rest + conv("c", "data") + fc("score", "c") + layer("loss", "SoftmaxWithLoss", "score label")
+    )
+    shapes = {"data": (8, 3, 8, 8), "label": (8,), "more": (8, 2), "rows": (8, 2, 1, 1)}
+    assert list(deployed(tmp_path, text, shapes)) == ["data", "c", "score", "prob"]
+    # Whatever looks at images would put them in the labels' place.
+    words = f"n.prototxt: .* no layer with weights sees those of layer 'lab' \\('{named}'\\); write the one that brings 'data' before it"
+    with pytest.raises(NetworkError, match=words):
+        check_one_input(*read(tmp_path, text, shapes), "n.prototxt")
+    check_one_input(
+        *read(tmp_path, images + first + rest + text.replace(images, "").replace(first + rest, ""), shapes), "n"
+    )
 
 
 def test_what_is_made_of_labels_alone_goes_with_them(tmp_path: Path) -> None:

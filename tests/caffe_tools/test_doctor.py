@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from enc_caffe import pipeline
 from enc_caffe.caffe_tools import doctor
-from enc_caffe.cli import main
+from enc_caffe.cli import main, parse
+from enc_caffe.cli.doctor import of_model
 from enc_caffe.errors import CaffeNotFoundError
 from enc_caffe.installation import CaffeInstallation
 from enc_caffe.workers import blas
+from tests.caffe_io.test_variants import INPUT, conv, layer
 from tests.conftest import script
 
 
@@ -65,3 +68,20 @@ def test_it_says_what_a_build_for_gpus_has(
     found = doctor._caffe(caffe)[0]
     assert found.status == status and found.found.endswith(text)
     assert ("USE_CUDNN=ON" in found.advice) == (status == "slow")
+
+
+def test_a_network_of_a_fork_is_told_as_far_as_it_can_be_run(tmp_path: Path) -> None:
+    text = (
+        INPUT + conv("a", "data", 8) + conv("b", "a", 8) + layer("dw", "ConvolutionDepthwise", "b", "convolution_param { num_output: 8 kernel_size: 3 }")
+        + layer("warp", "MyWarp", "dw") + conv("c", "warp", 8)
+    )  # fmt: skip
+    (tmp_path / "n.prototxt").write_text(text)
+    found = of_model(pipeline.load(tmp_path / "n.prototxt", input_shapes={"warp": (2, 8, 4, 4)}))
+    assert [(f.status, f.what) for f in found] == [
+        ("ok", "layer a (Convolution)"), ("ok", "layer b (Convolution)"), ("missing", "layer dw (ConvolutionDepthwise)"),
+        ("missing", "layer c (Convolution)"),
+    ]  # fmt: skip
+    assert all((f.found == "not run" and "--caffe_root" in f.advice) == (f.status == "missing") for f in found)
+    assert parse(["doctor", "--model", "n", "--top_shape", "x=1,2", "--stage", "s", "--allow_python_layers"]).stage == (
+        "s",
+    )

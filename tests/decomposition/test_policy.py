@@ -205,3 +205,15 @@ def test_what_takes_channels_out_is_where_the_graph_lets_it(tmp_path: Path) -> N
     assert found.schemes == {"b": ("prune",)}
     assert found.whole["stem"] == "layer 'data' (Input) brings them in"
     assert found.whole["end"] == "stem and b are read by a too, which would have to lose the same channels"
+
+
+def test_a_scheme_whose_names_are_taken_is_not_offered(tmp_path: Path) -> None:
+    # What another tool, or an earlier emission, split: 'c_v' and 'c_h' behind a 'c', and a blob that a channel pair's end would be.
+    body = conv("c", "data", 16) + conv("c_v", "c", 16, 3) + conv("c_h", "c_v", 16, 3)
+    body += 'layer { name: "r" type: "ReLU" bottom: "c_h" top: "c_a" }\n' + conv("d", "c_a", 16)
+    found = policy_of(tmp_path, body, ALL)
+    every = {"spatial", "spatial_t", "channel", "tucker2"}
+    assert set(found.schemes["c_v"]) == set(found.schemes["d"]) == every and found.schemes["c"] == ("tucker2",)
+    paper = policy_of(tmp_path, conv("e", "data", 16) + body.replace('"data"', '"e"'))
+    assert paper.whole == {"c": "another layer or blob has the name 'c_v' of its new layer"}
+    assert policy_of(tmp_path, body, ("spatial",)).whole == paper.whole

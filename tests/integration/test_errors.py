@@ -233,9 +233,13 @@ def test_what_only_reads_describes_a_python_layer(
     (tmp_path / "r.json").write_text(json.dumps({"format": "enc-caffe-ranks/1", "ranks": {"conv1": 3}}))
     given = ["--model", str(model), "--weights", str(kit / "good.caffemodel"), *SIZE]
     assert main(["inspect", *given]) == 0
+    # images only say a size
+    np.savez(tmp_path / "i.npz", images=np.zeros((2, 1, 8, 8), np.uint8))
+    assert main(["inspect", *given[:4], "--images", str(tmp_path / "i.npz")]) == 0
     assert "layer 'p' module: trap" in capsys.readouterr().out
     assert main(["metrics", *given, "--out", str(tmp_path / "m.json")]) == 0
-    assert main(["emit", *given, "--ranks", str(tmp_path / "r.json"), "--out", str(tmp_path / "out")]) == 0
+    emit = ["emit", *given[:4], "--images", str(tmp_path / "i.npz"), "--ranks", str(tmp_path / "r.json")]
+    assert main([*emit, "--out", str(tmp_path / "out")]) == 0
     said = capsys.readouterr().out
     assert "layer 'p' would run the Python module 'trap'" in said and "stock Caffe loaded" in said
     assert layer.strip() in (tmp_path / "out" / "deploy.prototxt").read_text()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import cv2
@@ -218,3 +219,18 @@ def test_a_damaged_copy_is_made_again(kit: Path, capsys) -> None:
     data.write_bytes(whole[: len(whole) // 2])
     assert main(command) == 0
     assert capsys.readouterr().out == before and data.stat().st_size == len(whole)
+
+
+def test_metrics_say_why_there_is_no_accuracy(kit: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for i in range(24):
+        (kit / "classes" / str(i % 5)).mkdir(parents=True, exist_ok=True)
+        shutil.copy(kit / "pictures" / f"{i}.png", kit / "classes" / str(i % 5))
+    text = deploy_of(nets.residual())
+    (kit / "scoreless.prototxt").write_text(text[: text.index('layer { name: "prob"')])
+    for model, images, words in (
+        # These images have labels, and the network does nothing with them.
+        ("scoreless.prototxt", "classes", "classes: the network has no class scores; the divergence"),
+        ("deploy.prototxt", "pictures", "pictures: no labels of the network's classes; the divergence"),
+    ):
+        assert metrics(kit, "m.json", "--images", str(kit / images), model=model) == 0
+        assert words in capsys.readouterr().err

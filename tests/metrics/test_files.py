@@ -15,7 +15,8 @@ from enc_caffe.decomposition import form_cost
 from enc_caffe.errors import MetricsError
 from enc_caffe.form import parse_form
 from enc_caffe.metrics.files import read_metrics, write_metrics
-from enc_caffe.metrics.table import MetricsTable
+from enc_caffe.metrics.table import LayerMetrics, MetricsTable
+from enc_caffe.network import InnerProduct, Layer
 from tests.metrics.test_table import tucker
 
 GOOD = {
@@ -123,6 +124,21 @@ def test_curves_of_several_schemes_are_written_and_read(tmp_path: Path) -> None:
             np.testing.assert_array_equal(a, b)
         np.testing.assert_array_equal(ours.axis, theirs.axis)
     assert again.extra == table.extra
+
+
+@pytest.mark.parametrize("shape", [(2, 6), (2, 3, 6), (2, 3, 4, 6), (7, 2, 6), (2, 1, 6)])
+def test_inner_products_over_later_axes_cost_what_they_did(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    # 6 inputs, 5 outputs, and for each item as many rows as the axes between the first and the last have places.
+    layer = Layer(
+        "f", "InnerProduct", bottom_shapes=(shape,), top_shapes=((*shape[:-1], 5),), inner_product=InnerProduct(5)
+    )
+    layer = replace(layer, repeats=shape[0])  # as of regions
+    curve = LayerMetrics(layer, "inner_product", 2, (np.array([2.0, 1.0]),), (1, 2), (None, None))
+    write_metrics(tmp_path / "m.json", MetricsTable("n", "test", (curve,)))
+    (again,) = read_metrics(tmp_path / "m.json").layers
+    for form in ("whole", "inner_product:2"):
+        assert form_cost(again.layer, parse_form(form)) == form_cost(layer, parse_form(form))
+    assert form_cost(again.layer, parse_form("whole")) == (int(np.prod(shape[:-1])) * 30, 30)
 
 
 def test_version_1_says_what_it_cannot_say(tmp_path: Path) -> None:

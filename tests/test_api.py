@@ -83,25 +83,25 @@ def test_max_distils(tmp_path: Path) -> None:
     assert result.making.endswith("distilled in 4 iterations") and any(x.startswith("distillation: ") for x in said)
 
 
-def test_images_to_fit_to_arrive_where_the_command_s_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_to_fit_to_arrive_where_the_command_s_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # What comes of them is tests/pipeline/test_compression.py's.
     seen = []
     monkeypatch.setattr("enc_caffe.pipeline.compression.compress", lambda *args, **_: seen.append((args[4], args[6])))
     monkeypatch.setattr("enc_caffe.caffe_io.stockform.in_stock_form", lambda path, *_: path)
     for quality in ("max", "best"):
-        enc_caffe.compress("m", "w", "i", "o", quality, train_lmdb="more", target_flops=0.5)
-    enc_caffe.compress("m", "w", "i", "o", "max", target_flops=0.5)
+        enc_caffe.compress("m", "w", "i", tmp_path / "o", quality, train_lmdb="more", target_flops=0.5)
+    enc_caffe.compress("m", "w", "i", tmp_path / "o", "max", target_flops=0.5)
     assert [(m.fit_train, m.iterations, o.train_lmdb) for m, o in seen] == [
         (True, 1000, Path("more")), (False, 0, Path("more")), (True, 1000, None),
     ]  # fmt: skip
 
 
-def test_what_a_caller_decides_goes_before_the_quality_s_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_caller_decides_goes_before_the_quality_s_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     monkeypatch.setattr("enc_caffe.pipeline.compression.compress", lambda *args, **_: seen.append(args[4]))
     monkeypatch.setattr("enc_caffe.caffe_io.stockform.in_stock_form", lambda path, *_: path)
     for more in ({}, {"placement": "exact"}, {"stride_placement": "exact"}):
-        enc_caffe.compress("m", "w", "i", "o", "paper", target_flops=0.5, **more)
+        enc_caffe.compress("m", "w", "i", tmp_path / "o", "paper", target_flops=0.5, **more)
     assert [making.placement for making in seen] == ["published", "exact", "exact"]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 
@@ -29,6 +28,7 @@ def test_pictures_are_not_brought_to_one_pixel(tmp_path: Path) -> None:
 
 def test_arrays_of_one_place_are_what_they_are(tmp_path: Path) -> None:
     """Features, or the noise of a generator: nothing brings arrays to a size, so nothing needs one."""
+    h5py = pytest.importorskip("h5py", reason="HDF5 files need h5py: pip install 'enc-caffe[hdf5]'")
     net, _ = read(tmp_path, INPUT.replace("dim: 8", "dim: 1") + conv("c", "data"))
     arrays = np.zeros((4, 3, 1, 1), np.float32)
     np.savez(tmp_path / "i.npz", images=arrays)

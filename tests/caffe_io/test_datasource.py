@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 
@@ -13,6 +12,8 @@ from enc_caffe.caffe_io.collection import Wanted, collection
 from enc_caffe.caffe_io.datum import ImageLmdb
 from enc_caffe.errors import DatasetError, UnknownSizeError
 from tests.measuring.nets import conv, write_images
+
+h5py = pytest.importorskip("h5py", reason="HDF5 files need h5py: pip install 'enc-caffe[hdf5]'")
 
 CONV = conv("c", "data", 4)
 

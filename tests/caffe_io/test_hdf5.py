@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 
@@ -17,6 +16,8 @@ from enc_caffe.plan import Plan, write_plan
 from enc_caffe.workers.executor import CaffeExecutor
 from tests.caffe_io.legacy import write_legacy
 from tests.caffe_tools.test_loadable import PLAIN, weights_of
+
+h5py = pytest.importorskip("h5py", reason="HDF5 files need h5py: pip install 'enc-caffe[hdf5]'")
 
 pytestmark = pytest.mark.caffe
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Callable, Optional, Protocol
 
 import numpy as np
-from scipy.special import ndtr, ndtri
+import scipy
 from threadpoolctl import threadpool_limits
 
 from enc_caffe.agents.mlp import Mlp
@@ -103,8 +103,8 @@ class Agent:
         mean = float(self.actor(state[None])[0, 0])
         if noise <= 0:
             return max(mean, 1e-6)
-        low, high = ndtr((0.0 - mean) / noise), ndtr((1.0 - mean) / noise)
-        drawn = mean + noise * float(ndtri(self.rng.uniform(low, high)))
+        low, high = scipy.special.ndtr((0.0 - mean) / noise), scipy.special.ndtr((1.0 - mean) / noise)
+        drawn = mean + noise * float(scipy.special.ndtri(self.rng.uniform(low, high)))
         return float(np.clip(drawn, 1e-6, 1.0))
 
     def remember(self, states: list[np.ndarray], actions: list[float], reward: float) -> None:

@@ -10,7 +10,7 @@ import time
 from typing import Mapping, Optional, Sequence
 
 import numpy as np
-from scipy.linalg import blas
+import scipy
 
 from enc_caffe.calibration.fitting import PARTS as FIT_PARTS
 from enc_caffe.calibration.moments import PARTS, POSITIONS, with_moments
@@ -48,9 +48,9 @@ def speed(task: NetTask, images: int) -> tuple[float, float]:
         engine.run(data)
         seconds = (time.perf_counter() - start) / len(data)
     x = np.ones((4096, 512), order="F")
-    blas.dsyrk(1.0, x, trans=1)
+    scipy.linalg.blas.dsyrk(1.0, x, trans=1)
     start = time.perf_counter()
-    blas.dsyrk(1.0, x, trans=1)
+    scipy.linalg.blas.dsyrk(1.0, x, trans=1)
     return seconds, 512**2 * 4096 / (time.perf_counter() - start)
 
 

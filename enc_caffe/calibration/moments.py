@@ -12,7 +12,7 @@ from typing import Callable, Iterable, Mapping, Optional, Sequence
 from urllib.parse import quote
 
 import numpy as np
-from scipy.linalg import blas
+import scipy
 
 from enc_caffe.decomposition import Factoriser, scheme_for
 from enc_caffe.decomposition.outputs import output_roots, solve_turned, turned
@@ -75,7 +75,7 @@ class MomentSum:
         """Add columns x (d, n) and what is wanted for them, y (O, n)."""
         x = np.ascontiguousarray(x, np.float32)
         # x.T is what BLAS calls a matrix in column order; only the upper triangle is computed.
-        self.inputs += blas.ssyrk(1.0, x.T, trans=1)
+        self.inputs += scipy.linalg.blas.ssyrk(1.0, x.T, trans=1)
         self.input_sum += x.sum(axis=1, dtype=np.float64)
         self.columns += x.shape[1]
         if y is not None:

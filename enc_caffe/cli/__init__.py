@@ -77,7 +77,8 @@ def prepare(arguments: Sequence[str]) -> None:
     """Import what a command computes with, before it is run; nothing where only help is asked for."""
     given = _joined(list(arguments))
     if given and given[0] in COMMANDS and not {"-h", "--help"} & set(given):
-        for module in ("numpy", "scipy.linalg", _module(given[0])):
+        # Modules of SciPy come when they are used, but its BLAS now, while the environment is that of workers.
+        for module in (*(("numpy", "scipy.linalg") if given[0] != "store" else ()), _module(given[0])):
             importlib.import_module(module)
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import Sequence
 
 import numpy as np
-import scipy.linalg
+import scipy
 
 from enc_caffe.decomposition.regression import Moments, group_weights
 from enc_caffe.decomposition.scheme import Factors, Scheme

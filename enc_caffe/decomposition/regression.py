@@ -24,7 +24,7 @@ from functools import cached_property
 from typing import Optional, Sequence
 
 import numpy as np
-import scipy.linalg
+import scipy
 
 from enc_caffe.network import Layer
 

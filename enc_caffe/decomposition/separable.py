@@ -9,7 +9,7 @@ the best one. The words below are those of the vertical half first.
 from __future__ import annotations
 
 import numpy as np
-import scipy.linalg
+import scipy
 
 from enc_caffe.decomposition.regression import ROUNDS, STEPS, Moments, solve
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import Sequence
 
 import numpy as np
-import scipy.linalg
+import scipy
 
 from enc_caffe.decomposition.energy import pca_energy
 from enc_caffe.decomposition.regression import ROUNDS, Moments, reduced_rank, solve

@@ -14,7 +14,7 @@ from functools import cache, partial
 from typing import Callable, Collection, Mapping, Optional, Sequence
 
 import numpy as np
-from scipy.stats import t as student
+import scipy
 
 from enc_caffe.measuring.layers import ORIGINAL, Pair, Span, added_up, measure_spans, spans_of
 from enc_caffe.measuring.passes import NetTask
@@ -62,7 +62,7 @@ class Seen:
 
 @cache
 def _quantile(freedom: int) -> float:
-    return float(student.isf(DOUBT, freedom))
+    return float(-scipy.special.stdtrit(freedom, DOUBT))
 
 
 #: Which forms go on, by what is known of all.

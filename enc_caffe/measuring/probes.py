@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Optional
 
 import numpy as np
-import scipy.linalg
+import scipy
 
 from enc_caffe.measuring.scores import Units
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Sequence
 
 import numpy as np
-from scipy.interpolate import PchipInterpolator
+import scipy
 
 Points = tuple[Sequence[int], Sequence[float]]
 
@@ -37,7 +37,7 @@ def bent_ranks(points: Points, floor: float, tolerance: float = TOLERANCE) -> li
     ranks, values = np.asarray(points[0], dtype=float), np.log(np.maximum(np.asarray(points[1], dtype=float), floor))
     found: set[int] = set()
     for i in range(1, len(ranks) - 1):
-        others = PchipInterpolator(np.delete(ranks, i), np.delete(values, i))
+        others = scipy.interpolate.PchipInterpolator(np.delete(ranks, i), np.delete(values, i))
         if abs(float(others(ranks[i])) - values[i]) > tolerance:
             for j in (i - 1, i):
                 # Where both ends are at the floor, so is what lies between.

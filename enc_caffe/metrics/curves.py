@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Callable
 
 import numpy as np
-from scipy.interpolate import PchipInterpolator
+import scipy
 
 RankOf = Callable[[np.ndarray], np.ndarray]
 #: Steps of a metric below this are none: the cubic's coefficients divide by their third power.
@@ -27,7 +27,7 @@ def metric_over(points: np.ndarray, values: np.ndarray, axis: np.ndarray) -> np.
     x = np.concatenate([[0], points])
     y = np.concatenate([[0.0], values])
     y = np.where(np.abs(y) < SMALLEST, 0.0, y)
-    return PchipInterpolator(x, y)(np.minimum(axis, x[-1]))
+    return scipy.interpolate.PchipInterpolator(x, y)(np.minimum(axis, x[-1]))
 
 
 def rank_over_metric(ranks: np.ndarray, values: np.ndarray) -> RankOf:
@@ -46,7 +46,7 @@ def rank_over_metric(ranks: np.ndarray, values: np.ndarray) -> RankOf:
     if len(x) == 1:
         last = float(np.asarray(ranks)[-1])
         return lambda metric: np.full_like(np.asarray(metric, dtype=float), last)
-    curve = PchipInterpolator(x, y)
+    curve = scipy.interpolate.PchipInterpolator(x, y)
     top = x[-1]
     return lambda metric: curve(np.clip(metric, 0.0, top))
 
@@ -82,7 +82,7 @@ def surrogate_over(points: np.ndarray, divergences: np.ndarray, axis: np.ndarray
         values = np.full(len(grid), y[0])
         slope = 0.0
     else:
-        values = PchipInterpolator(x, y)(np.clip(grid, x[0], x[-1]))
+        values = scipy.interpolate.PchipInterpolator(x, y)(np.clip(grid, x[0], x[-1]))
         slope = (y[1] - y[0]) / (x[1] - x[0])
     below = grid < x[0]
     steep = min(slope, -1.0 / x[0])

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import minimize_scalar
+import scipy
 
 # Root of tau -> Phi(sqrt(a) tau) + Phi(tau / sqrt(a)) with a = 1; the factor sqrt(a) is a good approximation for all a
 # (Nakajima et al. 2013, section 5).
@@ -94,7 +94,7 @@ def _noise_variance(squares: np.ndarray, low: int, high: int, alpha: float, x_ba
         return upper
     # The objective has several local minima, and the published ranks come from where SciPy's bounded search stops at
     # its default absolute tolerance; a finer one ends in other minima (47 of ResNet-56's 55 layers within 1, not 55).
-    found = minimize_scalar(
+    found = scipy.optimize.minimize_scalar(
         lambda v: _free_energy(float(v), low, high, squares, x_bar), bounds=(lower, upper), method="bounded"
     )
     return float(found.x)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Optional, Sequence
 
 import numpy as np
-from scipy.optimize import brentq
+import scipy
 
 from enc_caffe.errors import InfeasibleError, UsageError
 from enc_caffe.search.problem import AccuracyOf, SearchProblem, SearchResult, main_budget
@@ -47,7 +47,7 @@ def ranks_for(problem: SearchProblem, resource: str, amount: float) -> tuple[tup
     elif missing(top) <= 0:
         level = top
     else:
-        level = float(brentq(missing, 0.0, top, xtol=PRECISION))
+        level = float(scipy.optimize.brentq(missing, 0.0, top, xtol=PRECISION))
     return ranks_at(problem, level), level
 
 

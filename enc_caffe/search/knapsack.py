@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from typing import Optional, Sequence
 
 import numpy as np
-from scipy.optimize import linprog
-from scipy.sparse import csr_matrix
+import scipy
 
 #: Partial solutions that are kept at once; above it the worst by bound are dropped and the gap says what that may cost.
 MAX_STATES = 400_000
@@ -156,9 +155,11 @@ def _relaxed(stages: Sequence[Stage], budget: np.ndarray) -> Optional[tuple[np.n
     costs, values = np.vstack([s.costs for s in stages]).astype(float), np.concatenate([s.values for s in stages])
     scale = np.maximum(np.abs(budget.astype(float)), 1.0)
     sizes = [len(s.values) for s in stages]
-    choose = csr_matrix((np.ones(len(values)), (np.repeat(np.arange(len(stages)), sizes), np.arange(len(values)))))
-    done = linprog(
-        -values, A_ub=csr_matrix((costs / scale).T), b_ub=budget / scale, A_eq=choose, b_eq=np.ones(len(stages)), method="highs"
+    choose = scipy.sparse.csr_matrix(
+        (np.ones(len(values)), (np.repeat(np.arange(len(stages)), sizes), np.arange(len(values))))
+    )
+    done = scipy.optimize.linprog(
+        -values, A_ub=scipy.sparse.csr_matrix((costs / scale).T), b_ub=budget / scale, A_eq=choose, b_eq=np.ones(len(stages)), method="highs"
     )  # fmt: skip
     if done.status != 0:
         return None

@@ -8,11 +8,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from enc_caffe.caffe_io.stockform import kept_weights
-from enc_caffe.cli.common import open_store
-from enc_caffe.cli.images import kept_images
 from enc_caffe.errors import EncError, UsageError
-from enc_caffe.measuring.store import ResultStore
+from enc_caffe.measuring.store import ResultStore, default_store
+from enc_caffe.terminal.naming import say
 from enc_caffe.terminal.tables import print_table
 
 
@@ -41,7 +39,7 @@ def run(args: argparse.Namespace) -> None:
     """List, explain or prune."""
     if args.store is not None and not args.store.exists():
         raise UsageError(f"--store {args.store}: does not exist; without the flag it is the store in the user's cache")
-    with open_store(args) as store:
+    with ResultStore(args.store or default_store(), say) as store:
         {"list": _list, "explain": _explain, "prune": _prune}[args.action](args, store)
 
 
@@ -75,6 +73,10 @@ def _prune(args: argparse.Namespace, store: ResultStore) -> None:
     if not (args.digest or args.all or args.images or args.older is not None):
         raise UsageError("store prune: say what: digests, --older DAYS, --all or --images")
     if args.images:
+        # They bring NumPy and Protocol Buffers along, which nothing else here needs.
+        from enc_caffe.caffe_io.stockform import kept_weights
+        from enc_caffe.pipeline.pictures import kept_images
+
         shutil.rmtree(kept_images(), ignore_errors=True)
         shutil.rmtree(kept_weights(), ignore_errors=True)
         print(f"{kept_images()}: LMDBs made of --images were removed")

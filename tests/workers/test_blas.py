@@ -84,13 +84,17 @@ def test_plain_python_gets_the_kernel_that_the_installation_names() -> None:
 def test_the_command_itself_computes_with_one_thread_and_the_same_kernel(tmp_path: Path) -> None:
     pytest.importorskip("threadpoolctl")
     code = (
-        "import os, sys\nfrom enc_caffe.__main__ import main\nsys.argv[1:] = ['store', 'list', '--store', sys.argv[1]]\nmain()\n"
+        "import os, sys\nfrom enc_caffe.__main__ import main\nsys.argv[1:] = ['search', sys.argv[1], '--target_flops', '0.5', '--out', sys.argv[1] + '.out']\nmain()\n"
         "import threadpoolctl\nblas = [x for x in threadpoolctl.threadpool_info() if x['user_api'] == 'blas']\n"
         "print({(x['architecture'], x['num_threads']) for x in blas}, os.environ['OPENBLAS_NUM_THREADS'], len(blas) > 0)"
     )
     env = {**os.environ, "OPENBLAS_CORETYPE": "Nehalem", "OPENBLAS_NUM_THREADS": "3"}
     done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "s.sqlite")], env=env, capture_output=True, text=True, check=False
+        [sys.executable, "-c", code, str(tmp_path / "missing.json")],
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     # What it starts later, such as caffe train, takes as many threads as the user says.
     assert done.stdout.splitlines()[-1] == "{('Nehalem', 1)} 3 True", done.stderr

@@ -8,7 +8,7 @@ and what to do.
 from __future__ import annotations
 
 import difflib
-from typing import Iterable
+from typing import Any, Iterable
 
 #: Characters of a line at most: names in files from strangers can be as long as the file.
 LONGEST = 2000
@@ -66,7 +66,23 @@ class NetworkError(EncError):
 
 
 class UnknownSizeError(NetworkError):
-    """Nothing says how large a network's images are."""
+    """Nothing says how large a network's images are.
+
+    Parameters
+    ----------
+    why : str
+    remedy : str
+        What to give; flags that the command has.
+    """
+
+    def __init__(self, why: str, remedy: str) -> None:
+        super().__init__(f"{why}; give {remedy}")
+        self.why = why
+        self.remedy = remedy
+
+    def __reduce__(self) -> Any:
+        """For a worker's process, which sends it as it was made."""
+        return type(self), (self.why, self.remedy)
 
 
 class PlanError(EncError):

@@ -88,8 +88,8 @@ def data_tops(layer: Any, image: Optional[Shape], source: str) -> list[Shape]:
     if image is None:
         why = why_unknown(layer)
         raise UnknownSizeError(
-            f"{source}: layer '{layer.name}' ({layer.type}) does not say how large its images are{f', and {why}' if why else ''}; give "
-            "--images or --lmdb, --input_shape C,H,W, or --top_shape TOP=N,... for each of its tops"
+            f"{source}: layer '{layer.name}' ({layer.type}) does not say how large its images are{f', and {why}' if why else ''}",
+            "--images or --lmdb, --input_shape C,H,W, or --top_shape TOP=N,... for each of its tops",
         )
     if crop:
         image = (image[0], crop, crop)

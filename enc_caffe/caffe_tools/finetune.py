@@ -18,9 +18,10 @@ from enc_caffe.caffe_io.lacking import untrained_notice
 from enc_caffe.caffe_io.prototxt import read_commented, read_solver, to_text, verbatim_text
 from enc_caffe.caffe_io.sizing import sized_network
 from enc_caffe.caffe_io.variants import deploy_net, solver_param, train_val_net, train_val_or_same
+from enc_caffe.caffe_tools.holding import check_held_out, held_out, hold_beside
 from enc_caffe.caffe_tools.labels import check_images
 from enc_caffe.caffe_tools.programs import caffe_test, parse_training
-from enc_caffe.caffe_tools.selection import RATES, SHORT, SWEPT, Selection, criterion, hold_out, sweep
+from enc_caffe.caffe_tools.selection import RATES, SHORT, SWEPT, Selection, criterion, sweep
 from enc_caffe.caffe_tools.training import LOG, Files, Step, digests, run_training
 from enc_caffe.errors import CaffeError, NetworkError, OutputError, PrototxtError, UnknownSizeError, UsageError
 from enc_caffe.files.output import atomic_file, claimed, sweep_folder
@@ -164,11 +165,11 @@ def finetune(
                 shutil.rmtree(out / RATES_FOLDER, ignore_errors=True)
             train, by, held, batches = train_val_net(net, network, train_lmdb, test_lmdb), None, 0, 1
             if selection is not None:
-                _check_held_out(net, path)
+                check_held_out(net, path)
                 by = criterion(_staged(net, original), str(path))
-                trained_on, held_lmdb, held = _held_out(train, selection, out)
+                trained_on, held_lmdb, held = held_out(train, selection, out)
                 train = train_val_net(net, network, trained_on or train_lmdb, held_lmdb)
-                _hold_beside(train, trained_on is not None, out)
+                hold_beside(train, trained_on is not None, out)
                 tests = data_layers(train, "TEST")
                 if not tests:
                     raise UsageError(f"{path}: the TEST phase has no data layer that could bring held-out images")
@@ -212,10 +213,8 @@ def _sized(net: Any, path: Path, shape: Optional[Shape], given: Optional[Mapping
     try:
         return sized_network(net, str(path), shape, None, given)
     except UnknownSizeError as exc:
-        why = str(exc).partition("; give ")[0]
-        raise UnknownSizeError(
-            f"{why}; give --train_lmdb and --test_lmdb, or --top_shape TOP=N,... for each of its tops"
-        ) from None
+        remedy = "--train_lmdb and --test_lmdb, or --top_shape TOP=N,... for each of its tops"
+        raise UnknownSizeError(exc.why, remedy) from None
 
 
 def _student_of(path: Path, python_layers: bool) -> tuple[Path, tuple[Any, str]]:
@@ -226,68 +225,6 @@ def _student_of(path: Path, python_layers: bool) -> tuple[Path, tuple[Any, str]]
             f"{path}: trains a student beside its teacher, and {own}, which says what the student is, does not exist"
         )
     return own, read_commented(own, python_layers)
-
-
-def _held_out(train: Any, selection: Selection, out: Path) -> tuple[Optional[Path], Path, int]:
-    """Images to train on (None: the network's own), images that choose, and how many of those there are."""
-    if selection.lmdb is not None:
-        images = ImageLmdb(Path(selection.lmdb))
-        number = len(images)
-        images.close()
-        return None, Path(selection.lmdb), number
-    sources = [layer for layer in data_layers(train, "TRAIN") if layer.type == "Data"]
-    if not sources:
-        raise UsageError("the network trains on no LMDB that images can be held out of; give --held_out_lmdb")
-    test = next(iter(data_layers(train, "TEST")), sources[0])
-    return hold_out(Path(sources[0].data_param.source), out / "held_out", batch_size(test))
-
-
-def _check_held_out(net: Any, path: Path) -> None:
-    """Raise UsageError where the images of the TEST phase are of no LMDB, whose place those that are held out could take."""
-    first = next(iter(data_layers(net, "TEST")), None)
-    if first is not None and first.type != "Data":
-        raise UsageError(
-            f"{path}: layer '{first.name}' ({first.type}) brings the images of the TEST phase, so held-out ones of an LMDB have no place; "
-            "leave out --base_lr auto, --keep_best and --held_out_lmdb"
-        )
-
-
-def _hold_beside(train: Any, split: bool, out: Path) -> None:
-    """Hold out of further data layers (labels, maps, other pictures) what goes with the images that were.
-
-    Parameters
-    ----------
-    train : NetParameter
-        With the sources of its first data layers replaced; those of the others are replaced in it.
-    split : bool
-        Whether images of the training were held out; else the user named others.
-    """
-    own, tests = data_layers(train, "TRAIN")[1:], data_layers(train, "TEST")
-    if len(tests) < 2 and not own:
-        return
-    parts: dict[tuple[str, ...], tuple[Path, Path]] = {}
-    for layer in own if split else ():
-        if layer.type == "Data" and layer.data_param.backend == layer.data_param.LMDB:
-            folder = out / "held_out" / re.sub(r"\W", "_", layer.name)
-            first, held, _ = hold_out(Path(layer.data_param.source), folder, batch_size(tests[0]))
-            parts[tuple(layer.top)] = first, held
-    odd = [x for x in own if tuple(x.top) not in parts] + [x for x in tests[1:] if tuple(x.top) not in parts]
-    images = ImageLmdb(Path(data_layers(train, "TRAIN")[0].data_param.source))
-    number = len(images)
-    images.close()
-    for layer in own:
-        if tuple(layer.top) in parts:
-            beside = ImageLmdb(parts[tuple(layer.top)][0])
-            odd += [layer] if len(beside) != number else []
-            beside.close()
-    if odd:
-        raise UsageError(
-            f"layer '{odd[0].name}' ({odd[0].type}) brings what goes with each image, and cannot be parted as they are: both must be LMDBs "
-            "of as many records, and --held_out_lmdb names images alone; leave out --base_lr auto, --keep_best and --held_out_lmdb"
-        )
-    for phase, at in (("TRAIN", 0), ("TEST", 1)):
-        for layer in data_layers(train, phase)[1:]:
-            layer.data_param.source = str(parts[tuple(layer.top)][at])
 
 
 def _swept(

@@ -38,6 +38,8 @@ COMMANDS = {
 
 #: Those that run Caffe, or say what it has.
 RUN_CAFFE = ("inspect", "metrics", "latency", "search", "emit", "evaluate", "finetune", "compress", "doctor")
+#: Those that compute nothing, and start without NumPy and SciPy.
+LIGHT = ("store",)
 TWO_WORDS = tuple(name for name in COMMANDS if " " in name)
 
 
@@ -78,7 +80,7 @@ def prepare(arguments: Sequence[str]) -> None:
     given = _joined(list(arguments))
     if given and given[0] in COMMANDS and not {"-h", "--help"} & set(given):
         # Modules of SciPy come when they are used, but its BLAS now, while the environment is that of workers.
-        for module in (*(("numpy", "scipy.linalg") if given[0] != "store" else ()), _module(given[0])):
+        for module in (*(() if given[0] in LIGHT else ("numpy", "scipy.linalg")), _module(given[0])):
             importlib.import_module(module)
 
 

@@ -17,7 +17,6 @@ from enc_caffe.cli.feed import feed_of
 from enc_caffe.decomposition.policy import PAPER, Schemes
 from enc_caffe.errors import UsageError
 from enc_caffe.form import PLACEMENTS
-from enc_caffe.measuring.store import ResultStore, default_store
 from enc_caffe.measuring.subject import MEMORY
 from enc_caffe.pipeline.source import Source
 from enc_caffe.shapes import Shape
@@ -164,11 +163,6 @@ def workers(args: argparse.Namespace) -> Workers:
     if not args.task_limit >= 0:
         raise UsageError(f"--task_limit {args.task_limit}: minutes of 0 or more are needed")
     return Workers(args.workers, args.gpu, args.scheduler, args.task_limit * 60)
-
-
-def open_store(args: argparse.Namespace) -> ResultStore:
-    """The store of ``--store``, or the user's own; a damaged one is reported on standard error."""
-    return ResultStore(args.store or default_store(), say)
 
 
 def add_making(command: argparse.ArgumentParser) -> None:

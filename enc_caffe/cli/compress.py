@@ -17,7 +17,6 @@ from enc_caffe.cli.common import (
     add_workers,
     decomposition,
     list_argument,
-    open_store,
     print_untrained,
     source_of,
     workers,
@@ -26,6 +25,7 @@ from enc_caffe.cli.distilling import add_distillation, distillation_of
 from enc_caffe.cli.feed import add_feed
 from enc_caffe.cli.images import add_images, shown, take_images
 from enc_caffe.cli.searching import add_runtime_python, add_search, search_options, times_of
+from enc_caffe.cli.storing import open_store
 from enc_caffe.errors import UsageError
 from enc_caffe.files.output import check_new, claimed
 from enc_caffe.form import PLACEMENTS

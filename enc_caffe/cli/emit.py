@@ -17,7 +17,6 @@ from enc_caffe.cli.common import (
     add_workers,
     decomposition,
     load_network,
-    open_store,
     print_untrained,
     workers,
 )
@@ -25,6 +24,7 @@ from enc_caffe.cli.distilling import add_distillation, distillation_of
 from enc_caffe.cli.feed import add_feed
 from enc_caffe.cli.images import add_images, shown, take_images
 from enc_caffe.cli.searching import add_format
+from enc_caffe.cli.storing import open_store
 from enc_caffe.errors import UsageError
 from enc_caffe.files.output import check_new, claimed
 from enc_caffe.form import Form

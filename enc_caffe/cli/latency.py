@@ -7,9 +7,10 @@ import contextlib
 from pathlib import Path
 from typing import Any, Sequence
 
-from enc_caffe.cli.common import add_model, add_placement, load_network, open_store
+from enc_caffe.cli.common import add_model, add_placement, load_network
 from enc_caffe.cli.images import add_images, take_images
 from enc_caffe.cli.searching import add_runtime_python, add_schemes, schemes_of
+from enc_caffe.cli.storing import open_store
 from enc_caffe.decomposition.policy import takes_channels_out
 from enc_caffe.errors import MetricsError, UsageError
 from enc_caffe.files.output import atomic_folder, check_new, check_parent, claimed

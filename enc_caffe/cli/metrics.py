@@ -11,10 +11,11 @@ from typing import Any, Optional
 from enc_caffe import pipeline
 from enc_caffe.calibration.decomposer import Decomposer, Decomposition
 from enc_caffe.calibration.forecast import Forecast
-from enc_caffe.cli.common import add_dense, add_early, add_model, add_workers, load_network, open_store, workers
+from enc_caffe.cli.common import add_dense, add_early, add_model, add_workers, load_network, workers
 from enc_caffe.cli.feed import add_feed
 from enc_caffe.cli.images import add_images, shown, take_images
 from enc_caffe.cli.searching import add_format, add_schemes, schemes_of
+from enc_caffe.cli.storing import open_store
 from enc_caffe.errors import UsageError
 from enc_caffe.files.output import check_parent, claimed
 from enc_caffe.metrics.files import write_metrics

@@ -14,13 +14,13 @@ from enc_caffe.cli.common import (
     add_shapes,
     add_workers,
     load_network,
-    open_store,
     shape_argument,
     workers,
 )
 from enc_caffe.cli.feed import add_feed
 from enc_caffe.cli.images import add_images, shown, take_images
 from enc_caffe.cli.searching import add_format, add_search, search_options, times_of
+from enc_caffe.cli.storing import open_store
 from enc_caffe.errors import MetricsError, UsageError
 from enc_caffe.files.jsonfile import write_json
 from enc_caffe.files.output import check_parent, claimed

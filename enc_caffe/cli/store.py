@@ -8,9 +8,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from enc_caffe.cli.storing import open_store
 from enc_caffe.errors import EncError, UsageError
-from enc_caffe.measuring.store import ResultStore, default_store
-from enc_caffe.terminal.naming import say
+from enc_caffe.measuring.store import ResultStore
 from enc_caffe.terminal.tables import print_table
 
 
@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> None:
     """List, explain or prune."""
     if args.store is not None and not args.store.exists():
         raise UsageError(f"--store {args.store}: does not exist; without the flag it is the store in the user's cache")
-    with ResultStore(args.store or default_store(), say) as store:
+    with open_store(args) as store:
         {"list": _list, "explain": _explain, "prune": _prune}[args.action](args, store)
 
 

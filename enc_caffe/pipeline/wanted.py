@@ -16,7 +16,7 @@ from enc_caffe.form import WHOLE
 from enc_caffe.measuring.early import Seen, Undecided
 from enc_caffe.measuring.layers import Pair
 from enc_caffe.metrics.table import MetricsTable
-from enc_caffe.search.knapsack import Stage, dual_multipliers
+from enc_caffe.search.multipliers import Stage, dual_multipliers
 
 #: Parts of the layers' MACs that a plan is looked for at where no target is known, and what a known one may be off by.
 TARGETS, NEAR = (0.2, 0.9), 1.25

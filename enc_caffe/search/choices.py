@@ -15,7 +15,8 @@ from typing import Sequence
 
 import numpy as np
 
-from enc_caffe.search.knapsack import Solution, Stage, solve
+from enc_caffe.search.knapsack import Solution, solve
+from enc_caffe.search.multipliers import Stage
 from enc_caffe.search.problem import SearchProblem, log_combined
 
 #: Logarithm that stands for a metric of 0 in A_c, where the other half can still be above 0.

@@ -128,7 +128,8 @@ def metrics(
     """
     from enc_caffe import pipeline
     from enc_caffe.caffe_io.stockform import in_stock_form
-    from enc_caffe.calibration.decomposer import Decomposer, Decomposition
+    from enc_caffe.calibration.decomposer import Decomposer
+    from enc_caffe.calibration.decomposition import Decomposition
     from enc_caffe.measuring.store import ResultStore
     from enc_caffe.pipeline import measurement
     from enc_caffe.pipeline.pictures import Pictures
@@ -264,7 +265,7 @@ def compress(
         As the stages do; the folder is then not there.
     """
     from enc_caffe.caffe_io.stockform import in_stock_form
-    from enc_caffe.calibration.decomposer import Decomposition
+    from enc_caffe.calibration.decomposition import Decomposition
     from enc_caffe.measuring.store import ResultStore
     from enc_caffe.pipeline.compression import compress as run
     from enc_caffe.pipeline.making import Making, Output

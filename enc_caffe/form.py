@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from typing import Iterator, Optional
+from typing import Iterator, Optional, Union
 
 from enc_caffe.errors import PlanError
 from enc_caffe.network import Convolution, InnerProduct, Layer
@@ -20,6 +20,11 @@ from enc_caffe.shapes import conv_output, count
 CONVENTIONS = ("paper", "exact")
 #: Of a pair's strides: one on each half, or both on the first.
 PLACEMENTS = ("exact", "published")
+#: What ``--schemes`` takes: a word, or names of schemes.
+Schemes = Union[str, tuple[str, ...]]
+PAPER, ALL = "paper", "all"
+#: Channel pruning by itself, as He, Zhang and Sun have it.
+CHANNEL_PRUNING: Schemes = ("prune_lasso",)
 _TEXT = re.compile(r"([a-z][a-z0-9_]*)(?::([0-9]{1,9}(?:x[0-9]{1,9})*))?")
 _INSIDE = "+"
 

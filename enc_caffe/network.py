@@ -9,11 +9,13 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Generic, Hashable, Iterable, Optional, TypeVar
+from typing import TYPE_CHECKING, Generic, Hashable, Iterable, Optional, TypeVar
 
-from enc_caffe.coupling import Coupling, coupling_of
 from enc_caffe.errors import PlanError
 from enc_caffe.shapes import Shape, brings_data, count
+
+if TYPE_CHECKING:
+    from enc_caffe.coupling import Coupling
 
 
 @dataclass(frozen=True)
@@ -203,6 +205,9 @@ class Network:
     @cached_property
     def coupled(self) -> Coupling:
         """Which layers lose channels together."""
+        # NumPy comes with it, which costs and shapes do without.
+        from enc_caffe.coupling import coupling_of
+
         return coupling_of(self.layers, self.walk.bottoms, self.walk.tops, self.outputs)
 
     @property

@@ -21,7 +21,7 @@ from enc_caffe.caffe_io.sources import from_arrays
 from enc_caffe.caffe_io.variants import deploy_net
 from enc_caffe.caffe_tools.finetune import RESULT, finetune
 from enc_caffe.caffe_tools.programs import caffe_test, caffe_time
-from enc_caffe.calibration.decomposer import Decomposition
+from enc_caffe.calibration.decomposition import Decomposition
 from enc_caffe.complexity import network_complexity
 from enc_caffe.errors import EncError
 from enc_caffe.files.jsonfile import write_json

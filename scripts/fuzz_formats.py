@@ -27,9 +27,9 @@ from enc_caffe.caffe_io.prototxt import read_net, to_text, verbatim_text
 from enc_caffe.caffe_io.scores import find_scores
 from enc_caffe.caffe_io.transform import transform_of
 from enc_caffe.caffe_io.variants import deploy_net, train_val_net
-from enc_caffe.decomposition.policy import ALL, PAPER, policy_for
+from enc_caffe.decomposition.policy import policy_for
 from enc_caffe.errors import EncError
-from enc_caffe.form import Form
+from enc_caffe.form import ALL, PAPER, Form
 from enc_caffe.metrics.files import read_metrics, write_metrics
 from enc_caffe.pipeline.planning import plan_ratios, search_plan
 from enc_caffe.plan import read_plan, write_plan

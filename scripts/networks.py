@@ -33,10 +33,9 @@ from enc_caffe.caffe_io.proto import caffe_pb2  # noqa: E402
 from enc_caffe.caffe_io.prototxt import read_net, to_text, verbatim_text  # noqa: E402
 from enc_caffe.caffe_io.variants import deploy_net, train_val_or_same  # noqa: E402
 from enc_caffe.decomposition import form_cost, scheme_for  # noqa: E402
-from enc_caffe.decomposition.policy import ALL, PAPER, Schemes  # noqa: E402
 from enc_caffe.errors import EncError  # noqa: E402
 from enc_caffe.experiments.fetch import data_folder  # noqa: E402
-from enc_caffe.form import WHOLE, Form  # noqa: E402
+from enc_caffe.form import ALL, PAPER, WHOLE, Form, Schemes  # noqa: E402  # noqa: E402
 from enc_caffe.network import Network  # noqa: E402
 from enc_caffe.plan import Plan  # noqa: E402
 from enc_caffe.shapes import UNKNOWN  # noqa: E402

@@ -19,7 +19,7 @@ from typing import Any, Iterator
 
 from study_forms import Study, arguments, studied
 
-from enc_caffe.calibration.decomposer import Decomposition
+from enc_caffe.calibration.decomposition import Decomposition
 from enc_caffe.errors import InfeasibleError
 from enc_caffe.files.jsonfile import write_json
 from enc_caffe.form import Form

@@ -21,7 +21,7 @@ from enc_caffe.caffe_io import sources
 from enc_caffe.caffe_io.datum import stratified, write_lmdb
 from enc_caffe.caffe_io.distill import Distillation
 from enc_caffe.caffe_io.sheets import read_sheets
-from enc_caffe.calibration.decomposer import Decomposition
+from enc_caffe.calibration.decomposition import Decomposition
 from enc_caffe.errors import EncError
 from enc_caffe.experiments.fetch import data_folder
 from enc_caffe.files.jsonfile import write_json

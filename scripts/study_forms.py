@@ -25,7 +25,8 @@ from enc_caffe import pipeline
 from enc_caffe.caffe_io import sources
 from enc_caffe.caffe_io.datum import stratified, write_lmdb
 from enc_caffe.caffe_io.sheets import read_sheets
-from enc_caffe.calibration.decomposer import Decomposer, Decomposition
+from enc_caffe.calibration.decomposer import Decomposer
+from enc_caffe.calibration.decomposition import Decomposition
 from enc_caffe.calibration.forecast import Forecast
 from enc_caffe.decomposition import form_cost, schemes
 from enc_caffe.errors import EncError, InfeasibleError

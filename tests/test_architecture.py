@@ -69,6 +69,18 @@ ROOMS = {
         "",
     },
 }
+# Flags are there before anything that computes.
+ROOMS["flags"] = {
+    "calibration",
+    "errors",
+    "form",
+    "pipeline",
+    "runtimes",
+    "search",
+    "shapes",
+    "workers",
+    "decomposition",
+}
 # Whoever may see everything.
 TOP = {"api", "cli", "__main__", ""}
 

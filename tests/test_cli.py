@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -13,20 +14,23 @@ from enc_caffe.cli import COMMANDS, RUN_CAFFE, main, parser
 IMPORTED = """
 import sys
 from enc_caffe.cli import main
+wanted = int(sys.argv.pop(1))
 try:
-    main(sys.argv[1:])
+    status = main(sys.argv[1:])
 except SystemExit as exc:
-    assert exc.code == 0, exc.code
-print(*sorted(m for m in sys.modules if m in ("numpy", "scipy") or m.startswith("enc_caffe.cli.")), file=sys.stderr)
+    status = exc.code
+assert status == wanted, status
+sys.stderr.write("\\n")
+print(*sorted(m for m in sys.modules if m in ("numpy", "scipy", "rich", "google.protobuf") or m.startswith(("enc_caffe.cli.", "enc_caffe.flags."))), file=sys.stderr)
 """
 
 
-def imported(*arguments: str) -> set[str]:
-    """Modules that are slow to import, and commands, after these arguments."""
+def imported(*arguments: str, status: str = "0") -> set[str]:
+    """Modules that are slow to import, and those of commands, after these arguments and this exit status."""
     done = subprocess.run(
-        [sys.executable, "-c", IMPORTED, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=True
+        [sys.executable, "-c", IMPORTED, status, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=True
     )  # fmt: skip
-    return set(done.stderr.split())
+    return set(done.stderr.splitlines()[-1].split())
 
 
 def test_the_help_says_what_the_commands_say() -> None:
@@ -39,9 +43,40 @@ def test_help_and_version_import_nothing_that_is_slow() -> None:
     assert imported("--help") == set() and imported("--version") == set()
 
 
-def test_a_command_imports_its_own_module() -> None:
-    found = imported("store", "--help")
-    assert "enc_caffe.cli.store" in found and not found & {"enc_caffe.cli.compress", "enc_caffe.cli.metrics"}
+#: Their help lists the schemes that there are.
+WITH_SCHEMES = {"inspect", "metrics", "latency", "search", "search plot", "compress"}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_help_of_a_command_imports_its_own_flags_alone(command: str) -> None:
+    found = imported(*command.split(), "--help")
+    own = f"enc_caffe.flags.{command.replace(' ', '_')}"
+    others = {f"enc_caffe.flags.{other.replace(' ', '_')}" for other in COMMANDS if other != command}
+    assert own in found and not found & others
+    slow = {m for m in found if not m.startswith("enc_caffe.flags.")}
+    assert slow <= ({"numpy", "scipy"} if command in WITH_SCHEMES else set())
+
+
+def test_wrong_flags_are_said_before_anything_slow_is_imported() -> None:
+    found = imported("compress", "--model", "m", "--nonsense", status="2")
+    assert {m for m in found if not m.startswith("enc_caffe.flags.")} == set()
+
+
+def test_a_search_without_images_imports_nothing_that_runs_caffe(tmp_path: Path) -> None:
+    found = imported(
+        "search",
+        str(tmp_path / "none.json"),
+        "--out",
+        str(tmp_path / "ranks.json"),
+        "--target_flops",
+        "0.5",
+        status="1",
+    )
+    assert "enc_caffe.cli.search" in found and not found & {
+        "google.protobuf",
+        "enc_caffe.cli.images",
+        "enc_caffe.cli.evaluating",
+    }
 
 
 @pytest.mark.parametrize(("arguments", "words"), [

@@ -77,7 +77,7 @@ def stages(
         Those that may be decomposed.
     forms : mapping of layer to sampled forms
     kind : str
-        Of :data:`enc_caffe.calibration.decomposer.KINDS`.
+        Of :data:`enc_caffe.calibration.decomposition.KINDS`.
     measured : bool
         Whether metrics are measured at the sampled ranks.
     networks : int

@@ -1,4 +1,4 @@
-"""The command line: it parses and calls. One short module a command."""
+"""The command line: it parses (:mod:`enc_caffe.flags`) and calls. One short module a command."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from enc_caffe.fork import caffe_root
 from enc_caffe.terminal.naming import say
 from enc_caffe.terminal.stopping import stoppable
 
-#: The commands and what the help says of each. A command's module is imported when the command runs: all of them together take a second.
+#: The commands and what the help says of each. A command's flags are imported when it is named, what it does when it runs: all of them
+#: together take a second.
 COMMANDS = {
     "inspect": "layers, MACs, parameters, schemes and r_max",
     "metrics": "singular values of every layer, and with --lmdb its measured accuracy by rank",
@@ -38,8 +39,10 @@ COMMANDS = {
 
 #: Those that run Caffe, or say what it has.
 RUN_CAFFE = ("inspect", "metrics", "latency", "search", "emit", "evaluate", "finetune", "compress", "doctor")
-#: Those that compute nothing, and start without NumPy and SciPy.
-LIGHT = ("store",)
+#: What a command's BLAS is loaded by before it runs, while the environment is that of workers. SciPy's other modules come when they are used.
+BLAS = ("numpy", "scipy.linalg")
+#: Those that compute nothing, and start without it.
+LIGHT = ("data", "report", "store")
 TWO_WORDS = tuple(name for name in COMMANDS if " " in name)
 
 
@@ -58,7 +61,7 @@ def parser(only: Optional[str] = None) -> argparse.ArgumentParser:
         if only is not None and name != only:
             commands.add_parser(name, help=words)
             continue
-        importlib.import_module(_module(name)).register(commands)
+        importlib.import_module(_module(name, "enc_caffe.flags")).register(commands)
         if name not in RUN_CAFFE:
             continue
         commands.choices[name].add_argument(
@@ -79,13 +82,20 @@ def prepare(arguments: Sequence[str]) -> None:
     """Import what a command computes with, before it is run; nothing where only help is asked for."""
     given = _joined(list(arguments))
     if given and given[0] in COMMANDS and not {"-h", "--help"} & set(given):
-        # Modules of SciPy come when they are used, but its BLAS now, while the environment is that of workers.
-        for module in (*(() if given[0] in LIGHT else ("numpy", "scipy.linalg")), _module(given[0])):
+        for module in (*_blas(given), _module(given[0])):
             importlib.import_module(module)
 
 
-def _module(command: str) -> str:
-    return f"{__name__}.{command.replace(' ', '_')}"
+def _blas(given: Sequence[str]) -> Sequence[str]:
+    """Modules of :data:`BLAS` that a command computes with. A search without a network factorises nothing."""
+    if given[0] in LIGHT:
+        return ()
+    searches = given[0].startswith("search") and not any(a.startswith("--mo") for a in given)
+    return BLAS[:1] if searches else BLAS
+
+
+def _module(command: str, room: str = __name__) -> str:
+    return f"{room}.{command.replace(' ', '_')}"
 
 
 def _refuse(top: argparse.ArgumentParser, name: str, unknown: Sequence[str]) -> NoReturn:
@@ -151,11 +161,12 @@ def _run(args: argparse.Namespace) -> int:
     try:
         _check_apart(args)
         with caffe_root(getattr(args, "caffe_root", None)):
-            # Here, since it loads NumPy.
-            from enc_caffe.cli.weights import take_weights
+            if getattr(args, "weights", None) is not None:
+                # Here, since it loads NumPy.
+                from enc_caffe.cli.weights import take_weights
 
-            take_weights(args)
-            args.run(args)
+                take_weights(args)
+            importlib.import_module(_module(args.command)).run(args)
     except EncError as exc:
         say(f"enc-caffe {args.command}: {exc}")
         return exc.exit_status

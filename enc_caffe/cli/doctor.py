@@ -4,36 +4,19 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
-from typing import Any
 
 from enc_caffe import pipeline
 from enc_caffe.caffe_io.describe import describe
 from enc_caffe.caffe_io.prototxt import to_text
 from enc_caffe.caffe_io.variants import deploy_net
 from enc_caffe.caffe_tools import doctor
-from enc_caffe.cli.common import add_python_layers, add_shapes, load_network, shape_argument
+from enc_caffe.cli.common import load_network
 from enc_caffe.terminal.tables import print_table
 from enc_caffe.workers.executor import CaffeExecutor
 from enc_caffe.workers.kernels import kernels_of
 
 #: What can be done for layers that stock Caffe does not have, or that lie behind such.
 NOT_RUN = "--caffe_root DIR runs a Caffe that has all types"
-
-
-def register(commands: Any) -> None:
-    """Add the command."""
-    p: argparse.ArgumentParser = commands.add_parser(
-        "doctor", help="versions, Caffe, its kernels and their speed, GPUs"
-    )
-    p.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    p.add_argument("--model", type=Path, help="also show what computes each layer of this prototxt that has weights")
-    p.add_argument(
-        "--input_shape", type=shape_argument, metavar="C,H,W", help="size of the model's images, if it gives none"
-    )
-    add_shapes(p)
-    add_python_layers(p)
-    p.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -3,27 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
-from typing import Any, Mapping
+from typing import Mapping
 
 from enc_caffe import pipeline
 from enc_caffe.calibration.blocks import FEWEST, too_few
 from enc_caffe.calibration.layerwise import Blobs
-from enc_caffe.cli.common import (
-    add_emission,
-    add_making,
-    add_model,
-    add_placement,
-    add_workers,
-    decomposition,
-    load_network,
-    print_untrained,
-    workers,
-)
-from enc_caffe.cli.distilling import add_distillation, distillation_of
-from enc_caffe.cli.feed import add_feed
-from enc_caffe.cli.images import add_images, shown, take_images
-from enc_caffe.cli.searching import add_format
+from enc_caffe.cli.common import decomposition, load_network, print_untrained, workers
+from enc_caffe.cli.distilling import distillation_of
+from enc_caffe.cli.images import shown, take_images
 from enc_caffe.cli.storing import open_store
 from enc_caffe.errors import UsageError
 from enc_caffe.files.output import check_new, claimed
@@ -36,24 +23,6 @@ from enc_caffe.pipeline.slower import slower
 from enc_caffe.plan import Plan, read_plan
 from enc_caffe.terminal.naming import say
 from enc_caffe.terminal.progress import progress_bar, stage_bars
-
-
-def register(commands: Any) -> None:
-    """Add the command."""
-    p: argparse.ArgumentParser = commands.add_parser("emit", help="prototxt, solver and caffemodel of a rank plan")
-    add_model(p)
-    p.add_argument("--ranks", type=Path, required=True, metavar="RANKS.json")
-    p.add_argument("--train_lmdb", type=Path, help="source of the emitted TRAIN data layer")
-    p.add_argument("--test_lmdb", type=Path, help="source of the emitted TEST data layer")
-    add_images(p, "LMDB that says how large images are, and that --decomposition looks at")
-    add_format(p)
-    add_making(p)
-    add_feed(p)
-    add_workers(p)
-    add_placement(p, None, "that of the times that chose the plan, else exact")
-    add_emission(p)
-    add_distillation(p)
-    p.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -1,10 +1,10 @@
-"""``--images`` in place of ``--lmdb``: a folder, a list or arrays, made into an LMDB that is kept in the user's cache."""
+"""LMDBs of what ``--images`` names: a folder, a list or arrays; kept in the user's cache."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any, Optional
+from typing import Optional
 
 from enc_caffe.caffe_io.collection import collection, wanted_of
 from enc_caffe.caffe_io.describe import set_state
@@ -15,18 +15,6 @@ from enc_caffe.cli.feed import feed_of
 from enc_caffe.pipeline.pictures import kept_images
 from enc_caffe.terminal.naming import call, say
 from enc_caffe.terminal.progress import progress_bar
-
-FORMS = "FOLDER|LIST.txt|FILE.npz|FILE.h5"
-
-
-def add_images(command: Any, words: str, required: bool = False, prefix: str = "") -> None:
-    """``--lmdb`` (or ``--test_lmdb``), and ``--images`` in its place."""
-    group = command.add_mutually_exclusive_group(required=required)
-    group.add_argument(f"--{prefix}lmdb", type=Path, help=words)
-    group.add_argument(
-        f"--{prefix}images", type=Path, metavar=FORMS,
-        help="the same images as a folder (with a sub-folder for each class, if they have labels), a list in the format of convert_imageset or of an HDF5Data layer, or arrays (.npz, HDF5)",
-    )  # fmt: skip
 
 
 def shown(args: argparse.Namespace, prefix: str = "") -> Optional[Path]:

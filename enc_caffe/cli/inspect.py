@@ -4,31 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 from typing import Any
 
 from enc_caffe.caffe_io.blobs import misfits, needed_blobs
 from enc_caffe.caffe_io.paths import named_paths, solver_paths
 from enc_caffe.caffe_io.prototxt import read_solver
-from enc_caffe.cli.common import add_model, load_network
-from enc_caffe.cli.images import add_images, take_images
-from enc_caffe.cli.searching import add_schemes, schemes_of
+from enc_caffe.cli.common import load_network
+from enc_caffe.cli.images import take_images
+from enc_caffe.cli.searching import schemes_of
 from enc_caffe.complexity import layer_macs, layer_parameters, uncounted_words
 from enc_caffe.terminal.naming import say
 from enc_caffe.terminal.tables import print_table
-
-
-def register(commands: Any) -> None:
-    """Add the command."""
-    p: argparse.ArgumentParser = commands.add_parser("inspect", help="layers, MACs, parameters, schemes and r_max")
-    add_model(p, weights=False)
-    p.add_argument("--weights", type=Path, help="caffemodel to hold against the prototxt")
-    add_images(p, "LMDB that says how large images are")
-    p.add_argument("--fully_connected", action="store_true", help="decompose fully connected layers too")
-    add_schemes(p)
-    p.add_argument("--solver", type=Path, help="solver prototxt whose paths are shown as well")
-    p.add_argument("--json", type=Path, metavar="OUT", help="write the rows as JSON as well")
-    p.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -4,63 +4,25 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-from pathlib import Path
 from typing import Any, Sequence
 
-from enc_caffe.cli.common import add_model, add_placement, load_network
-from enc_caffe.cli.images import add_images, take_images
-from enc_caffe.cli.searching import add_runtime_python, add_schemes, schemes_of
+from enc_caffe.cli.common import load_network
+from enc_caffe.cli.images import take_images
+from enc_caffe.cli.searching import schemes_of
 from enc_caffe.cli.storing import open_store
 from enc_caffe.decomposition.policy import takes_channels_out
 from enc_caffe.errors import MetricsError, UsageError
 from enc_caffe.files.output import atomic_folder, check_new, check_parent, claimed
-from enc_caffe.form import PLACEMENTS
 from enc_caffe.measuring.clock import Timer
 from enc_caffe.measuring.elsewhere import SCRIPT, TIMES, Exporter, Imported
 from enc_caffe.measuring.latency import Times, measure_latency
 from enc_caffe.metrics.latency import LatencyTable, write_latency
 from enc_caffe.pipeline.loading import LoadedNetwork
-from enc_caffe.runtimes.known import RUNTIMES, runtime_for
+from enc_caffe.runtimes.known import runtime_for
 from enc_caffe.runtimes.process import RuntimeProcess
 from enc_caffe.terminal.naming import say
 from enc_caffe.terminal.progress import progress_bar
 from enc_caffe.terminal.tables import print_table
-
-
-def register(commands: Any) -> None:
-    """Add the command."""
-    p: argparse.ArgumentParser = commands.add_parser(
-        "latency", help="time of every layer by form, measured in a runtime"
-    )
-    add_model(p, weights=False)
-    add_images(p, "LMDB that says how large images are")
-    p.add_argument("--fully_connected", action="store_true", help="time fully connected layers too")
-    add_schemes(p)
-    add_runtime(p)
-    add_placement(p, PLACEMENTS[0])
-    p.add_argument("--threads", type=int, default=1, help="threads of the runtime (default: 1)")
-    p.add_argument("--batch", type=int, default=1, help="images of a pass (default: 1)")
-    p.add_argument("--ranks", type=int, default=8, help="forms of each scheme that are timed (default: 8)")
-    p.add_argument("--rounds", type=int, default=15, help="rounds, in each of which every form is timed; up to three times as many if times vary (default: 15)")  # fmt: skip
-    p.add_argument("--again", action="store_true", help="measure again what the store already has")
-    p.add_argument("--store", type=Path, metavar="FILE", help="SQLite file of results (default: in the user's cache)")
-    p.add_argument(
-        "--export",
-        type=Path,
-        metavar="DIR",
-        help="write the networks that would be timed, and a script that times them elsewhere",
-    )
-    p.add_argument(
-        "--import", dest="imported", type=Path, metavar="TIMES.csv", help="times that were measured elsewhere"
-    )
-    p.add_argument("--out", type=Path, metavar="LATENCY.json", help="the table (not needed with --export)")
-    p.set_defaults(run=run)
-
-
-def add_runtime(command: Any) -> None:
-    """``--runtime`` and ``--runtime_python``."""
-    command.add_argument("--runtime", default="caffe", metavar="NAME", help=f"{', '.join(RUNTIMES)} (default: caffe)")
-    add_runtime_python(command)
 
 
 def run(args: argparse.Namespace) -> None:

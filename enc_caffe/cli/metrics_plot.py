@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -12,14 +10,6 @@ from enc_caffe.errors import MetricsError
 from enc_caffe.files.output import check_parent
 from enc_caffe.metrics.files import read_metrics
 from enc_caffe.report import figures
-
-
-def register(commands: Any) -> None:
-    """Add the command."""
-    p: argparse.ArgumentParser = commands.add_parser("metrics plot", help="curves of all layers' metrics (Figure 2)")
-    p.add_argument("metrics", type=Path, metavar="METRICS.json")
-    p.add_argument("--out", type=Path, required=True, metavar="FIGURE", help=".png, .svg or .pdf")
-    p.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -3,25 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
-from typing import Any
 
 from enc_caffe.errors import UsageError
 from enc_caffe.files.output import check_new
 from enc_caffe.pipeline.reporting import read_run
 from enc_caffe.report.render import all_charts, write_report
 from enc_caffe.report.sections import report_of
-
-
-def register(commands: Any) -> None:
-    """Add the command."""
-    p: argparse.ArgumentParser = commands.add_parser("report", help="results as HTML, Markdown, and figures")
-    p.add_argument(
-        "folders", type=Path, nargs="+", metavar="DIR", help="what compress, finetune or an experiment wrote"
-    )
-    p.add_argument("--out", type=Path, metavar="DIR", help="folder to write (default, for one DIR: its report/)")
-    p.add_argument("--force", action="store_true", help="replace an output that exists")
-    p.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any, Optional
 
-from enc_caffe.cli.searching import add_search, search_options, times_of
+from enc_caffe.cli.searching import search_options, times_of
 from enc_caffe.errors import PlanError, UsageError
 from enc_caffe.files.jsonfile import read_json
 from enc_caffe.files.output import check_parent
@@ -17,18 +17,6 @@ from enc_caffe.plan import read_plan
 from enc_caffe.report import figures
 from enc_caffe.search.build import build_problem
 from enc_caffe.search.space import make_space
-
-
-def register(commands: Any) -> None:
-    """Add the command."""
-    p: argparse.ArgumentParser = commands.add_parser(
-        "search plot", help="ranks and their bounds by layer (Figure 3), or Pareto curves of sweeps (Figure 6)"
-    )
-    p.add_argument("files", type=Path, nargs="+", metavar="FILE", help="METRICS.json, or tables of sweeps")
-    p.add_argument("--ranks", type=Path, metavar="RANKS.json", help="plan to draw (default: search one)")
-    add_search(p)
-    p.add_argument("--out", type=Path, required=True, metavar="FIGURE", help=".png, .svg or .pdf")
-    p.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -18,14 +18,9 @@ from enc_caffe.decomposition.scheme import Scheme
 from enc_caffe.decomposition.spatial import Spatial
 from enc_caffe.decomposition.table import named, on_request, pruning, scheme_for, schemes
 from enc_caffe.errors import UsageError, nearest
-from enc_caffe.form import Form
+from enc_caffe.form import ALL, PAPER, Form, Schemes
 from enc_caffe.network import Layer, Made, Network
 
-#: What ``--schemes`` takes: a word, or names of schemes.
-Schemes = Union[str, tuple[str, ...]]
-PAPER, ALL = "paper", "all"
-#: Channel pruning by itself, as He, Zhang and Sun have it.
-CHANNEL_PRUNING: Schemes = ("prune_lasso",)
 #: 3C: the schemes of its three networks.
 THREE_C: tuple[tuple[str, ...], ...] = (("spatial",), ("channel",), ("prune_lasso",))
 #: What asymmetric 3-D and AMC let a layer become.
@@ -94,9 +89,11 @@ def with_rule(asked: Schemes, rule: str) -> Schemes:
     Raises
     ------
     UsageError
-        With the paper's policy, which gives a layer one scheme.
+        For an unknown rule, and with the paper's policy, which gives a layer one scheme.
     """
     names = [p.name for p in pruning().values() if p.rule == rule]
+    if not names:
+        raise UsageError(f"--prune_by {rule}: known are {', '.join(p.rule for p in pruning().values())}")
     if asked == PAPER:
         raise UsageError(
             f"--prune_by {rule}: the paper's schemes are one a layer; give --schemes all, a list, or {','.join(names)} alone"

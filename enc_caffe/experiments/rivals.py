@@ -8,9 +8,9 @@ from typing import Any, Callable, Mapping, Optional, Sequence
 
 from enc_caffe import __version__
 from enc_caffe.caffe_tools.finetune import RESULT
-from enc_caffe.calibration.decomposer import Decomposer, Decomposition
+from enc_caffe.calibration.decomposer import Decomposer
+from enc_caffe.calibration.decomposition import Decomposition
 from enc_caffe.complexity import Complexity, network_complexity
-from enc_caffe.decomposition.policy import ALL, PAPER, Schemes
 from enc_caffe.errors import InfeasibleError, MetricsError, OutputError
 from enc_caffe.experiments.in_turn import Course, folders, in_turn
 from enc_caffe.experiments.inputs import count
@@ -21,7 +21,7 @@ from enc_caffe.experiments.steps import Steps
 from enc_caffe.experiments.timed import Timed, cpu_seconds
 from enc_caffe.files.jsonfile import read_json, write_json
 from enc_caffe.files.output import claimed
-from enc_caffe.form import CONVENTIONS
+from enc_caffe.form import ALL, CONVENTIONS, PAPER, Schemes
 from enc_caffe.measuring.store import ResultStore, digest_of
 from enc_caffe.measuring.subject import PlanEvaluator
 from enc_caffe.metrics.files import write_metrics

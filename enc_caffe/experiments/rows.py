@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Mapping, Optional, Sequence
 
-from enc_caffe.calibration.decomposer import Decomposition
+from enc_caffe.calibration.decomposition import Decomposition
 from enc_caffe.decomposition.policy import ASYMMETRIC_3D, BY_MAGNITUDE, THREE_C
 from enc_caffe.errors import UsageError
 from enc_caffe.pipeline.making import Making

@@ -15,12 +15,12 @@ from enc_caffe.caffe_io.emit import NONE, Blobs
 from enc_caffe.caffe_io.prototxt import read_net, to_text
 from enc_caffe.caffe_tools.finetune import RESULT, finetune
 from enc_caffe.caffe_tools.training import Step
-from enc_caffe.decomposition.policy import ALL
 from enc_caffe.experiments.inputs import Choices, Inputs, gather
 from enc_caffe.experiments.settings import Experiment
 from enc_caffe.experiments.steps import Steps
 from enc_caffe.files.jsonfile import write_json
 from enc_caffe.files.output import atomic_file, claimed
+from enc_caffe.form import ALL
 from enc_caffe.measuring.store import ResultStore, digest_of
 from enc_caffe.measuring.subject import PlanEvaluator
 from enc_caffe.metrics.files import read_metrics, write_metrics

@@ -40,10 +40,9 @@ from enc_caffe.measuring.passes import NetTask
 from enc_caffe.measuring.scores import ERROR, NATS, Counts, Units, units_of
 from enc_caffe.measuring.store import ResultStore, digest_of
 from enc_caffe.network import Network
+from enc_caffe.workers.defaults import MEMORY
 from enc_caffe.workers.executor import Executor, run_all
 
-#: Default of ``--memory``: what all workers together may take beyond the weights.
-MEMORY = 2 * 2**30
 #: Images of one forward pass at most; more bring nothing, since Caffe's convolutions go image by image.
 LARGEST_BATCH = 50
 #: Raised when a change of the code changes what is measured, so that older results do not stand for new ones.

@@ -6,8 +6,9 @@ from dataclasses import fields
 from numbers import Integral, Real
 from typing import Any, Collection, Iterable, Mapping, Optional, Union
 
-from enc_caffe.decomposition.policy import Schemes, parse_schemes
+from enc_caffe.decomposition.policy import parse_schemes
 from enc_caffe.errors import UsageError, nearest
+from enc_caffe.form import Schemes
 from enc_caffe.search.options import SearchOptions
 
 #: What a caller may say of images, by the names of the command's flags.

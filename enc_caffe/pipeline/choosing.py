@@ -11,7 +11,8 @@ from enc_caffe.caffe_io.caffemodel import opened
 from enc_caffe.caffe_io.distill import Distillation
 from enc_caffe.caffe_io.emit import Blobs
 from enc_caffe.calibration.blocks import FEWEST, too_few
-from enc_caffe.calibration.decomposer import Decomposer, Decomposition
+from enc_caffe.calibration.decomposer import Decomposer
+from enc_caffe.calibration.decomposition import Decomposition
 from enc_caffe.calibration.reconstruction import KEY, reconstructed, widened
 from enc_caffe.form import Form
 from enc_caffe.measuring.store import digest_of

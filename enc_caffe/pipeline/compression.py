@@ -12,11 +12,10 @@ from enc_caffe.caffe_io.distill import Distillation
 from enc_caffe.caffe_io.prototxt import read_solver
 from enc_caffe.caffe_io.variants import check_one_input
 from enc_caffe.calibration.layerwise import Blobs
-from enc_caffe.decomposition.policy import PAPER
 from enc_caffe.errors import InfeasibleError, MetricsError, RuntimeRefusal, UsageError
 from enc_caffe.files.jsonfile import write_json
 from enc_caffe.files.output import atomic_folder, check_apart, check_new
-from enc_caffe.form import CONVENTIONS
+from enc_caffe.form import CONVENTIONS, PAPER
 from enc_caffe.measuring.evaluate import scores_lines
 from enc_caffe.metrics.files import write_metrics
 from enc_caffe.metrics.latency import LatencyTable, write_latency

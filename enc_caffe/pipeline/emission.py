@@ -19,11 +19,11 @@ from enc_caffe.caffe_io.variants import deploy_net, solver_param, train_val_or_s
 from enc_caffe.caffe_tools.loadable import Original, check_loads
 from enc_caffe.complexity import Complexity, network_complexity, uncounted_words
 from enc_caffe.decomposition import check_form, check_worth, strides_move
-from enc_caffe.decomposition.policy import PAPER, parse_schemes, policy_for
+from enc_caffe.decomposition.policy import parse_schemes, policy_for
 from enc_caffe.decomposition.widths import pruned_group, takes_channels, widths
 from enc_caffe.errors import DatasetError, PlanError, UsageError
 from enc_caffe.files.output import atomic_folder
-from enc_caffe.form import CONVENTIONS, PLACEMENTS, Form
+from enc_caffe.form import CONVENTIONS, PAPER, PLACEMENTS, Form
 from enc_caffe.network import Network
 from enc_caffe.pipeline.distilling import write_distillation
 from enc_caffe.pipeline.loading import LoadedNetwork

@@ -21,8 +21,9 @@ from enc_caffe.caffe_io.several import several_outputs
 from enc_caffe.caffe_io.sizing import sized_network
 from enc_caffe.caffe_io.transform import Transform, blame, first_size
 from enc_caffe.caffe_io.unsized import sized_by_weights
-from enc_caffe.decomposition.policy import PAPER, Policy, Schemes, policy_for
+from enc_caffe.decomposition.policy import Policy, policy_for
 from enc_caffe.errors import BlobShapeError, MetricsError, UnknownSizeError, UsageError, WeightsError
+from enc_caffe.form import PAPER, Schemes
 from enc_caffe.network import Network
 from enc_caffe.plan import Plan
 from enc_caffe.shapes import Shape

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Optional
 
 from enc_caffe.caffe_io.distill import Distillation
-from enc_caffe.calibration.decomposer import Decomposition
+from enc_caffe.calibration.decomposition import Decomposition
 from enc_caffe.measuring.evaluate import Evaluation
 from enc_caffe.pipeline.emission import Emitted, known_placement
 from enc_caffe.pipeline.timing import Measured

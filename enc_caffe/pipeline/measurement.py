@@ -18,11 +18,12 @@ from enc_caffe.measuring.feeding import fed_lines
 from enc_caffe.measuring.layers import ORIGINAL, Pair
 from enc_caffe.measuring.scores import Counts
 from enc_caffe.measuring.store import ResultStore
-from enc_caffe.measuring.subject import MEMORY, Subject, early_counts, first_counts, layer_counts, subject
+from enc_caffe.measuring.subject import Subject, early_counts, first_counts, layer_counts, subject
 from enc_caffe.metrics.bends import bent_ranks, floor_of
 from enc_caffe.metrics.table import LayerMetrics, MetricsTable
 from enc_caffe.pipeline.loading import LoadedNetwork
 from enc_caffe.progress import Progress, silent
+from enc_caffe.workers.defaults import MEMORY
 from enc_caffe.workers.executor import Executor
 
 #: A form is clearly beaten where another one costs no more and has less than this part of its output error: divergences follow

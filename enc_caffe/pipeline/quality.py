@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from enc_caffe.decomposition.policy import CHANNEL_PRUNING
+from enc_caffe.form import CHANNEL_PRUNING
 
 #: By the names of the command's flags.
 QUALITY: dict[str, dict[str, Any]] = {

@@ -12,10 +12,10 @@ import numpy as np
 from enc_caffe import __version__
 from enc_caffe.caffe_tools.programs import parse_training
 from enc_caffe.decomposition import chain_of, form_cost, rank_of
-from enc_caffe.decomposition.policy import PAPER, Schemes, parse_schemes
+from enc_caffe.decomposition.policy import parse_schemes
 from enc_caffe.errors import EncError, MetricsError, UsageError
 from enc_caffe.files.jsonfile import read_json
-from enc_caffe.form import WHOLE, Form
+from enc_caffe.form import PAPER, WHOLE, Form, Schemes
 from enc_caffe.installation import find_caffe
 from enc_caffe.measuring.scores import counted
 from enc_caffe.metrics.files import read_metrics

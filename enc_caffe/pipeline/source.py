@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Mapping, Optional
 
 from enc_caffe.caffe_io.feed import AS_WRITTEN, Feed
-from enc_caffe.decomposition.policy import PAPER, Schemes
+from enc_caffe.form import PAPER, Schemes
 from enc_caffe.measuring.store import ResultStore
-from enc_caffe.measuring.subject import MEMORY
 from enc_caffe.pipeline.loading import LoadedNetwork, load
 from enc_caffe.shapes import Shape
 from enc_caffe.workers.choice import Workers
+from enc_caffe.workers.defaults import MEMORY
 
 
 @dataclass(frozen=True)

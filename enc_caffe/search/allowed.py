@@ -8,9 +8,8 @@ from typing import Optional, Sequence
 import numpy as np
 
 from enc_caffe.decomposition import form_cost, named, scheme_for
-from enc_caffe.decomposition.policy import ALL, PAPER
 from enc_caffe.errors import UsageError, nearest
-from enc_caffe.form import WHOLE, Form
+from enc_caffe.form import ALL, PAPER, WHOLE, Form
 from enc_caffe.metrics.curves import RankOf, inverse_of_curve, rank_over_metric
 from enc_caffe.metrics.table import SERIES, LayerMetrics, MetricsTable
 from enc_caffe.rounding import round_half_up

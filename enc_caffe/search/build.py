@@ -8,10 +8,9 @@ from typing import Callable, Mapping, Optional, Sequence, Union
 import numpy as np
 
 from enc_caffe.decomposition import form_cost, pruning
-from enc_caffe.decomposition.policy import PAPER
 from enc_caffe.decomposition.prune import channels_of
 from enc_caffe.errors import MetricsError, UsageError
-from enc_caffe.form import WHOLE, Form
+from enc_caffe.form import PAPER, WHOLE, Form
 from enc_caffe.metrics.latency import LatencyTable
 from enc_caffe.metrics.table import Before, LayerMetrics, MetricsTable
 from enc_caffe.network import Layer

@@ -2,48 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Callable, Optional
+import importlib
+from typing import Callable, Iterator, Mapping, Optional
 
 from enc_caffe.errors import UsageError
-from enc_caffe.search import (
-    adc,
-    amc,
-    ars,
-    asym,
-    enc_inf,
-    enc_map,
-    enc_model,
-    energy,
-    heuristic,
-    lagrangian,
-    random_search,
-    uniform,
-    vbmf,
-    y_d,
-)
+from enc_caffe.search import names
 from enc_caffe.search.accuracy import least_complexity
 from enc_caffe.search.options import SearchOptions, space_settings
 from enc_caffe.search.problem import AccuracyOf, SearchProblem, SearchResult
 
 Method = Callable[[SearchProblem, Optional[AccuracyOf]], SearchResult]
 
-METHODS: dict[str, Method] = {
-    "map": enc_map.search,
-    "model": enc_model.search,
-    "inf": enc_inf.search,
-    "uniform": uniform.search,
-    "vbmf": vbmf.search,
-    "energy": energy.search,
-    "ars": ars.search,
-    "iterative": ars.search,
-    "random": random_search.search,
-    "heuristic": heuristic.search,
-    "lagrangian": lagrangian.search,
-    "y_d": y_d.search,
-    "adc": adc.search,
-    "amc": amc.search,
-    "asym": asym.search,
-}
+
+class _Methods(Mapping[str, Method]):
+    """Methods by name; each is imported when it is asked for."""
+
+    def __getitem__(self, name: str) -> Method:
+        method: Method = importlib.import_module(f"enc_caffe.search.{names.METHODS[name]}").search
+        return method
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(names.METHODS)
+
+    def __len__(self) -> int:
+        return len(names.METHODS)
+
+
+METHODS = _Methods()
 #: Methods that choose by evaluation where images are given.
 EVALUATING = ("inf", "ars", "iterative", "random", "adc", "amc")
 

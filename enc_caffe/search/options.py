@@ -5,17 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any, Mapping, Optional
 
-from enc_caffe.decomposition.policy import PAPER, Schemes
 from enc_caffe.errors import UsageError
-from enc_caffe.form import CONVENTIONS
+from enc_caffe.form import CONVENTIONS, PAPER, Schemes
 from enc_caffe.search import own
+from enc_caffe.search.names import COUNTS
 
 FIRST_LAYER = ("keep", "half", "search")
 PRODUCTS = ("pca", "measured", "divergence", "loss", "output", "fisher", "fisher+measured")
 METRICS = (*PRODUCTS, "combined")
 PRESETS = ("budget", "paper", "published")
 SOLVERS = ("exact", "space")
-COUNTS = ("all", "paper")
 RESOURCES = {"macs": "MACs", "parameters": "parameters", "latency": "latency"}
 FLAGS = {"macs": "--target_flops", "parameters": "--target_params", "latency": "--target_latency"}
 #: A network with at most so many searched layers is searched with the authors' settings for VGG-16, a deeper one with

@@ -8,7 +8,8 @@ from typing import Any, Union
 
 from enc_caffe.errors import UsageError
 from enc_caffe.workers.cluster import ClusterExecutor
-from enc_caffe.workers.executor import LIMIT, CaffeExecutor
+from enc_caffe.workers.defaults import LIMIT
+from enc_caffe.workers.executor import CaffeExecutor
 
 
 @dataclass(frozen=True)

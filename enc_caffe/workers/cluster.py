@@ -30,7 +30,8 @@ from enc_caffe.workers.blas import (
     kernel_variable,
     wanted_kernel,
 )
-from enc_caffe.workers.executor import LIMIT, CaffeExecutor
+from enc_caffe.workers.defaults import LIMIT
+from enc_caffe.workers.executor import CaffeExecutor
 
 #: Seconds to wait for a scheduler that is there, and for a worker when there is none.
 PATIENCE = 60

@@ -21,9 +21,8 @@ from enc_caffe.errors import CaffeError
 from enc_caffe.extensions import load_extensions
 from enc_caffe.installation import find_caffe
 from enc_caffe.workers.blas import Arithmetic, arithmetic, blas_environment, environment
+from enc_caffe.workers.defaults import LIMIT
 
-#: Seconds without any sign of life after which workers are taken to hang; one is given for every batch (:func:`beat`).
-LIMIT = 3600.0
 #: Seconds between two looks beyond which this process itself was stopped; its workers may have been too.
 PAUSE = 60.0
 ADVICE = "; the same command goes on where it was (commands that measure wait longer with --task_limit MINUTES)"

@@ -12,7 +12,7 @@ from enc_caffe.caffe_io.caffemodel import CaffeModel
 from enc_caffe.calibration import beside as module
 from enc_caffe.calibration import reconstruction
 from enc_caffe.calibration.blocks import advance
-from enc_caffe.calibration.decomposer import Decomposition
+from enc_caffe.calibration.decomposition import Decomposition
 from enc_caffe.calibration.layerwise import Blobs
 from enc_caffe.calibration.pairs import BlocksTask, Run
 from enc_caffe.calibration.runs import LOSS, blob_roots, turned_power

@@ -12,7 +12,7 @@ import pytest
 from enc_caffe.caffe_io.caffemodel import CaffeModel
 from enc_caffe.calibration import blocks as module
 from enc_caffe.calibration import reconstruction
-from enc_caffe.calibration.decomposer import Decomposition
+from enc_caffe.calibration.decomposition import Decomposition
 from enc_caffe.calibration.pairs import BlocksTask
 from enc_caffe.calibration.segments import Segment
 from enc_caffe.errors import UsageError

@@ -16,7 +16,8 @@ from enc_caffe.caffe_io.prototxt import read_net, to_text
 from enc_caffe.caffe_io.transform import Transform
 from enc_caffe.caffe_io.variants import deploy_net
 from enc_caffe.calibration import layerwise as module
-from enc_caffe.calibration.decomposer import Decomposer, Decomposition, affected, steps_for
+from enc_caffe.calibration.decomposer import Decomposer, affected, steps_for
+from enc_caffe.calibration.decomposition import Decomposition
 from enc_caffe.calibration.moments import MomentSum
 from enc_caffe.decomposition import scheme_for
 from enc_caffe.errors import UsageError

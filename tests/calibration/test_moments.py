@@ -12,7 +12,8 @@ from enc_caffe.caffe_io.caffemodel import CaffeModel
 from enc_caffe.caffe_io.datum import ImageLmdb
 from enc_caffe.caffe_io.prototxt import to_text
 from enc_caffe.caffe_io.variants import deploy_net
-from enc_caffe.calibration.decomposer import Decomposer, Decomposition
+from enc_caffe.calibration.decomposer import Decomposer
+from enc_caffe.calibration.decomposition import Decomposition
 from enc_caffe.calibration.moments import moment_file
 from enc_caffe.decomposition import scheme_for
 from enc_caffe.decomposition.patches import patches

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from enc_caffe import pipeline
-from enc_caffe.calibration.decomposer import Decomposer, Decomposition
+from enc_caffe.calibration.decomposer import Decomposer
+from enc_caffe.calibration.decomposition import Decomposition
 from enc_caffe.calibration.sensitivity import change_file, looked_at
 from enc_caffe.files.arrays import read_arrays
 from enc_caffe.measuring.factors import read_factors

@@ -10,7 +10,8 @@ import pytest
 from enc_caffe.caffe_io.caffemodel import CaffeModel
 from enc_caffe.caffe_io.prototxt import read_net, to_text
 from enc_caffe.caffe_io.variants import deploy_net
-from enc_caffe.calibration.decomposer import Decomposition, steps_for
+from enc_caffe.calibration.decomposer import steps_for
+from enc_caffe.calibration.decomposition import Decomposition
 from enc_caffe.calibration.moments import MomentSum
 from enc_caffe.calibration.rectified import ROOM, ResponseSum, behind, shifted, width
 from enc_caffe.form import Form

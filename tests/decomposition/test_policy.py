@@ -11,8 +11,9 @@ from enc_caffe.caffe_io.describe import describe
 from enc_caffe.caffe_io.prototxt import read_net, to_text
 from enc_caffe.caffe_io.variants import deploy_net, train_val_net
 from enc_caffe.decomposition import schemes
-from enc_caffe.decomposition.policy import ALL, PAPER, parse_schemes, policy_for, takes_channels_out, with_rule
+from enc_caffe.decomposition.policy import parse_schemes, policy_for, takes_channels_out, with_rule
 from enc_caffe.errors import UsageError
+from enc_caffe.form import ALL, PAPER
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 pytestmark = pytest.mark.caffe

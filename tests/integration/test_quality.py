@@ -10,7 +10,8 @@ import pytest
 from enc_caffe import pipeline
 from enc_caffe.caffe_io.datum import write_lmdb
 from enc_caffe.caffe_io.sources import from_arrays
-from enc_caffe.calibration.decomposer import Decomposer, Decomposition
+from enc_caffe.calibration.decomposer import Decomposer
+from enc_caffe.calibration.decomposition import Decomposition
 from enc_caffe.measuring.store import ResultStore
 from enc_caffe.measuring.subject import PlanEvaluator, reference_scores
 from enc_caffe.pipeline.measurement import images_of

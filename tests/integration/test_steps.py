@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from enc_caffe import pipeline
-from enc_caffe.calibration.decomposer import Decomposer, Decomposition
+from enc_caffe.calibration.decomposer import Decomposer
+from enc_caffe.calibration.decomposition import Decomposition
 from enc_caffe.form import Form
 from enc_caffe.measuring.store import ResultStore
 from enc_caffe.measuring.subject import PlanEvaluator

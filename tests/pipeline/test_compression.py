@@ -10,7 +10,8 @@ import pytest
 
 from enc_caffe import pipeline
 from enc_caffe.caffe_tools.programs import caffe_test
-from enc_caffe.calibration.decomposer import Decomposer, Decomposition
+from enc_caffe.calibration.decomposer import Decomposer
+from enc_caffe.calibration.decomposition import Decomposition
 from enc_caffe.cli import main, parse
 from enc_caffe.form import Form
 from enc_caffe.metrics.files import read_metrics

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from enc_caffe import pipeline
-from enc_caffe.calibration.decomposer import Decomposer, Decomposition
+from enc_caffe.calibration.decomposer import Decomposer
+from enc_caffe.calibration.decomposition import Decomposition
 from enc_caffe.calibration.forecast import Forecast, corrections
 from enc_caffe.cli import main
 from enc_caffe.complexity import layer_macs

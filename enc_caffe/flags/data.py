@@ -1,0 +1,50 @@
+"""``enc-caffe data``: LMDBs from arrays, image folders, lists or CIFAR-10 files, and a stratified part of an LMDB."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+
+def register(commands: Any) -> None:
+    """Add the command and its kinds."""
+    p: argparse.ArgumentParser = commands.add_parser("data", help="make LMDBs of images")
+    kinds = p.add_subparsers(dest="kind", metavar="KIND", required=True)
+    a = kinds.add_parser(
+        "arrays",
+        help="from a .npz file of images (N, C, H, W) or (N, H, W), uint8 or float, and labels (N,) if there are any",
+    )
+    a.add_argument("source", type=Path, metavar="FILE.npz")
+    a.add_argument("--images", help="name of the images' array (default: images, or the only array of images)")
+    a.add_argument("--labels", help="name of the labels' array (default: labels, if it is there)")
+    f = kinds.add_parser(
+        "folder", help="from a folder with one sub-folder of images for each class, or of images without labels"
+    )
+    f.add_argument("source", type=Path, metavar="DIR")
+    x = kinds.add_parser(
+        "list", help="from a list of files as convert_imageset takes it: a name and a label on each line"
+    )
+    x.add_argument("source", type=Path, metavar="LIST.txt")
+    x.add_argument(
+        "--root", type=Path, metavar="DIR", help="folder that the names begin in (default: that of the list)"
+    )
+    for kind in (f, x):
+        kind.add_argument("--resize", type=int, nargs=2, metavar=("H", "W"), help="size to resize to")
+        kind.add_argument("--gray", action="store_true", help="one channel")
+    c = kinds.add_parser("cifar10", help="from CIFAR-10's binary version (data_batch_1.bin ..., test_batch.bin)")
+    c.add_argument("source", type=Path, metavar="DIR")
+    c.add_argument("--split", choices=("train", "test"), default="train")
+    for kind in (a, c):
+        kind.add_argument("--pad", type=int, default=0, help="zero pixels to add on every side")
+    q = kinds.add_parser("partial", help="a stratified, seeded part of an LMDB, keys and labels kept")
+    q.add_argument("source", type=Path, metavar="LMDB")
+    size = q.add_mutually_exclusive_group(required=True)
+    size.add_argument("--fraction", type=float, help="part of the images, such as 0.1")
+    size.add_argument("--images", type=int, help="number of images")
+    for kind in (a, f, c, q):
+        kind.add_argument("--seed", type=int, default=0, help="seed of the shuffling or the choice (default: 0)")
+    x.add_argument("--seed", type=int, help="shuffle with this seed (default: the list's own order)")
+    for kind in (a, f, x, c, q):
+        kind.add_argument("--out", type=Path, required=True, metavar="LMDB")
+        kind.add_argument("--force", action="store_true", help="replace an LMDB that exists")

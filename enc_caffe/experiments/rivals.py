@@ -93,6 +93,7 @@ class Match:
         self._reporter = PlanEvaluator(self._tests, progress=self._progress)
         self._executor = executor
         self._decomposers: dict[Decomposition, Decomposer] = {}
+        self._trained: dict[str, dict[str, Any]] = {}
         self._timed: dict[Optional[Decomposition], tuple[Timed, PlanEvaluator]] = {}
         self.inputs = {
             "weights": store.file_digest(arena.source.weights), "model": store.file_digest(arena.source.model),
@@ -236,10 +237,15 @@ class Match:
             **training.key(self.store),
             "network": self.store.file_digest(folder / "compressed.caffemodel"),
         }
+        # Methods that find the same network have it trained once: by the same images in the same order it becomes the same.
+        same = self._trained.get(digest_of(key))
+        if same is not None:
+            return {"finetuned": same}
         made = self.steps.run(f"finetune-{name}", key, [out / RESULT], lambda: retrained(
             training, folder, out, self.arena.test, self.store, self._executor,
             lambda step: self.bar(step.iteration, step.iterations, f"{name}: {step.words()}"), is_stale(out, digest_of(key)),
         ))  # fmt: skip
+        self._trained[digest_of(key)] = made
         return {"finetuned": made}
 
     def _counted(self) -> Complexity:

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enc_caffe.cli import main
-from enc_caffe.cli.common import range_of
 from enc_caffe.decomposition import form_cost
 from enc_caffe.errors import InfeasibleError, UsageError
+from enc_caffe.flags.common import range_of
 from enc_caffe.form import WHOLE
 from enc_caffe.metrics.files import read_metrics, write_metrics
 from enc_caffe.metrics.table import MetricsTable

@@ -78,12 +78,20 @@ def _joined(arguments: list[str]) -> list[str]:
     return arguments
 
 
-def prepare(arguments: Sequence[str]) -> None:
-    """Import what a command computes with, before it is run; nothing where only help is asked for."""
+def prepare(arguments: Sequence[str]) -> bool:
+    """Import what a command computes with, before it is run; nothing where only help is asked for.
+
+    Returns
+    -------
+    bool
+        Whether all of :data:`BLAS` is there; what a command that needs no Caffe loads of it later has to find the environment of workers too.
+    """
     given = _joined(list(arguments))
-    if given and given[0] in COMMANDS and not {"-h", "--help"} & set(given):
-        for module in (*_blas(given), _module(given[0])):
-            importlib.import_module(module)
+    if not given or given[0] not in COMMANDS or {"-h", "--help"} & set(given):
+        return False
+    for module in (*_blas(given), _module(given[0])):
+        importlib.import_module(module)
+    return _blas(given) == BLAS
 
 
 def _blas(given: Sequence[str]) -> Sequence[str]:

@@ -53,6 +53,10 @@ def main() -> int:
     parser.add_argument(
         "--train_lmdb", type=Path, help="images of --finetune (default: all training images of CIFAR-10)"
     )
+    parser.add_argument(
+        "--statistics", type=float, default=0.9, metavar="F",
+        help="of --finetune, BatchNorm's moving_average_fraction (default: 0.9; Caffe's 0.999 hardly moves in a short training)",
+    )  # fmt: skip
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--store", type=Path, help="store of results (default: the per-user one)")
     parser.add_argument("--out", type=Path, default=Path("outputs/rivals"))
@@ -125,7 +129,7 @@ def _training(args: argparse.Namespace, model: Path) -> Optional[Training]:
     if args.model is not None and (args.solver is None or args.train_lmdb is None):
         raise UsageError("--finetune needs --solver and --train_lmdb beside --model")
     train = args.train_lmdb or cifar_training(args.out)
-    return Training(args.finetune, args.solver or model.parent / "solver.prototxt", train)
+    return Training(args.finetune, args.solver or model.parent / "solver.prototxt", train, args.statistics)
 
 
 if __name__ == "__main__":

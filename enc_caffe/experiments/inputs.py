@@ -248,18 +248,18 @@ def cifar_parts(out: Path, number: int) -> tuple[Path, Path]:
 
 
 def cifar_training(out: Path) -> Path:
-    """LMDB of all training images of CIFAR-10 that are here, made once."""
-    path = out / "train_lmdb"
-    _cifar_part(path, "train", None)
+    """LMDB of all training images of CIFAR-10 that are here, made once; padded, as the network's TRAIN data layer crops at random."""
+    path = out / f"train_pad{PAD}_lmdb"
+    _cifar_part(path, "train", None, PAD)
     return path
 
 
-def _cifar_part(path: Path, part: str, most: Optional[int]) -> None:
+def _cifar_part(path: Path, part: str, most: Optional[int], pad: int = 0) -> None:
     if path.exists():
         return
     found = local_images()
     if found is None:
-        records = sources.from_cifar10(cifar10_folder(), part)[1]
+        records = sources.from_cifar10(cifar10_folder(), part, pad)[1]
         write_lmdb(path, records if most is None else itertools.islice(records, most))
         return
     if found.is_dir():
@@ -270,4 +270,4 @@ def _cifar_part(path: Path, part: str, most: Optional[int]) -> None:
     total = len(pixels)
     if most is not None and not 1 <= most <= total:
         raise UsageError(f"--choose {most}: 1 to {total} training images are here")
-    write_lmdb(path, sources.from_arrays(pixels[:most], labels[:most])[1])
+    write_lmdb(path, sources.from_arrays(pixels[:most], labels[:most], pad)[1])

@@ -7,15 +7,16 @@ import math
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Callable, Optional
+from typing import Any, Callable
 
 from enc_caffe import __version__, pipeline
 from enc_caffe.caffe_io.describe import batch_size, data_layers
 from enc_caffe.caffe_io.emit import NONE, Blobs
-from enc_caffe.caffe_io.prototxt import read_net, to_text
+from enc_caffe.caffe_io.prototxt import read_net
 from enc_caffe.caffe_tools.finetune import RESULT, finetune
 from enc_caffe.caffe_tools.training import Step
 from enc_caffe.experiments.inputs import Choices, Inputs, gather
+from enc_caffe.experiments.retrained import trained_model
 from enc_caffe.experiments.settings import Experiment
 from enc_caffe.experiments.steps import Steps
 from enc_caffe.files.jsonfile import write_json
@@ -229,7 +230,7 @@ def tuned(lab: Laboratory, name: str, folder: Path) -> dict[str, Any]:
     """Fine-tuning on all training images, and the accuracy after it."""
     x, out = lab.x, lab.out / f"{name}-finetuned"
     overrides = schedule(x, lab.inputs, folder)
-    model = trained_model(x, folder)
+    model = trained_model(folder, x.finetune.get("statistics"))
     key = {"weights": lab.digest(folder / "compressed.caffemodel"), "model": lab.digest(model), "overrides": overrides}
 
     def make() -> dict[str, Any]:
@@ -257,24 +258,6 @@ def is_stale(out: Path, key: str) -> bool:
 
 def _show(lab: Laboratory, name: str, step: Step) -> None:
     lab.bar(step.iteration, step.iterations, f"{name} {step.words()}")
-
-
-def trained_model(x: Experiment, folder: Path) -> Path:
-    """The net to train: the emitted one, with BatchNorm's statistics renewed faster where the experiment says so."""
-    fraction: Optional[float] = x.finetune.get("statistics")
-    path = folder / "train_val.prototxt"
-    if fraction is None:
-        return path
-    net = read_net(path)
-    for layer in net.layer:
-        if layer.type == "BatchNorm":
-            layer.batch_norm_param.moving_average_fraction = fraction
-    path = folder / "finetune.prototxt"
-    text = to_text(net).encode()
-    if not path.is_file() or path.read_bytes() != text:
-        with atomic_file(path) as handle:
-            handle.write(text)
-    return path
 
 
 def schedule(x: Experiment, inputs: Inputs, folder: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import pytest
 
 from enc_caffe.caffe_io.datum import ImageLmdb
 from enc_caffe.errors import UsageError
-from enc_caffe.experiments.inputs import Choices, _words, announce, cifar_parts, gather
+from enc_caffe.experiments.inputs import Choices, _words, announce, cifar_parts, cifar_training, gather
 from enc_caffe.experiments.settings import read_experiment
 from enc_caffe.experiments.steps import Steps
 from tests.caffe_io.test_sheets import sheet
@@ -82,3 +82,8 @@ def test_parts_of_cifar_to_choose_and_to_test_by(tmp_path: Path, monkeypatch: py
     for number in (0, 13):
         with pytest.raises(UsageError, match=f"--choose {number}: 1 to 12 training images are here"):
             cifar_parts(tmp_path / "out", number)
+    # Those to train on are padded: the TRAIN data layer crops 32x32 of them at random.
+    padded = ImageLmdb(cifar_training(tmp_path / "out"))
+    whole = next(iter(padded.images())).pixels
+    assert whole.shape == (3, 40, 40) and not whole[:, :4].any() and whole[:, 4:36, 4:36].any()
+    padded.close()

@@ -1,0 +1,39 @@
+"""The training that all networks of a table get."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from enc_caffe.caffe_io.prototxt import read_net
+from enc_caffe.errors import UsageError
+from enc_caffe.experiments.retrained import Training, trained_model
+from enc_caffe.measuring.store import ResultStore
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+NET = """
+layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 3 dim: 8 dim: 8 } } }
+layer { name: "norm" type: "BatchNorm" bottom: "data" top: "norm" }
+layer { name: "other" type: "BatchNorm" bottom: "norm" top: "other" batch_norm_param { moving_average_fraction: 0.95 eps: 0.5 } }
+"""
+
+
+def test_statistics_are_renewed_as_fast_as_asked(tmp_path: Path) -> None:
+    (tmp_path / "train_val.prototxt").write_text(NET)
+    assert trained_model(tmp_path, None) == tmp_path / "train_val.prototxt"
+    made = trained_model(tmp_path, 0.75)
+    norms = [layer.batch_norm_param for layer in read_net(made).layer if layer.type == "BatchNorm"]
+    assert [n.moving_average_fraction for n in norms] == [0.75, 0.75] and norms[1].eps == 0.5
+    assert (tmp_path / "train_val.prototxt").read_text() == NET
+
+
+def test_a_training_depends_on_how_fast(tmp_path: Path) -> None:
+    solver = ROOT / "prototxt" / "resnet56" / "solver.prototxt"
+    (tmp_path / "data.mdb").write_bytes(b"images")
+    with ResultStore(tmp_path / "store.sqlite") as store:
+        keys = [Training(4, solver, tmp_path, s).key(store)["statistics"] for s in (None, 0.9)]
+    assert keys == [None, 0.9]
+    for wrong in (0.0, 1.0, -1.0):
+        with pytest.raises(UsageError, match=f"--statistics {wrong}: a part between 0 and 1"):
+            Training(4, solver, tmp_path, wrong)

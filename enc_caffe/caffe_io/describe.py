@@ -310,6 +310,8 @@ def _tops(
             tops = SHAPE_RULES[param.type](param, bottoms)
         else:
             tops = FORK_RULES[param.type](param, _values(param), bottoms)
+    except UnknownSizeError as exc:
+        raise UnknownSizeError(f"{where} ({param.type}): {exc.why}", exc.remedy) from None
     except NetworkError as exc:
         raise NetworkError(f"{where} ({param.type}): {exc}") from None
     except IndexError:

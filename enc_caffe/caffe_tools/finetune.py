@@ -14,6 +14,7 @@ from enc_caffe.caffe_io.datum import ImageLmdb
 from enc_caffe.caffe_io.describe import batch_size, data_layers, set_state
 from enc_caffe.caffe_io.distill import has_teacher, write_student
 from enc_caffe.caffe_io.inference import for_inference
+from enc_caffe.caffe_io.inputs import size_images
 from enc_caffe.caffe_io.lacking import untrained_notice
 from enc_caffe.caffe_io.prototxt import read_commented, read_solver, to_text, verbatim_text
 from enc_caffe.caffe_io.sizing import sized_network
@@ -132,6 +133,7 @@ def finetune(
     if result.exists() and not force:
         raise OutputError(f"{result}: exists already; --force trains again, or name another --out")
     shape = _lmdb_shape(train_lmdb)
+    size_images(net, str(path), None, shape, input_shapes or {})
     network = _sized(_staged(net, original), path, shape, input_shapes)
     check_runs(network, str(path), training=True)
     if weights is not None:

@@ -12,7 +12,7 @@ from typing import Any, Iterable, Mapping, Optional, Sequence
 from enc_caffe.caffe_io.caffemodel import CaffeModel, opened
 from enc_caffe.caffe_io.describe import set_state
 from enc_caffe.caffe_io.feed import AS_WRITTEN, Feed
-from enc_caffe.caffe_io.inputs import lacks_size, set_input_shape
+from enc_caffe.caffe_io.inputs import size_images
 from enc_caffe.caffe_io.lacking import check_trained, untrained_notice
 from enc_caffe.caffe_io.notices import notices
 from enc_caffe.caffe_io.prototxt import read_commented
@@ -202,9 +202,7 @@ def load(
     if lmdb is not None:
         shape = first_size(Path(lmdb), feed.transform(net, str(model), pixels=False))
         sized_by = blame(net, shape, lmdb)
-    image = input_shape or (shape if lacks_size(net) else None)
-    if image is not None:
-        set_input_shape(net, image, str(model), input_shapes or {})
+    size_images(net, str(model), input_shape, shape, input_shapes or {})
     sized = True
     try:
         network = sized_network(net, str(model), shape, input_shape, input_shapes)

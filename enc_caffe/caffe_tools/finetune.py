@@ -28,7 +28,7 @@ from enc_caffe.errors import CaffeError, NetworkError, OutputError, PrototxtErro
 from enc_caffe.files.output import atomic_file, claimed, sweep_folder
 from enc_caffe.network import Network
 from enc_caffe.shapes import Shape
-from enc_caffe.workers.limits import check_runs
+from enc_caffe.workers.limits import check_device, check_runs
 
 RESULT = "finetuned.caffemodel"
 #: What is beside it: the network that trains where it is not the one that is tested, and short trainings.
@@ -136,6 +136,7 @@ def finetune(
     size_images(net, str(path), None, shape, input_shapes or {})
     network = _sized(_staged(net, original), path, shape, input_shapes)
     check_runs(network, str(path), training=True)
+    check_device(_staged(net, original), str(path), "gpu" if gpu else "cpu", ("TRAIN", "TEST"))
     if weights is not None:
         start = CaffeModel(Path(weights))
         start.check(network, missing_ok=True)

@@ -30,6 +30,7 @@ from enc_caffe.measuring.store import ResultStore
 from enc_caffe.measuring.subject import Subject, net_task
 from enc_caffe.shapes import Shape
 from enc_caffe.workers.executor import CaffeExecutor, Executor
+from enc_caffe.workers.limits import check_device
 
 
 @dataclass(frozen=True)
@@ -158,6 +159,7 @@ def evaluate_net(
     weights, lmdb = Path(weights).absolute(), Path(lmdb).absolute()
     look = look_at(net, model, weights, lmdb, feed.transform(net, model), input_shapes=input_shapes)
     check_top_k(top_k, look)
+    check_device(net, model, executor.arithmetic.device)
     if not look.labelled:
         what = (
             f"{look.elsewhere}, which caffe test -model {model} -weights {weights} does"

@@ -292,3 +292,41 @@ def test_convolutions_that_caffe_cannot_make(tmp_path: Path, capsys: pytest.Capt
     (tmp_path / "n.prototxt").write_text(text)
     assert main(["inspect", "--model", str(tmp_path / "n.prototxt")]) == 1
     assert f"layer 'c' ({kind})" in (error := capsys.readouterr().err) and words in error
+
+
+def test_what_stock_caffe_computes_on_gpus_alone_is_named_before_it_aborts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lmdb = images(tmp_path / "images")
+    text = f'layer {{ name: "data" type: "Data" top: "data" top: "label" data_param {{ source: "{lmdb}" batch_size: 4 backend: LMDB }} }}\n'
+    text += 'layer { name: "c1" type: "Convolution" bottom: "data" top: "c1" convolution_param { num_output: 8 kernel_size: 3 } }\n'
+    text += 'layer { name: "p1" type: "Pooling" bottom: "c1" top: "p1" pooling_param { pool: STOCHASTIC kernel_size: 2 stride: 2 } }\n'
+    text += 'layer { name: "c2" type: "Convolution" bottom: "p1" top: "c2" convolution_param { num_output: 8 kernel_size: 3 } }\n'
+    text += 'layer { name: "fc" type: "InnerProduct" bottom: "c2" top: "fc" inner_product_param { num_output: 5 } }\n'
+    text += 'layer { name: "loss" type: "SoftmaxWithLoss" bottom: "fc" bottom: "label" top: "loss" }\n'
+    flags, given = written(tmp_path, text), ["--lmdb", str(lmdb)]
+    solver = tmp_path / "solver.prototxt"
+    solver.write_text(
+        'net: "n.prototxt" base_lr: 0.01 lr_policy: "fixed" max_iter: 2 snapshot_prefix: "s" test_iter: 1 test_interval: 2\n'
+    )
+    out, store = ["--out", str(tmp_path / "o")], ["--store", str(tmp_path / "s")]
+    for command in (
+        ["evaluate", *flags, *given], ["metrics", *flags, *given, *out, *store], ["compress", *flags, *given, *out, *store, "--target_flops", "0.8"],
+        ["finetune", "--solver", str(solver), *out], ["doctor", *flags[:2]],
+    ):  # fmt: skip
+        assert main(command) == 1
+        error = capsys.readouterr().err
+        assert (
+            f"{flags[1]}: layer 'p1': stock Caffe has code for pool: STOCHASTIC on GPUs alone, none on the CPU" in error
+        )
+        # doctor has no such flag
+        assert ("--gpu" in error) == (command[0] != "doctor") and "Not Implemented" not in error
+    # Each layer is timed by itself, and what runs none takes it as it is.
+    metrics, ranks, emitted = str(tmp_path / "m.json"), str(tmp_path / "r.json"), str(tmp_path / "e")
+    assert main(["metrics", *flags, "--out", metrics]) == 0
+    assert main(["search", metrics, "--target_flops", "0.7", "--first_layer", "search", "--out", ranks]) == 0
+    assert main(["emit", *flags, "--ranks", ranks, "--out", emitted]) == 0
+    assert (
+        main(["latency", *flags[:2], "--rounds", "6", "--ranks", "2", *store, "--out", str(tmp_path / "l.json")]) == 0
+    )
+    assert "the network was not timed" in capsys.readouterr().err

@@ -102,6 +102,21 @@ def test_a_whole_network_of_another_batch(net: Any) -> None:
     assert described["b_v"].out_channels == 4 and described["b_h"].top_shapes[0][0] == 2
 
 
+def test_an_input_of_regions_has_those_of_its_images() -> None:
+    regions = 'layer { name: "rois" type: "Input" top: "rois" input_param { shape { dim: 30 } } }\n'
+    pool = 'layer { name: "p" type: "BatchReindex" bottom: "sum" bottom: "rois" top: "p" }\n'
+    net = from_text(
+        NET.replace('layer { name: "fc"', regions + pool + 'layer { name: "fc"').replace(
+            '"sum" top: "fc"', '"p" top: "fc"'
+        )
+    )
+    network = describe(net)
+    assert network.images == 10 and network["fc"].repeats == 3
+    for batch in (1, 2):
+        described = describe(whole_network(net, network, {}, batch))
+        assert described["rois"].top_shapes == ((3 * batch,),) and described["fc"].top_shapes == ((3 * batch, 10),)
+
+
 @pytest.mark.caffe
 @pytest.mark.parametrize("runtime", ["opencv", "ncnn"])
 def test_stock_caffe_and_a_runtime_compute_the_same_of_a_context(net: Any, tmp_path: Path, runtime: str) -> None:

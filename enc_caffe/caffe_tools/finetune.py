@@ -73,6 +73,18 @@ def _check_reads(net: Any, path: Path) -> None:
             )
 
 
+def _check_sources(net: Any, path: Path, given: Mapping[str, Optional[Path]]) -> None:
+    """Raise UsageError for an LMDB, by phase, whose place is that of a layer that reads none."""
+    for phase, lmdb in given.items():
+        first = next(iter(data_layers(net, phase)), None)
+        if lmdb is not None and first is not None and first.type != "Data":
+            flag = f"--{phase.lower()}_lmdb"
+            raise UsageError(
+                f"{flag} {lmdb}: layer '{first.name}' ({first.type}) of {path} brings the images of the {phase} phase, and reads no LMDB; leave "
+                f"{flag} out, or put a Data layer there"
+            )
+
+
 def finetune(
     solver: Path,
     weights: Optional[Path],
@@ -128,6 +140,7 @@ def finetune(
     net, comments = read_commented(path, python_layers)
     _check_writes(net, path)
     _check_reads(net, path)
+    _check_sources(_staged(net, original), path, {"TRAIN": train_lmdb, "TEST": test_lmdb})
     out = Path(out).absolute()
     result = out / RESULT
     if result.exists() and not force:

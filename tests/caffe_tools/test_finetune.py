@@ -322,6 +322,11 @@ def test_held_out_images_have_no_place_in_hdf5(digits: list[str], tmp_path: Path
     flags = ["--model", str(tmp_path / "n.prototxt"), *digits[:4], "--keep_best", "--out", str(tmp_path / "out")]
     assert main(["finetune", *flags]) == 2
     assert "layer 'data' (HDF5Data) brings the images of the TEST phase" in capsys.readouterr().err
+    # Nor have those of --test_lmdb, which were left aside without a word.
+    lmdb = str(tmp_path / "lmdb")
+    flags = ["--model", str(tmp_path / "n.prototxt"), *digits[:4], "--test_lmdb", lmdb, "--out", str(tmp_path / "out")]
+    assert main(["finetune", *flags]) == 2
+    assert f"--test_lmdb {lmdb}: layer 'data' (HDF5Data) of" in capsys.readouterr().err
 
 
 def test_a_rate_that_is_no_number_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -330,3 +330,23 @@ def test_what_stock_caffe_computes_on_gpus_alone_is_named_before_it_aborts(
         main(["latency", *flags[:2], "--rounds", "6", "--ranks", "2", *store, "--out", str(tmp_path / "l.json")]) == 0
     )
     assert "the network was not timed" in capsys.readouterr().err
+
+
+def test_a_target_that_shared_weights_forbid_names_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A recurrent convolution, unrolled: neither more schemes nor lower ranks would reach it."""
+    shared = 'layer { name: "%s" type: "Convolution" bottom: "%s" top: "%s" param { name: "w" } convolution_param { num_output: 8 kernel_size: 3 pad: 1 bias_term: false } }\n'
+    text = 'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 3 dim: 20 dim: 18 } } }\n'
+    text += 'layer { name: "c1" type: "Convolution" bottom: "data" top: "c1" convolution_param { num_output: 8 kernel_size: 3 pad: 1 } }\n'
+    text += "".join(shared % (f"r{i + 1}", below, f"r{i + 1}") for i, below in enumerate(("c1", "r1", "r2")))
+    text += 'layer { name: "c2" type: "Convolution" bottom: "r3" top: "c2" convolution_param { num_output: 8 kernel_size: 3 stride: 2 } }\n'
+    text += 'layer { name: "fc" type: "InnerProduct" bottom: "c2" top: "fc" inner_product_param { num_output: 5 } }\n'
+    text += 'layer { name: "prob" type: "Softmax" bottom: "fc" top: "prob" }\n'
+    flags = [*written(tmp_path, text), "--lmdb", str(images(tmp_path / "images")), "--store", str(tmp_path / "s")]
+    for more in ([], ["--quality", "best"]):
+        assert main(["compress", *flags, *more, "--target_flops", "0.5", "--out", str(tmp_path / "o")]) == 1
+        first, second = capsys.readouterr().err.splitlines()[-2:]
+        assert "target 0.5000 of the MACs cannot be reached" in first
+        assert (
+            "of the MACs is in 3 layers that no flag decomposes, most in 'r1': its weights are shared with layer 'r2'"
+            in second
+        )

@@ -163,9 +163,12 @@ def finetune(
     try:
         trained = train_val_net(net, network, train_lmdb, test_lmdb)
     except NetworkError as exc:
+        # Images that are distilled by are those of one input.
+        several = sum(len(x.top) for x in net.layer if x.type == "Input") > 1
+        distilled = ", or train it by the original's outputs: compress --distill, then finetune --distill"
         raise NetworkError(
             f"{path}: has no data layer, and no loss can be added: {exc}",
-            "give a train_val.prototxt with a loss as --model, or train it by the original's outputs: compress --distill, then finetune --distill",
+            f"give a train_val.prototxt with {'data layers and ' if several else ''}a loss as --model{'' if several else distilled}",
         ) from None
     check_images(_staged(trained, original), network, str(path))
     deploy = verbatim_text(for_inference(deploy_net(_staged(own, original), own_network)), comments)

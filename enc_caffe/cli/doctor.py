@@ -19,7 +19,7 @@ from enc_caffe.workers.limits import check_device
 #: What can be done for layers that stock Caffe does not have, or that lie behind such.
 NOT_RUN = "--caffe_root DIR runs a Caffe that has all types"
 #: Why a layer that GPUs alone compute is not looked at.
-NOT_ON_GPU = "doctor looks at the CPU"
+NOT_ON_GPU = "doctor shows what computes on the CPU"
 
 
 def run(args: argparse.Namespace) -> None:

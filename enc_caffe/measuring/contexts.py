@@ -153,7 +153,20 @@ def whole_network(net: Any, network: Network, forms: Mapping[str, Form], batch: 
 
 
 def with_batch(net: Any, batch: int, network: Network) -> Any:
-    """The same deploy NetParameter, its inputs of so many images: of an input of regions, as many as these have in the network."""
+    """The same deploy NetParameter, its inputs of so many images: of an input of regions, as many as these have in the network.
+
+    Raises
+    ------
+    NetworkError
+        If the first axis of its inputs may be time, and it is written for another number of images.
+    """
+    if any(layer.type in ("LSTM", "RNN") for layer in net.layer):
+        if network.images not in (0, batch):
+            raise NetworkError(
+                f"network '{network.name}' has recurrent layers, whose inputs have time first, and is written for passes of {network.images} "
+                f"images: it is timed as it is written, by --batch {network.images}"
+            )
+        return net
     for layer in net.layer:
         if layer.type == "Input":
             for top, shape in zip(layer.top, layer.input_param.shape):

@@ -17,6 +17,7 @@ from enc_caffe.metrics.latency import LatencyTable, LayerLatency
 from enc_caffe.metrics.sampling import lowest_rank
 from enc_caffe.network import Layer, Network
 from enc_caffe.runtimes.known import Runtime
+from enc_caffe.workers.limits import check_device
 
 #: Forms of each scheme.
 RANKS = 8
@@ -321,6 +322,8 @@ def anchored(
     """The table with the time of the network from end to end, and the times of each scheme made right by that of a network in it."""
     plans = {s: _middle([x.name for x in table.layers if x.scheme == s], network, s, ranks) for s in _anchored(schemes)}
     try:
+        if timer.runtime.name == "caffe":
+            check_device(net, network.name, "cpu", remedy="the runtime caffe computes there")
         nets = {"original": whole_network(net, network, {}, batch, placement)}
         nets.update({s: whole_network(net, network, forms, batch, placement) for s, forms in plans.items() if forms})
         times = timer.times(nets, "the network")

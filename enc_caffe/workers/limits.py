@@ -13,8 +13,11 @@ from enc_caffe.network import Network
 from enc_caffe.shapes import UNKNOWN, brings_data, count
 
 GIB = 2**30
-#: How a command that has the flag computes on a GPU.
-BY_GPU = "--gpu 0 computes there, with a Caffe built for GPUs"
+#: What can be done where a command has the flag.
+BY_GPU = (
+    "--gpu 0 computes there, with a Caffe built for GPUs; or train the network with pool: MAX or AVE there; inspect, metrics without images, "
+    "search and emit run no layer and take it as it is"
+)
 
 
 def check_runs(network: Network, source: str, training: bool = False) -> None:
@@ -62,7 +65,7 @@ def check_device(net: Any, source: str, device: str, phases: Iterable[str] = ("T
         Where the passes will be.
     phases : iterable of {'TRAIN', 'TEST'}
     remedy : str
-        How a GPU is had.
+        What can be done; flags that the command has.
 
     Raises
     ------
@@ -75,8 +78,7 @@ def check_device(net: Any, source: str, device: str, phases: Iterable[str] = ("T
     for layer in (layer for phase in phases for layer in selected(net, phase)):
         if layer.type == "Pooling" and layer.pooling_param.pool == layer.pooling_param.STOCHASTIC:
             raise NetworkError(
-                f"{source}: layer '{layer.name}': stock Caffe has code for pool: STOCHASTIC on GPUs alone, none on the CPU; {remedy}; or train "
-                "the network with pool: MAX or AVE there; inspect, metrics without images, search and emit run no layer and take it as it is"
+                f"{source}: layer '{layer.name}': stock Caffe has code for pool: STOCHASTIC on GPUs alone, none on the CPU; {remedy}"
             )
 
 

@@ -260,6 +260,13 @@ def test_one_of_several_inputs_is_not_filled(tmp_path: Path, capsys: pytest.Capt
             == 0
         )
         assert main(["emit", *flags, "--ranks", ranks, "--out", str(tmp_path / "out")]) == 0
+        # Nor can it be distilled by images of one input.
+        solver = ["--solver", str(tmp_path / "out" / "solver.prototxt"), "--out", str(tmp_path / "tuned")]
+        assert main(["finetune", *solver]) == 1
+        assert (
+            capsys.readouterr().err.splitlines()[-1]
+            == "give a train_val.prototxt with data layers and a loss as --model"
+        )
 
 
 def test_finetune_takes_shapes_that_no_image_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -329,7 +336,11 @@ def test_what_stock_caffe_computes_on_gpus_alone_is_named_before_it_aborts(
     assert (
         main(["latency", *flags[:2], "--rounds", "6", "--ranks", "2", *store, "--out", str(tmp_path / "l.json")]) == 0
     )
-    assert "the network was not timed" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert (
+        "layer 'p1': stock Caffe has code for pool: STOCHASTIC on GPUs alone" in error
+        and "the network was not timed" in error
+    )
 
 
 def test_a_target_that_shared_weights_forbid_names_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

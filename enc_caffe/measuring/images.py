@@ -130,11 +130,9 @@ def _scores(network: Network, source: str, weights: Path, any_output: bool) -> S
         return find_scores(network, any_output)
     except NetworkError as exc:
         losses = [x.name for x in network.layers if x.type.endswith("Loss")]
-        own = (
-            f"caffe test -model {source} -weights {weights} gives that of its loss '{losses[-1]}', and "
-            if losses
-            else ""
-        )
+        # An Input layer would feed it zeros.
+        tested = losses and any(x.type in DATA_TYPES for x in network.layers)
+        own = f"caffe test -model {source} -weights {weights} says its loss '{losses[-1]}'; " if tested else ""
         raise NetworkError(
             str(exc), f"{own}metrics and compress compare a network with the original by its outputs, whatever they are"
         ) from None

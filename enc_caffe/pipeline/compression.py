@@ -113,7 +113,7 @@ def compress(
     if making.iterations < 0:
         raise UsageError(f"--distill_iterations {making.iterations}: 0 or more are needed")
     loaded = source.load(lmdb, options.schemes, making.fully_connected).measurable()
-    check_one_input(loaded.net, loaded.network, str(source.model))
+    check_one_input(loaded.runnable.net, loaded.network, str(source.model))
     if output.distillation is not None or making.iterations:
         check_distillable(loaded, output.distillation or Distillation())
     loaded.check_trained(source.weights)

@@ -361,3 +361,18 @@ def test_a_target_that_shared_weights_forbid_names_them(tmp_path: Path, capsys: 
             "of the MACs is in 3 layers that no flag decomposes, most in 'r1': its weights are shared with layer 'r2'"
             in second
         )
+
+
+def test_labels_that_a_fork_trains_by_are_no_second_input_of_what_is_measured(tmp_path: Path) -> None:
+    """SphereFace's last layer has weights and reads labels: stock Caffe does not have it, and what comes before it reads none."""
+    lmdb = images(tmp_path / "images")
+    text = f'layer {{ name: "data" type: "Data" top: "data" top: "label" data_param {{ source: "{lmdb}" batch_size: 4 backend: LMDB }} }}\n'
+    text += 'layer { name: "c1" type: "Convolution" bottom: "data" top: "c1" convolution_param { num_output: 8 kernel_size: 3 } }\n'
+    text += 'layer { name: "c2" type: "Convolution" bottom: "c1" top: "c2" convolution_param { num_output: 8 kernel_size: 3 } }\n'
+    text += 'layer { name: "fc" type: "InnerProduct" bottom: "c2" top: "fc" inner_product_param { num_output: 5 } }\n'
+    text += 'layer { name: "far" type: "MarginInnerProduct" bottom: "fc" bottom: "label" top: "far" margin_inner_product_param { num_output: 5 } }\n'
+    text += 'layer { name: "loss" type: "SoftmaxWithLoss" bottom: "far" bottom: "label" top: "loss" }\n'
+    out = tmp_path / "o"
+    assert main(["compress", *written(tmp_path, text), "--lmdb", str(lmdb), "--quality", "best", "--refine", "0", "--target_flops", "0.7",
+                 "--store", str(tmp_path / "s"), "--out", str(out)]) == 0  # fmt: skip
+    assert 'type: "MarginInnerProduct" bottom: "fc" bottom: "label"' in (out / "train_val.prototxt").read_text()

@@ -340,6 +340,7 @@ def evaluate(
     from enc_caffe.caffe_io.stockform import in_stock_form
     from enc_caffe.measuring import evaluate as measuring
 
+    more["input_shape"] = checked_shape(more.get("input_shape"))
     pictures = _pictures(model, _fed(more))
     with pictures.naming():
         return measuring.evaluate(Path(model), in_stock_form(Path(weights)), pictures.lmdb(lmdb), top_k, **more)

@@ -158,9 +158,9 @@ class Chain:
             Every stage is counted at the ORIGINAL layer's output size (Eq. 9 and 10), or at its own.
         """
         if convention == "paper" or layer.convolution is None:
-            return self.parameters(layer) * positions(layer)
+            return round(layer.repeats * self.parameters(layer) * positions(layer))
         sizes = self.outputs(layer)
-        return layer.repeats * sum(s.parameters(i) * h * w for (s, i), (h, w) in zip(self.inputs(layer), sizes))
+        return round(layer.repeats * sum(s.parameters(i) * h * w for (s, i), (h, w) in zip(self.inputs(layer), sizes)))
 
 
 def whole_chain(layer: Layer) -> Chain:
@@ -169,9 +169,8 @@ def whole_chain(layer: Layer) -> Chain:
 
 
 def positions(layer: Layer) -> int:
-    """How often the layer's weights are applied for one image: H x W, or the leading axes of an inner product; in each of an image's
-    regions or steps."""
+    """How often the layer's weights are applied for one item of its first axis: H x W, or the leading axes of an inner product."""
     if layer.convolution is not None:
         height, width = layer.output
-        return layer.repeats * height * width
-    return layer.repeats * count(layer.top_shapes[0][1:-1])
+        return height * width
+    return count(layer.top_shapes[0][1:-1])

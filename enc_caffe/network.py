@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass, field
+from fractions import Fraction
 from functools import cached_property
-from typing import TYPE_CHECKING, Generic, Hashable, Iterable, Optional, TypeVar
+from typing import TYPE_CHECKING, Generic, Hashable, Iterable, Optional, TypeVar, Union
 
 from enc_caffe.errors import PlanError
 from enc_caffe.shapes import Shape, brings_data, count
@@ -56,8 +57,9 @@ class Layer:
         Why a layer with weights can never be decomposed (empty: it can).
     fixed_channels : str
         Why no channel of its bottoms and tops can be taken out, by the layer's own parameters (empty: its type decides).
-    repeats : int
-        How many items of its first axis come of one image: regions of a detector, or steps of a text line.
+    repeats : int or Fraction
+        How many items of its first axis come of one image: regions of a detector, or steps of a text line; of regions that do not divide by
+        the images, as many as there are on average.
     """
 
     name: str
@@ -70,7 +72,11 @@ class Layer:
     inner_product: Optional[InnerProduct] = None
     keep_reason: str = ""
     fixed_channels: str = ""
-    repeats: int = 1
+    repeats: Union[int, Fraction] = 1
+
+    def items(self, images: int) -> int:
+        """Items of its first axis in a pass of so many images."""
+        return max(1, round(images * self.repeats))
 
     @property
     def has_weights(self) -> bool:
@@ -216,6 +222,18 @@ class Network:
         python = [layer for layer in self.layers if layer.type == "Python" and not layer.bottoms]
         layers = [layer for layer in self.layers if brings_data(layer.type)] + python
         return {top: shape for layer in layers for top, shape in zip(layer.tops, layer.top_shapes)}
+
+    @property
+    def images(self) -> int:
+        """Images of a pass as the prototxt has it; 0 where nothing brings any."""
+        return next(
+            (
+                x.top_shapes[0][0]
+                for x in self.layers
+                if brings_data(x.type) and x.top_shapes and len(x.top_shapes[0]) > 3
+            ),
+            0,
+        )
 
     def shape_of(self, blob: str) -> Shape:
         """Shape of a blob, as the last layer that makes it leaves it."""

@@ -191,7 +191,7 @@ def main() -> int:
             absent[converter] = str(exc)
             print(f"{converter.name} {converter.version} is left out: {exc}", file=sys.stderr)
     found: dict[str, dict[str, dict[str, Found]]] = {}
-    with CaffeExecutor(1) as executor:
+    with CaffeExecutor(1, of_main=True) as executor:
         subjects = []
         for case in (c for c in cases(shared) if args.only in c.name):
             print(f"compressing {case.name}", file=sys.stderr, flush=True)

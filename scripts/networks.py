@@ -498,7 +498,7 @@ def check_given(parser: argparse.ArgumentParser, args: argparse.Namespace) -> in
     for case, weights in given:
         if args.only not in case.name:
             continue
-        with tempfile.TemporaryDirectory() as folder, CaffeExecutor(1) as executor:
+        with tempfile.TemporaryDirectory() as folder, CaffeExecutor(1, of_main=True) as executor:
             try:
                 row = check_fork(case, Path(folder) / "net", executor, weights, ALL)
             except EncError as exc:
@@ -533,7 +533,7 @@ def main() -> int:
     if args.forks:
         cases = [c for c in FORKS if args.only in c.name]
     checked = check_fork if args.forks else check
-    rows, wrong, executor = [], 0, CaffeExecutor(1)
+    rows, wrong, executor = [], 0, CaffeExecutor(1, of_main=True)
     for case in cases:
         with tempfile.TemporaryDirectory() as folder:
             try:
@@ -543,7 +543,7 @@ def main() -> int:
                 wrong += 1
                 # Its process may have ended.
                 executor.close()
-                executor = CaffeExecutor(1)
+                executor = CaffeExecutor(1, of_main=True)
                 continue
         rows.append(row)
         bad = row.error is not None and not row.error <= BOUND

@@ -295,7 +295,7 @@ def main() -> int:
     shared = data_folder()
     if shared is None or not (shared / "real").is_dir():
         parser.error("ENC_CAFFE_DATA must name the folder with the data, which has 'real' in it")
-    with CaffeExecutor(1) as executor:
+    with CaffeExecutor(1, of_main=True) as executor:
         study = Study(shared / "real", args.out, executor)
         for network in NETWORKS:
             if args.only in network.name:

@@ -33,8 +33,10 @@ def test_the_example_of_the_docs_runs(demo, tmp_path: Path) -> None:
         "test_lmdb": folder / "digits_test_lmdb",
     }.items():
         (tmp_path / name).symlink_to(target)
+    # In a file, as people have it: worker processes do not begin it once more.
+    (tmp_path / "script.py").write_text(code)
     done = subprocess.run(
-        [sys.executable, "-c", f"if __name__ == '__main__':\n    {code.strip().replace(chr(10), chr(10) + '    ')}"],
+        [sys.executable, "script.py"],
         cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,10 @@ def test_regions_and_steps_of_an_image_count_as_often_as_there_are(tmp_path: Pat
         saved = each * (4 * 4 * 9 * 4 - 2 * (4 + 4) * 3 * 4 + 16 * 6 - 2 * (16 + 6))
         for convention in CONVENTIONS:
             assert network_complexity(network, forms, convention).macs == macs - saved
+    # Of 12 regions of 8 images one and a half come of each, which is no number of theirs to round.
+    _, network = read(tmp_path, images % 8 + text)
+    assert network["d"].repeats == network["f"].repeats == Fraction(3, 2)
+    assert network_complexity(network, {}).macs == 4 * 3 * 9 * 64 + 3 * (4 * 4 * 9 * 4 + 16 * 6) // 2
     # Time comes first behind the Reshape: one line of text, eight steps.
     line = layer("t", "Reshape", "c", "reshape_param { shape { dim: 8 dim: 1 dim: 32 } }")
     steps = layer("f", "InnerProduct", "t", "inner_product_param { num_output: 5 axis: 2 }")

@@ -10,7 +10,7 @@ import re
 from typing import Any
 
 from enc_caffe.caffe_io.verbatim import rewrite, text_of
-from enc_caffe.shapes import WEIGHTLESS, brings_data
+from enc_caffe.shapes import FORK_WEIGHTED, KNOWN_TYPES, WEIGHTLESS, brings_data
 
 
 def name_apart(net: Any) -> None:
@@ -18,13 +18,22 @@ def name_apart(net: Any) -> None:
     taken = {layer.name for layer in net.layer} | {top for layer in net.layer for top in layer.top}
     seen: set[str] = set()
     for layer in net.layer:
-        if layer.type not in WEIGHTLESS or brings_data(layer.type) or layer.include or layer.exclude:
+        if not _free(layer.type) or layer.include or layer.exclude:
             continue
         if layer.name in seen:
             stem = layer.name or layer.type.lower()
             _rename(layer, next(n for n in (f"{stem}_{i}" for i in itertools.count(2)) if n not in taken))
             taken.add(layer.name)
         seen.add(layer.name)
+
+
+def _free(kind: str) -> bool:
+    """Whether no weights are found by the name of a layer of this type.
+
+    Of types that nobody here knows too: Caffe gives whatever the file has under a name to the first layer of that name, and nothing to the
+    second.
+    """
+    return not brings_data(kind) and (kind in WEIGHTLESS or kind not in KNOWN_TYPES | FORK_WEIGHTED)
 
 
 def _rename(layer: Any, name: str) -> None:

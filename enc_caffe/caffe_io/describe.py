@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Mapping, Optional, Sequence
+from fractions import Fraction
+from typing import Any, Mapping, Optional, Sequence, Union
 
 from enc_caffe.caffe_io.channels import fixed_channels, read_elsewhere
 from enc_caffe.caffe_io.datasource import why_unknown
@@ -310,6 +311,8 @@ def _tops(
             tops = SHAPE_RULES[param.type](param, bottoms)
         else:
             tops = FORK_RULES[param.type](param, _values(param), bottoms)
+    except UnknownSizeError as exc:
+        raise UnknownSizeError(f"{where} ({param.type}): {exc.why}", exc.remedy) from None
     except NetworkError as exc:
         raise NetworkError(f"{where} ({param.type}): {exc}") from None
     except IndexError:
@@ -366,8 +369,13 @@ def _layer(
         reason,
         held or fixed_channels(param, bottoms),
         # Fewer items than images, as of a blob that all of them share, are no less work.
-        max(1, round(tops[0][0] / batch)) if batch and tops and tops[0] else 1,
+        _repeats(tops[0][0], batch) if batch and tops and tops[0] else 1,
     )
     if layer.has_weights:
         _check_weights(layer, where)
     return layer
+
+
+def _repeats(items: int, images: int) -> Union[int, Fraction]:
+    each = max(Fraction(1), Fraction(items, images))
+    return each if each.denominator > 1 else each.numerator

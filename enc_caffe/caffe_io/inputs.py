@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any, Mapping
+from typing import Any, Mapping, Optional
 
 from enc_caffe.caffe_io.describe import data_layers, selected
 from enc_caffe.errors import UsageError
 from enc_caffe.shapes import Shape
 
 
-def set_input_shape(net: Any, image: Shape, source: str, given: Mapping[str, Shape]) -> None:
+def size_images(
+    net: Any, source: str, said: Optional[Shape], found: Optional[Shape], given: Mapping[str, Shape]
+) -> None:
+    """Give the Input layer of a network's images the size (C, H, W) that the user says; where it has none, that of the images found."""
+    if said is not None:
+        set_input_shape(net, said, source, given)
+    elif found is not None and lacks_size(net):
+        set_input_shape(net, found, source, given, "images of")
+
+
+def set_input_shape(
+    net: Any, image: Shape, source: str, given: Mapping[str, Shape], origin: str = "--input_shape"
+) -> None:
     """Give the Input layer of a network's images a size (C, H, W); its batch stays, and is 1 where there was none.
 
-    Tops in ``given`` have shapes of their own. A network whose images come from a data layer is left as it is.
+    Tops in ``given`` have shapes of their own. ``origin``: what says the size, for messages. A network whose images come from a data layer is left as it is.
 
     Raises
     ------
@@ -26,14 +38,13 @@ def set_input_shape(net: Any, image: Shape, source: str, given: Mapping[str, Sha
         # Whoever describes the network says what is missing.
         return
     tops = [(layer, i) for layer in layers for i, top in enumerate(layer.top) if top not in given and _takes(layer, i)]
-    flag = f"--input_shape {','.join(map(str, image))}"
     if tops and all(_size(layer, i) == image for layer, i in tops):
         return
     if len(tops) != 1:
         names = ", ".join(layer.top[i] for layer, i in tops)
         what = f"several inputs of images ({names})" if tops else "no input of images"
         raise UsageError(
-            f"{source}: {flag}: the network has {what}; give --top_shape TOP=N,C,H,W for each that is meant"
+            f"{source}: {origin} {','.join(map(str, image))}: the network has {what}; give --top_shape TOP=N,C,H,W for each that is meant"
         )
     layer, i = tops[0]
     shapes = layer.input_param.shape

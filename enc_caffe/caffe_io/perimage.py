@@ -42,28 +42,45 @@ def most_images(deploy: Any, scores: str, source: str) -> int:
     Raises
     ------
     NetworkError
-        If it is made for another number than 1, and for that alone.
+        If it is made for another number than 1, and for that alone, or takes several images together.
     """
-    network = describe(deploy, None, source)
-    twice = type(deploy)()
-    twice.CopyFrom(deploy)
-    images = 1
-    for layer in twice.layer:
-        if layer.type == "Input" and layer.input_param.shape:
-            for shape in layer.input_param.shape:
-                if shape.dim:
-                    images = int(shape.dim[0])
-                    shape.dim[0] *= 2
-            layer.DiscardUnknownFields()
-    try:
-        shape = describe(twice, None, source).shape_of(scores)
-        if shape == UNKNOWN or count(shape) == 2 * count(network.shape_of(scores)):
-            return 0
-        why = f"'{scores}' is {shape} for twice as many"
-    except NetworkError as exc:
-        why = str(exc)
+    shape, images = describe(deploy, None, source).shape_of(scores), _images(deploy)
+    values = 0 if shape == UNKNOWN else count(shape)
+    why = _mixed(deploy, scores, source, values, images, images + 1)
+    if not why:
+        return 0
     if images == 1:
         return 1
+    if not _mixed(deploy, scores, source, values, images, 2 * images):
+        raise NetworkError(
+            f"{source}: the network takes several of its {images} images together ({why}), and measurements are of single images; metrics "
+            "without images, search and emit compress it"
+        )
     raise NetworkError(
         f"{source}: the network is made for passes of {images} images and for no other number ({why}); write it for 1"
     )
+
+
+def _mixed(deploy: Any, scores: str, source: str, values: int, images: int, other: int) -> str:
+    """Why another number of images than the prototxt's makes not as many values of each; empty where it does."""
+    net = type(deploy)()
+    net.CopyFrom(deploy)
+    for layer in net.layer:
+        if layer.type == "Input" and layer.input_param.shape:
+            for shape in layer.input_param.shape:
+                if shape.dim:
+                    shape.dim[0] = shape.dim[0] * other // images
+            layer.DiscardUnknownFields()
+    try:
+        shape = describe(net, None, source).shape_of(scores)
+    except NetworkError as exc:
+        return str(exc)
+    if shape == UNKNOWN or count(shape) * images == values * other:
+        return ""
+    return f"'{scores}' is {shape} for {'twice as many' if other == 2 * images else other}"
+
+
+def _images(deploy: Any) -> int:
+    """Images of a pass as the last of its inputs has them."""
+    firsts = [int(x.dim[0]) for p in deploy.layer if p.type == "Input" for x in p.input_param.shape if x.dim]
+    return firsts[-1] if firsts else 1

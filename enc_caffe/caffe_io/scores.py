@@ -10,6 +10,8 @@ from enc_caffe.network import Network
 from enc_caffe.shapes import UNKNOWN, Shape, brings_data, count
 
 _SCORERS = ("SoftmaxWithLoss", "Accuracy", "Softmax")
+#: Types that look at probabilities and make nothing of them that the network goes on with.
+_LOOKING = frozenset({"ArgMax", "Accuracy", "Silence", "HDF5Output"})
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ def find_scores(network: Network, any_output: bool = False) -> Scores:
     found: Optional[Scores] = None
     shape: Shape = ()
     all_: list[Scores] = []
-    read = {bottom for layer in network.layers for bottom in layer.bottoms}
+    read = {bottom for layer in network.layers if layer.type not in _LOOKING for bottom in layer.bottoms}
     for kind in _SCORERS:
         for layer in network.layers:
             # A Softmax whose top is read weighs something inside the network.

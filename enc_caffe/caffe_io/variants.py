@@ -177,6 +177,26 @@ def train_val_or_same(
         return net, str(exc)
 
 
+def outputs_without_loss(net: Any, network: Network) -> list[str]:
+    """Outputs with weights of their own that the train_val of a deploy network trains nothing by: its one loss is of the class scores."""
+    if data_layers(net, "TEST") or data_layers(net, "TRAIN"):
+        return []
+    scores = find_scores(network).scores
+    taught = _makers(network, scores)
+    return [blob for blob in network.outputs if blob != scores and _makers(network, blob) - taught]
+
+
+def _makers(network: Network, blob: str) -> set[str]:
+    """Layers with weights that a blob depends on."""
+    wanted, found = {blob}, set()
+    for layer in reversed(network.layers):
+        if wanted & set(layer.tops):
+            # What is changed in place was made before.
+            wanted = (wanted - (set(layer.tops) - set(layer.bottoms))) | set(layer.bottoms)
+            found |= {layer.name} if layer.has_weights else set()
+    return found
+
+
 def _with_data(net: Any, network: Network) -> Any:
     pb = caffe_pb2()
     inputs = [p for p in net.layer if p.type == "Input"]

@@ -14,6 +14,7 @@ from enc_caffe.caffe_io.datum import ImageLmdb
 from enc_caffe.caffe_io.describe import batch_size, data_layers, set_state
 from enc_caffe.caffe_io.distill import has_teacher, write_student
 from enc_caffe.caffe_io.inference import for_inference
+from enc_caffe.caffe_io.inputs import size_images
 from enc_caffe.caffe_io.lacking import untrained_notice
 from enc_caffe.caffe_io.prototxt import read_commented, read_solver, to_text, verbatim_text
 from enc_caffe.caffe_io.sizing import sized_network
@@ -27,7 +28,7 @@ from enc_caffe.errors import CaffeError, NetworkError, OutputError, PrototxtErro
 from enc_caffe.files.output import atomic_file, claimed, sweep_folder
 from enc_caffe.network import Network
 from enc_caffe.shapes import Shape
-from enc_caffe.workers.limits import check_runs
+from enc_caffe.workers.limits import check_device, check_runs
 
 RESULT = "finetuned.caffemodel"
 #: What is beside it: the network that trains where it is not the one that is tested, and short trainings.
@@ -69,6 +70,18 @@ def _check_reads(net: Any, path: Path) -> None:
             raise PrototxtError(
                 f"{path}: layer '{layer.name}' (MemoryData) gets its images from a program of yours, and caffe train gives it none; "
                 "put Data layers of LMDBs in its place (enc-caffe data arrays makes an LMDB of arrays), or train by that program"
+            )
+
+
+def _check_sources(net: Any, path: Path, given: Mapping[str, Optional[Path]]) -> None:
+    """Raise UsageError for an LMDB, by phase, whose place is that of a layer that reads none."""
+    for phase, lmdb in given.items():
+        first = next(iter(data_layers(net, phase)), None)
+        if lmdb is not None and first is not None and first.type != "Data":
+            flag = f"--{phase.lower()}_lmdb"
+            raise UsageError(
+                f"{flag} {lmdb}: layer '{first.name}' ({first.type}) of {path} brings the images of the {phase} phase, and reads no LMDB; leave "
+                f"{flag} out, or put a Data layer there"
             )
 
 
@@ -127,13 +140,16 @@ def finetune(
     net, comments = read_commented(path, python_layers)
     _check_writes(net, path)
     _check_reads(net, path)
+    _check_sources(_staged(net, original), path, {"TRAIN": train_lmdb, "TEST": test_lmdb})
     out = Path(out).absolute()
     result = out / RESULT
     if result.exists() and not force:
         raise OutputError(f"{result}: exists already; --force trains again, or name another --out")
     shape = _lmdb_shape(train_lmdb)
+    size_images(net, str(path), None, shape, input_shapes or {})
     network = _sized(_staged(net, original), path, shape, input_shapes)
     check_runs(network, str(path), training=True)
+    check_device(_staged(net, original), str(path), "gpu" if gpu else "cpu", ("TRAIN", "TEST"))
     if weights is not None:
         start = CaffeModel(Path(weights))
         start.check(network, missing_ok=True)
@@ -147,9 +163,12 @@ def finetune(
     try:
         trained = train_val_net(net, network, train_lmdb, test_lmdb)
     except NetworkError as exc:
+        # Images that are distilled by are those of one input.
+        several = sum(len(x.top) for x in net.layer if x.type == "Input") > 1
+        distilled = ", or train it by the original's outputs: compress --distill, then finetune --distill"
         raise NetworkError(
             f"{path}: has no data layer, and no loss can be added: {exc}",
-            "give a train_val.prototxt with a loss as --model, or train it by the original's outputs: compress --distill, then finetune --distill",
+            f"give a train_val.prototxt with {'data layers and ' if several else ''}a loss as --model{'' if several else distilled}",
         ) from None
     check_images(_staged(trained, original), network, str(path))
     deploy = verbatim_text(for_inference(deploy_net(_staged(own, original), own_network)), comments)

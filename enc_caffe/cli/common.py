@@ -71,5 +71,11 @@ def print_untrained(emitted: pipeline.Emitted) -> None:
         say(emitted.lacking)
     if emitted.untrained:
         print(f"train_val.prototxt is the network as it stands, without data and loss: {emitted.untrained}")
+    if emitted.untaught:
+        print(
+            f"train_val.prototxt has a loss of the class scores alone: training by it changes what {', '.join(emitted.untaught)} "
+            f"{'are' if len(emitted.untaught) > 1 else 'is'} made of, and teaches nothing there; add losses to it, or train by the original's "
+            "outputs (--distill)"
+        )
     if emitted.unchecked:
         print(f"not all of it is checked: {emitted.unchecked}")

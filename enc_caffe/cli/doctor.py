@@ -14,9 +14,12 @@ from enc_caffe.cli.common import load_network
 from enc_caffe.terminal.tables import print_table
 from enc_caffe.workers.executor import CaffeExecutor
 from enc_caffe.workers.kernels import kernels_of
+from enc_caffe.workers.limits import check_device
 
 #: What can be done for layers that stock Caffe does not have, or that lie behind such.
 NOT_RUN = "--caffe_root DIR runs a Caffe that has all types"
+#: Why a layer that GPUs alone compute is not looked at.
+NOT_ON_GPU = "doctor shows what computes on the CPU"
 
 
 def run(args: argparse.Namespace) -> None:
@@ -41,6 +44,7 @@ def of_model(loaded: pipeline.LoadedNetwork) -> list[doctor.Finding]:
     part = loaded.runnable
     shapes = {**loaded.network.data_shapes, **(loaded.top_shapes or {})}
     network = describe(part.net, None, str(loaded.path), shapes) if part.words else loaded.network
+    check_device(part.net, str(loaded.path), "cpu", remedy=NOT_ON_GPU)
     text = str(to_text(deploy_net(part.net if part.missing else loaded.net, network, 1)))
     with CaffeExecutor(1) as executor:
         found = executor.result(executor.submit(kernels_of, text))

@@ -23,6 +23,7 @@ def run(args: argparse.Namespace) -> None:
             args.model, args.weights, args.lmdb, args.top_k, args.batch_size, args.workers, gpu=args.gpu, progress=bar,
             python_layers=args.allow_python_layers, level=args.level, stages=args.stage,
             input_shapes=dict(args.top_shape), feed=feed_of(args), notice=say,
+            input_shape=args.input_shape,
         )  # fmt: skip
     for k, correct in result.correct.items():
         print(f"top-{k} accuracy {result.accuracy(k):.4f} ({correct} of {result.images} images)")

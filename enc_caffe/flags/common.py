@@ -53,11 +53,14 @@ def add_model(command: argparse.ArgumentParser, weights: bool = True) -> None:
     command.add_argument("--model", type=Path, required=True, help="prototxt of the network (train_val or deploy)")
     if weights:
         command.add_argument("--weights", type=Path, required=True, help="caffemodel")
-    command.add_argument(
-        "--input_shape", type=shape_argument, metavar="C,H,W", help="size of the images, if no LMDB gives it"
-    )
+    add_input_shape(command)
     add_shapes(command)
     add_python_layers(command)
+
+
+def add_input_shape(command: Any, words: str = "size of the images, if no LMDB gives it") -> None:
+    """``--input_shape``."""
+    command.add_argument("--input_shape", type=shape_argument, metavar="C,H,W", help=words)
 
 
 def add_shapes(command: Any) -> None:

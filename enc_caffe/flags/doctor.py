@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from enc_caffe.flags.common import add_python_layers, add_shapes, shape_argument
+from enc_caffe.flags.common import add_input_shape, add_python_layers, add_shapes
 
 
 def register(commands: Any) -> None:
@@ -16,8 +16,6 @@ def register(commands: Any) -> None:
     )
     p.add_argument("--json", action="store_true", help="print JSON instead of a table")
     p.add_argument("--model", type=Path, help="also show what computes each layer of this prototxt that has weights")
-    p.add_argument(
-        "--input_shape", type=shape_argument, metavar="C,H,W", help="size of the model's images, if it gives none"
-    )
+    add_input_shape(p, "size of the model's images, if it gives none")
     add_shapes(p)
     add_python_layers(p)

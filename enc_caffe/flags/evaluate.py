@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from enc_caffe.flags.common import add_number_of_workers, add_python_layers, add_shapes, list_argument
+from enc_caffe.flags.common import add_input_shape, add_number_of_workers, add_python_layers, add_shapes, list_argument
 from enc_caffe.flags.feed import add_feed
 from enc_caffe.flags.images import add_images
 
@@ -19,6 +19,7 @@ def register(commands: Any) -> None:
     p.add_argument("--model", type=Path, required=True, help="prototxt of the network (train_val or deploy)")
     p.add_argument("--weights", type=Path, required=True, help="caffemodel")
     add_images(p, "labelled images", required=True)
+    add_input_shape(p)
     p.add_argument("--top_k", type=list_argument, default=(1,), help="for example 1,5 (default: 1)")
     p.add_argument("--batch_size", type=int, default=50, help="images of one forward pass (default: 50)")
     add_number_of_workers(p)

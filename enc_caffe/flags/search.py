@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from enc_caffe.flags.common import add_placement, add_python_layers, add_shapes, add_workers, shape_argument
+from enc_caffe.flags.common import add_input_shape, add_placement, add_python_layers, add_shapes, add_workers
 from enc_caffe.flags.feed import add_feed
 from enc_caffe.flags.images import add_images
 from enc_caffe.flags.searching import add_format, add_search
@@ -22,9 +22,7 @@ def register(commands: Any) -> None:
     images.add_argument("--model", type=Path, help="prototxt of the network")
     images.add_argument("--weights", type=Path, help="caffemodel")
     add_images(images, "a part of the training images")
-    images.add_argument(
-        "--input_shape", type=shape_argument, metavar="C,H,W", help="size of the images (default: the LMDB's)"
-    )
+    add_input_shape(images, "size of the images (default: the LMDB's)")
     add_shapes(images)
     add_python_layers(images)
     images.add_argument("--accuracy", type=int, default=1, metavar="K", help="top-K accuracy counts (default: 1)")

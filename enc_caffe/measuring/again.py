@@ -14,11 +14,10 @@ from typing import Any, Iterable, Mapping
 import numpy as np
 
 from enc_caffe.form import WHOLE, Form, parse_form
-from enc_caffe.measuring.clock import Timing, Timings, difference
-from enc_caffe.measuring.contexts import copies_of
-from enc_caffe.measuring.latency import WITHOUT, Group, Times, geometry, sweep_of
+from enc_caffe.measuring.clock import Timing, Timings
+from enc_caffe.measuring.latency import WITHOUT, Group, Times, geometry, group_of, sweep_of
 from enc_caffe.metrics.latency import LatencyTable, LayerLatency
-from enc_caffe.network import Layer, Network
+from enc_caffe.network import Network
 
 #: Rounds of what is measured again, at least (those of a table are 15), and half the interval of a context, as a part of its time, at which
 #: they are enough.
@@ -52,7 +51,7 @@ def measured_again(
     keys = {x.name: geometry(net, network[x.name]) for x in table.layers if x.name in network}
     groups: dict[str, Group] = {}
     for name, key in keys.items():
-        groups.setdefault(key, Group(network[name], batch))
+        groups.setdefault(key, group_of(network[name], batch, timer.runtime))
     for forms in plans:
         for name, form in table.once(forms).items():
             group = groups[keys[name]]
@@ -61,18 +60,18 @@ def measured_again(
         f"{at} {name}": one for at, group in enumerate(groups.values()) for name, one in group.nets(net, placement).items()
     }  # fmt: skip
     times = timer.times(nets, "the forms that were chosen", sweep_of(network, timer))
-    found = {key: _own(times, at, group.layer, batch) for at, (key, group) in enumerate(groups.items())}
+    found = {key: _own(times, at, group) for at, (key, group) in enumerate(groups.items())}
     return _updated(table, {name: found[key] for name, key in keys.items()})
 
 
-def _own(times: Timings, at: int, layer: Layer, batch: int) -> Timings:
+def _own(times: Timings, at: int, group: Group) -> Timings:
     """Times of a layer by form; none where the runtime took it not whole, or not without it."""
     own = {n.partition(" ")[2]: t for n, t in times.items() if n.startswith(f"{at} ")}
     ends = [own.pop(n) for n in list(own) if n.startswith(WITHOUT)]
     if str(WHOLE) not in own or not ends:
         return {}
     outside = Timing(*np.mean(ends, axis=0))
-    return {n: difference(t, outside, copies_of(layer, batch)) for n, t in own.items()}
+    return {n: group.alone(t, outside) for n, t in own.items()}
 
 
 def _updated(table: LatencyTable, found: Mapping[str, Timings]) -> LatencyTable:

@@ -12,6 +12,7 @@ take 20 from round to round, and 7% from one load of the network to the next. So
 from __future__ import annotations
 
 import functools
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Mapping, Sequence
 
@@ -31,6 +32,7 @@ from enc_caffe.files.output import atomic_file
 from enc_caffe.form import WHOLE, Form
 from enc_caffe.network import Layer, Network
 from enc_caffe.runtimes.process import Model
+from enc_caffe.shapes import UNKNOWN
 
 #: Types that runtimes fold into the layer before them, or fuse with it.
 FOLLOWERS = ("BatchNorm", "Scale", "Bias", "ReLU", "PReLU")
@@ -54,16 +56,22 @@ def followers(net: Any, layer: Layer) -> list[Any]:
     return found
 
 
-def copies_of(layer: Layer, batch: int) -> int:
+def copies_of(layer: Layer, items: int) -> int:
     """How often a layer stands in its context: once where it takes so long that what is around it counts little."""
-    macs = form_cost(layer, WHOLE)[0] * batch
+    macs = form_cost(layer, WHOLE)[0] / layer.repeats * items
     return next((copies for limit, copies in COPIES if macs < limit), 1)
 
 
-def context(net: Any, layer: Layer, form: Form, batch: int, placement: str = "exact") -> Any:
-    """A deploy NetParameter of a layer in a form, between its neighbours, :func:`copies_of` times."""
-    copies = copies_of(layer, batch)
-    out = _before(layer.bottom_shapes[0], batch)
+def context(net: Any, layer: Layer, form: Form, items: int, placement: str = "exact") -> Any:
+    """A deploy NetParameter of a layer in a form, between its neighbours, :func:`copies_of` times.
+
+    Parameters
+    ----------
+    items : int
+        Images of a pass, or regions or steps where the layer runs on these.
+    """
+    copies = copies_of(layer, items)
+    out = _before(layer.bottom_shapes[0], items)
     names = [layer.name if copies == 1 else f"{layer.name}_{at}" for at in range(copies)]
     if copies > 1:
         _append(out, net, layer, _OWN[2])
@@ -77,33 +85,33 @@ def context(net: Any, layer: Layer, form: Form, batch: int, placement: str = "ex
     return for_inference(out)
 
 
-def without(net: Any, layer: Layer, batch: int) -> list[Any]:
+def without(net: Any, layer: Layer, items: int) -> list[Any]:
     """The contexts without the layer: where it stands there once, one of its input's shape and one of its output's, if they differ."""
-    copies = copies_of(layer, batch)
+    copies = copies_of(layer, items)
     if copies == 1:
         ends = [layer.bottom_shapes[0]]
         if len(layer.top_shapes[0]) == len(ends[0]) and layer.top_shapes[0] != ends[0]:
             ends.append(layer.top_shapes[0])
-        return [empty(shape, batch) for shape in ends]
-    out = _before(layer.bottom_shapes[0], batch)
+        return [empty(shape, items) for shape in ends]
+    out = _before(layer.bottom_shapes[0], items)
     _append(out, net, layer, _OWN[2])
     for _ in range(copies + 1):
         _after(out, _OWN[2], layer.top_shapes[0])
     return [for_inference(out)]
 
 
-def empty(shape: Sequence[int], batch: int) -> Any:
+def empty(shape: Sequence[int], items: int) -> Any:
     """The context of a blob without a layer."""
-    out = _before(shape, batch)
+    out = _before(shape, items)
     _after(out, _OWN[0], shape)
     return out
 
 
-def _before(shape: Sequence[int], batch: int) -> Any:
+def _before(shape: Sequence[int], items: int) -> Any:
     out = caffe_pb2().NetParameter(name="context")
     spatial = list(shape[2:])
     source = out.layer.add(name="data", type="Input", top=["data"])
-    source.input_param.shape.add(dim=[batch, CHANNELS, *spatial])
+    source.input_param.shape.add(dim=[items, CHANNELS, *spatial])
     maker = out.layer.add(name=_OWN[0], bottom=["data"], top=[_OWN[0]])
     if spatial:
         maker.type = "Convolution"
@@ -141,15 +149,30 @@ def whole_network(net: Any, network: Network, forms: Mapping[str, Form], batch: 
     """The deploy NetParameter of a network with the layers of a plan replaced."""
     out = replace_layers(net, network, forms, placement)
     described = describe(out, None, f"network '{network.name}'", network.data_shapes)
-    return with_batch(for_inference(deploy_net(out, described, batch)), batch)
+    return with_batch(for_inference(deploy_net(out, described, batch)), batch, network)
 
 
-def with_batch(net: Any, batch: int) -> Any:
-    """The same deploy NetParameter, its inputs of so many images."""
+def with_batch(net: Any, batch: int, network: Network) -> Any:
+    """The same deploy NetParameter, its inputs of so many images: of an input of regions, as many as these have in the network.
+
+    Raises
+    ------
+    NetworkError
+        If the first axis of its inputs may be time, and it is written for another number of images.
+    """
+    if any(layer.type in ("LSTM", "RNN") for layer in net.layer):
+        if network.images not in (0, batch):
+            raise NetworkError(
+                f"network '{network.name}' has recurrent layers, whose inputs have time first, and is written for passes of {network.images} "
+                f"images: it is timed as it is written, by --batch {network.images}"
+            )
+        return net
     for layer in net.layer:
         if layer.type == "Input":
-            for shape in layer.input_param.shape:
-                shape.dim[0] = batch
+            for top, shape in zip(layer.top, layer.input_param.shape):
+                written = network.data_shapes.get(top, UNKNOWN)
+                each = Fraction(written[0], network.images) if written and network.images else 1
+                shape.dim[0] = max(1, round(batch * each))
                 # The text of the prototxt says another batch.
                 layer.DiscardUnknownFields()
     return net

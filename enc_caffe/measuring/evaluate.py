@@ -15,8 +15,10 @@ import numpy as np
 
 from enc_caffe.caffe_io.describe import set_state
 from enc_caffe.caffe_io.feed import AS_WRITTEN, Feed
+from enc_caffe.caffe_io.inputs import size_images
 from enc_caffe.caffe_io.notices import batch_statistics
 from enc_caffe.caffe_io.prototxt import read_net
+from enc_caffe.caffe_io.transform import first_size
 from enc_caffe.decomposition import form_cost
 from enc_caffe.errors import CaffeError, DatasetError, UsageError
 from enc_caffe.form import WHOLE
@@ -28,6 +30,7 @@ from enc_caffe.measuring.store import ResultStore
 from enc_caffe.measuring.subject import Subject, net_task
 from enc_caffe.shapes import Shape
 from enc_caffe.workers.executor import CaffeExecutor, Executor
+from enc_caffe.workers.limits import check_device
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,7 @@ def evaluate(
     input_shapes: Optional[Mapping[str, Shape]] = None,
     notice: Callable[[str], None] = lambda line: None,
     store: Optional[ResultStore] = None,
+    input_shape: Optional[Shape] = None,
 ) -> Evaluation:
     """Top-k accuracy and cross-entropy of a network over all images of an LMDB.
 
@@ -87,6 +91,8 @@ def evaluate(
         Gets what the network is fed.
     store : ResultStore, optional
         Keeps the counts of every chunk of images.
+    input_shape : (C, H, W), optional
+        Of an Input layer that is written for another size, or for none.
 
     Raises
     ------
@@ -101,6 +107,9 @@ def evaluate(
         if value is not None and value < least:
             raise UsageError(f"--{flag} {value}: {least} or more is needed")
     net = feed.written(set_state(read_net(Path(model), python_layers), level, stages))
+    size_images(
+        net, str(model), input_shape, first_size(Path(lmdb), feed.transform(net, str(model), pixels=False)), input_shapes or {}
+    )  # fmt: skip
     for line in batch_statistics(net):
         notice(line)
     with contextlib.ExitStack() as stack:
@@ -150,6 +159,7 @@ def evaluate_net(
     weights, lmdb = Path(weights).absolute(), Path(lmdb).absolute()
     look = look_at(net, model, weights, lmdb, feed.transform(net, model), input_shapes=input_shapes)
     check_top_k(top_k, look)
+    check_device(net, model, executor.arithmetic.device)
     if not look.labelled:
         what = (
             f"{look.elsewhere}, which caffe test -model {model} -weights {weights} does"

@@ -86,7 +86,7 @@ def look_at(
     network = sized_network(net, source, rule.sized(first), None, input_shapes)
     check_runs(network, source)
     check_one_input(net, network, source)
-    scores = find_scores(network, any_output)
+    scores = _scores(network, source, weights, any_output)
     if scores.classes < 1:
         raise NetworkError(
             f"{source}: how many classes '{scores.scores}' has is not known, because of layers before it"
@@ -123,6 +123,19 @@ def look_at(
     return Images(
         network, scores, rule, data_blob, total, labelled, len(np.unique(labels)), beyond, elsewhere, ignored, most
     )
+
+
+def _scores(network: Network, source: str, weights: Path, any_output: bool) -> Scores:
+    try:
+        return find_scores(network, any_output)
+    except NetworkError as exc:
+        losses = [x.name for x in network.layers if x.type.endswith("Loss")]
+        # An Input layer would feed it zeros.
+        tested = losses and any(x.type in DATA_TYPES for x in network.layers)
+        own = f"caffe test -model {source} -weights {weights} says its loss '{losses[-1]}'; " if tested else ""
+        raise NetworkError(
+            str(exc), f"{own}metrics and compress compare a network with the original by its outputs, whatever they are"
+        ) from None
 
 
 def _ignored(net: Any, scores: Scores, labels: np.ndarray) -> str:

@@ -17,6 +17,7 @@ from enc_caffe.metrics.latency import LatencyTable, LayerLatency
 from enc_caffe.metrics.sampling import lowest_rank
 from enc_caffe.network import Layer, Network
 from enc_caffe.runtimes.known import Runtime
+from enc_caffe.workers.limits import check_device
 
 #: Forms of each scheme.
 RANKS = 8
@@ -86,18 +87,39 @@ def _stepped(rank: float, low: int, high: int) -> int:
 
 @dataclass
 class Group:
-    """Layers of equal geometry, timed as one."""
+    """Layers of equal geometry, timed as one.
+
+    Attributes
+    ----------
+    layer : Layer
+    items : int
+        Images, regions or steps of a pass of the layer as it is timed.
+    times : int
+        How many such passes a pass of the network has.
+    """
 
     layer: Layer
-    batch: int
+    items: int
+    times: int = 1
     forms: list[Form] = field(default_factory=list)
 
     def nets(self, net: Any, placement: str) -> dict[str, Any]:
         """Deploy networks by name: of the form, or of the context without the layer."""
-        found = {f"{WITHOUT} {i}": one for i, one in enumerate(without(net, self.layer, self.batch))}
+        found = {f"{WITHOUT} {i}": one for i, one in enumerate(without(net, self.layer, self.items))}
         for form in (WHOLE, *self.forms):
-            found[str(form)] = context(net, self.layer, form, self.batch, placement)
+            found[str(form)] = context(net, self.layer, form, self.items, placement)
         return found
+
+    def alone(self, timing: Timing, outside: Timing) -> Timing:
+        """Time of the layer in a pass of the network, of its context and of that without it."""
+        one = difference(timing, outside, copies_of(self.layer, self.items))
+        return Timing(*(value * self.times for value in one))
+
+
+def group_of(layer: Layer, batch: int, runtime: Runtime) -> Group:
+    """The group of a layer that runs on so many images: on all of their regions at once, or one after the other in a runtime that takes one."""
+    items = layer.items(batch)
+    return Group(layer, 1, items) if runtime.one_image else Group(layer, items)
 
 
 def geometry(net: Any, layer: Layer) -> str:
@@ -111,15 +133,24 @@ def geometry(net: Any, layer: Layer) -> str:
         copy.DiscardUnknownFields()
         behind.append(str(copy))
     return digest_of(
-        [layer.type, repr(layer.convolution), repr(layer.inner_product), layer.bottom_shapes[0][1:], behind]
+        [
+            layer.type,
+            repr(layer.convolution),
+            repr(layer.inner_product),
+            layer.bottom_shapes[0][1:],
+            str(layer.repeats),
+            behind,
+        ]
     )
 
 
-def groups_of(net: Any, network: Network, schemes: Mapping[str, Sequence[str]], batch: int, ranks: int) -> dict[str, Group]:  # fmt: skip
+def groups_of(
+    net: Any, network: Network, schemes: Mapping[str, Sequence[str]], batch: int, ranks: int, runtime: Runtime
+) -> dict[str, Group]:  # fmt: skip
     """Groups by geometry, in the network's order, with the forms of all schemes that any of their layers may have."""
     found: dict[str, Group] = {}
     for name, own in schemes.items():
-        group = found.setdefault(geometry(net, network[name]), Group(network[name], batch))
+        group = found.setdefault(geometry(net, network[name]), group_of(network[name], batch, runtime))
         for scheme in own:
             group.forms += [f for f in sampled_forms(network[name], scheme, ranks) if f not in group.forms]
     return found
@@ -171,7 +202,7 @@ def measure_latency(
     RuntimeRefusal
         If the runtime takes no layer at all.
     """
-    groups = groups_of(net, network, schemes, batch, ranks)
+    groups = groups_of(net, network, schemes, batch, ranks, timer.runtime)
     total, done = sum(len(g.forms) + 3 for g in groups.values()) + 1 + len(_anchored(schemes)), 0
     known: dict[str, Timings] = {}
     sweep = sweep_of(network, timer)
@@ -180,7 +211,7 @@ def measure_latency(
         done += len(group.forms) + 3
         progress(done, total)
     known = levelled_groups(known, groups, net, timer, sweep, placement)
-    entries = entries_of(net, network, schemes, ranks, known, batch, notice)
+    entries = entries_of(net, network, schemes, ranks, known, groups, notice)
     if not entries:
         raise RuntimeRefusal(f"{timer.runtime.name} takes none of the layers of '{network.name}'")
     table = LatencyTable(network.name, tuple(entries), {**timer.about, "batch": batch, "placement": placement})
@@ -231,23 +262,24 @@ def levelled_groups(
 
 def entries_of(
     net: Any, network: Network, schemes: Mapping[str, Sequence[str]], ranks: int, known: Mapping[str, Timings],
-    batch: int = 1, notice: Words = lambda line: None,
+    groups: Mapping[str, Group], notice: Words = lambda line: None,
 ) -> list[LayerLatency]:  # fmt: skip
     """The table's entries from times by geometry and form."""
     entries, noisy = [], {}
     for name, own in schemes.items():
-        layer, times = network[name], known[geometry(net, network[name])]
+        layer, key = network[name], geometry(net, network[name])
+        group, times = groups[key], known[key]
         ends = [t for n, t in times.items() if n.startswith(WITHOUT)]
         if str(WHOLE) not in times or not ends:
             continue
         # Where input and output differ in size, both ends of a context are between theirs.
-        outside, copies = Timing(*np.mean(ends, axis=0)), copies_of(layer, batch)
-        whole = difference(times[str(WHOLE)], outside, copies)
+        outside = Timing(*np.mean(ends, axis=0))
+        whole = group.alone(times[str(WHOLE)], outside)
         for scheme in own:
             forms = [f for f in sampled_forms(layer, scheme, ranks) if str(f) in times]
             if not forms:
                 continue
-            made = [whole, *(difference(times[str(f)], outside, copies) for f in forms)]
+            made = [whole, *(group.alone(times[str(f)], outside) for f in forms)]
             worst = max(made, key=lambda t: t.half / t.nanoseconds)
             if worst.half > NOISE * worst.nanoseconds:
                 noisy[name] = f"layer '{name}', {([WHOLE, *forms])[made.index(worst)]}: {worst.words()}"
@@ -290,6 +322,8 @@ def anchored(
     """The table with the time of the network from end to end, and the times of each scheme made right by that of a network in it."""
     plans = {s: _middle([x.name for x in table.layers if x.scheme == s], network, s, ranks) for s in _anchored(schemes)}
     try:
+        if timer.runtime.name == "caffe":
+            check_device(net, network.name, "cpu", remedy="the runtime caffe computes there")
         nets = {"original": whole_network(net, network, {}, batch, placement)}
         nets.update({s: whole_network(net, network, forms, batch, placement) for s, forms in plans.items() if forms})
         times = timer.times(nets, "the network")

@@ -42,6 +42,7 @@ from enc_caffe.measuring.store import ResultStore, digest_of
 from enc_caffe.network import Network
 from enc_caffe.workers.defaults import MEMORY
 from enc_caffe.workers.executor import Executor, run_all
+from enc_caffe.workers.limits import check_device
 
 #: Images of one forward pass at most; more bring nothing, since Caffe's convolutions go image by image.
 LARGEST_BATCH = 50
@@ -130,6 +131,7 @@ def subject(
     """
     weights, lmdb = Path(weights).absolute(), Path(lmdb).absolute()
     look = look_at(net, source, weights, lmdb, transform, any_output=True)
+    check_device(net, source, executor.arithmetic.device)
     made = Subject(net, source, weights, lmdb, look, macs, executor, store, memory)
     # Every layer that some pass may begin at.
     layers = made.look.network.weighted

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from fractions import Fraction
+from math import ceil
 from pathlib import Path
-from typing import Any, Optional, Sequence
+from typing import Any, Optional, Sequence, Union
 
 import numpy as np
 
@@ -48,7 +50,7 @@ def _layer_from(entry: dict[str, Any]) -> Layer:
             bottom_shapes=((1, *places, *own),),
             top_shapes=((1, *places, outputs),),
             inner_product=InnerProduct(outputs, bool(entry.get("bias", True))),
-            repeats=whole(entry.get("repeats", 1), 1),
+            repeats=_repeats(entry),
         )
     height, width = _pair(entry["output"])
     kernel, stride = _pair(entry["kernel"]), _pair(entry.get("stride"), (1, 1))
@@ -69,8 +71,17 @@ def _layer_from(entry: dict[str, Any]) -> Layer:
         bottom_shapes=((1, inputs, axes[0][0], axes[1][0]),),
         top_shapes=((1, outputs, height, width),),
         convolution=conv,
-        repeats=whole(entry.get("repeats", 1), 1),
+        repeats=_repeats(entry),
     )
+
+
+def _repeats(entry: dict[str, Any]) -> Union[int, Fraction]:
+    value = entry.get("repeats", 1)
+    if not isinstance(value, list):
+        return whole(value, 1)
+    items, images = value
+    each = Fraction(whole(items, 1), whole(images, 1))
+    return each if each.denominator > 1 else each.numerator
 
 
 def _axis(
@@ -97,7 +108,7 @@ def _check_size(layer: Layer) -> None:
     if inputs % groups or outputs % groups:
         raise ValueError(f"{inputs} input and {outputs} output channels in {groups} groups")
     weights = outputs * (inputs // groups) * layer.kernel[0] * layer.kernel[1]
-    rows = layer.repeats if layer.inner_product is None else positions(layer)
+    rows = ceil(layer.repeats) * (1 if layer.inner_product is None else positions(layer))
     values = rows * max(inputs * layer.input[0] * layer.input[1], outputs * layer.output[0] * layer.output[1])
     if max(weights, values) > MAX_COUNT:
         raise ValueError(f"{weights} weights and blobs of {values} values, Caffe takes at most {MAX_COUNT}")
@@ -332,7 +343,7 @@ def _geometry(layer: Layer) -> dict[str, Any]:
         "kernel": list(layer.kernel), "groups": layer.groups, "output": list(layer.output), "bias": layer.bias,
     }  # fmt: skip
     if layer.inner_product is not None and len(layer.top_shapes[0]) > 2:
-        entry["rows"] = positions(layer) // layer.repeats
+        entry["rows"] = positions(layer)
     elif layer.inner_product is not None and len(layer.bottom_shapes[0]) > 2 and channels_of(layer) < layer.in_channels:
         entry["channels"] = channels_of(layer)
     if layer.convolution is not None:
@@ -341,7 +352,12 @@ def _geometry(layer: Layer) -> dict[str, Any]:
             stride=list(conv.stride), pad=list(conv.pad), dilation=list(conv.dilation), input=list(layer.input)
         )
     if layer.repeats > 1:
-        entry["repeats"] = layer.repeats
+        # Those of several images where no whole number comes of each.
+        entry["repeats"] = (
+            [layer.repeats.numerator, layer.repeats.denominator]
+            if isinstance(layer.repeats, Fraction)
+            else layer.repeats
+        )
     return entry
 
 

@@ -41,6 +41,7 @@ from enc_caffe.search.methods import EVALUATING
 from enc_caffe.search.multiples import unmet_multiples
 from enc_caffe.search.options import SearchOptions
 from enc_caffe.search.own import PRUNING
+from enc_caffe.workers.limits import check_device
 
 ALONE, PLAIN, PLAINLY = Resources(), Making(), Output()
 
@@ -112,7 +113,7 @@ def compress(
     if making.iterations < 0:
         raise UsageError(f"--distill_iterations {making.iterations}: 0 or more are needed")
     loaded = source.load(lmdb, options.schemes, making.fully_connected).measurable()
-    check_one_input(loaded.net, loaded.network, str(source.model))
+    check_one_input(loaded.runnable.net, loaded.network, str(source.model))
     if output.distillation is not None or making.iterations:
         check_distillable(loaded, output.distillation or Distillation())
     loaded.check_trained(source.weights)
@@ -137,6 +138,8 @@ def compress(
     mixed = making.refine > 0 and options.schemes != PAPER and not evaluating
     with contextlib.ExitStack() as stack:
         executor = stack.enter_context(resources.workers.executor())
+        # Both networks are run in the end, if not before.
+        check_device(loaded.runnable.net, str(source.model), executor.arithmetic.device)
         for line in unlike(time_of, loaded.network.name) if isinstance(time_of, LatencyTable) else ():
             notice(line)
         ends = end_to_end(

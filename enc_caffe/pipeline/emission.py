@@ -15,7 +15,7 @@ from enc_caffe.caffe_io.emit import NONE, Blobs, narrow_of, replace_layers, writ
 from enc_caffe.caffe_io.inference import for_inference
 from enc_caffe.caffe_io.partial import deploy_shapes
 from enc_caffe.caffe_io.prototxt import read_solver, to_text, verbatim_text, write_prototxt
-from enc_caffe.caffe_io.variants import deploy_net, solver_param, train_val_or_same
+from enc_caffe.caffe_io.variants import deploy_net, outputs_without_loss, solver_param, train_val_or_same
 from enc_caffe.caffe_tools.loadable import Original, check_loads
 from enc_caffe.complexity import Complexity, network_complexity, uncounted_words
 from enc_caffe.decomposition import check_form, check_worth, strides_move
@@ -36,7 +36,8 @@ class Emitted:
     """What an emission wrote, and what it costs in both conventions, over all weighted layers and the decomposable ones.
 
     ``untrained`` says why ``train_val.prototxt`` has no data and no loss, where it has none, and ``unchecked`` what was not loaded
-    in stock Caffe, where that could not be; ``lacking`` names layers whose weights the caffemodel does not have, ``uncounted`` those that are in no cost. Where it is not ``sized`` nothing says how large images are: MACs mean nothing, and
+    in stock Caffe, where that could not be; ``lacking`` names layers whose weights the caffemodel does not have, ``uncounted`` those that are in no cost; ``untaught``
+    outputs that the loss of a new ``train_val.prototxt`` does not reach. Where it is not ``sized`` nothing says how large images are: MACs mean nothing, and
     there is no ``deploy.prototxt``.
     """
 
@@ -48,6 +49,7 @@ class Emitted:
     lacking: str = ""
     sized: bool = True
     uncounted: str = ""
+    untaught: tuple[str, ...] = ()
 
     def ratio(self, convention: str, counted: str) -> float:
         """MACs after over MACs before."""
@@ -243,6 +245,7 @@ def emit(
         "\n".join(loaded.untrained(weights)),
         loaded.sized,
         uncounted_words(network),
+        () if untrained else tuple(outputs_without_loss(compressed, described)),
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any, Iterable, Mapping, Optional, Sequence
 from enc_caffe.caffe_io.caffemodel import CaffeModel, opened
 from enc_caffe.caffe_io.describe import set_state
 from enc_caffe.caffe_io.feed import AS_WRITTEN, Feed
-from enc_caffe.caffe_io.inputs import lacks_size, set_input_shape
+from enc_caffe.caffe_io.inputs import size_images
 from enc_caffe.caffe_io.lacking import check_trained, untrained_notice
 from enc_caffe.caffe_io.notices import notices
 from enc_caffe.caffe_io.prototxt import read_commented
@@ -21,15 +21,19 @@ from enc_caffe.caffe_io.several import several_outputs
 from enc_caffe.caffe_io.sizing import sized_network
 from enc_caffe.caffe_io.transform import Transform, blame, first_size
 from enc_caffe.caffe_io.unsized import sized_by_weights
+from enc_caffe.complexity import network_complexity
+from enc_caffe.decomposition import form_cost
 from enc_caffe.decomposition.policy import Policy, policy_for
 from enc_caffe.errors import BlobShapeError, MetricsError, UnknownSizeError, UsageError, WeightsError
-from enc_caffe.form import PAPER, Schemes
+from enc_caffe.form import PAPER, WHOLE, Schemes
 from enc_caffe.network import Network
 from enc_caffe.plan import Plan
 from enc_caffe.shapes import Shape
 
 #: Why layers stay whole where images are to be looked at.
 UNREACHED = "it lies behind a layer that stock Caffe cannot run"
+#: From this part of the MACs on layers that no flag frees are named where a target cannot be reached.
+NOTED = 0.02
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,23 @@ class LoadedNetwork:
         return replace(self, policy=replace(self.policy, schemes=schemes, whole={**self.policy.whole, **why}))
 
     def unreached(self) -> list[str]:
-        """A line that says where layers stay whole for that reason alone, and what takes them; none where there are none."""
+        """Lines on layers that stay whole whatever schemes may be taken: those that no flag frees, and those that are not measured here, with
+        what takes them; none where there are none."""
+        return [*self._kept(), *self._unmeasured()]
+
+    def _kept(self) -> list[str]:
+        kept = [x for x in self.network.weighted if x.keep_reason]
+        macs = [form_cost(x, WHOLE)[0] for x in kept]
+        part = sum(macs) / max(1, network_complexity(self.network, {}).macs)
+        if part < NOTED:
+            return []
+        most = kept[macs.index(max(macs))]
+        them = f"{len(kept)} layers" if len(kept) > 1 else "1 layer"
+        return [
+            f"{part:.4f} of the MACs is in {them} that no flag decomposes, most in '{most.name}': {most.keep_reason}"
+        ]
+
+    def _unmeasured(self) -> list[str]:
         whole = [n for n, why in self.policy.whole.items() if why == UNREACHED]
         if not whole:
             return []
@@ -202,9 +222,7 @@ def load(
     if lmdb is not None:
         shape = first_size(Path(lmdb), feed.transform(net, str(model), pixels=False))
         sized_by = blame(net, shape, lmdb)
-    image = input_shape or (shape if lacks_size(net) else None)
-    if image is not None:
-        set_input_shape(net, image, str(model), input_shapes or {})
+    size_images(net, str(model), input_shape, shape, input_shapes or {})
     sized = True
     try:
         network = sized_network(net, str(model), shape, input_shape, input_shapes)

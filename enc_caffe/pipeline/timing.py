@@ -114,7 +114,7 @@ class EndToEnd:
             deploy = whole_network(net, network, {}, self._batch)
             original.write_text(to_text(deploy), encoding="utf-8")
             # Its own text may say another batch.
-            emitted = with_batch(read_net(folder / "deploy.prototxt", self._loaded.python_layers), self._batch)
+            emitted = with_batch(read_net(folder / "deploy.prototxt", self._loaded.python_layers), self._batch, network)
             compressed.write_text(to_text(emitted), encoding="utf-8")
             shapes = {
                 top: list(shape.dim) for x in deploy.layer if x.type == "Input" for top, shape in zip(x.top, x.input_param.shape)

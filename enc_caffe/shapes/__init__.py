@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enc_caffe.shapes.forks import FORK_RULES
+from enc_caffe.shapes.forks import FORK_RULES, FORK_WEIGHTED
 from enc_caffe.shapes.rules import SHAPE_RULES
 from enc_caffe.shapes.sizes import (
     MAX_COUNT,
@@ -16,7 +16,7 @@ from enc_caffe.shapes.sizes import (
 )
 
 __all__ = [
-    "DATA_TYPES", "FORK_RULES", "KNOWN_TYPES", "MAP_LABELS", "MAX_COUNT", "SHAPE_RULES", "UNKNOWN", "WEIGHTLESS", "Shape", "brings_data", "canonical_axis",
+    "DATA_TYPES", "FORK_RULES", "FORK_WEIGHTED", "KNOWN_TYPES", "MAP_LABELS", "MAX_COUNT", "SHAPE_RULES", "UNKNOWN", "WEIGHTLESS", "Shape", "brings_data", "canonical_axis",
     "conv_output", "count", "pool_output", "spatial_pair",
 ]  # fmt: skip
 

@@ -217,3 +217,8 @@ FORK_RULES: dict[str, ForkRule] = {
     **dict.fromkeys(("ConvolutionDepthwise", "DepthwiseConvolution", "ConvolutionDepthWise"), _depthwise("Convolution")),
     **dict.fromkeys(("DeconvolutionDepthwise", "DepthwiseDeconvolution"), _depthwise("Deconvolution")),
 }  # fmt: skip
+
+#: Those that have weights, which are found by the layer's name.
+FORK_WEIGHTED = frozenset(
+    {"BN", "SyncBN", "CuDNNBatchNorm", "InstanceNorm", "GroupNorm", "LayerNorm", "RMSNorm", "Normalize", "Normalization", "ChannelScale"}
+) | {kind for kind in FORK_RULES if kind.startswith(("Convolution", "Deconvolution", "Depthwise", "Fc"))}  # fmt: skip

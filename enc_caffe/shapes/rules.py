@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from typing import Any, Callable, Sequence
 
-from enc_caffe.errors import NetworkError
+from enc_caffe.errors import NetworkError, UnknownSizeError
 from enc_caffe.shapes.sizes import (
     UNKNOWN,
     Shape,
@@ -232,7 +232,7 @@ def _input(layer: Any, bottoms: list[Shape]) -> list[Shape]:
     if len(shapes) == 1:
         shapes = shapes * len(layer.top)
     if not shapes:
-        raise NetworkError("does not say how large its tops are; give --input_shape C,H,W, or --top_shape TOP=N,...")
+        raise UnknownSizeError("does not say how large its tops are", "--input_shape C,H,W, or --top_shape TOP=N,...")
     if len(shapes) != len(layer.top):
         raise NetworkError(f"{len(layer.top)} tops, but {len(shapes)} shapes in input_param")
     return shapes

@@ -173,18 +173,25 @@ class CaffeExecutor:
         What to do then.
     kernel : str
         BLAS kernel of the workers; without it the user's choice, else the CPU's best.
+    of_main : bool
+        Whether functions of the program's own file will be run. Otherwise workers do not import it: a script that calls this package in its
+        first lines, and not behind ``if __name__ == "__main__"``, would begin once more in each of them.
     """
 
     def __init__(
         self, workers: int = 1, threads: int = 1, gpus: Sequence[int] = (), limit: float = LIMIT, advice: str = ADVICE,
-        kernel: str = "",
+        kernel: str = "", of_main: bool = False,
     ) -> None:  # fmt: skip
         self.workers, self._device = len(gpus) or workers, "gpu" if gpus else "cpu"
         self._limit, self._advice, self._waiting, self._counting = LIMIT, advice, 0, threading.Lock()
         self._heard = self._looked = time.monotonic()
         self._folder = tempfile.TemporaryDirectory(prefix="enc-caffe-")
         self._log = Path(self._folder.name) / "caffe.log"
-        with environment({**blas_environment(threads, kernel), "GLOG_logtostderr": "1"}), _allowed_children():
+        with (
+            environment({**blas_environment(threads, kernel), "GLOG_logtostderr": "1"}),
+            _allowed_children(),
+            _main_file(of_main),
+        ):
             context = multiprocessing.get_context("spawn")
             devices = context.Queue() if gpus else None
             self._beat = context.Value("d", 0.0, lock=False)
@@ -254,6 +261,21 @@ class CaffeExecutor:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+@contextlib.contextmanager
+def _main_file(imported: bool) -> Iterator[None]:
+    """Processes that are started inside import the program's file, or not."""
+    main: dict[str, Any] = vars(sys.modules["__main__"])
+    kept: dict[str, Any] = {}
+    if not imported:
+        # What multiprocessing finds the file by (``spawn.get_preparation_data``).
+        kept = {name: main[name] for name in ("__spec__", "__file__") if name in main}
+        main.update(dict.fromkeys(kept))
+    try:
+        yield
+    finally:
+        main.update(kept)
 
 
 @contextlib.contextmanager

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import os
+from typing import Any, Iterable
 
+from enc_caffe.caffe_io.describe import selected
 from enc_caffe.caffe_io.types import caffe_types
 from enc_caffe.errors import NetworkError
+from enc_caffe.installation import more_types
 from enc_caffe.network import Network
 from enc_caffe.shapes import UNKNOWN, brings_data, count
 
 GIB = 2**30
+#: What can be done where a command has the flag.
+BY_GPU = (
+    "--gpu 0 computes there, with a Caffe built for GPUs; or train the network with pool: MAX or AVE there; inspect, metrics without images, "
+    "search and emit run no layer and take it as it is"
+)
 
 
 def check_runs(network: Network, source: str, training: bool = False) -> None:
@@ -45,6 +53,33 @@ def check_runs(network: Network, source: str, training: bool = False) -> None:
         raise NetworkError(
             f"{source}: {what} takes at least {need / GIB:.1f} GiB in Caffe, and this machine has {have / GIB:.1f} GiB"
         )
+
+
+def check_device(net: Any, source: str, device: str, phases: Iterable[str] = ("TEST",), remedy: str = BY_GPU) -> None:
+    """Refuse a layer for which stock Caffe has code on GPUs alone: in a pass on the CPU it aborts with "Not Implemented Yet".
+
+    Parameters
+    ----------
+    net : NetParameter
+    device : {'cpu', 'gpu'}
+        Where the passes will be.
+    phases : iterable of {'TRAIN', 'TEST'}
+    remedy : str
+        What can be done; flags that the command has.
+
+    Raises
+    ------
+    NetworkError
+        That names the layer.
+    """
+    if device != "cpu" or more_types():
+        # A Caffe of the user's own may have more.
+        return
+    for layer in (layer for phase in phases for layer in selected(net, phase)):
+        if layer.type == "Pooling" and layer.pooling_param.pool == layer.pooling_param.STOCHASTIC:
+            raise NetworkError(
+                f"{source}: layer '{layer.name}': stock Caffe has code for pool: STOCHASTIC on GPUs alone, none on the CPU; {remedy}"
+            )
 
 
 def bytes_needed(network: Network, training: bool = False) -> int:

@@ -65,6 +65,19 @@ def test_what_may_share_a_name_does(tmp_path: Path) -> None:
         describe(read(tmp_path, INPUT + conv("a", "data", 6) + conv("a", "data", 6)))
 
 
+def test_layers_of_forks_that_share_one(tmp_path: Path) -> None:
+    """Activations of a type that stock Caffe does not have; those with weights are found by their names."""
+    own = RELU.replace('"ReLU"', '"ReLU6"').replace("relu_param { negative_slope: 0.1 }", "six { of: 6 }")
+    odd = own.replace('"ReLU6"', '"OfSomeFork"')
+    net = read(tmp_path, TEXT.replace(RELU.replace("BLOB", "a"), own.replace("BLOB", "a") + odd.replace("BLOB", "a")))
+    assert [layer.name for layer in net.layer] == ["data", "a", "relu", "relu_2", "b", "relu_3", "f"]
+    assert odd.replace("BLOB", "a").replace('"relu"', '"relu_2"').strip() in verbatim_text(net)
+    assert describe(net)["f"].bottom_shapes == ((2, 6, 8, 8),)
+    norm = 'layer { name: "norm" type: "BN" bottom: "BLOB" top: "BLOB" }\n'
+    with pytest.raises(PrototxtError, match="layer 'norm' stands twice"):
+        describe(read(tmp_path, INPUT + conv("a", "data", 6) + 2 * norm.replace("BLOB", "a")))
+
+
 def test_the_network_computes_what_it_did(tmp_path: Path) -> None:
     net = read(tmp_path, TEXT)
     made = verbatim_text(deploy_net(replace_layers(net, describe(net), {}), describe(net)))

@@ -72,6 +72,31 @@ def test_one_number_of_images_alone_is_refused() -> None:
         most_images(from_text(text), "fc", "n.prototxt")
 
 
+def test_images_that_are_taken_together_are_no_single_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Three frames of a film have one answer: a pass of six may be one of nine, and none of four."""
+    text = image(6) + TRUNK + scored("a") + shaped("film", "fc", "dim: -1 dim: 1 dim: 3 dim: 5") + nets.simple(
+        "mean", "Pooling", "film", "mean", "pooling_param { pool: AVE kernel_h: 3 kernel_w: 1 }"
+    ) + nets.simple("prob", "Softmax", "mean", "prob", "softmax_param { axis: 3 }")  # fmt: skip
+    with pytest.raises(
+        NetworkError, match=r"takes several of its 6 images together .*'film' \(Reshape\): \(7, 5\) cannot be reshaped"
+    ):
+        most_images(from_text(text), "mean", "n.prototxt")
+    model, weights = nets.write_net(tmp_path, text)
+    flags = [
+        "--model",
+        str(model),
+        "--weights",
+        str(weights),
+        "--scale",
+        "0.01",
+        "--lmdb",
+        str(nets.write_images(tmp_path / "lmdb", 10)),
+    ]
+    assert main(["metrics", *flags, "--out", str(tmp_path / "m.json"), "--store", str(tmp_path / "s")]) == 1
+    error = capsys.readouterr().err
+    assert "metrics without images, search and emit compress it" in error and "Caffe stopped" not in error
+
+
 @pytest.mark.parametrize(
     "text",
     [

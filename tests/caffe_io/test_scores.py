@@ -26,6 +26,11 @@ from tests.caffe_io.test_variants import INPUT, LMDB, SHAPES, conv, fc, layer, r
         ),
         (LMDB + fc("fc", "data") + layer("a", "Accuracy", "fc label"), Scores("fc", "label", 5)),
         (INPUT + fc("fc", "data") + layer("prob", "Softmax", "fc"), Scores("fc", None, 5)),
+        # Whoever asks for the best class afterwards changes nothing about the scores.
+        (
+            INPUT + fc("fc", "data") + layer("prob", "Softmax", "fc") + layer("best", "ArgMax", "prob"),
+            Scores("fc", None, 5),
+        ),
         # Labels may be of either head, where nothing reads labels.
         (
             INPUT

@@ -12,7 +12,14 @@ from enc_caffe.caffe_io.describe import describe, set_state
 from enc_caffe.caffe_io.proto import caffe_pb2
 from enc_caffe.caffe_io.prototxt import read_net
 from enc_caffe.caffe_io.scores import find_scores
-from enc_caffe.caffe_io.variants import check_one_input, deploy_net, solver_param, train_val_net, train_val_or_same
+from enc_caffe.caffe_io.variants import (
+    check_one_input,
+    deploy_net,
+    outputs_without_loss,
+    solver_param,
+    train_val_net,
+    train_val_or_same,
+)
 from enc_caffe.errors import NetworkError
 
 pytestmark = pytest.mark.caffe
@@ -202,6 +209,25 @@ def test_a_network_that_cannot_be_trained_stays_as_it_is(tmp_path: Path, body: s
     same, why = train_val_or_same(net, network, None, None)
     assert same is net
     assert re.search(words, why)
+
+
+def test_heads_that_the_new_loss_does_not_reach_are_named(tmp_path: Path) -> None:
+    """A detector's boxes and landmarks beside its class scores, as of MTCNN; what has no weights of its own needs no loss."""
+    trunk = (
+        INPUT
+        + conv("c", "data")
+        + layer("r", "ReLU", "c", top="c")
+        + fc("score", "c")
+        + layer("prob", "Softmax", "score")
+    )
+    features, best = layer("features", "Flatten", "c"), layer("best", "ArgMax", "prob")
+    heads = fc("box", "c", 4) + layer("squashed", "Sigmoid", "box", top="box") + fc("marks", "c", 10)
+    for text, wanted in ((trunk, []), (trunk + features + best, []), (trunk + heads + features, ["box", "marks"])):
+        assert outputs_without_loss(*read(tmp_path, text)) == wanted
+    # The user's own train_val has the losses that they want.
+    data = 'layer { name: "data" type: "Data" top: "data" top: "label" data_param { source: "s" batch_size: 2 backend: LMDB } }\n'
+    own = trunk.replace(INPUT, data) + heads + layer("loss", "SoftmaxWithLoss", "score label")
+    assert outputs_without_loss(*read(tmp_path, own, {"data": (2, 3, 8, 8), "label": (2,)})) == []
 
 
 def test_a_data_layer_of_a_test_stage_gets_the_test_images(tmp_path: Path) -> None:

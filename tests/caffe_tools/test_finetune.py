@@ -23,6 +23,7 @@ from enc_caffe.caffe_tools.training import Step, latest_snapshot
 from enc_caffe.cli import main
 from enc_caffe.errors import PrototxtError
 from enc_caffe.installation import find_caffe
+from tests.measuring.nets import conv, simple
 
 DIGITS = Path(__file__).resolve().parent.parent.parent / "prototxt" / "digits"
 
@@ -219,6 +220,31 @@ def test_a_deploy_file_lies_beside_the_trained_weights(tmp_path: Path, capsys: p
 
 
 @pytest.mark.caffe
+def test_a_deploy_file_without_a_size_is_trained_at_that_of_its_images(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(0)
+    write_lmdb(
+        tmp_path / "lmdb", from_arrays(rng.integers(0, 17, (64, 1, 8, 8)).astype(np.uint8), rng.integers(0, 5, 64))[1]
+    )
+    body = (
+        conv("c", "data", 4)
+        + 'layer { name: "f" type: "InnerProduct" bottom: "c" top: "f" inner_product_param { num_output: 5 } }\n'
+    )
+    (tmp_path / "deploy.prototxt").write_text('input: "data"\n' + body + simple("p", "Softmax", "f", "p"))
+    command = ["finetune", "--solver", str(DIGITS / "solver.prototxt"), "--model", str(tmp_path / "deploy.prototxt"), "--max_iter", "2",
+               "--out", str(tmp_path / "out")]  # fmt: skip
+    assert main(command) == 1
+    # The flags of a training: it has no --input_shape.
+    assert (
+        "does not say how large its tops are; give --train_lmdb and --test_lmdb, or --top_shape TOP=N,..."
+        in capsys.readouterr().err
+    )
+    assert main([*command, "--train_lmdb", str(tmp_path / "lmdb"), "--test_lmdb", str(tmp_path / "lmdb")]) == 0
+    assert load(tmp_path / "out" / "deploy.prototxt", tmp_path / "out" / "finetuned.caffemodel") is None
+
+
+@pytest.mark.caffe
 def test_what_held_out_images_call_worse_is_not_kept(
     digits: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -296,6 +322,11 @@ def test_held_out_images_have_no_place_in_hdf5(digits: list[str], tmp_path: Path
     flags = ["--model", str(tmp_path / "n.prototxt"), *digits[:4], "--keep_best", "--out", str(tmp_path / "out")]
     assert main(["finetune", *flags]) == 2
     assert "layer 'data' (HDF5Data) brings the images of the TEST phase" in capsys.readouterr().err
+    # Nor have those of --test_lmdb, which were left aside without a word.
+    lmdb = str(tmp_path / "lmdb")
+    flags = ["--model", str(tmp_path / "n.prototxt"), *digits[:4], "--test_lmdb", lmdb, "--out", str(tmp_path / "out")]
+    assert main(["finetune", *flags]) == 2
+    assert f"--test_lmdb {lmdb}: layer 'data' (HDF5Data) of" in capsys.readouterr().err
 
 
 def test_a_rate_that_is_no_number_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

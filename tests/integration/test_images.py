@@ -13,7 +13,7 @@ import pytest
 from enc_caffe.caffe_io.datum import ImageLmdb
 from enc_caffe.cli import main
 from tests.measuring import nets
-from tests.measuring.test_feeding import FLAGS, deploy_of
+from tests.measuring.test_feeding import FLAGS, INPUT, deploy_of
 
 pytestmark = pytest.mark.caffe
 
@@ -101,6 +101,42 @@ def test_pictures_of_several_sizes_are_brought_to_the_networks_input(kit: Path, 
     assert "give --resize" in capsys.readouterr().err
     assert (
         metrics(kit, "t.json", "--images", str(kit / "pictures"), "--resize", "12,12", model="train_val.prototxt") == 0
+    )
+
+
+def test_a_network_whose_size_is_set_when_it_runs_is_evaluated_at_that_size(kit: Path, capsys) -> None:
+    """Its deploy file says 1x1, or nothing: --input_shape says the size, and the images of an LMDB do where nothing else does."""
+    for i in range(10):
+        place = kit / "classes" / f"class{i % 5}"
+        place.mkdir(parents=True, exist_ok=True)
+        shutil.copy(kit / "pictures" / f"{i}.png", place)
+    text = (kit / "deploy.prototxt").read_text()
+    assert text.count("dim: 12 dim: 12") == 1
+    one, none = (
+        text.replace("dim: 12 dim: 12", "dim: 1 dim: 1"),
+        text.replace(INPUT, INPUT.partition(" input_shape")[0]),
+    )
+    assert main(["data", "folder", str(kit / "classes"), "--out", str(kit / "lmdb")]) == 0
+    found, images, lmdb = [], ["--images", str(kit / "classes")], ["--lmdb", str(kit / "lmdb")]
+    size = ["--input_shape", "3,12,12"]
+    for own, flags in (
+        (text, images),
+        (one, [*images, *size]),
+        (one, [*lmdb, *size]),
+        (none, [*images, *size]),
+        (none, lmdb),
+    ):
+        (kit / "own.prototxt").write_text(own)
+        command = ["evaluate", "--model", str(kit / "own.prototxt"), "--weights", str(kit / "net.caffemodel"), *FLAGS]
+        capsys.readouterr()
+        assert main([*command, *flags]) == 0
+        found.append(capsys.readouterr().out)
+    assert len(set(found)) == 1 and "of 10 images" in found[0]
+    (kit / "own.prototxt").write_text(one)
+    assert main([*command, *images]) == 2
+    assert (
+        "its input is 1x1, which stands for a size that is set when it runs; give --input_shape C,H,W"
+        in capsys.readouterr().err
     )
 
 

@@ -260,6 +260,13 @@ def test_one_of_several_inputs_is_not_filled(tmp_path: Path, capsys: pytest.Capt
             == 0
         )
         assert main(["emit", *flags, "--ranks", ranks, "--out", str(tmp_path / "out")]) == 0
+        # Nor can it be distilled by images of one input.
+        solver = ["--solver", str(tmp_path / "out" / "solver.prototxt"), "--out", str(tmp_path / "tuned")]
+        assert main(["finetune", *solver]) == 1
+        assert (
+            capsys.readouterr().err.splitlines()[-1]
+            == "give a train_val.prototxt with data layers and a loss as --model"
+        )
 
 
 def test_finetune_takes_shapes_that_no_image_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -292,3 +299,80 @@ def test_convolutions_that_caffe_cannot_make(tmp_path: Path, capsys: pytest.Capt
     (tmp_path / "n.prototxt").write_text(text)
     assert main(["inspect", "--model", str(tmp_path / "n.prototxt")]) == 1
     assert f"layer 'c' ({kind})" in (error := capsys.readouterr().err) and words in error
+
+
+def test_what_stock_caffe_computes_on_gpus_alone_is_named_before_it_aborts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lmdb = images(tmp_path / "images")
+    text = f'layer {{ name: "data" type: "Data" top: "data" top: "label" data_param {{ source: "{lmdb}" batch_size: 4 backend: LMDB }} }}\n'
+    text += 'layer { name: "c1" type: "Convolution" bottom: "data" top: "c1" convolution_param { num_output: 8 kernel_size: 3 } }\n'
+    text += 'layer { name: "p1" type: "Pooling" bottom: "c1" top: "p1" pooling_param { pool: STOCHASTIC kernel_size: 2 stride: 2 } }\n'
+    text += 'layer { name: "c2" type: "Convolution" bottom: "p1" top: "c2" convolution_param { num_output: 8 kernel_size: 3 } }\n'
+    text += 'layer { name: "fc" type: "InnerProduct" bottom: "c2" top: "fc" inner_product_param { num_output: 5 } }\n'
+    text += 'layer { name: "loss" type: "SoftmaxWithLoss" bottom: "fc" bottom: "label" top: "loss" }\n'
+    flags, given = written(tmp_path, text), ["--lmdb", str(lmdb)]
+    solver = tmp_path / "solver.prototxt"
+    solver.write_text(
+        'net: "n.prototxt" base_lr: 0.01 lr_policy: "fixed" max_iter: 2 snapshot_prefix: "s" test_iter: 1 test_interval: 2\n'
+    )
+    out, store = ["--out", str(tmp_path / "o")], ["--store", str(tmp_path / "s")]
+    for command in (
+        ["evaluate", *flags, *given], ["metrics", *flags, *given, *out, *store], ["compress", *flags, *given, *out, *store, "--target_flops", "0.8"],
+        ["finetune", "--solver", str(solver), *out], ["doctor", *flags[:2]],
+    ):  # fmt: skip
+        assert main(command) == 1
+        error = capsys.readouterr().err
+        assert (
+            f"{flags[1]}: layer 'p1': stock Caffe has code for pool: STOCHASTIC on GPUs alone, none on the CPU" in error
+        )
+        # doctor has no such flag
+        assert ("--gpu" in error) == (command[0] != "doctor") and "Not Implemented" not in error
+    # Each layer is timed by itself, and what runs none takes it as it is.
+    metrics, ranks, emitted = str(tmp_path / "m.json"), str(tmp_path / "r.json"), str(tmp_path / "e")
+    assert main(["metrics", *flags, "--out", metrics]) == 0
+    assert main(["search", metrics, "--target_flops", "0.7", "--first_layer", "search", "--out", ranks]) == 0
+    assert main(["emit", *flags, "--ranks", ranks, "--out", emitted]) == 0
+    assert (
+        main(["latency", *flags[:2], "--rounds", "6", "--ranks", "2", *store, "--out", str(tmp_path / "l.json")]) == 0
+    )
+    error = capsys.readouterr().err
+    assert (
+        "layer 'p1': stock Caffe has code for pool: STOCHASTIC on GPUs alone" in error
+        and "the network was not timed" in error
+    )
+
+
+def test_a_target_that_shared_weights_forbid_names_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A recurrent convolution, unrolled: neither more schemes nor lower ranks would reach it."""
+    shared = 'layer { name: "%s" type: "Convolution" bottom: "%s" top: "%s" param { name: "w" } convolution_param { num_output: 8 kernel_size: 3 pad: 1 bias_term: false } }\n'
+    text = 'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 3 dim: 20 dim: 18 } } }\n'
+    text += 'layer { name: "c1" type: "Convolution" bottom: "data" top: "c1" convolution_param { num_output: 8 kernel_size: 3 pad: 1 } }\n'
+    text += "".join(shared % (f"r{i + 1}", below, f"r{i + 1}") for i, below in enumerate(("c1", "r1", "r2")))
+    text += 'layer { name: "c2" type: "Convolution" bottom: "r3" top: "c2" convolution_param { num_output: 8 kernel_size: 3 stride: 2 } }\n'
+    text += 'layer { name: "fc" type: "InnerProduct" bottom: "c2" top: "fc" inner_product_param { num_output: 5 } }\n'
+    text += 'layer { name: "prob" type: "Softmax" bottom: "fc" top: "prob" }\n'
+    flags = [*written(tmp_path, text), "--lmdb", str(images(tmp_path / "images")), "--store", str(tmp_path / "s")]
+    for more in ([], ["--quality", "best"]):
+        assert main(["compress", *flags, *more, "--target_flops", "0.5", "--out", str(tmp_path / "o")]) == 1
+        first, second = capsys.readouterr().err.splitlines()[-2:]
+        assert "target 0.5000 of the MACs cannot be reached" in first
+        assert (
+            "of the MACs is in 3 layers that no flag decomposes, most in 'r1': its weights are shared with layer 'r2'"
+            in second
+        )
+
+
+def test_labels_that_a_fork_trains_by_are_no_second_input_of_what_is_measured(tmp_path: Path) -> None:
+    """SphereFace's last layer has weights and reads labels: stock Caffe does not have it, and what comes before it reads none."""
+    lmdb = images(tmp_path / "images")
+    text = f'layer {{ name: "data" type: "Data" top: "data" top: "label" data_param {{ source: "{lmdb}" batch_size: 4 backend: LMDB }} }}\n'
+    text += 'layer { name: "c1" type: "Convolution" bottom: "data" top: "c1" convolution_param { num_output: 8 kernel_size: 3 } }\n'
+    text += 'layer { name: "c2" type: "Convolution" bottom: "c1" top: "c2" convolution_param { num_output: 8 kernel_size: 3 } }\n'
+    text += 'layer { name: "fc" type: "InnerProduct" bottom: "c2" top: "fc" inner_product_param { num_output: 5 } }\n'
+    text += 'layer { name: "far" type: "MarginInnerProduct" bottom: "fc" bottom: "label" top: "far" margin_inner_product_param { num_output: 5 } }\n'
+    text += 'layer { name: "loss" type: "SoftmaxWithLoss" bottom: "far" bottom: "label" top: "loss" }\n'
+    out = tmp_path / "o"
+    assert main(["compress", *written(tmp_path, text), "--lmdb", str(lmdb), "--quality", "best", "--refine", "0", "--target_flops", "0.7",
+                 "--store", str(tmp_path / "s"), "--out", str(out)]) == 0  # fmt: skip
+    assert 'type: "MarginInnerProduct" bottom: "fc" bottom: "label"' in (out / "train_val.prototxt").read_text()

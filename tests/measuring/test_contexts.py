@@ -102,6 +102,38 @@ def test_a_whole_network_of_another_batch(net: Any) -> None:
     assert described["b_v"].out_channels == 4 and described["b_h"].top_shapes[0][0] == 2
 
 
+def test_an_input_of_regions_has_those_of_its_images() -> None:
+    regions = 'layer { name: "rois" type: "Input" top: "rois" input_param { shape { dim: 30 } } }\n'
+    pool = 'layer { name: "p" type: "BatchReindex" bottom: "sum" bottom: "rois" top: "p" }\n'
+    net = from_text(
+        NET.replace('layer { name: "fc"', regions + pool + 'layer { name: "fc"').replace(
+            '"sum" top: "fc"', '"p" top: "fc"'
+        )
+    )
+    network = describe(net)
+    assert network.images == 10 and network["fc"].repeats == 3
+    for batch in (1, 2):
+        described = describe(whole_network(net, network, {}, batch))
+        assert described["rois"].top_shapes == ((3 * batch,),) and described["fc"].top_shapes == ((3 * batch, 10),)
+
+
+def test_steps_are_not_taken_for_images() -> None:
+    steps = "".join(
+        f'layer {{ name: "{name}" type: "Input" top: "{name}" input_param {{ shape {{ dim: 4 dim: 10 }} }} }}\n'
+        for name in ("cont", "words")
+    )
+    lstm = (
+        'layer { name: "e" type: "Embed" bottom: "words" top: "e" embed_param { num_output: 8 input_dim: 5 } }\n'
+        'layer { name: "lstm" type: "LSTM" bottom: "e" bottom: "cont" bottom: "fc" top: "lstm" recurrent_param { num_output: 6 } }\n'
+    )
+    net = from_text(NET + steps + lstm)
+    network = describe(net)
+    described = describe(whole_network(net, network, {}, 10))
+    assert described["words"].top_shapes == ((4, 10),) and described["lstm"].top_shapes == ((4, 10, 6),)
+    with pytest.raises(NetworkError, match="recurrent layers, .* written for passes of 10 images: .* --batch 10"):
+        whole_network(net, network, {}, 1)
+
+
 @pytest.mark.caffe
 @pytest.mark.parametrize("runtime", ["opencv", "ncnn"])
 def test_stock_caffe_and_a_runtime_compute_the_same_of_a_context(net: Any, tmp_path: Path, runtime: str) -> None:

@@ -11,7 +11,7 @@ from enc_caffe.caffe_io.caffemodel import CaffeModel, layer_record, write_caffem
 from enc_caffe.caffe_io.datum import write_lmdb
 from enc_caffe.caffe_io.prototxt import read_net
 from enc_caffe.caffe_io.sources import from_arrays
-from enc_caffe.errors import DatasetError, WeightsError
+from enc_caffe.errors import DatasetError, NetworkError, WeightsError
 from enc_caffe.installation import TYPES
 from enc_caffe.measuring.evaluate import evaluate, scores_lines
 from enc_caffe.measuring.images import look_at
@@ -126,3 +126,15 @@ def test_sizes_of_images_are_blamed_where_they_may_be_wrong(tmp_path: Path) -> N
     model.write_text(model.read_text().replace('"c"', '"other"'))
     with pytest.raises(WeightsError, match="layer 'other' of the prototxt is not in the caffemodel$"):
         look_at(read_net(model), str(model), weights, tmp_path / "lmdb", any_output=True)
+
+
+def test_a_network_without_class_scores_says_what_can_be_had_of_it(tmp_path: Path) -> None:
+    loss = 'layer { name: "far" type: "EuclideanLoss" bottom: "fc" bottom: "label" top: "far" }\n'
+    model, weights = nets.write_net(tmp_path, nets.grouped(loss))
+    images = tmp_path / "images"
+    write_lmdb(images, from_arrays(np.zeros((4, 3, 12, 12), np.uint8), np.zeros(4, int))[1])
+    with pytest.raises(
+        NetworkError,
+        match=f"(?s)cannot be found.caffe test -model {model} -weights {weights} says its loss 'far'; metrics and",
+    ):
+        look_at(read_net(model), str(model), weights, images)

@@ -136,6 +136,61 @@ def test_a_machine_that_is_too_noisy_is_said() -> None:
     )
 
 
+STRIPS = """
+name: "strips"
+layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 8 dim: 64 dim: 16 } } }
+layer { name: "a" type: "Convolution" bottom: "data" top: "a" convolution_param { num_output: 8 kernel_size: 3 pad: 1 } }
+layer { name: "part" type: "Slice" bottom: "a" top: "0" top: "1" top: "2" top: "3" slice_param { axis: 2 } }
+layer { name: "strips" type: "Concat" bottom: "0" bottom: "1" bottom: "2" bottom: "3" top: "strips" concat_param { axis: 0 } }
+layer { name: "b" type: "Convolution" bottom: "strips" top: "b" convolution_param { num_output: 64 kernel_size: 3 pad: 1 } }
+layer { name: "f" type: "InnerProduct" bottom: "b" top: "f" inner_product_param { num_output: 10 } }
+"""
+
+
+class Looking(Clock):
+    """Remembers on how many images, or regions, what was timed."""
+
+    def __init__(self) -> None:
+        super().__init__(network=9000.0)
+        self.items: dict[str, set[int]] = {}
+
+    def times(self, nets: Mapping[str, Any], what: str, sweep: int = 0) -> dict[str, Timing]:
+        self.items.setdefault(what, set()).update(int(x.layer[0].input_param.shape[0].dim[0]) for x in nets.values())
+        return super().times(nets, what, sweep) if what != TOGETHER else {}
+
+
+def test_a_layer_is_timed_on_as_many_regions_as_it_runs_on() -> None:
+    net = from_text(STRIPS)
+    network, schemes = describe(net), {"a": ("spatial",), "b": ("spatial",), "f": ("inner_product",)}
+    for batch in (1, 2):
+        clock = Looking()
+        table = measure_latency(net, network, schemes, clock, batch, ranks=2)
+        assert clock.items["layer 'a'"] == clock.items["the network"] == {batch}
+        assert clock.items["layer 'b'"] == clock.items["layer 'f'"] == {4 * batch}
+        # Those of few MACs stand there six times.
+        assert [x.whole for x in table.layers] == [500, 1000, 500]
+    # A runtime that takes one at a time runs it so often.
+    clock = Looking()
+    clock.runtime = RUNTIMES["ncnn"]
+    table = measure_latency(net, network, schemes, clock, ranks=2)
+    assert clock.items["layer 'b'"] == {1} and [x.whole for x in table.layers] == [500, 2000, 2000]
+
+
+@pytest.mark.caffe
+def test_regions_are_in_the_times_of_stock_caffe(tmp_path: Path) -> None:
+    (tmp_path / "n.prototxt").write_text(STRIPS)
+    out = tmp_path / "l.json"
+    assert main(["latency", "--model", str(tmp_path / "n.prototxt"), "--fully_connected", "--ranks", "2", "--rounds", "6", "--store",
+                 str(tmp_path / "s"), "--out", str(out)]) == 0  # fmt: skip
+    table = read_latency(out)
+    times = {x.name: x.whole for x in table.layers}
+    # b has 8 times the MACs of a, and all layers together take most of the network's time: of one strip it would be a quarter of that.
+    assert (
+        table.network_time is not None and 0.6 * table.network_time < sum(times.values()) <= 1.001 * table.network_time
+    )
+    assert times["b"] > 3 * times["a"]
+
+
 @pytest.mark.caffe
 def test_measured_and_searched(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "net.prototxt").write_text(NET)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from enc_caffe.form import parse_form
 from enc_caffe.metrics.files import read_metrics, write_metrics
 from enc_caffe.metrics.table import LayerMetrics, MetricsTable
 from enc_caffe.network import InnerProduct, Layer
+from tests.decomposition.layers import conv
 from tests.metrics.test_table import tucker
 
 GOOD = {
@@ -139,6 +141,17 @@ def test_inner_products_over_later_axes_cost_what_they_did(tmp_path: Path, shape
     for form in ("whole", "inner_product:2"):
         assert form_cost(again.layer, parse_form(form)) == form_cost(layer, parse_form(form))
     assert form_cost(again.layer, parse_form("whole")) == (int(np.prod(shape[:-1])) * 30, 30)
+
+
+@pytest.mark.parametrize("repeats", [1, 30, Fraction(3, 2), Fraction(7, 3)])
+def test_layers_of_regions_cost_what_they_did(tmp_path: Path, repeats: Any) -> None:
+    layer = replace(conv(6, 4, (3, 3)), repeats=repeats)
+    curve = LayerMetrics(layer, "spatial", 2, (np.array([2.0, 1.0]),), (1, 2), (None, None))
+    write_metrics(tmp_path / "m.json", MetricsTable("n", "test", (curve,)))
+    (again,) = read_metrics(tmp_path / "m.json").layers
+    assert again.layer.repeats == repeats
+    for form in ("whole", "spatial:2"):
+        assert form_cost(again.layer, parse_form(form)) == form_cost(layer, parse_form(form))
 
 
 def test_version_1_says_what_it_cannot_say(tmp_path: Path) -> None:

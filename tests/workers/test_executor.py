@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -44,6 +46,38 @@ def test_results_are_folded_in_the_order_of_the_jobs(tmp_path: Path) -> None:
         assert folded == [[0, 1, 2, 3, 4, 5]]
         assert run_all(executor, after, made[1:2], [1], fold=lambda a, b: a + b) == [[1]]
     assert seen[-1] == (6, 6)
+
+
+SCRIPT = """
+import os
+from enc_caffe.workers.executor import CaffeExecutor
+def own(): return "of the script"
+print("begun")
+executor = CaffeExecutor(2)
+print(executor.result(executor.submit(os.getcwd)))
+executor.close()
+if __name__ == "__main__":
+    executor = CaffeExecutor(1, of_main=True)
+    print(executor.result(executor.submit(own)))
+    executor.close()
+"""
+
+
+def test_workers_do_not_begin_the_script_that_started_them(tmp_path: Path) -> None:
+    script, root = tmp_path / "script.py", str(Path(__file__).resolve().parents[2])
+    env = {**os.environ, "PYTHONPATH": root}
+    script.write_text(SCRIPT.partition("if __name__")[0])
+    done = subprocess.run(
+        [sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, env=env, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"begun\n{tmp_path}\n", "")
+    # Functions of the script's own file need it.
+    start = SCRIPT.index("print(")
+    script.write_text(SCRIPT[:start] + SCRIPT[SCRIPT.index("if __name__") :])
+    done = subprocess.run(
+        [sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, env=env, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "of the script\n", "")
 
 
 def variables() -> tuple[str, str]:

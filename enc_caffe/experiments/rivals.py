@@ -249,11 +249,12 @@ class Match:
         return {"finetuned": made}
 
     def _counted(self) -> Complexity:
-        """What the layers that the paper counts cost whole."""
-        return network_complexity(self._network, {}, counted=[layer.name for layer, _ in self.table.by_layer()])
+        """What the layers cost whole that targets are parts of."""
+        paper = [layer.name for layer, _ in self.table.by_layer()]
+        return network_complexity(self._network, {}, counted=None if self.arena.count == "all" else paper)
 
     def _costs(self, plan: Plan) -> dict[str, Any]:
-        # Parts of the layers that the paper counts, less what is saved in others too: one measure for all.
+        # Parts of the layers that count, less what is saved in others too: one measure for all.
         whole, found = self._counted(), {}
         for convention in CONVENTIONS:
             before, after = (network_complexity(self._network, f, convention) for f in ({}, plan.forms))

@@ -84,10 +84,12 @@ def test_one_table_that_goes_on_where_it_was(arena: rivals.Arena, tmp_path: Path
     last = describe(read_net(out / "3c-0.6" / "3_prune" / "deploy.prototxt"))
     loaded = arena.source.load(arena.choose)
     costs = [network_complexity(n, {}).macs for n in (loaded.network, last)]
-    counted = network_complexity(loaded.network, {}, counted=loaded.policy.schemes).macs
+    # Of all layers, as the arena counts: the layers that the paper counts are fewer here.
+    counted = network_complexity(loaded.network, {}).macs
+    assert counted > network_complexity(loaded.network, {}, counted=loaded.policy.schemes).macs
     assert (
         rows["3c"].macs["exact"] == pytest.approx(1 - (costs[0] - costs[1]) / counted)
-        and rows["3c"].macs["exact"] > 0.5
+        and 0.5 < rows["3c"].macs["exact"] <= 0.6
     )
     assert len(rows["amc"].learning) == 6 and (rows["amc"].search_seconds or 0) > 0
     assert all(f.scheme == "prune_magnitude" for f in read_plan(out / "ranks-amc-0.6.json").forms.values())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Mapping, Optional
 
 from enc_caffe.caffe_io.describe import data_layers, reads_data, selected
 from enc_caffe.caffe_io.inference import without_phases
@@ -144,6 +144,16 @@ def train_val_net(net: Any, network: Network, train_lmdb: Optional[Path], test_l
             layer.data_param.source = str(Path(given).absolute())
             layer.data_param.backend = caffe_pb2().DataParameter.LMDB
     return out
+
+
+def unread(net: Any, given: Mapping[str, Optional[Path]]) -> dict[str, Any]:
+    """Phases for which an LMDB is given that nothing reads, with the layer that brings the phase's images instead."""
+    found = {}
+    for phase, lmdb in given.items():
+        first = next(iter(data_layers(net, phase)), None)
+        if lmdb is not None and first is not None and first.type != "Data":
+            found[phase] = first
+    return found
 
 
 def _phases(layer: Any) -> set[str]:

@@ -18,7 +18,7 @@ from enc_caffe.caffe_io.inputs import size_images
 from enc_caffe.caffe_io.lacking import untrained_notice
 from enc_caffe.caffe_io.prototxt import read_commented, read_solver, to_text, verbatim_text
 from enc_caffe.caffe_io.sizing import sized_network
-from enc_caffe.caffe_io.variants import deploy_net, solver_param, train_val_net, train_val_or_same
+from enc_caffe.caffe_io.variants import deploy_net, solver_param, train_val_net, train_val_or_same, unread
 from enc_caffe.caffe_tools.holding import check_held_out, held_out, hold_beside
 from enc_caffe.caffe_tools.labels import check_images
 from enc_caffe.caffe_tools.programs import caffe_test, parse_training
@@ -75,14 +75,12 @@ def _check_reads(net: Any, path: Path) -> None:
 
 def _check_sources(net: Any, path: Path, given: Mapping[str, Optional[Path]]) -> None:
     """Raise UsageError for an LMDB, by phase, whose place is that of a layer that reads none."""
-    for phase, lmdb in given.items():
-        first = next(iter(data_layers(net, phase)), None)
-        if lmdb is not None and first is not None and first.type != "Data":
-            flag = f"--{phase.lower()}_lmdb"
-            raise UsageError(
-                f"{flag} {lmdb}: layer '{first.name}' ({first.type}) of {path} brings the images of the {phase} phase, and reads no LMDB; leave "
-                f"{flag} out, or put a Data layer there"
-            )
+    for phase, first in unread(net, given).items():
+        flag = f"--{phase.lower()}_lmdb"
+        raise UsageError(
+            f"{flag} {given[phase]}: layer '{first.name}' ({first.type}) of {path} brings the images of the {phase} phase, and reads no LMDB; leave "
+            f"{flag} out, or put a Data layer there"
+        )
 
 
 def finetune(

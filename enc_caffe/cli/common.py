@@ -71,6 +71,8 @@ def print_untrained(emitted: pipeline.Emitted) -> None:
         say(emitted.lacking)
     if emitted.untrained:
         print(f"train_val.prototxt is the network as it stands, without data and loss: {emitted.untrained}")
+    for line in emitted.unread:
+        say(line)
     if emitted.untaught:
         print(
             f"train_val.prototxt has a loss of the class scores alone: training by it changes what {', '.join(emitted.untaught)} "

@@ -25,6 +25,7 @@ from enc_caffe.caffe_io.emit import replace_layers
 from enc_caffe.caffe_io.inference import for_inference, without_phases
 from enc_caffe.caffe_io.proto import caffe_pb2
 from enc_caffe.caffe_io.prototxt import to_text
+from enc_caffe.caffe_io.types import caffe_types
 from enc_caffe.caffe_io.variants import deploy_net
 from enc_caffe.decomposition import form_cost
 from enc_caffe.errors import NetworkError
@@ -184,15 +185,16 @@ def random_model(net: Any, folder: Path, name: str) -> Model:
     Raises
     ------
     NetworkError
-        If it has a layer whose weights' shapes are not known.
+        If it has a layer whose weights' shapes are not known, such as a fork's.
     """
     network = describe(net, None, f"network '{net.name}'")
     needed = needed_blobs(net, network)
     prototxt, caffemodel = folder / f"{name}.prototxt", folder / f"{name}.caffemodel"
     for layer in network.layers:
         if layer.name not in needed:
+            fork = "" if layer.type in caffe_types() else " (stock Caffe has no such type)"
             raise NetworkError(
-                f"layer '{layer.name}' ({layer.type}): the shapes of its weights are not known, so no network with random "
+                f"layer '{layer.name}' ({layer.type}): the shapes of its weights are not known{fork}, so no network with random "
                 "weights can be made to time it in"
             )
     prototxt.write_text(to_text(net), encoding="utf-8")

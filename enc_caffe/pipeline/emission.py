@@ -15,7 +15,7 @@ from enc_caffe.caffe_io.emit import NONE, Blobs, narrow_of, replace_layers, writ
 from enc_caffe.caffe_io.inference import for_inference
 from enc_caffe.caffe_io.partial import deploy_shapes
 from enc_caffe.caffe_io.prototxt import read_solver, to_text, verbatim_text, write_prototxt
-from enc_caffe.caffe_io.variants import deploy_net, outputs_without_loss, solver_param, train_val_or_same
+from enc_caffe.caffe_io.variants import deploy_net, outputs_without_loss, solver_param, train_val_or_same, unread
 from enc_caffe.caffe_tools.loadable import Original, check_loads
 from enc_caffe.complexity import Complexity, network_complexity, uncounted_words
 from enc_caffe.decomposition import check_form, check_worth, strides_move
@@ -37,7 +37,8 @@ class Emitted:
 
     ``untrained`` says why ``train_val.prototxt`` has no data and no loss, where it has none, and ``unchecked`` what was not loaded
     in stock Caffe, where that could not be; ``lacking`` names layers whose weights the caffemodel does not have, ``uncounted`` those that are in no cost; ``untaught``
-    outputs that the loss of a new ``train_val.prototxt`` does not reach. Where it is not ``sized`` nothing says how large images are: MACs mean nothing, and
+    outputs that the loss of a new ``train_val.prototxt`` does not reach, ``unread`` flags whose LMDBs nothing in it reads, and the layers that bring
+    images instead. Where it is not ``sized`` nothing says how large images are: MACs mean nothing, and
     there is no ``deploy.prototxt``.
     """
 
@@ -50,6 +51,7 @@ class Emitted:
     sized: bool = True
     uncounted: str = ""
     untaught: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
 
     def ratio(self, convention: str, counted: str) -> float:
         """MACs after over MACs before."""
@@ -246,6 +248,10 @@ def emit(
         loaded.sized,
         uncounted_words(network),
         () if untrained else tuple(outputs_without_loss(compressed, described)),
+        tuple(
+            f"--{phase.lower()}_lmdb: layer '{layer.name}' ({layer.type}) brings the images of the {phase} phase, and keeps its own source"
+            for phase, layer in unread(train_val, {"TRAIN": train_lmdb, "TEST": test_lmdb}).items()
+        ),
     )
 
 

@@ -14,7 +14,7 @@ from enc_caffe.form import Form
 from enc_caffe.network import Network
 from enc_caffe.pipeline.emission import budgeted
 from enc_caffe.pipeline.reporting import read_run
-from enc_caffe.plan import Plan, Provenance
+from enc_caffe.plan import Plan, Provenance, write_plan
 from tests.decomposition.layers import conv
 from tests.measuring.nets import residual, write_images, write_net
 
@@ -57,6 +57,33 @@ def test_decomposable_layers_are_the_same_in_every_command(
     whole = int(re.search(r"original +([\d,]+)", said.out)[1].replace(",", ""))
     assert inspected == pytest.approx(saved * whole / (1 - costs["exact, decomposable"]), rel=1e-9)
     assert read_run(out).networks[1].macs["exact"] == costs["exact, decomposable"]
+
+
+def test_an_lmdb_that_nothing_reads_is_named(kit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own = 'type: "HDF5Data"\\1 hdf5_data_param { source: "list.txt" batch_size: 4 }'
+    text = re.sub(r'type: "Data"(.*) transform_param.*backend: LMDB }', own, (kit / "train_val.prototxt").read_text())
+    (tmp_path / "own.prototxt").write_text(text)
+    write_plan(tmp_path / "ranks.json", Plan("residual", {"c2": Form("spatial", (2,))}))
+    command = [
+        "emit",
+        "--model",
+        str(tmp_path / "own.prototxt"),
+        "--weights",
+        str(kit / "net.caffemodel"),
+        "--input_shape",
+        "3,12,12",
+    ]
+    command += [
+        "--ranks",
+        str(tmp_path / "ranks.json"),
+        "--train_lmdb",
+        str(kit / "lmdb"),
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    assert main(command) == 0
+    assert "--train_lmdb: layer 'data' (HDF5Data) brings the images of the TRAIN phase" in capsys.readouterr().err
+    assert 'source: "list.txt"' in (tmp_path / "out" / "train_val.prototxt").read_text()
 
 
 def test_a_budget_that_counted_other_strides_says_so() -> None:

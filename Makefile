@@ -18,7 +18,7 @@ help:
 	@echo "                  variables: METHOD=map|model|inf, FINETUNE=0|1, WORKERS=, GPU=0,1|all, WEIGHTS=, OUT="
 	@echo "make rivals       every method of the paper's tables on ResNet-56: accuracy, evaluations and time of the search; variables:"
 	@echo "                  METHOD=uniform,adc,..., TARGETS=0.5,0.3, EPISODES=, CHOOSE=, LMDB=, TEST_LMDB=, MODEL=, WEIGHTS=, COUNT=,"
-	@echo "                  FINETUNE=N iterations for each (SOLVER=, TRAIN_LMDB= with MODEL=)"
+	@echo "                  FINETUNE=N iterations for each (SOLVER=, TRAIN_LMDB= with MODEL=; GPU=0 trains there)"
 	@echo "make compare      all search methods on ResNet-56 at equal MACs (ENC_CAFFE_DATA=DIR)"
 	@echo "make test         all tests, two files at a time (JOBS=N)"
 	@echo "make gpu-test     layers, networks and commands on a GPU, held against the CPU (CPU_ONLY=OFF make install before)"
@@ -52,7 +52,8 @@ rivals: install
 		$(if $(EPISODES),--episodes $(EPISODES)) $(if $(CHOOSE),--choose $(CHOOSE)) $(if $(WORKERS),--workers $(WORKERS)) \
 		$(if $(MODEL),--model $(MODEL)) $(if $(WEIGHTS),--weights $(WEIGHTS)) $(if $(LMDB),--lmdb $(LMDB)) \
 		$(if $(TEST_LMDB),--test_lmdb $(TEST_LMDB)) $(if $(COUNT),--count $(COUNT)) $(if $(FINETUNE),--finetune $(FINETUNE)) \
-		$(if $(SOLVER),--solver $(SOLVER)) $(if $(TRAIN_LMDB),--train_lmdb $(TRAIN_LMDB))
+		$(if $(SOLVER),--solver $(SOLVER)) $(if $(TRAIN_LMDB),--train_lmdb $(TRAIN_LMDB)) \
+		$(if $(GPU),--gpu $(GPU))
 
 compare: install
 	@$(PY) scripts/compare_methods.py --out $(OUT)/compare $(if $(METRICS),--metrics $(METRICS))

@@ -57,6 +57,9 @@ def main() -> int:
         "--statistics", type=float, default=0.9, metavar="F",
         help="of --finetune, BatchNorm's moving_average_fraction (default: 0.9; Caffe's 0.999 hardly moves in a short training)",
     )  # fmt: skip
+    parser.add_argument(
+        "--gpu", default="", metavar="0|all", help="of --finetune, where Caffe trains (default: the CPU)"
+    )
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--store", type=Path, help="store of results (default: the per-user one)")
     parser.add_argument("--out", type=Path, default=Path("outputs/rivals"))
@@ -120,7 +123,7 @@ def run(args: argparse.Namespace) -> None:
 def _training(args: argparse.Namespace, model: Path) -> Optional[Training]:
     """The training that all networks get, where one is asked for."""
     if args.finetune is None:
-        given = [f for f in ("solver", "train_lmdb") if getattr(args, f) is not None]
+        given = [f for f in ("solver", "train_lmdb", "gpu") if getattr(args, f)]
         if given:
             raise UsageError(f"--{given[0]}: belongs to --finetune N, which is not given")
         return None
@@ -129,7 +132,7 @@ def _training(args: argparse.Namespace, model: Path) -> Optional[Training]:
     if args.model is not None and (args.solver is None or args.train_lmdb is None):
         raise UsageError("--finetune needs --solver and --train_lmdb beside --model")
     train = args.train_lmdb or cifar_training(args.out)
-    return Training(args.finetune, args.solver or model.parent / "solver.prototxt", train, args.statistics)
+    return Training(args.finetune, args.solver or model.parent / "solver.prototxt", train, args.statistics, args.gpu)
 
 
 if __name__ == "__main__":

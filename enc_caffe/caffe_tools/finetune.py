@@ -99,6 +99,7 @@ def finetune(
     input_shapes: Optional[Mapping[str, Shape]] = None,
     selection: Optional[Selection] = None,
     notice: Callable[[str], None] = lambda line: None,
+    test: bool = True,
 ) -> Finetuned:
     """Train a network with stock Caffe from given weights (without: from the solver's random initialisation).
 
@@ -121,6 +122,8 @@ def finetune(
         Held-out images that choose a snapshot, the start among them, and perhaps the learning rate.
     notice : callable of a line that a person should read
         Hears of layers that begin with their fillers' values.
+    test : bool
+        Whether ``caffe test`` runs in the end.
 
     Where the network is one that distils (:mod:`enc_caffe.caffe_io.distill`), the student is taken out in the end: the results are
     those of the ``train_val.prototxt`` beside it.
@@ -171,7 +174,7 @@ def finetune(
     check_images(_staged(trained, original), network, str(path))
     deploy = verbatim_text(for_inference(deploy_net(_staged(own, original), own_network)), comments)
     # A student may have no loss of its own; then its outputs are tested by those of the original alone.
-    test = to_text(train_val_or_same(own, own_network, train_lmdb, test_lmdb)[0])
+    tests_by = to_text(train_val_or_same(own, own_network, train_lmdb, test_lmdb)[0])
     with claimed(out):
         try:
             out.mkdir(parents=True, exist_ok=True)
@@ -195,13 +198,13 @@ def finetune(
                     if layer.type == "Data":
                         layer.data_param.batch_size = size
             name = "train_val.prototxt" if own is net and by is None else TRAINED
-            files = Files(to_text(train), name, test, deploy, own is not net, by, held, batches)
+            files = Files(to_text(train), name, tests_by, deploy, own is not net, by, held, batches)
             if selection is not None and selection.sweep:
                 overrides = {
                     **(overrides or {}),
                     "base_lr": _swept(out, original, files, weights, overrides, gpu, progress),
                 }
-            return _trained(out, original, files, weights, overrides, gpu, repeatable, progress)
+            return _trained(out, original, files, weights, overrides, gpu, repeatable, progress, test)
         except OSError as exc:
             raise OutputError(f"{out}: cannot be written ({exc.strerror})") from None
 
@@ -280,7 +283,7 @@ def _swept(
 
 def _trained(
     out: Path, original: Any, files: Files, weights: Optional[Path], overrides: Optional[dict[str, Any]], gpu: str,
-    repeatable: bool, progress: Callable[[Step], None],
+    repeatable: bool, progress: Callable[[Step], None], test: bool,
 ) -> Finetuned:  # fmt: skip
     result = out / RESULT
     run = run_training(out, original, files, weights, overrides, gpu, repeatable, progress)
@@ -294,7 +297,7 @@ def _trained(
         shutil.copyfile(chosen, partial)
     with atomic_file(out / "train_val.prototxt") as handle:
         handle.write(files.test.encode())
-    test, images, exactly = tested(out, partial, gpu)
+    outputs, images, exactly = tested(out, partial, gpu) if test else ({}, 0, True)
     with atomic_file(out / "deploy.prototxt") as handle:
         handle.write(files.deploy.encode(errors="surrogateescape"))
     partial.replace(result)
@@ -308,7 +311,14 @@ def _trained(
             f"{which}, base_lr {run.parameters.base_lr:g}; on {files.held_out} held-out images {files.by.words(held)}"
         )
     return Finetuned(
-        result, run.parameters.max_iter, losses[-1] if losses else None, test, run.resumed_from, images, exactly, words
+        result,
+        run.parameters.max_iter,
+        losses[-1] if losses else None,
+        outputs,
+        run.resumed_from,
+        images,
+        exactly,
+        words,
     )
 
 

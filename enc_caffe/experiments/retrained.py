@@ -35,12 +35,15 @@ class Training:
     statistics : float, optional
         BatchNorm's moving_average_fraction. Of a hundred iterations Caffe's 0.999 keeps 90% of the statistics of before, and what weights learn
         beside those of their batches would not show.
+    gpu : str
+        Where Caffe trains, as ``finetune --gpu``; on the CPU where it is empty.
     """
 
     iterations: int
     solver: Path
     lmdb: Path
     statistics: Optional[float] = None
+    gpu: str = ""
 
     def __post_init__(self) -> None:
         if self.iterations < 1:
@@ -98,8 +101,8 @@ def retrained(
     """
     model = trained_model(folder, training.statistics)
     made = finetune(
-        training.solver, folder / "compressed.caffemodel", out, model, training.lmdb, test, training.overrides(), force=force,
-        repeatable=True, progress=progress,
+        training.solver, folder / "compressed.caffemodel", out, model, training.lmdb, test, training.overrides(),
+        training.gpu, force=force, repeatable=True, progress=progress, test=False,
     )  # fmt: skip
     images = images_of(load(out / "train_val.prototxt", test, None, True), out / RESULT, test, executor, store)
     found = PlanEvaluator(images).counts({})

@@ -208,10 +208,8 @@ def main() -> None:
     }
     for name in ("layers", "r_max"):
         print(f"exact solver: time grows as {name} to the power of {exponent(curves[name]):.2f}")
-    seconds = [s for _, s in curves["budget"]]
-    print(
-        f"exact solver: over the budgets 0.25 to 0.9 between {min(seconds) * 1000:.0f} and {max(seconds) * 1000:.0f} ms"
-    )
+    spent = [s for _, s in curves["budget"]]
+    print(f"exact solver: over the budgets 0.25 to 0.9 between {min(spent) * 1000:.0f} and {max(spent) * 1000:.0f} ms")
     if args.plot:
         from enc_caffe.report import figures
 

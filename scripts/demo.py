@@ -140,7 +140,7 @@ def run(out: Path) -> list[Row]:
     for target in TARGETS:
         start = time.perf_counter()
         folder = out / f"compressed-{round(100 * target)}"
-        options = {"method": "map", "metric": "pca", "target_flops": target, "first_layer": "search"}
+        options: dict[str, Any] = {"method": "map", "metric": "pca", "target_flops": target, "first_layer": "search"}
         plan = search_plan(table, SearchOptions(**options)).plan
         # A fine-tuned network of other ranks, from a former state of things, is of no use.
         if (folder / "ranks.json").is_file() and read_plan(folder / "ranks.json").forms != plan.forms:

@@ -59,7 +59,7 @@ class Subject:
         for scheme in SCHEMES:
             self._emit(scheme, model, weights)
         network = describe(read_net(model))
-        np.savez(folder / "inputs.npz", **random_inputs(network, {}))
+        np.savez(folder / "inputs.npz", **random_inputs(network, {}))  # type: ignore[arg-type]
         #: By form: the layer that makes each blob, since some converters call an output by it.
         self.layers = {
             f: {t: x.name for x in describe(read_net(m)).layers for t in x.tops} for f, (m, _) in self.forms.items()

@@ -83,7 +83,7 @@ def prototxt(rng: random.Random, seeds: Sequence[bytes], words: Sequence[str]) -
             depth = rng.choice((2, 30, 99, 200, 2000))
             tokens.insert(
                 at,
-                rng.choice(words + ["layer", "x"])
+                rng.choice([*words, "layer", "x"])
                 + " { "
                 + (rng.choice(words) + " { ") * depth
                 + "} " * rng.choice((0, depth)),

@@ -172,7 +172,8 @@ def with_inputs(net: Any, network: Network) -> str:
 
 def random_inputs(network: Network, below: Any, seed: int = 1) -> Blobs:
     """Random values for every input; integers where ``below`` says so."""
-    rng, found = np.random.default_rng(seed), {}
+    rng = np.random.default_rng(seed)
+    found: Blobs = {}
     for layer in network.layers:
         for top, shape in zip(layer.tops, layer.top_shapes):
             if top in network.inputs and layer.type != "DummyData":

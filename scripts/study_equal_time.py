@@ -60,7 +60,8 @@ def timed(args: argparse.Namespace, table: LatencyTable, folders: dict[str, Path
         tempfile.TemporaryDirectory() as name,
         RuntimeProcess(runtime_for(str(table.about["runtime"])), threads) as process,
     ):
-        texts = {"original": deploy, **{n: with_batch(read_net(f / "deploy.prototxt"), batch) for n, f in folders.items()}}  # fmt: skip
+        texts = {"original": deploy}
+        texts |= {n: with_batch(read_net(f / "deploy.prototxt"), batch, loaded.network) for n, f in folders.items()}
         weights = {"original": args.weights, **{n: f / "compressed.caffemodel" for n, f in folders.items()}}
         models = {}
         for what, net in texts.items():

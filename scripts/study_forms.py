@@ -78,7 +78,9 @@ def _imagenet(data: Path, out: Path, number: int, seed: int) -> tuple[Path, Path
         if part == "calibration":
             kept = np.sort(np.random.default_rng(seed).choice(len(rows), number, replace=False))
             rows = [rows[i] for i in kept]
-        pixels = np.stack([cv2.imread(str(data / "imagenet" / name)).transpose(2, 0, 1) for name, _ in rows])
+        pixels = np.stack(
+            [np.asarray(cv2.imread(str(data / "imagenet" / name))).transpose(2, 0, 1) for name, _ in rows]
+        )
         write_lmdb(path, sources.from_arrays(pixels, np.array([int(label) for _, label in rows]))[1])
     return paths
 

@@ -98,6 +98,7 @@ def main() -> int:
             times = timer.times(nets, f"a plan of '{network.name}'")
         first = times["original"].nanoseconds
         # The original's drift since the table was made is the machine's, not the prediction's.
+        assert table.network_time is not None
         drift = first / table.network_time
         found = {
             n: (network_complexity(network, plan, "exact").macs / original, table.predicted(layers, plan) * drift / first, times[n].nanoseconds / first)

@@ -87,7 +87,9 @@ def samples(names: tuple[str, ...]) -> list[np.ndarray]:
     import sklearn.datasets
 
     folders = (Path(skimage.data.__file__).parent, Path(sklearn.datasets.__file__).parent / "images")
-    return [cv2.imread(str(next(f / n for f in folders if (f / n).is_file())), cv2.IMREAD_COLOR) for n in names]
+    return [
+        np.asarray(cv2.imread(str(next(f / n for f in folders if (f / n).is_file())), cv2.IMREAD_COLOR)) for n in names
+    ]
 
 
 def faces(first: int) -> np.ndarray:

@@ -90,7 +90,7 @@ def _steps(args: argparse.Namespace, more: list[str]) -> int:
 
 def _first(correct: object) -> int:
     """Top-1 of what an evaluation counted."""
-    return int(next(iter(correct.values())) if isinstance(correct, dict) else correct)  # type: ignore[call-overload]
+    return int(next(iter(correct.values())) if isinstance(correct, dict) else correct)  # type: ignore[call-overload, arg-type]
 
 
 if __name__ == "__main__":

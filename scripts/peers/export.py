@@ -69,7 +69,7 @@ def export(args: argparse.Namespace) -> None:
         (work / "digests.sqlite").unlink()
         (work / "network.json").write_text(json.dumps(about, indent=1) + "\n")
         blobs = {f"{x.name}/{i}": model.array(b) for x in model for i, b in enumerate(x.blobs)}
-        np.savez(work / "weights.npz", **blobs)
+        np.savez(work / "weights.npz", **blobs)  # type: ignore[arg-type]
         for name, lmdb in (("choose", args.lmdb), ("test", args.test_lmdb)):
             shape = network.data_shapes[data][1:]
             fed = [(i.pixels, i.label) for i in fed_images(lmdb, loaded.transform, tuple(shape))]

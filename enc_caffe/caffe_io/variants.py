@@ -299,8 +299,8 @@ def check_one_input(net: Any, network: Network, source: str) -> None:
     inputs = [top for layer in layers if layer.type == "Input" for top in layer.top if top in read]
     if len(inputs) > 1:
         raise NetworkError(
-            f"{source}: the network has {len(inputs)} inputs ({', '.join(inputs)}), and the images of an LMDB are one; "
-            "metrics without --lmdb, search and emit compress it without images"
+            f"{source}: the network has {len(inputs)} inputs ({', '.join(inputs)}), and images are those of one; "
+            "metrics without --lmdb and --images, search and emit compress it without any"
         )
 
 

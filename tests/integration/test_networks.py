@@ -248,7 +248,10 @@ def test_one_of_several_inputs_is_not_filled(tmp_path: Path, capsys: pytest.Capt
     more = [str(tmp_path / word) if word in ("o", "m.json") else word for word in more]
     assert main([command, *flags, "--lmdb", str(images(tmp_path / "images")), *more]) == 1
     error = capsys.readouterr().err
-    assert "the network has 2 inputs (left, right), and the images of an LMDB are one; metrics without --lmdb" in error
+    assert (
+        "the network has 2 inputs (left, right), and images are those of one; metrics without --lmdb and --images"
+        in error
+    )
     # That way it is compressed.
     if command == "metrics":
         assert main(["metrics", *flags, "--out", str(tmp_path / "m.json")]) == 0

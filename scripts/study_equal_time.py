@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 from enc_caffe import pipeline
 from enc_caffe.caffe_io.prototxt import read_net, to_text
@@ -35,8 +35,8 @@ ROUNDS, OFTEN = 10, 6
 HOW = ("--method", "model", "--metric", "fisher", "--schemes", "all")
 
 
-def compressed(args: argparse.Namespace, name: str, *budget: str) -> Path:
-    """The folder of a network, made where it is not there yet; what the command said is beside it."""
+def compressed(args: argparse.Namespace, name: str, *budget: str) -> Optional[Path]:
+    """The folder of a network, made where it is not there yet; what the command said is beside it. None where its budget is out of reach."""
     out = args.out / name
     if not (out / "evaluation.json").is_file():
         command = [
@@ -46,7 +46,11 @@ def compressed(args: argparse.Namespace, name: str, *budget: str) -> Path:
         print(" ".join(command), flush=True)
         with open(args.out / f"{name}.log", "w") as log:
             if subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False).returncode:
-                sys.exit(f"{args.out / name}.log: {Path(args.out / f'{name}.log').read_text().splitlines()[-1]}")
+                last = Path(args.out / f"{name}.log").read_text().splitlines()[-1]
+                if "cannot be reached" not in last:
+                    sys.exit(f"{args.out / name}.log: {last}")
+                print(f"{name}: {last}", flush=True)
+                return None
     return out
 
 
@@ -111,14 +115,17 @@ def main() -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     results = args.out / "results.json"
     rows = json.loads(results.read_text())["rows"] if results.is_file() else {}
-    by_macs = {f"macs {part}": compressed(args, f"macs-{part}", "--target_flops", part) for part in args.flops.split(",") if part}  # fmt: skip
+    made = {f"macs {part}": compressed(args, f"macs-{part}", "--target_flops", part) for part in args.flops.split(",") if part}  # fmt: skip
+    by_macs = {name: folder for name, folder in made.items() if folder is not None}
     for file in args.tables.split(","):
         table = read_latency(Path(file))
         runtime = str(table.about["runtime"])
         folders = dict(by_macs)
         for part in args.targets.split(","):
             own = ["--latency", file, "--target_latency", part]
-            folders[f"time {part}"] = compressed(args, f"{runtime}-{part}", *own)
+            folder = compressed(args, f"{runtime}-{part}", *own)
+            if folder is not None:
+                folders[f"time {part}"] = folder
         if set(folders) != set(rows.get(runtime, {})):
             times = timed(args, table, folders)
             rows[runtime] = {n: row(f, times[n]) for n, f in folders.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Optional
 
@@ -59,6 +60,11 @@ def test_caffe_trains_by_the_statistics_that_were_asked_for(
     training = Training(3, prototxts / "solver.prototxt", train, statistics)
     with ResultStore(tmp_path / "store.sqlite") as store, Workers(1).executor() as executor:
         made = retrained(training, folder, tmp_path / "out", test, store, executor, lambda step: None)
+        # Where it trains goes through to Caffe's command.
+        with pytest.raises(UsageError, match="--gpu x: all, or numbers"):
+            retrained(replace(training, gpu="x"), folder, tmp_path / "x", test, store, executor, lambda step: None)
+    # What counts the right images is the table's own pass, and no second one of caffe test.
+    assert not (tmp_path / "out" / "caffe_test.log").exists()
     assert made["iterations"] == 3 and made["score"]["images"] == 60
     net = caffe_pb2().NetParameter.FromString((tmp_path / "out" / RESULT).read_bytes())
     # Caffe's sums of means and variances, and their weight: each iteration takes the fraction of it and adds 1.

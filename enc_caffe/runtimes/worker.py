@@ -13,9 +13,12 @@ it but what an adapter asks for. Commands, each with its answer:
 The first line says the runtime's version, or why it cannot be used.
 """
 
+import concurrent.futures
+import ctypes
 import importlib.util
 import json
 import os
+import platform
 import sys
 import time
 
@@ -43,11 +46,37 @@ def _words(exc):
     return f"{type(exc).__name__}: {words[-1] if words else 'no message'}"[:400]
 
 
+def reader(numbers, threads):
+    """What reads all of the numbers: each thread a part, next to a core of its own, as the threads of a network read its weights."""
+    if threads == 1:
+        return numbers.sum
+    import numpy as np
+
+    pool, parts = concurrent.futures.ThreadPoolExecutor(threads), np.array_split(numbers, threads)
+    return lambda: sum(pool.map(np.sum, parts))
+
+
+def flush_denormals():
+    """Let denormal numbers count as zero, in this thread and those that it starts, on Linux with an x86 processor.
+
+    Others compute them as fast as any.
+    """
+    if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
+        return
+    # fenv_t: 28 bytes of the x87 unit, then the control register of SSE, whose bits 15 and 6 flush results and operands.
+    maths, state = ctypes.CDLL(None), (ctypes.c_uint32 * 8)()
+    if maths.fegetenv(state) == 0:
+        state[7] |= 0x8040
+        maths.fesetenv(state)
+
+
 class Nets:
     """The networks that are loaded, by name."""
 
     def __init__(self, adapter, threads):
         self._adapter, self._threads, self._nets = adapter, threads, {}
+        if getattr(adapter, "FLUSH_DENORMALS", False):
+            flush_denormals()
 
     def load(self, said):
         """Convert a network and make it ready to run on random inputs."""
@@ -81,6 +110,7 @@ class Nets:
 
         nets, now = [self._nets[n] for n in said["names"]], clock(self._threads)
         others = np.ones(said["sweep"] // 8)
+        read = reader(others, self._threads)
         passes = []
         for net in nets:
             net.run()
@@ -89,7 +119,7 @@ class Nets:
             passes.append(max(1, min(200, int(said["seconds"] / max(1e-7, time.perf_counter() - start)))))
         if len(others):
             start = time.perf_counter()
-            others.sum()
+            read()
             most = 1 + int(said["seconds"] / (time.perf_counter() - start))
             passes = [min(n, most) for n in passes]
         found = [[] for _ in nets]
@@ -99,7 +129,7 @@ class Nets:
                 net.run()
                 spent = 0
                 for _ in range(number):
-                    others.sum()
+                    read()
                     start = now()
                     net.run()
                     spent += now() - start

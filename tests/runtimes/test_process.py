@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -211,3 +212,34 @@ def test_an_interruption_ends_what_hangs_at_once(hanging: Path) -> None:
             assert pipe.read() == b""
         assert process.stderr is not None and process.stderr.read() == "test: interrupted\n"
         assert process.wait() == 130
+
+
+@pytest.mark.skipif(
+    (platform.system(), platform.machine()) != ("Linux", "x86_64"), reason="only there denormal numbers are slow"
+)
+@pytest.mark.parametrize("flushes", [True, False])
+def test_denormal_numbers_count_as_zero_where_an_adapter_asks_for_it(tmp_path: Path, flushes: bool) -> None:
+    adapter = tmp_path / "tiny.py"
+    adapter.write_text(
+        f"import threading\nimport numpy as np\nFLUSH_DENORMALS = {flushes}\ndef version():\n    return '1'\nclass Net:\n"
+        "    def __init__(self, *given):\n        pass\n    def run(self):\n        pass\n"
+        "    def outputs(self, inputs):\n        found = {'here': inputs['x'] * np.float32(1e-10)}\n"
+        "        other = threading.Thread(target=lambda: found.update(other=inputs['x'] * np.float32(1e-10)))\n"
+        "        other.start()\n        other.join()\n        return found\n"
+    )
+
+    class Tiny(Runtime):
+        @property
+        def adapter(self) -> Path:
+            return adapter
+
+    with RuntimeProcess(Tiny("tiny", (), "pip install nothing"), 2) as process:
+        process.load("net", random_model(empty((1, 4), 1), tmp_path, "net"))
+        found = process.outputs("net", {"x": np.full(8, 1e-30, np.float32)})
+        # What is read between passes is read by both threads.
+        assert process.time(["net"], 2, 0.0001, 1 << 16).shape == (1, 2)
+    for value in found.values():
+        assert np.all((value == 0) == flushes)
+    assert set(found) == {"here", "other"}
+    # Nothing of it is left in this process.
+    assert np.all(np.full(8, 1e-30, np.float32) * np.float32(1e-10) > 0)

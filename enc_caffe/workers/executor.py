@@ -33,14 +33,26 @@ _BEAT: Any = None
 #: In a worker: where the workers of a pool wait for each other when they start.
 _START: Any = None
 _GLOG = re.compile(r"^[FE]\d{4,8} [\d:.]+\s+\d+ (\S+?:\d+)\] (.*)$")
-
+#: What can be done about what Caffe says.
+_REMEDIES = {
+    "Cannot use GPU in CPU-only Caffe": "leave --gpu out, or build Caffe for GPUs: CPU_ONLY=OFF make install",
+    "invalid device ordinal": "there is no such GPU; nvidia-smi lists them",
+    "no CUDA-capable device": "there is no GPU; leave --gpu out",
+}
 
 #: What a program that is no Python says of an exception in a Python layer.
 _PYTHON = "boost::python::error_already_set"
 
 
 def last_words(log: str) -> str:
-    """Caffe's own last line: a Python layer's exception, else the message of the last fatal glog line, else the last line."""
+    """Caffe's own last line: a Python layer's exception, else the message of the last fatal glog line, else the last line; and what can be
+    done, where that is known.
+    """
+    said = _last_line(log)
+    return "; ".join([said, *(remedy for words, remedy in _REMEDIES.items() if words in said)])
+
+
+def _last_line(log: str) -> str:
     # What glog says of a crash are addresses.
     lines = [x for x in log.splitlines() if x.strip() and not x.lstrip().startswith(("***", "PC: @", "@"))]
     for before, line in zip(lines, lines[1:]):

@@ -641,6 +641,21 @@ def test_numbers_and_files_that_make_no_sense(
     assert sorted(p.name for p in tmp_path.iterdir()) == before
 
 
+@pytest.mark.skipif(Path("/dev/nvidia0").exists(), reason="there is a GPU, and this is about machines without")
+def test_a_gpu_that_is_not_there_is_said_with_what_to_do(
+    kit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("good.caffemodel", "good_lmdb"):
+        (tmp_path / name).symlink_to(kit / name)
+    for command in (
+        ["evaluate", *NET, "--lmdb", "good_lmdb", "--gpu", "0"],
+        [*TRAIN, "good_lmdb", "--test_lmdb", "good_lmdb", "--gpu", "0"],
+    ):
+        # A Caffe for the CPU, or one for GPUs.
+        fails(capsys, command, 1, "leave --gpu out")
+
+
 def test_no_command_writes_over_what_it_reads(
     kit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

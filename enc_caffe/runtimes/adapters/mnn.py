@@ -7,7 +7,7 @@ import numpy as np
 from _tools import mnnconvert
 
 #: Its kernels compute in all lanes of a register, and in those that hold no channel with what memory happened to have. Where that is
-#: denormal an instruction takes a hundred times as long: a layer takes 30 us in one network and 1 ms in the next. Nothing reads these lanes.
+#: denormal an instruction takes many times as long: a layer takes 30 us in one network and 1 ms in the next. Nothing reads these lanes.
 FLUSH_DENORMALS = True
 
 

@@ -144,7 +144,7 @@ class Timer:
             "runtime": process.runtime.name, "version": process.version, "machine": machine(), "threads": process.threads,
         }  # fmt: skip
         words = {"network": f"times in {process.runtime.name} {process.version}", "metric": "latency"}
-        key = {"latency": 1, **self.about, "batch": batch, "rounds": rounds, "enough": enough}
+        key = {"latency": 2, **self.about, "batch": batch, "rounds": rounds, "enough": enough}
         self._context = store.context(words, key) if store is not None else ""
 
     def times(self, nets: Mapping[str, Any], what: str, sweep: int = 0) -> Timings:

@@ -47,8 +47,9 @@ def _words(exc):
 
 
 def reader(numbers, threads):
-    """What reads all of the numbers: each thread a part, next to a core of its own, as the threads of a network read its weights."""
-    if threads == 1:
+    """What reads all of the numbers: each thread a part, as the threads of a network read its weights."""
+    # Of no numbers no thread is woken right before a pass.
+    if threads == 1 or not len(numbers):
         return numbers.sum
     import numpy as np
 

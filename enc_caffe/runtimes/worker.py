@@ -22,6 +22,9 @@ import platform
 import sys
 import time
 
+#: Seconds from which on a pass counts little of what the caches held before it.
+LONG = 0.02
+
 
 def clock(threads):
     """The clock: of one thread the processor's time, which other work on the machine does not count in; of several the wall's."""
@@ -35,7 +38,7 @@ def _inputs(said):
     return {n: rng.standard_normal(s).astype(np.float32) for n, s in said["inputs"].items()}
 
 
-def _first_pass(net):
+def _seconds_of_pass(net):
     start = time.perf_counter()
     net.run()
     return time.perf_counter() - start
@@ -84,7 +87,7 @@ class Nets:
         inputs = _inputs(said)
         try:
             net = self._adapter.Net(said["prototxt"], said["caffemodel"], said["folder"], inputs, self._threads)
-            seconds = _first_pass(net)
+            seconds = _seconds_of_pass(net)
         except (Exception, SystemExit) as exc:
             return {"refused": _words(exc)}
         self._nets[said["name"]] = net
@@ -95,7 +98,7 @@ class Nets:
         try:
             given = [(one["prototxt"], one["caffemodel"], _inputs(one)) for one in said["nets"]]
             nets = self._adapter.together(given, said["folder"], self._threads)
-            seconds = [_first_pass(net) for net in nets]
+            seconds = [_seconds_of_pass(net) for net in nets]
         except (Exception, SystemExit) as exc:
             return {"refused": _words(exc)}
         self._nets.update(zip((one["name"] for one in said["nets"]), nets))
@@ -112,12 +115,12 @@ class Nets:
         nets, now = [self._nets[n] for n in said["names"]], clock(self._threads)
         others = np.ones(said["sweep"] // 8)
         read = reader(others, self._threads)
-        passes = []
+        passes, long = [], []
         for net in nets:
             net.run()
-            start = time.perf_counter()
-            net.run()
-            passes.append(max(1, min(200, int(said["seconds"] / max(1e-7, time.perf_counter() - start)))))
+            seconds = _seconds_of_pass(net)
+            long.append(seconds > LONG)
+            passes.append(max(1, min(200, int(said["seconds"] / max(1e-7, seconds)))))
         if len(others):
             start = time.perf_counter()
             read()
@@ -125,9 +128,10 @@ class Nets:
             passes = [min(n, most) for n in passes]
         found = [[] for _ in nets]
         for _ in range(said["rounds"]):
-            for net, number, into in zip(nets, passes, found):
-                # What was in the caches before is the other networks'.
-                net.run()
+            for net, number, by_itself, into in zip(nets, passes, long, found):
+                if not by_itself:
+                    # What was in the caches before is the other networks'.
+                    net.run()
                 spent = 0
                 for _ in range(number):
                     read()

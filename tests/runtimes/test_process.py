@@ -10,12 +10,14 @@ import sys
 import threading
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from enc_caffe.errors import RuntimeRefusal, UsageError
 from enc_caffe.measuring.contexts import empty, random_model
+from enc_caffe.runtimes import worker
 from enc_caffe.runtimes.known import RUNTIMES, Runtime, interpreter, runtime_for
 from enc_caffe.runtimes.process import Model, RuntimeProcess
 from enc_caffe.runtimes.worker import reader
@@ -112,6 +114,7 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from enc_caffe.measuring.clock import time_models
+from enc_caffe.runtimes import worker
 from enc_caffe.runtimes.process import Model, RuntimeProcess
 from enc_caffe.runtimes.worker import reader
 from enc_caffe.terminal.stopping import stoppable
@@ -260,3 +263,21 @@ def test_what_is_read_between_passes_is_read_by_all_threads_at_once(threads: int
     numbers = np.arange(100.0).view(Numbers)
     assert reader(numbers, threads)() == 4950 and len(readers) == threads
     assert reader(np.ones(0), threads)() == 0
+
+
+@pytest.mark.parametrize(("long", "passes"), [(-1.0, 2 + 3), (1e9, 2 + 3 * 2)])
+def test_a_network_of_long_passes_is_not_run_twice_in_a_turn(
+    long: float, passes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Counted:
+        def __init__(self) -> None:
+            self.number = 0
+
+        def run(self) -> None:
+            self.number += 1
+
+    monkeypatch.setattr(worker, "LONG", long)
+    nets = worker.Nets(SimpleNamespace(Net=Counted), 1)
+    nets._nets["one"] = net = Counted()
+    assert len(nets.time({"names": ["one"], "rounds": 3, "seconds": 0.0, "sweep": 0})["ns"][0]) == 3
+    assert net.number == passes

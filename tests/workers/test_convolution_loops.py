@@ -14,6 +14,7 @@ from enc_caffe.workers.executor import CaffeExecutor
 from tests.workers.test_kernels import (
     FORWARD,
     GRADIENT,
+    NANOSECONDS,
     alone_and_together,
     distance,
     needs_onednn,
@@ -25,17 +26,21 @@ from tests.workers.test_kernels import (
 pytestmark = [pytest.mark.caffe, needs_onednn]
 
 LAYERS = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+#: Fewer than three threads share each; more, or as many, are shared.
+IMAGES = st.integers(1, 4)
 SIZES = st.tuples(st.integers(1, 40), st.integers(1, 40))
 
 
-@pytest.fixture(scope="module", params=["", "AVX2", "SSE41"])
+@pytest.fixture(scope="module", params=[("", 1), ("", 3), ("AVX2", 1), ("SSE41", 1)], ids=str)
 def worker(request: pytest.FixtureRequest) -> Iterator[CaffeExecutor]:
-    """A process that computes by this CPU's instructions, or by older ones."""
+    """A process that computes by this CPU's instructions, in one thread or three, or by older ones."""
+    instructions, threads = request.param
     with pytest.MonkeyPatch.context() as patch:
-        if request.param:
-            patch.setenv("DNNL_MAX_CPU_ISA", request.param)
-        with CaffeExecutor(1) as executor:
-            if request.param:
+        patch.setenv(NANOSECONDS, "0")
+        if instructions:
+            patch.setenv("DNNL_MAX_CPU_ISA", instructions)
+        with CaffeExecutor(1, threads) as executor:
+            if instructions:
                 # Not what the next set would be called.
                 assert "AVX-512" not in executor.arithmetic.layers
             yield executor
@@ -60,15 +65,16 @@ def held_against_caffe(worker: CaffeExecutor, nets: list[str], shape: tuple[int,
 
 @LAYERS
 @given(
-    channels=st.integers(2, 5), each=st.integers(1, 2), size=SIZES, pad=st.tuples(st.integers(0, 4), st.integers(0, 4)),
+    images=IMAGES, channels=st.integers(2, 5), each=st.integers(1, 2), size=SIZES, pad=st.tuples(st.integers(0, 4), st.integers(0, 4)),
     stride=st.integers(1, 2), bias=st.booleans(), seed=st.integers(0, 2**32 - 1),
 )  # fmt: skip
 def test_depthwise(
-    worker: CaffeExecutor, channels: int, each: int, size: tuple[int, int], pad: tuple[int, int], stride: int, bias: bool, seed: int
+    worker: CaffeExecutor, images: int, channels: int, each: int, size: tuple[int, int], pad: tuple[int, int], stride: int, bias: bool,
+    seed: int,
 ) -> None:  # fmt: skip
     assume(all(n + 2 * p >= 3 for n, p in zip(size, pad)))
     text = f"group: {channels} stride: {stride} pad_h: {pad[0]} pad_w: {pad[1]} bias_term: {str(bias).lower()}"
-    shape = (2, channels, *size)
+    shape = (images, channels, *size)
     assert held_against_caffe(worker, layer_text(shape, channels * each, text), shape, seed) == "loops depthwise"
 
 
@@ -82,14 +88,14 @@ def test_depthwise_planes_of_all_kinds(worker: CaffeExecutor, size: tuple[int, i
 
 @LAYERS
 @given(
-    inputs=st.integers(14, 40), outputs=st.integers(14, 40), size=SIZES, pad=st.tuples(st.integers(0, 3), st.integers(0, 3)),
+    images=IMAGES, inputs=st.integers(14, 40), outputs=st.integers(14, 40), size=SIZES, pad=st.tuples(st.integers(0, 3), st.integers(0, 3)),
     bias=st.booleans(), seed=st.integers(0, 2**32 - 1),
 )  # fmt: skip
 def test_3x3(
-    worker: CaffeExecutor, inputs: int, outputs: int, size: tuple[int, int], pad: tuple[int, int], bias: bool, seed: int
+    worker: CaffeExecutor, images: int, inputs: int, outputs: int, size: tuple[int, int], pad: tuple[int, int], bias: bool, seed: int
 ) -> None:  # fmt: skip
     assume(all(n + 2 * p >= 3 for n, p in zip(size, pad)))
-    shape, text = (2, inputs, *size), f"pad_h: {pad[0]} pad_w: {pad[1]} bias_term: {str(bias).lower()}"
+    shape, text = (images, inputs, *size), f"pad_h: {pad[0]} pad_w: {pad[1]} bias_term: {str(bias).lower()}"
     kernel = held_against_caffe(worker, layer_text(shape, outputs, text), shape, seed)
     if kernel == "loops Winograd":
         assert "AVX-512" in worker.arithmetic.layers and min(inputs, outputs) >= 16
@@ -107,15 +113,16 @@ def test_winograd_needs_avx512(worker: CaffeExecutor, channels: int, size: tuple
 
 @LAYERS
 @given(
-    inputs=st.integers(1, 30), outputs=st.integers(1, 30), size=SIZES,
+    images=IMAGES, inputs=st.integers(1, 30), outputs=st.integers(1, 30), size=SIZES,
     kernel=st.sampled_from([(3, 1), (1, 3), (1, 1), (3, 3), (2, 5), (5, 2)]), pad=st.tuples(st.integers(0, 3), st.integers(0, 3)),
     bias=st.booleans(), seed=st.integers(0, 2**32 - 1),
 )  # fmt: skip
 def test_few_channels(
-    worker: CaffeExecutor, inputs: int, outputs: int, size: tuple[int, int], kernel: tuple[int, int], pad: tuple[int, int], bias: bool, seed: int
+    worker: CaffeExecutor, images: int, inputs: int, outputs: int, size: tuple[int, int], kernel: tuple[int, int], pad: tuple[int, int],
+    bias: bool, seed: int,
 ) -> None:  # fmt: skip
     assume(all(n + 2 * p >= k for n, p, k in zip(size, pad, kernel)))
-    shape = (3, inputs, *size)
+    shape = (images, inputs, *size)
     text = (
         f"num_output: {outputs} kernel_h: {kernel[0]} kernel_w: {kernel[1]} pad_h: {pad[0]} pad_w: {pad[1]} "
         f"bias_term: {str(bias).lower()}"
@@ -161,3 +168,22 @@ def test_threads(outputs: int, monkeypatch: pytest.MonkeyPatch) -> None:
     kernel, computing = same_by_threads(layer_text(shape, outputs, "pad: 1")[0], shape)
     # 24 outputs are Winograd's, which needs AVX-512; 5 are few, for which AVX2 will do.
     assert kernel.startswith("loops") == (("AVX-512" if outputs == 24 else "AVX") in computing)
+
+
+@pytest.mark.parametrize("images", [1, 2])
+@pytest.mark.parametrize(
+    ("outputs", "size", "text"),
+    [
+        (24, (40, 56), "kernel_size: 3 pad: 1"), (24, (9, 7), "kernel_size: 3 pad: 1"), (5, (40, 56), "kernel_size: 3 pad: 1"),
+        (5, (150, 64), "kernel_h: 3 pad_h: 1 kernel_w: 1"), (5, (64, 150), "kernel_w: 3 pad_w: 1 kernel_h: 1"), (5, (61, 67), "kernel_size: 1"),
+        (20, (50, 34), "kernel_size: 3 group: 20 pad: 1"),
+    ],
+)  # fmt: skip
+def test_threads_that_share_an_image(
+    images: int, outputs: int, size: tuple[int, int], text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DNNL_MAX_CPU_ISA", raising=False)
+    shape = (images, 20, *size)
+    net = one_layer("Convolution", shape, f"convolution_param {{ num_output: {outputs} {text} }}")
+    kernel, computing = same_by_threads(net, shape)
+    assert kernel.startswith("loops") or "AVX-512" not in computing

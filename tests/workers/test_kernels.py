@@ -311,14 +311,66 @@ def test_an_images_output_is_the_same_in_any_batch(worker: CaffeExecutor) -> Non
 def same_by_threads(net: str, shape: tuple[int, ...]) -> tuple[str, str]:
     """The kernel of a layer whose numbers one thread and three give alike, and what the process computes with."""
     found, computing = [], ""
-    for threads in (1, 3):
-        with CaffeExecutor(1, threads) as executor:
-            found += executor.result(executor.submit(passes, [net], shape, 5))
-            computing = executor.arithmetic.layers
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(NANOSECONDS, "0")
+        for threads in (1, 3):
+            with CaffeExecutor(1, threads) as executor:
+                found += executor.result(executor.submit(passes, [net], shape, 5))
+                computing = executor.arithmetic.layers
     (kernel, (out, bottom, *gradients)), (_, (out3, bottom3, *gradients3)) = found
     assert np.array_equal(out, out3) and np.array_equal(bottom, bottom3)
     assert all(distance(a, b) <= GRADIENT for a, b in zip(gradients, gradients3))
     return kernel, computing
+
+
+#: Work that each thread must have. Of 0 even the layers of tests are shared.
+NANOSECONDS = "ENC_CAFFE_NS_PER_THREAD"
+
+#: Layers of all kinds that are computed by oneDNN or in loops, over 12x12.
+SMALL = (
+    ("Convolution", 16, "convolution_param { num_output: 24 kernel_size: 3 pad: 1 stride: 2 }"),
+    ("Deconvolution", 16, "convolution_param { num_output: 24 kernel_size: 3 pad: 1 stride: 2 }"),
+    ("Convolution", 16, "convolution_param { num_output: 24 kernel_size: 3 pad: 1 }"),
+    ("Convolution", 16, "convolution_param { num_output: 5 kernel_size: 3 pad: 1 }"),
+    ("Convolution", 4, "convolution_param { num_output: 4 group: 4 kernel_size: 3 pad: 1 }"),
+    ("InnerProduct", 16, "inner_product_param { num_output: 40 }"),
+    ("BatchNorm", 16, "batch_norm_param { use_global_stats: false }"),
+    ("BatchNorm", 16, "batch_norm_param { use_global_stats: true }"),
+    ("Scale", 16, "scale_param { bias_term: true }"),
+    ("Pooling", 16, "pooling_param { pool: MAX kernel_size: 3 stride: 2 }"),
+)
+
+
+def threads_after_passes(nets: list[str], shapes: list[tuple[int, ...]]) -> int:
+    """How many more threads the process has after passes through layers both ways (in a worker)."""
+    # BLAS starts its own first.
+    shape = (1, 64, 12, 12)
+    passes(
+        [one_layer("Convolution", shape, "convolution_param { num_output: 64 kernel_size: 3 engine: CAFFE }")], shape, 1
+    )
+    before = len(os.listdir("/proc/self/task"))
+    for net, shape in zip(nets, shapes):
+        passes([net], shape, 1)
+    return len(os.listdir("/proc/self/task")) - before
+
+
+@needs_onednn
+@pytest.mark.parametrize(("nanoseconds", "more"), [("", 0), ("0", 2)])
+@pytest.mark.parametrize("images", [1, 4])
+def test_no_thread_is_woken_for_little_work(
+    images: int, nanoseconds: str, more: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(NANOSECONDS, raising=False)
+    if nanoseconds:
+        monkeypatch.setenv(NANOSECONDS, nanoseconds)
+    shapes = [(images, channels, 12, 12) for _, channels, _ in SMALL]
+    nets = [one_layer(kind, shape, text) for (kind, _, text), shape in zip(SMALL, shapes)]
+    with CaffeExecutor(1, 3) as executor:
+        assert executor.result(executor.submit(threads_after_passes, nets, shapes)) == more
+        # Of many images the same layer is shared.
+        many = (100, *shapes[0][1:])
+        net = one_layer(SMALL[0][0], many, SMALL[0][2])
+        assert executor.result(executor.submit(threads_after_passes, [net], [many])) == 2 - more
 
 
 @needs_onednn

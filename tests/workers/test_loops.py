@@ -1,4 +1,4 @@
-"""BatchNorm, Scale and Eltwise in loops of their own, held against Caffe's own code in another process."""
+"""BatchNorm, Scale, Eltwise and max pooling in loops of their own, held against Caffe's own code in another process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from enc_caffe.workers.blas import CONV, OWN_CODE
 from enc_caffe.workers.executor import CaffeExecutor
 from enc_caffe.workers.pycaffe import load_net
-from tests.workers.test_kernels import needs_onednn
+from tests.workers.test_kernels import NANOSECONDS, needs_onednn
 
 pytestmark = [pytest.mark.caffe, needs_onednn]
 
@@ -143,13 +143,54 @@ def test_sum(workers: tuple[CaffeExecutor, CaffeExecutor], coefficients: str) ->
     assert np.array_equal(found.out, np.zeros(shape) if coefficients else 2 * found.x)
 
 
+def pool_both_ways(text: str, shape: tuple[int, ...], seed: int) -> list[np.ndarray]:
+    """Outputs of a pooling layer, with infinite numbers and none and without, and where its gradient goes, which its mask tells (in a worker)."""
+    rng = np.random.default_rng(seed)
+    # Many are equal.
+    x = rng.integers(-3, 4, shape).astype(np.float32)
+    net, found = load_net(text, None), []
+    data, out = net.blobs["data"], net.blobs["out"]
+    # Of a window without any number Caffe's gradient would go before the plane: the plain ones come last.
+    for others in (0.2, 0.0):
+        data.data[...] = x
+        data.data[rng.uniform(size=shape) < others] = -np.inf
+        data.data[rng.uniform(size=shape) < others] = np.nan
+        net.forward()
+        found.append(np.array(out.data))
+    out.diff[...] = np.arange(1, out.data.size + 1).reshape(out.data.shape)
+    net.backward()
+    return [*found, np.array(data.diff)]
+
+
+@given(
+    images=st.integers(1, 2), size=st.tuples(st.integers(1, 20), st.integers(1, 70)), kernel=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    stride=st.tuples(st.integers(1, 3), st.integers(1, 3)), pad=st.tuples(st.integers(0, 3), st.integers(0, 3)), seed=st.integers(0, 2**32 - 1),
+)  # fmt: skip
+@LAYERS
+def test_max_pooling(
+    workers: tuple[CaffeExecutor, CaffeExecutor], images: int, size: tuple[int, int], kernel: tuple[int, int], stride: tuple[int, int],
+    pad: tuple[int, int], seed: int,
+) -> None:  # fmt: skip
+    # Caffe has windows outside of the plane where the stride is larger than the kernel.
+    assume(all(p < k <= n + 2 * p and s <= k for n, k, s, p in zip(size, kernel, stride, pad)))
+    shape = (images, 3, *size)
+    text = " ".join(
+        f"{name}_{axis}: {value}"
+        for name, both in (("kernel", kernel), ("stride", stride), ("pad", pad))
+        for axis, value in zip("hw", both)
+    )
+    net = net_of("Pooling", shape, f"pooling_param {{ pool: MAX {text} }}", False)
+    found, own = (w.result(w.submit(pool_both_ways, net, shape, seed)) for w in workers)
+    assert all(np.array_equal(a, b) for a, b in zip(found, own))
+
+
 @pytest.mark.parametrize(("threads", "instructions"), [(3, ""), (1, "SSE41")])
 def test_threads_and_older_cpus(
     workers: tuple[CaffeExecutor, CaffeExecutor], threads: int, instructions: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if instructions:
         monkeypatch.setenv("DNNL_MAX_CPU_ISA", instructions)
-    # Large enough for three threads.
+    monkeypatch.setenv(NANOSECONDS, "0")
     shape = (4, 13, 33, 37)
     with CaffeExecutor(1, threads) as executor:
         for kind, text in (
@@ -163,3 +204,6 @@ def test_threads_and_older_cpus(
             )
             assert close(found.out, own.out) and close(found.diff, own.diff)
             assert all(close(a, b) for a, b in zip(found.blobs + found.blob_diffs, own.blobs + own.blob_diffs))
+        net = net_of("Pooling", shape, "pooling_param { pool: MAX kernel_size: 3 stride: 2 }", False)
+        found, own = (w.result(w.submit(pool_both_ways, net, shape, 3)) for w in (executor, workers[1]))
+        assert all(np.array_equal(a, b) for a, b in zip(found, own))

@@ -14,9 +14,10 @@ load_extensions()
 
 
 def version():
-    """Of Caffe's source, and what computes its layers."""
+    """Of Caffe's source, and what computes its layers: another number of patches may compute the same in another time."""
     about = find_caffe().about
-    return f"{str(about.get('commit') or about.get('version') or 'unknown')[:7]}, layers by {layer_kernels()}"
+    patches = f" with {len(about['patches'])} patches" if about.get("patches") else ""
+    return f"{str(about.get('commit') or about.get('version') or 'unknown')[:7]}{patches}, layers by {layer_kernels()}"
 
 
 class Net:

@@ -31,12 +31,14 @@ IMAGES = st.integers(1, 4)
 SIZES = st.tuples(st.integers(1, 40), st.integers(1, 40))
 
 
-@pytest.fixture(scope="module", params=[("", 1), ("", 3), ("AVX2", 1), ("SSE41", 1)], ids=str)
+@pytest.fixture(
+    scope="module", params=[("", 1, "0"), ("", 3, "0"), ("", 3, "2000"), ("AVX2", 1, "0"), ("SSE41", 1, "0")], ids=str
+)
 def worker(request: pytest.FixtureRequest) -> Iterator[CaffeExecutor]:
-    """A process that computes by this CPU's instructions, in one thread or three, or by older ones."""
-    instructions, threads = request.param
+    """A process that computes by this CPU's instructions, in one thread, three, or three for what takes longer, or by older ones."""
+    instructions, threads, nanoseconds = request.param
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(NANOSECONDS, "0")
+        patch.setenv(NANOSECONDS, nanoseconds)
         if instructions:
             patch.setenv("DNNL_MAX_CPU_ISA", instructions)
         with CaffeExecutor(1, threads) as executor:

@@ -229,11 +229,12 @@ def sweep_of(network: Network, timer: Times) -> int:
 def levelled_groups(
     known: Mapping[str, Timings], groups: Mapping[str, Group], net: Any, timer: Times, sweep: int, placement: str
 ) -> dict[str, Timings]:
-    """Times of geometries, each measured at a moment of its own, as if they had all been measured at the same.
+    """Times of geometries, each measured at a moment of its own, as if they had all been measured at the same, which is the last.
 
     What a machine does beside, and its clock, change within the minutes of a table: two of the same machine had all forms of a layer a
     third dearer, and those of another a fifth cheaper. A search then takes halves where the machine was busy. So a few networks of all
-    geometries are timed once more, all in turns, and the times of each geometry are multiplied by what makes them right together.
+    geometries are timed once more, all in turns, and the times of each geometry are multiplied by what makes them right then: right
+    before the whole network is timed, of which they must be parts.
     """
     nets: dict[str, Any] = {}
     for at, (key, group) in enumerate(groups.items()):
@@ -255,7 +256,7 @@ def levelled_groups(
             ratios[key] = float(np.median([new / old for new, old in both]))
     level = float(np.median(list(ratios.values()))) if ratios else 1.0
     return {
-        key: {n: Timing(*(v * ratios.get(key, level) / level for v in t)) for n, t in own.items()}
+        key: {n: Timing(*(v * ratios.get(key, level) for v in t)) for n, t in own.items()}
         for key, own in known.items()
     }
 

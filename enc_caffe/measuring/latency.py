@@ -256,8 +256,7 @@ def levelled_groups(
             ratios[key] = float(np.median([new / old for new, old in both]))
     level = float(np.median(list(ratios.values()))) if ratios else 1.0
     return {
-        key: {n: Timing(*(v * ratios.get(key, level) for v in t)) for n, t in own.items()}
-        for key, own in known.items()
+        key: {n: Timing(*(v * ratios.get(key, level) for v in t)) for n, t in own.items()} for key, own in known.items()
     }
 
 

@@ -104,8 +104,10 @@ def test_geometries_that_were_timed_at_another_moment_are_put_right_together() -
     clock = Clock(network=9000.0, second=2.0)
     table = measure_latency(net, describe(net), schemes, clock, ranks=2)
     first, second = table.layers
-    assert (first.whole, second.whole) == (1000, 2000) and table.rest("ab") == 6000 and second.nanoseconds == pytest.approx(
-        (2 * first.nanoseconds[0],) * 2, abs=1
+    assert (
+        (first.whole, second.whole) == (1000, 2000)
+        and table.rest("ab") == 6000
+        and second.nanoseconds == pytest.approx((2 * first.nanoseconds[0],) * 2, abs=1)
     )
     assert second.intervals[0] == pytest.approx(2 * first.intervals[0], abs=1)
     # One geometry has nothing to be put right with.

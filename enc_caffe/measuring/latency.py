@@ -243,7 +243,7 @@ def levelled_groups(
         nets.update(
             {f"{at} {n}": one for n, one in all_.items() if n in known[key] and (n in few or n.startswith(WITHOUT))}
         )
-    times = timer.times(nets, TOGETHER, sweep) if len(groups) > 1 else {}
+    times = timer.times(nets, TOGETHER, sweep) if nets else {}
     ratios: dict[str, float] = {}
     for at, key in enumerate(groups):
         both = [

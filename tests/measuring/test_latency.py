@@ -54,9 +54,9 @@ class Clock:
     In a context a layer stands three times.
     """
 
-    def __init__(self, refused: str = "", network: float = 4000.0, second: float = 1.0) -> None:
+    def __init__(self, refused: str = "", network: float = 4000.0, slow: tuple[float, ...] = (1.0, 1.0)) -> None:
         self.runtime, self.about, self.refused, self.network = RUNTIMES["mnn"], {"runtime": "mnn"}, refused, network
-        self.asked, self.second = list[list[str]](), second
+        self.asked, self.slow = list[list[str]](), slow
 
     def one(self, name: str, what: str) -> Timing:
         return Timing(100.0 if name.startswith("without") else 3100.0 if name == "whole" else 1600.0, 9.0)
@@ -66,10 +66,9 @@ class Clock:
         if what == "the network":
             return {n: Timing(self.network - 500 * (n != "original"), 2.0) for n in nets}
         if what == TOGETHER:
-            # Some forms of both geometries, as they were: those of the second may take twice as long as when they were alone.
-            slow = (1.0, self.second)
+            # Some forms of each geometry, as they were, or slower than when they were alone.
             one = {n: self.one(n.partition(" ")[2], what) for n in nets}
-            return {n: Timing(t.nanoseconds * slow[int(n[0])], 9.0) for n, t in one.items()}
+            return {n: Timing(t.nanoseconds * self.slow[int(n[0])], 9.0) for n, t in one.items()}
         known = {n: self.one(n, what) for n in nets}
         return {n: t for n, t in known.items() if (what, n) != (f"layer '{self.refused}'", "whole")}
 
@@ -101,7 +100,7 @@ def test_geometries_that_were_timed_at_another_moment_are_put_right_together() -
     schemes = {"a": ("spatial",), "b": ("spatial",)}
     # When all were timed in turns those of the second took twice as long as alone: the machine did something else. So it still does when the
     # whole network is timed right after, of which the layers must be parts.
-    clock = Clock(network=9000.0, second=2.0)
+    clock = Clock(network=9000.0, slow=(1.0, 2.0))
     table = measure_latency(net, describe(net), schemes, clock, ranks=2)
     first, second = table.layers
     assert (
@@ -110,10 +109,9 @@ def test_geometries_that_were_timed_at_another_moment_are_put_right_together() -
         and second.nanoseconds == pytest.approx((2 * first.nanoseconds[0],) * 2, abs=1)
     )
     assert second.intervals[0] == pytest.approx(2 * first.intervals[0], abs=1)
-    # One geometry has nothing to be put right with.
-    clock = Clock()
-    measure_latency(net, describe(net), {"b": ("spatial",)}, clock, ranks=2)
-    assert len(clock.asked) == 2
+    # One geometry has no other to be put right with, but the network.
+    table = measure_latency(net, describe(net), {"b": ("spatial",)}, Clock(slow=(3.0,)), ranks=2)
+    assert table.layers[0].whole == 3000 and table.rest("b") == 1000
 
 
 def test_a_layer_that_is_refused_is_left_out_and_the_others_are_timed() -> None:

@@ -114,9 +114,7 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from enc_caffe.measuring.clock import time_models
-from enc_caffe.runtimes import worker
 from enc_caffe.runtimes.process import Model, RuntimeProcess
-from enc_caffe.runtimes.worker import reader
 from enc_caffe.terminal.stopping import stoppable
 from tests.runtimes.test_process import Made
 folder = Path(sys.argv[1])

@@ -152,6 +152,15 @@ class CaffeModel:
         out = message(_LAYER_NAME, layer.name.encode())
         return out + b"".join(message(_LAYER_BLOBS, bytes(self.bytes_of(blob.span))) for blob in layer.blobs)
 
+    def stored(self, name: str) -> StoredLayer:
+        """What the file has of a layer; :class:`WeightsError` where that is nothing."""
+        if name not in self.layers:
+            raise WeightsError(
+                f"{self.path}: layer '{name}' of the prototxt is not in the caffemodel; call it as it is called "
+                "there, or give the caffemodel that belongs to the prototxt"
+            )
+        return self.layers[name]
+
     def weights(self, layer: Layer) -> list[np.ndarray]:
         """Weight and bias of a convolution or fully connected layer, checked against the prototxt.
 
@@ -164,10 +173,7 @@ class CaffeModel:
         WeightsError
             If the layer is missing, its shapes differ, or a value is not finite.
         """
-        stored = self.layers.get(layer.name)
-        where = f"{self.path}: layer '{layer.name}'"
-        if stored is None:
-            raise WeightsError(f"{where} of the prototxt is not in the caffemodel")
+        stored, where = self.stored(layer.name), f"{self.path}: layer '{layer.name}'"
         shapes = expected_shapes(layer)
         if len(stored.blobs) != len(shapes):
             raise WeightsError(

@@ -24,7 +24,7 @@ from enc_caffe.decomposition import chain_of
 from enc_caffe.decomposition.outputs import OUTPUT_RIDGE, Root, output_roots
 from enc_caffe.decomposition.regression import FEW as FEW_COLUMNS
 from enc_caffe.decomposition.regression import RIDGE, ROUNDS, STEPS
-from enc_caffe.errors import UsageError, WeightsError
+from enc_caffe.errors import UsageError
 from enc_caffe.files.arrays import locked, read_arrays, write_arrays
 from enc_caffe.form import Form
 from enc_caffe.measuring.factors import read_error, read_factors
@@ -245,10 +245,7 @@ class Decomposer:
     def _weights(self, layer: Layer) -> list[np.ndarray]:
         if layer.has_weights:
             return self._model.weights(layer)
-        stored = self._model.layers.get(layer.name)
-        if stored is None:
-            raise WeightsError(f"{self.made.weights}: layer '{layer.name}' of the prototxt is not in the caffemodel")
-        return [self._model.array(b) for b in stored.blobs]
+        return [self._model.array(b) for b in self._model.stored(layer.name).blobs]
 
     def check(self, forms: Mapping[str, Form]) -> None:
         """Raise :class:`UsageError` where some layer cannot be made in this way."""

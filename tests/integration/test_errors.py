@@ -153,7 +153,10 @@ def test_weights(
         ("cycle", ["layer 'conv1'", "bottom 'conv2' is produced only by layer 'conv2': a cycle"]),
         ("bottom", ["layer 'conv3'", "bottom 'pol2' is produced by no layer"]),
         ("outputs", ["layer 'conv2'", "(48, 32, 3, 3)", "(40, 32, 3, 3)"]),
-        ("renamed", ["layer 'convx' of the prototxt is not in the caffemodel"]),
+        (
+            "renamed",
+            ["layer 'convx' of the prototxt is not in the caffemodel; call it as it is called there"],
+        ),
     ],
 )
 def test_prototxt(

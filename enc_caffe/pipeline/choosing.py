@@ -132,12 +132,12 @@ class Chooser:
         )  # fmt: skip
 
     def distilled(
-        self, loaded: LoadedNetwork, plan: Plan, blobs: Blobs, how: Distillation, iterations: int
+        self, loaded: LoadedNetwork, plan: Plan, blobs: Blobs, how: Distillation, iterations: int, gpu: str
     ) -> tuple[dict[str, list[np.ndarray]], str]:
         """The weights after a distillation, and what was kept of it; from then on the evaluator measures these."""
-        folder = folder_of(self.decomposer.folder("distilled"), plan, self._name, how, iterations, self._placement)
+        folder = folder_of(self.decomposer.folder("distilled"), plan, self._name, how, iterations, self._placement, gpu)
         found, kept = distilled(
-            loaded, self._images.weights, plan, blobs, folder, how, iterations, self._placement, self._report
+            loaded, self._images.weights, plan, blobs, folder, how, iterations, self._placement, self._report, gpu
         )
         # Where channels are taken out a narrow network was trained.
         model = opened(self._images.weights)

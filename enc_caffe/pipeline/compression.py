@@ -200,7 +200,9 @@ def compress(
             if making.iterations:
                 held = output.distillation or Distillation()
                 held = held if held.lmdb else replace(held, lmdb=output.train_lmdb or lmdb)
-                blobs, kept = chooser.distilled(loaded, found.plan, blobs, held, making.iterations)
+                blobs, kept = chooser.distilled(
+                    loaded, found.plan, blobs, held, making.iterations, resources.workers.training_gpu()
+                )
                 notice(f"distillation: {kept}")
         with atomic_folder(out, output.force) as work:
             emitted = _written(loaded, source, table, found.plan, work, out, lmdb, test, making, output, blobs)

@@ -38,6 +38,7 @@ def distilled(
     iterations: int,
     placement: str,
     progress: Stages,
+    gpu: str,
 ) -> tuple[dict[str, list[np.ndarray]], str]:
     """Weights of all layers of the compressed network after its distillation, and what was kept of it in words.
 
@@ -49,6 +50,8 @@ def distilled(
         Where the training is: one that was interrupted goes on there, and one that ended is not run again.
     how : Distillation
         Its ``lmdb`` are the images; a part of them is held out and chooses.
+    gpu : str
+        Number of the GPU that trains; empty for the CPU.
 
     Raises
     ------
@@ -68,7 +71,7 @@ def distilled(
 
     if not (training / RESULT).is_file() or not (training / "kept.txt").is_file():
         result = finetune(
-            net / SOLVER, net / WEIGHTS, training, overrides={"max_iter": iterations, "snapshot": every},
+            net / SOLVER, net / WEIGHTS, training, overrides={"max_iter": iterations, "snapshot": every}, gpu=gpu,
             progress=show, python_layers=loaded.python_layers, selection=Selection(None, True), force=False,
         )  # fmt: skip
         with atomic_file(training / "kept.txt") as handle:
@@ -78,7 +81,9 @@ def distilled(
     return found, (training / "kept.txt").read_text(encoding="utf-8")
 
 
-def folder_of(beside: Path, plan: Plan, name: list[Any], how: Distillation, iterations: int, placement: str) -> Path:
+def folder_of(
+    beside: Path, plan: Plan, name: list[Any], how: Distillation, iterations: int, placement: str, gpu: str
+) -> Path:
     """Where the distillation of this very plan is, however often it is asked for."""
     words = [
         VERSION,
@@ -90,7 +95,7 @@ def folder_of(beside: Path, plan: Plan, name: list[Any], how: Distillation, iter
         SNAPSHOTS,
     ]
     own = [how.temperature, sorted(how.blobs.items()), how.labels, how.frozen, str(how.lmdb)]
-    return beside / digest_of([words, own])[:32]
+    return beside / digest_of([words, own, "gpu"] if gpu else [words, own])[:32]
 
 
 def passes(loaded: LoadedNetwork, iterations: int) -> int:

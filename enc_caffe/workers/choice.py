@@ -51,6 +51,10 @@ class Workers:
             raise UsageError(f"--workers {self.number}: 1 or more are needed")
         return CaffeExecutor(self.number, limit=self.limit)
 
+    def training_gpu(self) -> str:
+        """The first of the GPUs, which ``caffe train`` takes; empty where workers run on the CPU. Several would want a Caffe with NCCL."""
+        return str(devices(self.gpus)[0]) if self.gpus and not self.scheduler else ""
+
 
 def workers_of(given: Union[int, Workers, None]) -> Workers:
     """What a caller says of workers: their number, or all of it; one process where nothing is said.

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from enc_caffe import pipeline
+from enc_caffe.caffe_io.distill import Distillation
 from enc_caffe.calibration.decomposer import Decomposer
 from enc_caffe.calibration.decomposition import Decomposition
+from enc_caffe.errors import CaffeError
 from enc_caffe.measuring.store import ResultStore
 from enc_caffe.measuring.subject import PlanEvaluator
 from enc_caffe.pipeline import choosing as module
@@ -64,3 +66,22 @@ def test_without_a_store_moments_are_summed_once_for_plans_that_are_compared_and
         made.blobs(forms)
         times.append({f.name: f.stat().st_mtime_ns for f in made.folder("moments").iterdir()})
     assert set(forms) <= {Path(name).stem for name in times[0]} and times[0] == times[1]
+
+
+def test_a_distillation_trains_where_the_workers_compute(tmp_path: Path) -> None:
+    assert [Workers(gpus=g).training_gpu() for g in ("", "1,0")] == ["", "1"]
+    model, weights = nets.write_net(tmp_path, nets.grouped())
+    lmdb = nets.write_images(tmp_path / "lmdb", 40)
+    loaded, held = pipeline.load(model, lmdb), Distillation(lmdb=lmdb)
+    found = search_plan(pipeline.pca_metrics(loaded, weights), SearchOptions(target_flops=0.5))
+    with ResultStore(tmp_path / "s.sqlite") as store, Workers().executor() as executor:
+        how = Decomposition("asymmetric", frozenset({"bias"}))
+        chooser = module.Chooser(
+            images_of(loaded, weights, lmdb, executor, store), how, "exact", lambda what, done, all_: None
+        )
+        blobs = chooser.decomposer.blobs(found.plan.forms)
+        # No machine has so many: what `caffe train` says shows that it was asked for this one.
+        with pytest.raises(CaffeError, match="(?i)gpu|device|driver"):
+            chooser.distilled(loaded, found.plan, blobs, held, 10, "97")
+        chooser.distilled(loaded, found.plan, blobs, held, 10, "")
+        assert "distilled in 10 iterations" in chooser.words()

@@ -24,6 +24,8 @@ from enc_caffe.shapes import Shape, count
 
 #: Before the names of the teacher's layers and blobs, and of those of the loss.
 TEACHER, LOSS = "teacher/", "distill/"
+#: Before the names of what blobs between runs lose, which trains and does not choose a snapshot.
+BETWEEN = f"{LOSS}between/"
 #: Name of the loss that a training prints.
 OUTPUT = "distill_loss"
 #: Added to probabilities before their logarithm is taken: single precision has none below 1e-38.
@@ -46,6 +48,9 @@ class Distillation:
         Whether the student's BatchNorm layers keep their statistics too.
     lmdb : Path, optional
         Images to train on, where they are not those of the network's own TRAIN data layer.
+    between : bool
+        Whether the blobs between runs of decomposed layers are a part of the loss too: each one's squared difference over the square of the
+        teacher's, over all images of a step, so that no blob needs a weight.
     """
 
     temperature: float = 2.0
@@ -53,6 +58,7 @@ class Distillation:
     labels: float = 0.0
     frozen: bool = True
     lmdb: Optional[Path] = None
+    between: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.temperature < float("inf"):
@@ -63,7 +69,7 @@ class Distillation:
 
 def distill_net(
     teacher: Any, student: Any, train_val: Any, network: Network, student_network: Network, scores: Scores,
-    how: Distillation, blobs: Mapping[str, int],
+    how: Distillation, blobs: Mapping[str, int], between: Sequence[str] = (),
 ) -> Any:  # fmt: skip
     """The NetParameter to train by.
 
@@ -79,6 +85,8 @@ def distill_net(
     scores : Scores
         Where the outputs are; both networks call them the same.
     blobs : mapping of the teacher's layers to how many weights blobs they have
+    between : sequence of blobs
+        Those that :attr:`Distillation.between` stands for.
 
     Raises
     ------
@@ -106,6 +114,9 @@ def distill_net(
         _squared(out, f"{LOSS}{blob}_loss", blob, 1.0, network.shape_of(blob))
     for blob, weight in how.blobs.items():
         _add_match(out, blob, weight, network, student_network)
+    for blob in between:
+        if blob not in how.blobs:
+            _relative(out, blob)
     if how.labels:
         _add_own_losses(out, train_val, {layer.name for layer in student.layer}, how.labels)
     _silence(out)
@@ -215,6 +226,26 @@ def _squared(out: Any, name: str, blob: str, weight: float, shape: Shape) -> Non
     """Mean of the squared differences: Caffe's EuclideanLoss is half of their sum over the images' number."""
     scale = 2.0 * weight / max(1, count(shape[1:]))
     out.layer.add(name=name, type="EuclideanLoss", bottom=[blob, TEACHER + blob], top=[name], loss_weight=[scale])
+
+
+def _relative(out: Any, blob: str) -> None:
+    """The squared difference over the teacher's square, by stock layers; no gradient goes to what the teacher alone makes."""
+    pb, own = caffe_pb2(), f"{BETWEEN}{blob}_"
+    off = out.layer.add(
+        name=f"{own}difference", type="Eltwise", bottom=[blob, TEACHER + blob], top=[f"{own}difference"]
+    )
+    off.eltwise_param.operation = pb.EltwiseParameter.SUM
+    off.eltwise_param.coeff[:] = [1.0, -1.0]
+    for source, name in ((f"{own}difference", f"{own}square"), (TEACHER + blob, f"{own}power")):
+        layer = out.layer.add(name=name, type="Reduction", bottom=[source], top=[name])
+        layer.reduction_param.axis, layer.reduction_param.operation = 0, pb.ReductionParameter.SUMSQ
+    # The shift: a blob may be all zeros.
+    param = out.layer.add(name=f"{own}scale", type="Power", bottom=[f"{own}power"], top=[f"{own}scale"]).power_param
+    param.power, param.shift = -1.0, SHIFT
+    loss = out.layer.add(
+        name=f"{own}loss", type="Eltwise", bottom=[f"{own}square", f"{own}scale"], top=[f"{own}loss"], loss_weight=[1.0]
+    )
+    loss.eltwise_param.operation = pb.EltwiseParameter.PROD
 
 
 def _add_own_losses(out: Any, train_val: Any, known: set[str], weight: float) -> None:

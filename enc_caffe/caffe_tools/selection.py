@@ -14,7 +14,7 @@ import numpy as np
 
 from enc_caffe.caffe_io.datum import ImageLmdb, write_lmdb
 from enc_caffe.caffe_io.describe import selected
-from enc_caffe.caffe_io.distill import LOSS, OUTPUT, has_teacher
+from enc_caffe.caffe_io.distill import BETWEEN, LOSS, OUTPUT, has_teacher
 from enc_caffe.caffe_io.several import deciding_losses
 from enc_caffe.caffe_tools.programs import TrainingPoint
 from enc_caffe.errors import UsageError
@@ -78,7 +78,7 @@ class Criterion:
 
 
 def criterion(net: Any, source: str) -> Criterion:
-    """Of a distillation its losses, of all outputs with their weights; of another network the accuracy of its class scores, then their loss.
+    """Of a distillation its losses, of all outputs and blobs that were named with their weights; of another network the accuracy of its class scores, then their loss.
 
     Auxiliary classifiers do not count. Of heads with labels of their own the mean accuracy counts, then the sum of their losses with
     their weights; that alone, where a head has no accuracy.
@@ -90,7 +90,8 @@ def criterion(net: Any, source: str) -> Criterion:
     """
     layers = selected(net, "TEST")
     if has_teacher(net):
-        own = [(x.top[0], x.loss_weight[0]) for x in layers if x.loss_weight and x.name.startswith((OUTPUT, LOSS))]
+        named = [x for x in layers if x.loss_weight and x.name.startswith((OUTPUT, LOSS))]
+        own = [(x.top[0], x.loss_weight[0]) for x in named if not x.name.startswith(BETWEEN)]
         whole = ", ".join(name for name, _ in own)
         return Criterion(((whole, False),), {whole: tuple(own)})
     losses = deciding_losses(layers) or [x for x in layers if x.type.endswith("Loss")][-1:]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Mapping, Sequence
+from typing import Mapping, Sequence
 
 import numpy as np
 
@@ -34,7 +34,7 @@ from enc_caffe.calibration.layerwise import Blobs, flattened, grouped
 from enc_caffe.calibration.moments import block_of
 from enc_caffe.calibration.pairs import BATCH, HELD, RATES, ROUNDS, BlocksTask
 from enc_caffe.calibration.runs import COSTS, blob_roots
-from enc_caffe.calibration.segments import segments
+from enc_caffe.calibration.segments import segments_of, up_to
 from enc_caffe.decomposition import chain_of
 from enc_caffe.files.arrays import locked, read_arrays, write_arrays
 from enc_caffe.form import Form
@@ -75,9 +75,8 @@ def blocks_task(
         described = describe(net, None, "the plan's network", network.data_shapes)
     plain, block = replace(made, fold=False), block_of(network)
     compressed, original = net_task(plain, (), block, path, net, described), net_task(plain, (), block)
-    whole, small = (_scoring(task.prototxt, task.scores) for task in (original, compressed))
-    chains = {n: [n + stage.suffix for stage in chain_of(network[n], f).stages] for n, f in forms.items()}
-    parts = segments(whole, small, forms, chains)
+    whole, small = (up_to(from_text(task.prototxt), task.scores) for task in (original, compressed))
+    parts = segments_of(whole, small, network, forms)
     blobs = _blobs(small)
     # What is changed by a blob is as large as itself; the original beside it goes forward only.
     step = sum(
@@ -119,14 +118,6 @@ def widened(
         return list(known[name]) if name in known else [model.array(b) for b in model.layers[name].blobs]
 
     return {n: narrow.widened(n, own, before(n)) if narrow.touches(n) else own for n, own in fitted.items()}
-
-
-def _scoring(prototxt: str, scores: str) -> Network:
-    """A deploy network up to its scores, described."""
-    net: Any = from_text(prototxt)
-    last = max(at for at, layer in enumerate(net.layer) if scores in layer.top)
-    del net.layer[last + 1 :]
-    return describe(net, None, "the network up to its scores")
 
 
 def _weighable(network: Network, blobs: Sequence[str]) -> list[str]:

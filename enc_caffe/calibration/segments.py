@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Iterable, Mapping
+from typing import Any, Iterable, Mapping
 
+from enc_caffe.caffe_io.describe import describe
+from enc_caffe.decomposition import chain_of
 from enc_caffe.form import Form
 from enc_caffe.network import Made, Network
 
@@ -83,6 +85,20 @@ def segments(
         if end > begin:
             found.append(Segment(begin, end, ends[begin], ends[end]))
     return found
+
+
+def segments_of(original: Network, compressed: Network, network: Network, forms: Mapping[str, Form]) -> list[Segment]:
+    """The runs between two networks of :func:`up_to`; ``network`` is the description that the forms are of."""
+    chains = {n: [n + stage.suffix for stage in chain_of(network[n], f).stages] for n, f in forms.items()}
+    return segments(original, compressed, forms, chains)
+
+
+def up_to(net: Any, scores: str) -> Network:
+    """A deploy network up to its scores, described."""
+    own = type(net)()
+    own.CopyFrom(net)
+    del own.layer[max(at for at, layer in enumerate(own.layer) if scores in layer.top) + 1 :]
+    return describe(own, None, "the network up to its scores")
 
 
 def _common(original: Network, compressed: Network) -> dict[int, str]:

@@ -9,6 +9,9 @@ from typing import Optional
 from enc_caffe.caffe_io.distill import Distillation
 from enc_caffe.errors import UsageError
 
+#: Words that stand for blobs.
+AUTOMATIC = ("", "auto", "none")
+
 
 def distillation_of(args: argparse.Namespace) -> Optional[Distillation]:
     """What the arguments of :func:`add_distillation` ask for.
@@ -27,7 +30,10 @@ def distillation_of(args: argparse.Namespace) -> Optional[Distillation]:
             raise UsageError(f"{flag} says how to distil; give --distill too")
         return None
     temperature = Distillation.temperature if args.temperature is None else args.temperature
-    return Distillation(temperature, _blobs(args.distill_blobs), args.distill_labels or 0.0, not args.batch_statistics)
+    blobs = {} if args.distill_blobs in AUTOMATIC else _blobs(args.distill_blobs)
+    return Distillation(
+        temperature, blobs, args.distill_labels or 0.0, not args.batch_statistics, between=args.distill_blobs in ("", "auto")
+    )  # fmt: skip
 
 
 def _blobs(text: str) -> dict[str, float]:

@@ -14,8 +14,9 @@ def add_distillation(command: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     group.add_argument("--temperature", type=float, metavar="T", help="what class scores are divided by (default: 2)")
     group.add_argument(
-        "--distill_blobs", default="", metavar="BLOB[=WEIGHT],...", help="blobs of both networks that should agree too"
-    )
+        "--distill_blobs", default="", metavar="auto|none|BLOB[=WEIGHT],...",
+        help="blobs of both networks that should agree too; auto: those between runs of decomposed layers (default)",
+    )  # fmt: skip
     group.add_argument(
         "--distill_labels", type=float, metavar="WEIGHT", help="weight of the network's own loss, which reads labels (default: 0)"
     )  # fmt: skip

@@ -198,7 +198,7 @@ def compress(
                 blobs, came = chooser.fitted_to(known.more, found.plan.forms)
                 notice(f"{output.train_lmdb}: {came}")
             if making.iterations:
-                held = output.distillation or Distillation()
+                held = output.distillation or Distillation(between=True)
                 held = held if held.lmdb else replace(held, lmdb=output.train_lmdb or lmdb)
                 blobs, kept = chooser.distilled(
                     loaded, found.plan, blobs, held, making.iterations, resources.workers.training_gpu()

@@ -94,7 +94,14 @@ def folder_of(
         SCHEDULE,
         SNAPSHOTS,
     ]
-    own = [how.temperature, sorted(how.blobs.items()), how.labels, how.frozen, str(how.lmdb)]
+    own = [
+        how.temperature,
+        sorted(how.blobs.items()),
+        how.labels,
+        how.frozen,
+        str(how.lmdb),
+        *["between"] * how.between,
+    ]
     return beside / digest_of([words, own, "gpu"] if gpu else [words, own])[:32]
 
 

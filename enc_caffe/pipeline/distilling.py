@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Mapping, Optional
 
 from enc_caffe.caffe_io.blobs import needed_blobs
 from enc_caffe.caffe_io.caffemodel import CaffeModel
@@ -23,7 +23,9 @@ from enc_caffe.caffe_io.variants import (
     train_val_or_same,
 )
 from enc_caffe.caffe_tools.loadable import load
+from enc_caffe.calibration.segments import segments_of, up_to
 from enc_caffe.errors import CaffeError, UsageError
+from enc_caffe.form import Form
 from enc_caffe.measuring.images import no_images
 from enc_caffe.network import Network
 from enc_caffe.pipeline.loading import LoadedNetwork
@@ -81,6 +83,7 @@ def write_distillation(
     how: Distillation,
     solver: Any,
     given: bool,
+    forms: Mapping[str, Form],
     train_lmdb: Optional[Path],
     test_lmdb: Optional[Path],
 ) -> str:
@@ -96,6 +99,8 @@ def write_distillation(
         What ``train_val.prototxt`` says.
     solver : SolverParameter
         What ``solver.prototxt`` says; its schedule is taken over where it is ``given`` by the user.
+    forms : mapping of layer to Form
+        Those of the compressed network.
 
     Returns
     -------
@@ -121,9 +126,13 @@ def write_distillation(
     needed = needed_blobs(loaded.net, loaded.network)
     numbers = {s.name: len(needed.get(s.name, s.blobs)) for s in model}
     data = _with_data(train_val, student, loaded, how.lmdb or train_lmdb, test_lmdb)
+    between: list[str] = []
+    if how.between:
+        whole, small = (up_to(net, scores.scores) for net in (teacher, student))
+        between = [run.top for run in segments_of(whole, small, loaded.network, forms) if run.top != scores.scores]
 
     def net(source: Any, own: Distillation) -> Any:
-        return distill_net(teacher, student, source, loaded.network, described, scores, own, numbers)
+        return distill_net(teacher, student, source, loaded.network, described, scores, own, numbers, between)
 
     write_prototxt(folder / NET, to_text(net(data, how)))
     kinds = {layer.name: layer.type for layer in loaded.network.layers}

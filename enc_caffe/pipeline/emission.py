@@ -233,7 +233,7 @@ def emit(
         if distillation is not None:
             both = write_distillation(
                 folder, final, loaded, weights, compressed, described, train_val, distillation, parameters,
-                original_solver is not None, train_lmdb, test_lmdb
+                original_solver is not None, forms, train_lmdb, test_lmdb
             )  # fmt: skip
             unchecked = "; ".join(filter(None, (unchecked, both)))
         if not loaded.sized:

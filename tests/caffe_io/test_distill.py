@@ -9,7 +9,7 @@ import pytest
 from scipy.special import log_softmax, softmax
 
 from enc_caffe.caffe_io.caffemodel import CaffeModel
-from enc_caffe.caffe_io.distill import OUTPUT, SHIFT, TEACHER, Distillation, write_student
+from enc_caffe.caffe_io.distill import BETWEEN, OUTPUT, SHIFT, TEACHER, Distillation, write_student
 from enc_caffe.caffe_io.prototxt import read_net, to_text
 from enc_caffe.caffe_tools.programs import caffe_test, parse_training
 from enc_caffe.caffe_tools.selection import criterion
@@ -32,7 +32,9 @@ def with_dropout() -> str:
     )  # fmt: skip
 
 
-TEXTS = {"residual": nets.residual(), "dropout": with_dropout(), "outputs": nets.grouped("")}
+TEXTS = {
+    "residual": nets.residual(), "dropout": with_dropout(), "outputs": nets.grouped(""), "between": nets.residual(),
+}  # fmt: skip
 
 
 def emitted(folder: Path, text: str, *more: str, images: int = 24) -> Path:
@@ -48,8 +50,17 @@ def emitted(folder: Path, text: str, *more: str, images: int = 24) -> Path:
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """An emission of every network."""
-    return {name: emitted(tmp_path_factory.mktemp(name), text) for name, text in TEXTS.items()}
+    """An emission of every network, held to its outputs alone but for one."""
+    how = {name: "auto" if name == "between" else "none" for name in TEXTS}
+    return {
+        name: emitted(tmp_path_factory.mktemp(name), text, "--distill_blobs", how[name]) for name, text in TEXTS.items()
+    }
+
+
+def between(out: Path) -> dict[str, str]:
+    """Losses of blobs between runs, and the blobs."""
+    layers = [x for x in read_net(out / "distill.prototxt").layer if x.type == "Eltwise" and x.loss_weight]
+    return {x.top[0]: x.top[0][len(BETWEEN) : -len("_loss")] for x in layers}
 
 
 @pytest.mark.parametrize("name", TEXTS)
@@ -59,20 +70,25 @@ def test_the_loss_is_the_divergence_of_both_networks_outputs(
     out = folders[name]
     # Twelve images in three batches, as the TEST phase meets them.
     stock = caffe_test(out / "distill.prototxt", out / "distill.caffemodel", 3, tmp_path / "log")
-    assert set(stock) == {OUTPUT}
+    assert set(stock) == {OUTPUT, *between(out)} and bool(between(out)) == (name == "between")
     images = np.stack([x.pixels for x in _images(out.parent / "lmdb")][:12]).astype(np.float32)
     data = {"data": (images - 128) * 0.0078125}
     net = read_net(out / "deploy.prototxt")
     with CaffeExecutor() as executor:
-        scores = []
+        blobs = []
         for path, weights in (
             (out / "deploy.prototxt", out / "compressed.caffemodel"),
             (None, out.parent / "net.caffemodel"),
         ):
             text = to_text(net) if path is not None else _deploy(out.parent / "train_val.prototxt")
-            blobs = executor.result(executor.submit(forward, text, str(weights), data, ["fc"]))
-            scores.append(blobs["fc"].astype(np.float64).reshape(12, -1))
-    student, teacher = scores
+            wanted_of = ["fc", *between(out).values()]
+            found = executor.result(executor.submit(forward, text, str(weights), data, wanted_of))
+            blobs.append({n: a.astype(np.float64).reshape(12, -1) for n, a in found.items()})
+    student, teacher = (own["fc"] for own in blobs)
+    for loss, blob in between(out).items():
+        # Of each batch by itself, as in a step.
+        off, power = ((x.reshape(3, -1) ** 2).sum(1) for x in (blobs[0][blob] - blobs[1][blob], blobs[1][blob]))
+        assert stock[loss] == pytest.approx(np.mean(off / power), rel=1e-4) and stock[loss] > 1e-4
     if name == "outputs":
         # What is printed is the layer's own: half of the sum of an image's squares. Its weight makes the mean of it.
         wanted = np.mean((student - teacher) ** 2) * 5 / 2
@@ -125,7 +141,9 @@ def test_caffe_train_moves_the_student_alone_and_the_loss_falls(
     assert main([*flags, "0.003", "--held_out_lmdb", str(out.parent / "lmdb")]) == 0
     assert "kept: the snapshot of iteration" in capsys.readouterr().out
     tests = {p.iteration: p.test for p in parse_training((trained / "caffe_train.log").read_text()) if p.test}
-    assert sorted(tests) == [0, 20, 40] and set(tests[0]) == {OUTPUT}
+    assert sorted(tests) == [0, 20, 40] and set(tests[0]) == {OUTPUT, *between(out)}
+    for loss in between(out):
+        assert min(tests[20][loss], tests[40][loss]) < tests[0][loss]
     assert min(tests[20][OUTPUT], tests[40][OUTPUT]) < 0.9 * tests[0][OUTPUT]
     before, after = CaffeModel(out / "distill.caffemodel"), CaffeModel(trained / "snapshot_iter_40.caffemodel")
     moved = {
@@ -146,7 +164,7 @@ def test_every_output_counts(tmp_path: Path) -> None:
     boxes = 'layer { name: "boxes" type: "InnerProduct" bottom: "pool" top: "boxes" inner_product_param { num_output: 4 } }\n'
     out = emitted(tmp_path, nets.grouped(boxes + 'layer { name: "p" type: "Softmax" bottom: "fc" top: "p" }\n'))
     stock = caffe_test(out / "distill.prototxt", out / "distill.caffemodel", 3, tmp_path / "log")
-    assert set(stock) == {OUTPUT, "distill/boxes_loss"} and min(stock.values()) > 0
+    assert set(stock) == {OUTPUT, "distill/boxes_loss", *between(out)} and min(stock.values()) > 0 and between(out)
     # And both choose the snapshot, with their weights: half of a EuclideanLoss's 4 values.
     by = criterion(read_net(out / "distill.prototxt"), "distill.prototxt")
     assert by.key(stock) == (pytest.approx(stock[OUTPUT] + 0.5 * stock["distill/boxes_loss"]),)
@@ -156,7 +174,10 @@ def test_data_layers_of_one_stage_are_there(tmp_path: Path) -> None:
     staged = nets.grouped().replace("include { phase: TEST }", 'include { phase: TEST stage: "own" }')
     out = emitted(tmp_path, staged.replace('name: "grouped"', 'name: "grouped" state { stage: "own" }', 1))
     assert list(read_net(out / "distill.prototxt").state.stage) == ["own"]
-    assert set(caffe_test(out / "distill.prototxt", out / "distill.caffemodel", 3, tmp_path / "log")) == {OUTPUT}
+    assert set(caffe_test(out / "distill.prototxt", out / "distill.caffemodel", 3, tmp_path / "log")) == {
+        OUTPUT,
+        *between(out),
+    }
 
 
 def test_labels_count_where_they_are_asked_for_and_blobs_too(tmp_path: Path) -> None:

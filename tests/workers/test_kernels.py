@@ -157,7 +157,8 @@ def test_any_convolution_is_that_of_caffes_own_code(
         ("Convolution", (2, 96, 13, 13), "num_output: 256 kernel_size: 5 pad: 2 group: 2"),
         ("Convolution", (2, 16, 9), "num_output: 8 kernel_size: 3"),
         ("Convolution", (2, 4, 5, 6, 7), "num_output: 8 kernel_size: 3 pad: 1"),
-        ("Convolution", (40, 16, 6, 6), "num_output: 16 kernel_size: 3 pad: 1"),
+        ("Convolution", (40, 16, 6, 6), "num_output: 16 kernel_size: 3 pad: 1 stride: 2"),
+        ("Convolution", (40, 20, 6, 6), "num_output: 20 kernel_size: 3 pad: 1"),
         ("Deconvolution", (2, 16, 7, 7), "num_output: 8 kernel_size: 4 stride: 2 pad: 1"),
     ],
 )
@@ -424,7 +425,7 @@ def test_older_cpus(instructions: str, monkeypatch: pytest.MonkeyPatch) -> None:
     ]
     with CaffeExecutor(1) as executor:
         name, loops = executor.arithmetic.layers.split(" ", 2)[2].split("+")
-        assert loops == "loops3"
+        assert loops == "loops4"
         assert name == {"SSE41": "SSE4.1"}.get(instructions, instructions) or name == "SSE4.1"
         for at in range(0, len(nets), 2):
             (_, arrays), (_, own) = executor.result(executor.submit(passes, nets[at : at + 2], shape, 7))

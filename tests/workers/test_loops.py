@@ -37,7 +37,7 @@ class Passes:
 def workers() -> Iterator[tuple[CaffeExecutor, CaffeExecutor]]:
     """A process that computes by the loops, and one by Caffe's own code."""
     with pytest.MonkeyPatch.context() as patch, CaffeExecutor(1) as fast:
-        assert fast.arithmetic.layers.endswith("+loops3")
+        assert fast.arithmetic.layers.endswith("+loops4")
         patch.setenv(CONV, OWN_CODE)
         with CaffeExecutor(1) as own:
             assert own.arithmetic.layers == OWN_CODE

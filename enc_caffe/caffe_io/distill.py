@@ -30,6 +30,8 @@ BETWEEN = f"{LOSS}between/"
 OUTPUT = "distill_loss"
 #: Added to probabilities before their logarithm is taken: single precision has none below 1e-38.
 SHIFT = 1e-8
+#: A blob whose squares add up to less than this over all images of a step counts as if they did: it may be all zeros.
+LEAST_POWER = 1e-3
 
 
 @dataclass(frozen=True)
@@ -239,9 +241,8 @@ def _relative(out: Any, blob: str) -> None:
     for source, name in ((f"{own}difference", f"{own}square"), (TEACHER + blob, f"{own}power")):
         layer = out.layer.add(name=name, type="Reduction", bottom=[source], top=[name])
         layer.reduction_param.axis, layer.reduction_param.operation = 0, pb.ReductionParameter.SUMSQ
-    # The shift: a blob may be all zeros.
     param = out.layer.add(name=f"{own}scale", type="Power", bottom=[f"{own}power"], top=[f"{own}scale"]).power_param
-    param.power, param.shift = -1.0, SHIFT
+    param.power, param.shift = -1.0, LEAST_POWER
     loss = out.layer.add(
         name=f"{own}loss", type="Eltwise", bottom=[f"{own}square", f"{own}scale"], top=[f"{own}loss"], loss_weight=[1.0]
     )

@@ -9,8 +9,17 @@ import pytest
 from scipy.special import log_softmax, softmax
 
 from enc_caffe.caffe_io.caffemodel import CaffeModel
-from enc_caffe.caffe_io.distill import BETWEEN, OUTPUT, SHIFT, TEACHER, Distillation, write_student
-from enc_caffe.caffe_io.prototxt import read_net, to_text
+from enc_caffe.caffe_io.distill import (
+    BETWEEN,
+    LEAST_POWER,
+    OUTPUT,
+    SHIFT,
+    TEACHER,
+    Distillation,
+    _relative,
+    write_student,
+)
+from enc_caffe.caffe_io.prototxt import from_text, read_net, to_text
 from enc_caffe.caffe_tools.programs import caffe_test, parse_training
 from enc_caffe.caffe_tools.selection import criterion
 from enc_caffe.cli import main
@@ -101,6 +110,18 @@ def test_the_loss_is_the_divergence_of_both_networks_outputs(
         exact = 4 * np.mean(np.sum(p * (log_softmax(teacher / 2, axis=1) - log_softmax(student / 2, axis=1)), axis=1))
         assert wanted == pytest.approx(exact, rel=1e-5)
     assert wanted > 0 and stock[OUTPUT] == pytest.approx(wanted, rel=1e-4)
+
+
+def test_a_blob_of_zeros_does_not_drown_the_rest(folders: dict[str, Path], tmp_path: Path) -> None:
+    shape = "shape { dim: 2 dim: 3 } "
+    fillers = 'data_filler { type: "constant" value: 0.1 } data_filler { type: "constant" value: 0 } '
+    net = from_text(
+        f'layer {{ name: "a" type: "DummyData" top: "a" top: "{TEACHER}a" dummy_data_param {{ {2 * shape}{fillers}}} }}'
+    )
+    _relative(net, "a")
+    (tmp_path / "net.prototxt").write_text(to_text(net))
+    stock = caffe_test(tmp_path / "net.prototxt", folders["between"] / "distill.caffemodel", 1, tmp_path / "log")
+    assert stock[f"{BETWEEN}a_loss"] == pytest.approx(6 * 0.1**2 / LEAST_POWER, rel=1e-5)
 
 
 def _images(lmdb: Path) -> list:

@@ -107,8 +107,14 @@ def distill_net(
     for param in student.layer:
         if param.type == "Input" or param.name in ends:
             continue
+        if param.type == "Dropout" and (how.between or how.blobs) and list(param.bottom) == list(param.top):
+            continue
         layer = out.layer.add()
         layer.CopyFrom(param)
+        if layer.type == "Dropout" and (how.between or how.blobs):
+            # Blobs are compared with those of a teacher that drops nothing: half of them would be the nearest to it.
+            layer.type = "Split"
+            layer.ClearField("dropout_param")
         if how.frozen and layer.type == "BatchNorm":
             layer.batch_norm_param.use_global_stats = True
     _add_output_loss(out, scores, network, how)

@@ -23,7 +23,7 @@ from enc_caffe.plan import Plan
 from enc_caffe.progress import Stages
 
 #: Raised when the same distillation is written otherwise: what was written is not written again.
-VERSION = 2
+VERSION = 3
 #: Snapshots, and so looks at the held-out images, of a distillation.
 SNAPSHOTS = 10
 

@@ -112,6 +112,21 @@ def test_the_loss_is_the_divergence_of_both_networks_outputs(
     assert wanted > 0 and stock[OUTPUT] == pytest.approx(wanted, rel=1e-4)
 
 
+@pytest.mark.parametrize("in_place", [False, True])
+def test_nothing_is_dropped_where_blobs_are_compared(folders: dict[str, Path], in_place: bool, tmp_path: Path) -> None:
+    text = with_dropout().replace('"g2d"', '"g2"') if in_place else with_dropout()
+    out = emitted(tmp_path, text)
+    kinds = {
+        name: {x.type for x in read_net(p / "distill.prototxt").layer}
+        for name, p in (("none", folders["dropout"]), ("auto", out))
+    }
+    assert "Dropout" in kinds["none"] and "Dropout" not in kinds["auto"] and between(out)
+    # It is the emitted network's own, which goes on dropping.
+    assert "Dropout" in {x.type for x in read_net(out / "train_val.prototxt").layer}
+    stock = caffe_test(out / "distill.prototxt", out / "distill.caffemodel", 3, tmp_path / "log")
+    assert set(stock) == {OUTPUT, *between(out)}
+
+
 def test_a_blob_of_zeros_does_not_drown_the_rest(folders: dict[str, Path], tmp_path: Path) -> None:
     shape = "shape { dim: 2 dim: 3 } "
     fillers = 'data_filler { type: "constant" value: 0.1 } data_filler { type: "constant" value: 0 } '

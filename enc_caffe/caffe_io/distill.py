@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Iterable, Iterator, Mapping, Optional, Sequence
 
+from enc_caffe.caffe_io.as_test import as_in_test, passes
 from enc_caffe.caffe_io.caffemodel import CaffeModel, Record, kept_record, layer_record, write_caffemodel
 from enc_caffe.caffe_io.describe import reads_data
 from enc_caffe.caffe_io.proto import caffe_pb2
@@ -104,19 +105,15 @@ def distill_net(
     inputs = [top for layer in student.layer if layer.type == "Input" for top in layer.top]
     ends = _ends(teacher, scores, network)
     _add_teacher(out, teacher, set(inputs), ends, blobs)
+    # Blobs are compared with those of a teacher that drops nothing: half of what the student has would be the nearest to it.
+    as_test = {"Dropout": bool(how.between or how.blobs), "BatchNorm": how.frozen}
     for param in student.layer:
-        if param.type == "Input" or param.name in ends:
-            continue
-        if param.type == "Dropout" and (how.between or how.blobs) and list(param.bottom) == list(param.top):
+        if param.type == "Input" or param.name in ends or (as_test["Dropout"] and passes(param)):
             continue
         layer = out.layer.add()
         layer.CopyFrom(param)
-        if layer.type == "Dropout" and (how.between or how.blobs):
-            # Blobs are compared with those of a teacher that drops nothing: half of them would be the nearest to it.
-            layer.type = "Split"
-            layer.ClearField("dropout_param")
-        if how.frozen and layer.type == "BatchNorm":
-            layer.batch_norm_param.use_global_stats = True
+        if as_test.get(layer.type):
+            as_in_test(layer)
     _add_output_loss(out, scores, network, how)
     for blob in _other_outputs(teacher, scores, ends):
         _squared(out, f"{LOSS}{blob}_loss", blob, 1.0, network.shape_of(blob))

@@ -13,6 +13,7 @@ from typing import Any, Optional, Sequence
 
 import numpy as np
 
+from enc_caffe.caffe_io.as_test import as_in_test, passes
 from enc_caffe.caffe_io.backward import set_apart
 from enc_caffe.caffe_io.prototxt import to_text
 from enc_caffe.caffe_io.types import caffe_types
@@ -20,11 +21,9 @@ from enc_caffe.calibration.pairs import BATCH, BlocksTask, Kept, Place, put_blob
 from enc_caffe.calibration.runs import (
     add_fitted,
     add_loss,
-    as_in_test,
     behind,
     keep_weights,
     parsed,
-    passes,
     turned_power,
 )
 from enc_caffe.measuring.passes import engine_of

@@ -8,6 +8,7 @@ from typing import Any, Iterable, Optional, Sequence
 
 import numpy as np
 
+from enc_caffe.caffe_io.as_test import as_in_test, passes
 from enc_caffe.caffe_io.backward import NO_GRADIENT, backward_text, set_apart
 from enc_caffe.caffe_io.lacking import blob_count
 from enc_caffe.caffe_io.prototxt import from_text, to_text
@@ -81,21 +82,6 @@ def add_fitted(out: Any, layers: Iterable[Any]) -> Optional[list[str]]:
             # What is not fitted keeps its weights, or the others would be fitted to weights that nobody gets.
             keep_weights(layer)
     return fitted
-
-
-def passes(layer: Any) -> bool:
-    """Whether a layer does nothing in the TEST phase, in place: it is left out. (Caffe's Power layer, which can do nothing too, gives its
-    gradient as 1 where it works in place.)"""
-    return layer.type == "Dropout" and list(layer.top) == list(layer.bottom)
-
-
-def as_in_test(layer: Any) -> None:
-    """Make a layer do in a solver's net, which is of the TRAIN phase, what it does in the TEST phase."""
-    if layer.type == "Dropout":
-        layer.type = "Power"
-        layer.ClearField("dropout_param")
-    elif layer.type == "BatchNorm":
-        layer.batch_norm_param.use_global_stats = True
 
 
 def keep_weights(layer: Any) -> None:

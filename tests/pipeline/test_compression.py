@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from enc_caffe import pipeline
+from enc_caffe.caffe_io.distill import BETWEEN
 from enc_caffe.caffe_tools.programs import caffe_test
 from enc_caffe.calibration.decomposer import Decomposer
 from enc_caffe.calibration.decomposition import Decomposition
@@ -326,6 +327,9 @@ def test_max_is_nearer_than_best_without_a_label_and_trains_once(tmp_path: Path,
         assert ("distillation: the snapshot of iteration" in said.err) == (quality == "max")
         if quality == "max":
             assert "bias recalibrated, distilled in 60 iterations" in said.out
+            # By blobs on the way too, with no flag.
+            trained = [p.read_text() for p in tmp_path.rglob("distill.prototxt")]
+            assert len(trained) == 1 and BETWEEN in trained[0]
             # Stock Caffe's own loss on the emitted files: of the student alone, with no teacher in them.
             assert "teacher" not in (out / "train_val.prototxt").read_text()
             # It is trained once, however often it is asked for.
@@ -333,6 +337,15 @@ def test_max_is_nearer_than_best_without_a_label_and_trains_once(tmp_path: Path,
             assert compress(tmp_path, nets.grouped(), *flags, labels=False, images=80)[0] == 0
             assert json.loads((out / "evaluation.json").read_text())["divergence"]["mean"] == found["max"]
     assert found["max"] < 0.5 * found["best"]
+
+
+def test_max_trains_where_its_workers_compute(tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The workers are on the CPU here; no machine has so many GPUs as `caffe train` is asked for.
+    monkeypatch.setattr(Workers, "training_gpu", lambda self: "97")
+    flags = ["--quality", "max", "--distill_iterations", "10", "--refine", "0", "--target_flops", "0.5"]
+    status, out = compress(tmp_path, nets.grouped(), *flags, "--reconstruct", "none", labels=False, images=40)
+    assert status == 1 and not out.exists()
+    assert any(word in capsys.readouterr().err.splitlines()[-1] for word in ("GPU", "CUDA", "device"))
 
 
 def test_more_images_bring_all_layers_nearer_together(tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:

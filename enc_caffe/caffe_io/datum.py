@@ -158,6 +158,21 @@ class ImageLmdb:
                 raise DatasetError(f"{self.path}: key {key!r}: {exc}") from None
             yield Image(key, pixels, label)
 
+    def keys(self) -> list[bytes]:
+        """All keys, in order."""
+        with self._env.begin() as txn:
+            return [bytes(key) for key in txn.cursor().iternext(keys=True, values=False)]
+
+    def image(self, key: bytes) -> Image:
+        """The decoded image of a key that is there."""
+        with self._env.begin() as txn:
+            value = txn.get(key)
+        try:
+            pixels, label = decode(bytes(value or b""))
+        except DatasetError as exc:
+            raise DatasetError(f"{self.path}: key {key!r}: {exc}") from None
+        return Image(key, pixels, label)
+
     def first_shape(self, force_color: Optional[bool] = None) -> tuple[int, int, int]:
         """(C, H, W) of the first image."""
         shape = next(self.images(0, 1, force_color)).pixels.shape

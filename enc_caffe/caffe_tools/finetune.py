@@ -21,6 +21,7 @@ from enc_caffe.caffe_io.sizing import sized_network
 from enc_caffe.caffe_io.variants import deploy_net, solver_param, train_val_net, train_val_or_same, unread
 from enc_caffe.caffe_tools.holding import check_held_out, held_out, hold_beside
 from enc_caffe.caffe_tools.labels import check_images
+from enc_caffe.caffe_tools.mixing import check_mixable, mixed
 from enc_caffe.caffe_tools.programs import caffe_test, parse_training
 from enc_caffe.caffe_tools.selection import RATES, SHORT, SWEPT, Selection, criterion, sweep
 from enc_caffe.caffe_tools.training import LOG, Files, Step, digests, run_training
@@ -100,6 +101,7 @@ def finetune(
     selection: Optional[Selection] = None,
     notice: Callable[[str], None] = lambda line: None,
     test: bool = True,
+    mixtures: int = 0,
 ) -> Finetuned:
     """Train a network with stock Caffe from given weights (without: from the solver's random initialisation).
 
@@ -124,6 +126,9 @@ def finetune(
         Hears of layers that begin with their fillers' values.
     test : bool
         Whether ``caffe test`` runs in the end.
+    mixtures : int
+        Train on so many mixtures of the images that are left after some were held out (:mod:`enc_caffe.caffe_io.mixtures`), where the
+        network distils without labels; 0 trains on the images as they are.
 
     Where the network is one that distils (:mod:`enc_caffe.caffe_io.distill`), the student is taken out in the end: the results are
     those of the ``train_val.prototxt`` beside it.
@@ -142,6 +147,8 @@ def finetune(
     _check_writes(net, path)
     _check_reads(net, path)
     _check_sources(_staged(net, original), path, {"TRAIN": train_lmdb, "TEST": test_lmdb})
+    if mixtures:
+        check_mixable(_staged(net, original), path, mixtures)
     out = Path(out).absolute()
     result = out / RESULT
     if result.exists() and not force:
@@ -197,6 +204,11 @@ def finetune(
                 for layer in tests:
                     if layer.type == "Data":
                         layer.data_param.batch_size = size
+            if mixtures:
+                images = data_layers(train, "TRAIN")[0]
+                images.data_param.source = str(
+                    mixed(Path(images.data_param.source), mixtures, out, lambda done, all_: progress(Step(done, all_, what="mixtures of images")))
+                )  # fmt: skip
             name = "train_val.prototxt" if own is net and by is None else TRAINED
             files = Files(to_text(train), name, tests_by, deploy, own is not net, by, held, batches)
             if selection is not None and selection.sweep:

@@ -30,15 +30,21 @@ SATURATED = 87.3365
 
 @dataclass(frozen=True)
 class Step:
-    """Where a training is: iterations done and in all, its last loss, and the last outputs of its test net."""
+    """Where a training is: iterations done and in all, its last loss, and the last outputs of its test net.
+
+    Before it begins images may be made: ``what`` says of what else so many are done.
+    """
 
     iteration: int
     iterations: int
     loss: Optional[float] = None
     test: Mapping[str, float] = field(default_factory=dict)
+    what: str = ""
 
     def words(self) -> str:
         """Loss and test outputs in short."""
+        if self.what:
+            return self.what
         parts = [] if self.loss is None else [f"loss {self.loss:.4g}"]
         return ", ".join(parts + [f"test {k} {v:.4f}" for k, v in self.test.items()])
 

@@ -1,4 +1,4 @@
-"""``enc-caffe data``: LMDBs from arrays, image folders, lists or CIFAR-10 files, and a stratified part of an LMDB."""
+"""``enc-caffe data``: LMDBs from arrays, image folders, lists or CIFAR-10 files, of a part of an LMDB's images or of mixtures of them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from enc_caffe.caffe_io import sources
 from enc_caffe.caffe_io.datum import write_lmdb
+from enc_caffe.caffe_io.mixtures import mixtures_of
 from enc_caffe.errors import UsageError
 from enc_caffe.terminal.progress import progress_bar
 
@@ -23,6 +24,8 @@ def run(args: argparse.Namespace) -> None:
         total, records = sources.from_list(args.source, args.resize, args.gray, args.seed, args.root)
     elif args.kind == "cifar10":
         total, records = sources.from_cifar10(args.source, args.split, args.pad, args.seed)
+    elif args.kind == "mixtures":
+        total, records = mixtures_of(args.source, args.number, args.seed, args.mirror, args.zoom, args.pad)
     else:
         total, records = sources.part_of(args.source, args.fraction, args.images, args.seed)
     with progress_bar("images", total) as bar:

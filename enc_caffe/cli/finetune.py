@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> None:
             args.solver, args.weights, args.out, args.model, args.train_lmdb, args.test_lmdb, overrides, args.gpu,
             args.force, progress=show, python_layers=args.allow_python_layers,
             input_shapes=dict(args.top_shape), selection=selection,
-            notice=say,
+            notice=say, mixtures=args.mixtures,
         )  # fmt: skip
     if result.resumed_from:
         print(f"went on from iteration {result.resumed_from}")

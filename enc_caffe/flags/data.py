@@ -1,4 +1,4 @@
-"""``enc-caffe data``: LMDBs from arrays, image folders, lists or CIFAR-10 files, and a stratified part of an LMDB."""
+"""``enc-caffe data``: LMDBs from arrays, image folders, lists or CIFAR-10 files, of a part of an LMDB's images or of mixtures of them."""
 
 from __future__ import annotations
 
@@ -42,9 +42,20 @@ def register(commands: Any) -> None:
     size = q.add_mutually_exclusive_group(required=True)
     size.add_argument("--fraction", type=float, help="part of the images, such as 0.1")
     size.add_argument("--images", type=int, help="number of images")
-    for kind in (a, f, c, q):
+    m = kinds.add_parser(
+        "mixtures",
+        help="images without labels, each made of two of an LMDB: a distillation's training set where images are few",
+    )
+    m.add_argument("source", type=Path, metavar="LMDB")
+    m.add_argument("--number", type=int, required=True, help="images to make")
+    m.add_argument("--mirror", action="store_true", help="mirror half of the images before they are mixed")
+    m.add_argument(
+        "--zoom", type=float, default=1.0, metavar="PART", help="take windows of this part of an image's area at the least (default: 1, all of it)"
+    )  # fmt: skip
+    m.add_argument("--pad", type=int, default=0, help="zero pixels to add on every side")
+    for kind in (a, f, c, q, m):
         kind.add_argument("--seed", type=int, default=0, help="seed of the shuffling or the choice (default: 0)")
     x.add_argument("--seed", type=int, help="shuffle with this seed (default: the list's own order)")
-    for kind in (a, f, x, c, q):
+    for kind in (a, f, x, c, q, m):
         kind.add_argument("--out", type=Path, required=True, metavar="LMDB")
         kind.add_argument("--force", action="store_true", help="replace an LMDB that exists")

@@ -36,6 +36,10 @@ def register(commands: Any) -> None:
         "--held_out_lmdb", type=Path, metavar="LMDB",
         help="images that choose; by default a tenth of the training images, at most 1,000, is held out",
     )  # fmt: skip
+    p.add_argument(
+        "--mixtures", type=int, default=0, metavar="N",
+        help="with --distill: train on N mixtures of the images in their place, where images are few for so many iterations",
+    )  # fmt: skip
     p.add_argument("--snapshot", type=int, help="iterations between snapshots, instead of the solver's")
     p.add_argument("--gpu", default="", help="devices, as caffe train takes them")
     p.add_argument(

@@ -11,19 +11,21 @@ from enc_caffe.caffe_io.caffemodel import CaffeModel
 from enc_caffe.caffe_io.describe import batch_size, data_layers
 from enc_caffe.caffe_io.distill import Distillation
 from enc_caffe.caffe_io.emit import Blobs
+from enc_caffe.caffe_io.prototxt import read_net
 from enc_caffe.caffe_tools.finetune import RESULT, finetune
+from enc_caffe.caffe_tools.mixing import wanted
 from enc_caffe.caffe_tools.selection import RATES, SHORT, SWEPT, Selection
 from enc_caffe.caffe_tools.training import Step
 from enc_caffe.files.output import atomic_file
 from enc_caffe.measuring.store import digest_of
-from enc_caffe.pipeline.distilling import SCHEDULE, SOLVER, WEIGHTS
+from enc_caffe.pipeline.distilling import NET, SCHEDULE, SOLVER, WEIGHTS
 from enc_caffe.pipeline.emission import emit
 from enc_caffe.pipeline.loading import LoadedNetwork
 from enc_caffe.plan import Plan
 from enc_caffe.progress import Stages
 
 #: Raised when the same distillation is written otherwise: what was written is not written again.
-VERSION = 3
+VERSION = 4
 #: Snapshots, and so looks at the held-out images, of a distillation.
 SNAPSHOTS = 10
 
@@ -67,15 +69,19 @@ def distilled(
     every = max(1, iterations // SNAPSHOTS)
 
     def show(step: Step) -> None:
-        progress("learning rates" if "base_lr" in step.test else "distillation", step.iteration, step.iterations)
+        what = step.what or ("learning rates" if "base_lr" in step.test else "distillation")
+        progress(what, step.iteration, step.iterations)
 
     if not (training / RESULT).is_file() or not (training / "kept.txt").is_file():
+        source = how.lmdb or data_layers(loaded.net, "TRAIN")[0].data_param.source
+        mixtures = wanted(read_net(net / NET, python_layers=loaded.python_layers), Path(source), iterations)
         result = finetune(
             net / SOLVER, net / WEIGHTS, training, overrides={"max_iter": iterations, "snapshot": every}, gpu=gpu,
             progress=show, python_layers=loaded.python_layers, selection=Selection(None, True), force=False,
+            mixtures=mixtures,
         )  # fmt: skip
         with atomic_file(training / "kept.txt") as handle:
-            handle.write(result.chosen.encode())
+            handle.write(f"{result.chosen}{f'; on {mixtures} mixtures of images' if mixtures else ''}".encode())
     model = CaffeModel(training / RESULT)
     found = {name: [model.array(b) for b in stored.blobs] for name, stored in model.layers.items() if stored.blobs}
     return found, (training / "kept.txt").read_text(encoding="utf-8")

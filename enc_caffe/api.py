@@ -223,7 +223,7 @@ def emit(
 def compress(
     model: Union[str, Path],
     weights: Union[str, Path],
-    lmdb: Union[str, Path],
+    lmdb: Union[str, Path, None],
     out: Union[str, Path],
     quality: str = "best",
     test_lmdb: Union[str, Path, None] = None,
@@ -240,8 +240,9 @@ def compress(
     ----------
     model, weights : path
         Prototxt and caffemodel.
-    lmdb : path
-        Images that choose, an LMDB or what ``--images`` takes (a folder, a list, ``.npz``, HDF5); labels are not looked at.
+    lmdb : path, optional
+        Images that choose, an LMDB or what ``--images`` takes (a folder, a list, ``.npz``, HDF5); labels are not looked at. Ranks by
+        ``metric="pca"`` with plain SVD (``quality="paper"``) need none.
     out : path
         Folder to make.
     quality : {'best', 'max', 'paper', 'channel_pruning'}
@@ -304,7 +305,7 @@ def compress(
     with contextlib.ExitStack() as stack:
         stack.enter_context(pictures.naming())
         check_new(Path(out), force)
-        images = pictures.lmdb(lmdb)
+        images, shown = None if lmdb is None else pictures.lmdb(lmdb), lmdb if test_lmdb is None else test_lmdb
         test = None if test_lmdb is None else pictures.lmdb(test_lmdb, "test_lmdb")
         kept = stack.enter_context(ResultStore(Path(store))) if store is not None else None
         return run(
@@ -312,7 +313,7 @@ def compress(
             Resources(where, kept),
             Output(
                 test, None if train_lmdb is None else Path(train_lmdb), top_k=top_k, force=force,
-                images=Path(lmdb if test_lmdb is None else test_lmdb),
+                images=None if shown is None else Path(shown),
             ),
             notice=lambda line: notice(pictures.named(line)),
         )  # fmt: skip

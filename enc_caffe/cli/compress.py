@@ -34,6 +34,8 @@ def run(args: argparse.Namespace) -> None:
         )
     if args.fit_train and args.train_lmdb is None and "fit_train" not in QUALITY.get(args.quality, {}):
         raise UsageError("--fit_train: fits to the images of --train_lmdb, and there is none; give it")
+    if args.quality not in (None, "paper") and not (args.lmdb or args.images):
+        raise UsageError(f"--quality {args.quality}: measures on images, and none are given; give --lmdb or --images")
     take_images(args)
     making = Making(
         decomposition(args),
@@ -73,7 +75,7 @@ def run(args: argparse.Namespace) -> None:
     )
     print_table(title, headers, rows)
     if result.before is None:
-        print(f"{images}: {result.unrated}, so no accuracy")
+        print(f"{f'{images}: ' if images else ''}{result.unrated}, so no accuracy")
     if result.divergence is not None:
         apart = counted(result.divergence, result.unit)
         print(f"divergence from the original on the images of {shown(args)}: {apart}; {result.making}")

@@ -30,7 +30,9 @@ def register(commands: Any) -> None:
         "compress", help="all of it: a smaller network at the MACs you ask for"
     )
     add_model(p)
-    add_images(p, "images that networks are compared on (a part of the training set)", required=True)
+    add_images(
+        p, "images that networks are compared on (a part of the training set); --metric pca with plain SVD needs none"
+    )
     add_images(p, "images that accuracies are reported on (default: those of --lmdb)", prefix="test_")
     p.add_argument(
         "--train_lmdb", type=Path, help="source of the emitted TRAIN data layer (default: the prototxt's own)"

@@ -26,7 +26,7 @@ from enc_caffe.pipeline.emission import Emitted, budgeted, emit
 from enc_caffe.pipeline.forecasting import PREDICTED, Predictor
 from enc_caffe.pipeline.known import Known, from_images
 from enc_caffe.pipeline.loading import LoadedNetwork
-from enc_caffe.pipeline.making import Compressed, Making, Output
+from enc_caffe.pipeline.making import Compressed, Making, Output, check_imageless
 from enc_caffe.pipeline.planning import Found, check_search, search_plan
 from enc_caffe.pipeline.settling import settled
 from enc_caffe.pipeline.slower import slower
@@ -48,7 +48,7 @@ ALONE, PLAIN, PLAINLY = Resources(), Making(), Output()
 
 def compress(
     source: Source,
-    lmdb: Path,
+    lmdb: Optional[Path],
     out: Path,
     options: SearchOptions,
     making: Making = PLAIN,
@@ -66,8 +66,9 @@ def compress(
     Parameters
     ----------
     source : Source
-    lmdb : Path
-        Images that choose.
+    lmdb : Path, optional
+        Images that choose. Ranks by the energy of singular values, with plain SVD, need none; then no accuracy is had either, but of
+        test images.
     out : Path
         Folder to make.
     options : SearchOptions
@@ -85,7 +86,7 @@ def compress(
     EncError
         As the stages do.
     """
-    lmdb, out = Path(lmdb), Path(out)
+    lmdb, out = None if lmdb is None else Path(lmdb), Path(out)
     check_new(out, output.force)
     check_apart(out, {
         "--model": source.model, "--weights": source.weights, "--lmdb": lmdb, "--test_lmdb": output.test_lmdb,
@@ -112,17 +113,21 @@ def compress(
         )
     if making.iterations < 0:
         raise UsageError(f"--distill_iterations {making.iterations}: 0 or more are needed")
-    loaded = source.load(lmdb, options.schemes, making.fully_connected).measurable()
+    evaluating = options.method in EVALUATING or options.target_accuracy is not None
+    if lmdb is None:
+        check_imageless(options, making, output)
+    loaded = source.load(lmdb or output.test_lmdb, options.schemes, making.fully_connected).measurable()
     check_one_input(loaded.runnable.net, loaded.network, str(source.model))
     if output.distillation is not None or making.iterations:
         check_distillable(loaded, output.distillation or Distillation())
     loaded.check_trained(source.weights)
     for line in loaded.notices():
         notice(line)
-    test = Path(output.test_lmdb or lmdb)
-    tested = tested_images(loaded, source, test, output.top_k, output.test_lmdb is not None)
-    for line in [f"{test}: {tested.beyond}; no accuracy"] if tested.beyond else scores_lines(tested):
-        notice(line)
+    test, tested = output.test_lmdb or lmdb, None
+    if test is not None:
+        tested = tested_images(loaded, source, test, output.top_k, output.test_lmdb is not None)
+        for line in [f"{test}: {tested.beyond}; no accuracy"] if tested.beyond else scores_lines(tested):
+            notice(line)
     if isinstance(time_of, LatencyTable):
         check_placement(time_of, loaded.network.layers, making.placement)
     table = pca_metrics(loaded, source.weights, step=options.multiple_of)
@@ -133,7 +138,6 @@ def compress(
     except (InfeasibleError, MetricsError) as exc:
         # Not the flags that the message names keep these whole.
         raise type(exc)(*exc.args, *loaded.unreached()) from None
-    evaluating = options.method in EVALUATING or options.target_accuracy is not None
     # Where whole networks are measured anyway, they decide between a mixture and one scheme too.
     mixed = making.refine > 0 and options.schemes != PAPER and not evaluating
     with contextlib.ExitStack() as stack:
@@ -149,7 +153,9 @@ def compress(
         if ends is not None:
             stack.callback(ends.close)
         known = Known(table)
-        if options.metric != "pca" or evaluating or making.refine or not making.decomposition.plain:
+        if lmdb is not None and (
+            options.metric != "pca" or evaluating or making.refine or not making.decomposition.plain
+        ):
             known = from_images(
                 loaded, source, lmdb, output.train_lmdb, table, options, making, mixed, resources, executor, progress, notice
             )  # fmt: skip
@@ -209,20 +215,20 @@ def compress(
             # Where images chose the ranks, what the network is fed was said before.
             say = notice if chooser is None else lambda line: None
             before = after = None
-            if tested.labelled:
+            if test is not None and tested is not None and tested.labelled:
                 before, after = accuracies(
                     loaded, source, work, test, output.top_k, executor, resources.store, progress, say
                 )
             divergence, unit, words, seen = None, "", "svd", False
             data: dict[str, Any] = {
                 "format": "enc-caffe-compression/1",
-                "images": tested.images,
-                "lmdb": str(output.images or test),
+                "images": 0 if tested is None else tested.images,
+                "lmdb": None if test is None else str(output.images or test),
             }
             if chooser is not None:
                 divergence, words = chooser.evaluator.divergence(found.plan.forms), chooser.words()
                 made = chooser.decomposer.made
-                seen, unit = same_images(test, made.lmdb), made.unit
+                seen, unit = test is not None and same_images(test, made.lmdb), made.unit
                 data["divergence"] = {"mean": divergence, "unit": unit, "images": made.look.images}
             data.update(
                 decomposition=words, chosen_by_these_images=seen, parameters=emitted.parameter_ratio("all"),
@@ -262,8 +268,8 @@ def compress(
 
 
 def _written(
-    loaded: LoadedNetwork, source: Source, table: MetricsTable, plan: Plan, work: Path, out: Path, lmdb: Path,
-    test: Path, making: Making, output: Output, blobs: Blobs,
+    loaded: LoadedNetwork, source: Source, table: MetricsTable, plan: Plan, work: Path, out: Path, lmdb: Optional[Path],
+    test: Optional[Path], making: Making, output: Output, blobs: Blobs,
 ) -> Emitted:  # fmt: skip
     """The network's files and its metrics in ``work``, which becomes ``out``."""
     distillation = output.distillation

@@ -8,10 +8,13 @@ from typing import Optional
 
 from enc_caffe.caffe_io.distill import Distillation
 from enc_caffe.calibration.decomposition import Decomposition
+from enc_caffe.errors import UsageError
 from enc_caffe.measuring.evaluate import Evaluation
 from enc_caffe.pipeline.emission import Emitted, known_placement
 from enc_caffe.pipeline.timing import Measured
 from enc_caffe.plan import Plan
+from enc_caffe.search.methods import EVALUATING
+from enc_caffe.search.options import SearchOptions
 
 
 @dataclass(frozen=True)
@@ -114,3 +117,23 @@ class Output:
     force: bool = False
     distillation: Optional[Distillation] = None
     images: Optional[Path] = None
+
+
+def check_imageless(options: SearchOptions, making: Making, output: Output) -> None:
+    """Raise UsageError, with what asks for them, where a compression without images that choose needs some."""
+    needs = {
+        f"--metric {options.metric}": options.metric != "pca",
+        f"--method {options.method}": options.method in EVALUATING,
+        "--target_accuracy": options.target_accuracy is not None,
+        f"--refine {making.refine}": making.refine > 0,
+        f"--decomposition {making.decomposition.kind}": making.decomposition.kind != "svd",
+        "--recalibrate": bool(making.decomposition.recalibrate),
+        f"--reconstruct {making.decomposition.reconstruct}": making.decomposition.reconstruct != "none",
+        "--fit_train": making.fit_train,
+        "--distill_iterations": making.iterations > 0,
+        "--distill": output.distillation is not None and not (output.distillation.lmdb or output.train_lmdb),
+    }
+    for flag in (flag for flag, asked in needs.items() if asked):
+        raise UsageError(
+            f"{flag}: needs images, and none are given; give --lmdb or --images (ranks by --metric pca, with plain SVD, need none)"
+        )

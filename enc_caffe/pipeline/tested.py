@@ -39,8 +39,10 @@ def tested_images(loaded: LoadedNetwork, source: Source, test: Path, top_k: tupl
     return look
 
 
-def unrated(look: Images) -> str:
+def unrated(look: Optional[Images]) -> str:
     """Why no accuracy can be had of images; empty where it can."""
+    if look is None:
+        return "no images were given"
     if look.labelled:
         return ""
     if not look.scores.softmax:

@@ -277,6 +277,8 @@ def compress(
     load_extensions()
     if quality not in QUALITY:
         raise UsageError(f"quality {quality!r}: known are {', '.join(QUALITY)}")
+    if lmdb is None and quality != "paper":
+        raise UsageError(f"quality {quality!r}: measures on images, and lmdb is None; name images that choose")
     where, asked = workers_of(workers), {**QUALITY[quality], **options}
     # The command's names of two of them.
     for name, flag in (("placement", "stride_placement"), ("iterations", "distill_iterations")):

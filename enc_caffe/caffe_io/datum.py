@@ -163,12 +163,12 @@ class ImageLmdb:
         with self._env.begin() as txn:
             return [bytes(key) for key in txn.cursor().iternext(keys=True, values=False)]
 
-    def image(self, key: bytes) -> Image:
+    def image(self, key: bytes, force_color: Optional[bool] = None) -> Image:
         """The decoded image of a key that is there."""
         with self._env.begin() as txn:
             value = txn.get(key)
         try:
-            pixels, label = decode(bytes(value or b""))
+            pixels, label = decode(bytes(value or b""), force_color)
         except DatasetError as exc:
             raise DatasetError(f"{self.path}: key {key!r}: {exc}") from None
         return Image(key, pixels, label)
@@ -226,7 +226,7 @@ def datum_bytes(pixels: np.ndarray, label: Optional[int]) -> bytes:
     if label is not None:
         datum.label = int(label)
     if np.issubdtype(pixels.dtype, np.floating):
-        datum.float_data.extend(np.ascontiguousarray(pixels, np.float32).ravel())
+        datum.float_data.extend(np.ascontiguousarray(pixels, np.float32).ravel().tolist())
     else:
         datum.data = np.ascontiguousarray(pixels, np.uint8).tobytes()
     return bytes(datum.SerializeToString())

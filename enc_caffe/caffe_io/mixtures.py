@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Optional
 
 import numpy as np
 
@@ -58,7 +59,13 @@ def zoomed(image: np.ndarray, least: float, rng: np.random.Generator) -> np.ndar
 
 
 def mixtures_of(
-    lmdb: Path, number: int, seed: int = 0, mirror: bool = False, zoom: float = 1.0, pad: int = 0
+    lmdb: Path,
+    number: int,
+    seed: int = 0,
+    mirror: bool = False,
+    zoom: float = 1.0,
+    pad: int = 0,
+    color: Optional[bool] = None,
 ) -> tuple[int, Records]:
     """Records of so many :func:`mixture` images of an LMDB, without labels.
 
@@ -72,6 +79,8 @@ def mixtures_of(
         The least part of an image's area that is taken (:func:`zoomed`); 1 takes all of it.
     pad : int
         Pixels of 0 on every side of a mixture, for a random crop.
+    color : bool, optional
+        Decode encoded images in colour, or in gray; None: as they are stored.
 
     Raises
     ------
@@ -97,7 +106,7 @@ def mixtures_of(
                 if at == 0:
                     order = np.random.default_rng([seed, turn]).permutation(len(keys))
                 rng = np.random.default_rng([seed, turn, at])
-                images = [source.image(keys[i]).pixels for i in (int(order[at]), int(rng.integers(len(keys))))]
+                images = [source.image(keys[i], color).pixels for i in (int(order[at]), int(rng.integers(len(keys))))]
                 if images[0].shape[0] != images[1].shape[0]:
                     raise DatasetError(
                         f"{lmdb}: images of {images[0].shape[0]} and {images[1].shape[0]} channels cannot be mixed; make the LMDB again "

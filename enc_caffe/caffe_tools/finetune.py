@@ -21,10 +21,10 @@ from enc_caffe.caffe_io.sizing import sized_network
 from enc_caffe.caffe_io.variants import deploy_net, solver_param, train_val_net, train_val_or_same, unread
 from enc_caffe.caffe_tools.holding import check_held_out, held_out, hold_beside
 from enc_caffe.caffe_tools.labels import check_images
-from enc_caffe.caffe_tools.mixing import check_mixable, mixed
+from enc_caffe.caffe_tools.mixing import Mixtures, check_mixable, put_mixtures
 from enc_caffe.caffe_tools.programs import caffe_test, parse_training
 from enc_caffe.caffe_tools.selection import RATES, SHORT, SWEPT, Selection, criterion, sweep
-from enc_caffe.caffe_tools.training import LOG, Files, Step, digests, run_training
+from enc_caffe.caffe_tools.training import LOG, Files, Step, check_same_run, digests, run_training
 from enc_caffe.errors import CaffeError, NetworkError, OutputError, PrototxtError, UnknownSizeError, UsageError
 from enc_caffe.files.output import atomic_file, claimed, sweep_folder
 from enc_caffe.network import Network
@@ -204,19 +204,21 @@ def finetune(
                 for layer in tests:
                     if layer.type == "Data":
                         layer.data_param.batch_size = size
-            if mixtures:
-                images = data_layers(train, "TRAIN")[0]
-                images.data_param.source = str(
-                    mixed(Path(images.data_param.source), mixtures, out, lambda done, all_: progress(Step(done, all_, what="mixtures of images")))
-                )  # fmt: skip
+            mixed: Optional[Mixtures] = put_mixtures(train, mixtures, out) if mixtures else None
             name = "train_val.prototxt" if own is net and by is None else TRAINED
             files = Files(to_text(train), name, tests_by, deploy, own is not net, by, held, batches)
+            if mixed is not None:
+                check_same_run(out, files.train, weights)
+                mixed.make(lambda done, all_: progress(Step(done, all_, what="mixtures of images")))
             if selection is not None and selection.sweep:
                 overrides = {
                     **(overrides or {}),
                     "base_lr": _swept(out, original, files, weights, overrides, gpu, progress),
                 }
-            return _trained(out, original, files, weights, overrides, gpu, repeatable, progress, test)
+            made = _trained(out, original, files, weights, overrides, gpu, repeatable, progress, test)
+            if mixed is not None:
+                mixed.remove()
+            return made
         except OSError as exc:
             raise OutputError(f"{out}: cannot be written ({exc.strerror})") from None
 

@@ -1,23 +1,23 @@
-"""A distillation's training images as mixtures of them, made once for a training."""
+"""A distillation's training images as mixtures of them, made for a training and gone with its end."""
 
 from __future__ import annotations
 
-import math
+import shutil
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Iterator
+from typing import Any, Callable, Iterator, Optional
 
 from enc_caffe.caffe_io.datum import ImageLmdb, write_lmdb
 from enc_caffe.caffe_io.describe import batch_size, data_layers
 from enc_caffe.caffe_io.distill import has_teacher
 from enc_caffe.caffe_io.mixtures import mixtures_of
+from enc_caffe.caffe_io.transform import color_of
 from enc_caffe.errors import UsageError
-from enc_caffe.files.jsonfile import read_json, write_json
-
-FORMAT = "enc-caffe-mixtures/1"
-
+from enc_caffe.measuring.store import digest_of
 
 #: Passes over its images from which on a distillation is given mixtures in their place, and bytes of pixels that these have at most.
 PASSES, ROOM = 20, 2**31
+NAME = "mixtures-{}_lmdb"
 
 
 def mixable(net: Any) -> bool:
@@ -27,15 +27,18 @@ def mixable(net: Any) -> bool:
 
 
 def wanted(net: Any, source: Path, iterations: int) -> int:
-    """Mixtures that a training by images of an LMDB should have: one for each image of its batches, or 0 where it meets each image less
-    than :data:`PASSES` times."""
+    """Mixtures that a training by images of an LMDB should have: one for each image of its batches, as far as there is :data:`ROOM`.
+
+    0 where it meets each image less than :data:`PASSES` times, or where not two mixtures for each image have room.
+    """
     if not mixable(net):
         return 0
-    images = ImageLmdb(Path(source))
+    layer, images = data_layers(net, "TRAIN")[0], ImageLmdb(Path(source))
     try:
-        seen = iterations * batch_size(data_layers(net, "TRAIN")[0])
-        room = max(2 * len(images), ROOM // math.prod(images.first_shape()))
-        return min(seen, room) if seen >= PASSES * len(images) else 0
+        seen = iterations * batch_size(layer)
+        first = next(images.images(0, 1, color_of(layer, str(source))))
+        room = ROOM // first.pixels.nbytes
+        return min(seen, room) if seen >= PASSES * len(images) and room >= 2 * len(images) else 0
     finally:
         images.close()
 
@@ -51,33 +54,68 @@ def check_mixable(net: Any, path: Path, number: int) -> None:
         )
 
 
-def mixed(source: Path, number: int, folder: Path, progress: Callable[[int, int], None]) -> Path:
-    """An LMDB of so many mixtures of the images of another; the one that is there already, if it was made of the same.
+@dataclass(frozen=True)
+class Mixtures:
+    """Mixtures in the place of a training's images.
+
+    Attributes
+    ----------
+    source : Path
+        LMDB of the images.
+    number : int
+    color : bool, optional
+        How encoded images are decoded (:func:`enc_caffe.caffe_io.transform.color_of`).
+    path : Path
+        The LMDB that :meth:`make` makes. Its name says of what: a training by other mixtures has another text.
+    """
+
+    source: Path
+    number: int
+    color: Optional[bool]
+    path: Path
+
+    def make(self, progress: Callable[[int, int], None]) -> None:
+        """Make them, unless they are there; those of other trainings in the same folder go."""
+        for other in self.path.parent.glob(NAME.format("*")):
+            if other != self.path:
+                shutil.rmtree(other)
+        if self.path.is_dir():
+            return
+        number, records = mixtures_of(self.source, self.number, color=self.color)
+
+        def counted() -> Iterator[tuple[bytes, bytes]]:
+            for done, one in enumerate(records, 1):
+                yield one
+                progress(done, number)
+
+        write_lmdb(self.path, counted())
+
+    def remove(self) -> None:
+        """Give their room back; made again, they are the same."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+def put_mixtures(train: Any, number: int, folder: Path) -> Mixtures:
+    """Let the TRAIN phase of a network read mixtures of its images, which are yet to be made.
 
     Parameters
     ----------
+    train : NetParameter
+        Its source is replaced.
     folder : Path
-        Where it is made, with a record of what it is made of.
+        Where they will be.
+
+    Raises
+    ------
+    DatasetError
+        If the images cannot be read.
     """
-    out, record = folder / "mixtures_lmdb", folder / "mixtures.json"
-    ImageLmdb(Path(source)).close()
-    images = (Path(source) / "data.mdb").stat()
-    this = {
-        "format": FORMAT, "source": str(Path(source).absolute()), "images": number,
-        # Images that are held out lie at one place, whichever they are.
-        "written": images.st_mtime_ns, "bytes": images.st_size,
-    }  # fmt: skip
-    if record.is_file() and read_json(record, FORMAT, UsageError) == this and out.is_dir():
-        return out
-    number, records = mixtures_of(source, number)
-
-    def counted() -> Iterator[tuple[bytes, bytes]]:
-        for done, one in enumerate(records, 1):
-            yield one
-            progress(done, number)
-
-    folder.mkdir(parents=True, exist_ok=True)
-    record.unlink(missing_ok=True)
-    write_lmdb(out, counted(), force=True)
-    write_json(record, this)
-    return out
+    layer = data_layers(train, "TRAIN")[0]
+    source, color = Path(layer.data_param.source).absolute(), color_of(layer, layer.name)
+    ImageLmdb(source).close()
+    # Images that are held out lie at one place, whichever they are.
+    images = (source / "data.mdb").stat()
+    digest = digest_of([str(source), images.st_mtime_ns, images.st_size, number, color])
+    path = folder / NAME.format(digest[:16])
+    layer.data_param.source = str(path)
+    return Mixtures(source, number, color, path)

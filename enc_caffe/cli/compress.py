@@ -35,7 +35,9 @@ def run(args: argparse.Namespace) -> None:
     if args.fit_train and args.train_lmdb is None and "fit_train" not in QUALITY.get(args.quality, {}):
         raise UsageError("--fit_train: fits to the images of --train_lmdb, and there is none; give it")
     if args.quality not in (None, "paper") and not (args.lmdb or args.images):
-        raise UsageError(f"--quality {args.quality}: measures on images, and none are given; give --lmdb or --images")
+        raise UsageError(
+            f"--quality {args.quality}: measures on images, and none are given to choose by; give --lmdb or --images"
+        )
     take_images(args)
     making = Making(
         decomposition(args),

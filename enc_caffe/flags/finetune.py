@@ -38,7 +38,7 @@ def register(commands: Any) -> None:
     )  # fmt: skip
     p.add_argument(
         "--mixtures", type=int, default=0, metavar="N",
-        help="with --distill: train on N mixtures of the images in their place, where images are few for so many iterations",
+        help="with --distill, but not --distill_labels: train on N mixtures of the images in their place, where images are few for so many iterations",
     )  # fmt: skip
     p.add_argument("--snapshot", type=int, help="iterations between snapshots, instead of the solver's")
     p.add_argument("--gpu", default="", help="devices, as caffe train takes them")

@@ -116,7 +116,9 @@ def compress(
     evaluating = options.method in EVALUATING or options.target_accuracy is not None
     if lmdb is None:
         check_imageless(options, making, output)
-    loaded = source.load(lmdb or output.test_lmdb, options.schemes, making.fully_connected).measurable()
+    loaded = source.load(
+        lmdb or output.test_lmdb or output.train_lmdb, options.schemes, making.fully_connected
+    ).measurable()
     check_one_input(loaded.runnable.net, loaded.network, str(source.model))
     if output.distillation is not None or making.iterations:
         check_distillable(loaded, output.distillation or Distillation())
@@ -277,6 +279,9 @@ def _written(
         distillation = replace(distillation, lmdb=lmdb)
     # Labels that another layer brings are those of the images that the prototxt names: images that only choose are not put there.
     named = output.test_lmdb if len(data_layers(loaded.net)) > 1 else test
+    if test is None and distillation is not None:
+        # What a distillation is judged by, where nothing else is known.
+        named = output.train_lmdb
     emitted = emit(
         loaded, source.weights, plan, work / "network", making.placement, solver=output.solver,
         train_lmdb=output.train_lmdb, test_lmdb=named, final=out, blobs=blobs, distillation=distillation,

@@ -26,7 +26,7 @@ class Compressed:
     emitted : Emitted
     plan : Plan
     before, after : Evaluation, optional
-        Accuracies of both networks on the test images; None where these have no labels or the network no class scores.
+        Accuracies of both networks on the test images; None where there are none, these have no labels or the network has no class scores.
     divergence : float, optional
         Mean divergence of the compressed network from the original on the images that it was chosen by.
     unit : str
@@ -135,5 +135,5 @@ def check_imageless(options: SearchOptions, making: Making, output: Output) -> N
     }
     for flag in (flag for flag, asked in needs.items() if asked):
         raise UsageError(
-            f"{flag}: needs images, and none are given; give --lmdb or --images (ranks by --metric pca, with plain SVD, need none)"
+            f"{flag}: needs images that choose, and neither --lmdb nor --images is given (ranks by --metric pca, with plain SVD, need none)"
         )

@@ -339,6 +339,26 @@ def test_max_is_nearer_than_best_without_a_label_and_trains_once(tmp_path: Path,
     assert found["max"] < 0.5 * found["best"]
 
 
+def test_max_trains_on_mixtures_where_it_meets_images_often(tmp_path: Path, capsys) -> None:
+    flags = [
+        "--quality",
+        "max",
+        "--refine",
+        "0",
+        "--target_flops",
+        "0.5",
+        "--reconstruct",
+        "none",
+        "--distill_iterations",
+    ]
+    # 36 images that are trained on, four at once: 20 passes over all 40 are 200 iterations.
+    for iterations, mixed in (("190", False), ("200", True)):
+        assert compress(tmp_path, nets.grouped(), *flags, iterations, images=40)[0] == 0
+        assert ("; on 800 mixtures of images" in capsys.readouterr().err) == mixed
+    # Beside the store is what was learnt, not what it was learnt by.
+    assert not list(tmp_path.rglob("*mixtures*"))
+
+
 def test_max_trains_where_its_workers_compute(tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
     # The workers are on the CPU here; no machine has so many GPUs as `caffe train` is asked for.
     monkeypatch.setattr(Workers, "training_gpu", lambda self: "97")

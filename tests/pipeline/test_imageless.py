@@ -53,7 +53,7 @@ def test_what_measures_says_that_it_needs_images(
 ) -> None:
     assert main(command(tmp_path, *flags)) == 2
     error = capsys.readouterr().err
-    assert said in error and "give --lmdb or --images" in error and not (tmp_path / "out").exists()
+    assert said in error and "--lmdb" in error and "--images" in error and not (tmp_path / "out").exists()
 
 
 def test_from_python_too(tmp_path: Path) -> None:
@@ -62,5 +62,17 @@ def test_from_python_too(tmp_path: Path) -> None:
         model, weights, None, tmp_path / "out", quality="paper", metric="pca", input_shape=(3, 12, 12), target_flops=0.5
     )
     assert made.before is None and made.unrated == "no images were given"
-    with pytest.raises(UsageError, match="needs images"):
+    with pytest.raises(UsageError, match="quality 'best': measures on images"):
         enc_caffe.compress(model, weights, None, tmp_path / "best", input_shape=(3, 12, 12), target_flops=0.5)
+
+
+def test_images_that_only_train_are_enough_to_distil_by(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lmdb = nets.write_images(tmp_path / "lmdb", 40)
+    flags = [
+        x for x in command(tmp_path, "--distill", "--train_lmdb", str(lmdb)) if x not in ("--input_shape", "3,12,12")
+    ]
+    assert main(flags) == 0
+    # The very command that it names.
+    line = next(x for x in capsys.readouterr().out.splitlines() if "enc-caffe finetune" in x)
+    assert main([*line.split("enc-caffe ")[1].split(), "--max_iter", "4", "--snapshot", "2"]) == 0
+    assert (tmp_path / "out-finetuned" / "finetuned.caffemodel").is_file()

@@ -6,7 +6,7 @@ import argparse
 
 from enc_caffe import pipeline
 from enc_caffe.cli.common import decomposition, print_untrained, source_of, workers
-from enc_caffe.cli.distilling import distillation_of
+from enc_caffe.cli.distilling import distillation_of, held_to
 from enc_caffe.cli.images import shown, take_images
 from enc_caffe.cli.searching import search_options, times_of
 from enc_caffe.cli.storing import open_store
@@ -39,6 +39,7 @@ def run(args: argparse.Namespace) -> None:
             f"--quality {args.quality}: measures on images, and none are given to choose by; give --lmdb or --images"
         )
     take_images(args)
+    trains = args.distill_iterations > 0
     making = Making(
         decomposition(args),
         args.refine,
@@ -48,10 +49,11 @@ def run(args: argparse.Namespace) -> None:
         args.distill_iterations,
         args.fit_train,
         args.early,
+        held_to(args, trains),
     )
     images = shown(args, "test_") or shown(args)
     output = Output(
-        args.test_lmdb, args.train_lmdb, args.solver, args.top_k, args.force, distillation_of(args), images
+        args.test_lmdb, args.train_lmdb, args.solver, args.top_k, args.force, distillation_of(args, trains), images
     )  # fmt: skip
     with claimed(args.out), open_store(args) as store, stage_bars() as bar:
         result = compress(

@@ -13,8 +13,19 @@ from enc_caffe.errors import UsageError
 AUTOMATIC = ("", "auto", "none")
 
 
-def distillation_of(args: argparse.Namespace) -> Optional[Distillation]:
-    """What the arguments of :func:`add_distillation` ask for.
+def distillation_of(args: argparse.Namespace, trains: bool = False) -> Optional[Distillation]:
+    """What files that distil are asked for; None for none. Arguments and errors as of :func:`held_to`."""
+    asked = held_to(args, trains)
+    return asked if args.distill else None
+
+
+def held_to(args: argparse.Namespace, trains: bool = False) -> Distillation:
+    """What a student is held to by the arguments of :func:`add_distillation`.
+
+    Parameters
+    ----------
+    trains : bool
+        Whether the command trains one, with ``--distill`` or without.
 
     Raises
     ------
@@ -25,10 +36,9 @@ def distillation_of(args: argparse.Namespace) -> Optional[Distillation]:
         "--temperature": args.temperature is not None, "--distill_blobs": bool(args.distill_blobs),
         "--distill_labels": args.distill_labels is not None, "--batch_statistics": args.batch_statistics,
     }  # fmt: skip
-    if not args.distill:
+    if not (args.distill or trains):
         for flag in (f for f, there in given.items() if there):
             raise UsageError(f"{flag} says how to distil; give --distill too")
-        return None
     temperature = Distillation.temperature if args.temperature is None else args.temperature
     blobs = {} if args.distill_blobs in AUTOMATIC else _blobs(args.distill_blobs)
     return Distillation(

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Callable, Optional
 
 from enc_caffe.caffe_io.describe import data_layers
-from enc_caffe.caffe_io.distill import Distillation
 from enc_caffe.caffe_io.prototxt import read_solver
 from enc_caffe.caffe_io.variants import check_one_input
 from enc_caffe.calibration.layerwise import Blobs
@@ -121,7 +120,7 @@ def compress(
     ).measurable()
     check_one_input(loaded.runnable.net, loaded.network, str(source.model))
     if output.distillation is not None or making.iterations:
-        check_distillable(loaded, output.distillation or Distillation())
+        check_distillable(loaded, output.distillation or making.held_to)
     loaded.check_trained(source.weights)
     for line in loaded.notices():
         notice(line)
@@ -206,7 +205,7 @@ def compress(
                 blobs, came = chooser.fitted_to(known.more, found.plan.forms)
                 notice(f"{output.train_lmdb}: {came}")
             if making.iterations:
-                held = output.distillation or Distillation(between=True)
+                held = output.distillation or making.held_to
                 held = held if held.lmdb else replace(held, lmdb=output.train_lmdb or lmdb)
                 blobs, kept = chooser.distilled(
                     loaded, found.plan, blobs, held, making.iterations, resources.workers.training_gpu()

@@ -74,6 +74,8 @@ class Making:
         Whether all layers are fitted together to the images of ``train_lmdb`` too, where there are such.
     early : bool
         Whether measurements of forms that no plan can want end early.
+    held_to : Distillation
+        What a distillation of ``iterations`` holds the student to; on the images that choose, or those of ``train_lmdb``, where it names none.
     """
 
     decomposition: Decomposition = Decomposition()
@@ -84,6 +86,7 @@ class Making:
     iterations: int = 0
     fit_train: bool = False
     early: bool = False
+    held_to: Distillation = Distillation(between=True)
 
     def __post_init__(self) -> None:
         known_placement(self.placement)

@@ -359,6 +359,27 @@ def test_max_trains_on_mixtures_where_it_meets_images_often(tmp_path: Path, caps
     assert not list(tmp_path.rglob("*mixtures*"))
 
 
+def test_max_is_told_how_to_distil_without_files_that_distil(tmp_path: Path) -> None:
+    flags = [
+        "--quality",
+        "max",
+        "--refine",
+        "0",
+        "--target_flops",
+        "0.5",
+        "--reconstruct",
+        "none",
+        "--distill_iterations",
+        "10",
+    ]
+    status, out = compress(tmp_path, nets.grouped(), *flags, "--temperature", "3", "--distill_blobs", "none")
+    assert status == 0 and not (out / "distill.prototxt").exists()
+    (trained,) = (p.read_text() for p in tmp_path.rglob("distill.prototxt"))
+    assert BETWEEN not in trained and "coeff: 9" in trained
+    # Where nothing is trained there is nothing to tell.
+    assert compress(tmp_path, nets.grouped(), *flags[:-1], "0", "--temperature", "3")[0] == 2
+
+
 def test_max_trains_where_its_workers_compute(tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
     # The workers are on the CPU here; no machine has so many GPUs as `caffe train` is asked for.
     monkeypatch.setattr(Workers, "training_gpu", lambda self: "97")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +15,6 @@ from enc_caffe.caffe_io.distill import has_teacher
 from enc_caffe.caffe_io.mixtures import mixtures_of
 from enc_caffe.caffe_io.transform import color_of
 from enc_caffe.errors import UsageError
-from enc_caffe.measuring.store import digest_of
 
 #: Passes over its images from which on a distillation is given mixtures in their place, and bytes of pixels that these have at most.
 PASSES, ROOM = 20, 2**31
@@ -115,7 +116,7 @@ def put_mixtures(train: Any, number: int, folder: Path) -> Mixtures:
     ImageLmdb(source).close()
     # Images that are held out lie at one place, whichever they are.
     images = (source / "data.mdb").stat()
-    digest = digest_of([str(source), images.st_mtime_ns, images.st_size, number, color])
-    path = folder / NAME.format(digest[:16])
+    made_of = [str(source), images.st_mtime_ns, images.st_size, number, color]
+    path = folder / NAME.format(hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:16])
     layer.data_param.source = str(path)
     return Mixtures(source, number, color, path)

@@ -27,19 +27,12 @@ def emitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a compressed network with what distils it by 40 images."""
     folder = tmp_path_factory.mktemp("emitted")
     model, weights = nets.write_net(folder, nets.grouped())
-    lmdb = nets.write_images(folder / "lmdb", 40)
-    command = [
-        "compress",
-        "--model",
-        str(model),
-        "--weights",
-        str(weights),
-        "--lmdb",
-        str(lmdb),
-        "--target_flops",
-        "0.5",
-    ]
-    assert main([*command, "--store", str(folder / "s.sqlite"), "--distill", "--out", str(folder / "out")]) == 0
+    return compressed(folder, model, weights, nets.write_images(folder / "lmdb", 40))
+
+
+def compressed(folder: Path, model: Path, weights: Path, lmdb: Path, *more: str) -> Path:
+    files = ["--model", str(model), "--weights", str(weights), "--lmdb", str(lmdb), "--store", str(folder / "s.sqlite")]
+    assert main(["compress", *files, "--target_flops", "0.5", "--distill", *more, "--out", str(folder / "out")]) == 0
     return folder / "out"
 
 
@@ -120,19 +113,7 @@ def test_encoded_images_are_mixed_as_caffe_decodes_them(tmp_path: Path, gray: in
     write_lmdb(tmp_path / "lmdb", records)
     model, weights = nets.write_net(tmp_path, nets.grouped())
     model.write_text(model.read_text().replace("transform_param {", "transform_param { force_color: true"))
-    command = [
-        "compress",
-        "--model",
-        str(model),
-        "--weights",
-        str(weights),
-        "--lmdb",
-        str(tmp_path / "lmdb"),
-        "--target_flops",
-        "0.5",
-    ]
-    command += ["--store", str(tmp_path / "s.sqlite"), "--distill", "--train_lmdb", str(tmp_path / "lmdb")]
-    assert main([*command, "--out", str(tmp_path / "out")]) == 0
+    compressed(tmp_path, model, weights, tmp_path / "lmdb", "--train_lmdb", str(tmp_path / "lmdb"))
     assert tune(tmp_path / "out", tmp_path / "trained", "--mixtures", "50") == 0
     assert wanted(read_net(tmp_path / "out" / "distill.prototxt"), tmp_path / "lmdb", 10**9) == ROOM // (3 * 12 * 12)
 

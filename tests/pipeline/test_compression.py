@@ -355,6 +355,8 @@ def test_max_trains_on_mixtures_where_it_meets_images_often(tmp_path: Path, caps
     for iterations, mixed in (("190", False), ("200", True)):
         assert compress(tmp_path, nets.grouped(), *flags, iterations, images=40)[0] == 0
         assert ("; on 800 mixtures of images" in capsys.readouterr().err) == mixed
+        trained = [p.read_text() for p in tmp_path.rglob("training.prototxt")]
+        assert any("mixtures-" in text for text in trained) == mixed
     # Beside the store is what was learnt, not what it was learnt by.
     assert not list(tmp_path.rglob("*mixtures*"))
 

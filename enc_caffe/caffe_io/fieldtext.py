@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Callable, Iterator, Optional, Union
 
 #: A string without an end takes the rest of its line: looking for the end again from every quote would take for ever.
@@ -19,6 +20,8 @@ _GONE = "\0"
 Values = dict[str, list[Union[str, "Values"]]]  # type: ignore[misc]
 #: Messages nested deeper than this are not looked into.
 _DEEPEST = 50
+#: Texts of so many characters at most are a layer's, which is looked into again and again.
+_SHORT = 4096
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,12 @@ class Field:
 
 def fields_of(text: str) -> Iterator[Field]:
     """All fields of a message's text, a message before the fields in it; what is no field is passed over."""
-    yield from _fields(text, 0, len(text), ())
+    return iter(_known(text)) if len(text) <= _SHORT else _fields(text, 0, len(text), ())
+
+
+@lru_cache(maxsize=4096)
+def _known(text: str) -> tuple[Field, ...]:
+    return tuple(_fields(text, 0, len(text), ()))
 
 
 def _fields(text: str, at: int, end: int, path: tuple[str, ...]) -> Iterator[Field]:

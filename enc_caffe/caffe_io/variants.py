@@ -273,7 +273,10 @@ def solver_param(
     solver.test_iter[:] = [test_iter] * max(1, len(solver.test_state))
     solver.test_initialization = True
     for name, value in (overrides or {}).items():
-        setattr(solver, name, value)
+        if isinstance(value, list):
+            getattr(solver, name)[:] = value
+        else:
+            setattr(solver, name, value)
     return solver
 
 

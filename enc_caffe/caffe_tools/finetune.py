@@ -23,6 +23,7 @@ from enc_caffe.caffe_tools.holding import check_held_out, held_out, hold_beside
 from enc_caffe.caffe_tools.labels import check_images
 from enc_caffe.caffe_tools.mixing import Mixtures, check_mixable, put_mixtures
 from enc_caffe.caffe_tools.programs import caffe_test, parse_training
+from enc_caffe.caffe_tools.schedule import in_short
 from enc_caffe.caffe_tools.selection import RATES, SHORT, SWEPT, Selection, criterion, sweep
 from enc_caffe.caffe_tools.training import LOG, Files, Step, check_same_run, digests, run_training
 from enc_caffe.errors import CaffeError, NetworkError, OutputError, PrototxtError, UnknownSizeError, UsageError
@@ -115,7 +116,8 @@ def finetune(
     overrides : mapping of solver field to value, optional
     repeatable : bool
         One ``caffe train`` from snapshot to snapshot, each beginning at the first training image: an interrupted run
-        then ends with the same weights as one that was not (a resumed Caffe does not know which images it had seen).
+        then ends with the same weights as one that was not (a resumed Caffe does not know which images it had seen). Not where
+        ``lr_policy`` is ``poly``, whose rate is known only to a ``caffe train`` that goes on to the end.
     python_layers : bool
         Whether the prototxt may have them (:func:`enc_caffe.caffe_io.prototxt.read_net`).
     input_shapes : mapping of top to full shape, optional
@@ -274,7 +276,7 @@ def _swept(
     def value(rate: float) -> tuple[float, ...]:
         folder = out / RATES_FOLDER / f"{rate:g}-{steps}"
         folder.mkdir(parents=True, exist_ok=True)
-        own = {**(overrides or {}), "base_lr": rate, "max_iter": steps, "snapshot": steps, "lr_policy": "fixed"}
+        own = {**(overrides or {}), "base_lr": rate, **in_short(schedule, steps)}
 
         def show(step: Step) -> None:
             progress(Step(at * steps + step.iteration, RATES * steps, step.loss, {**step.test, "base_lr": rate}))
@@ -290,7 +292,12 @@ def _swept(
         nonlocal at
         at = tried
 
-    about = {**digests(files.train, weights), "iterations": steps, "solver": to_text(schedule)}
+    about = {
+        **digests(files.train, weights),
+        "iterations": steps,
+        "solver": to_text(schedule),
+        "rates": "as in the whole",
+    }
     record = out / RATES_FOLDER / "rates.json"
     return sweep(float(schedule.base_lr), value, record, done, about)[0]
 

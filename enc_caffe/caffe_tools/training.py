@@ -130,7 +130,9 @@ def run_training(
         _test_at_snapshots(parameters, files)
     with atomic_file(out / "solver.prototxt") as handle:
         handle.write(to_text(parameters).encode())
-    every = int(parameters.snapshot) if repeatable and parameters.snapshot else 1
+    # poly's rate ends at max_iter: a caffe train that stops before needs another one.
+    apart = repeatable and parameters.snapshot and parameters.lr_policy != "poly"
+    every = int(parameters.snapshot) if apart else 1
     done = latest_snapshot(out, every, is_whole)[0]
     last, log = out / f"snapshot_iter_{parameters.max_iter}.caffemodel", out / LOG
     seen = Step(done, parameters.max_iter)

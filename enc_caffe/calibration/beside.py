@@ -19,6 +19,8 @@ from enc_caffe.caffe_io.prototxt import to_text
 from enc_caffe.caffe_io.types import caffe_types
 from enc_caffe.calibration.pairs import BATCH, BlocksTask, Kept, Place, put_blob, put_root
 from enc_caffe.calibration.runs import (
+    LOSS,
+    add_distance,
     add_fitted,
     add_loss,
     behind,
@@ -53,6 +55,10 @@ class Beside:
 
     def __init__(self, task: BlocksTask, at: int) -> None:
         self._task, self._run = task, task.runs[at]
+        # Folded it has no blob between a convolution and its BatchNorm.
+        made = {top for param in parsed(task.beside.prototxt).layer for top in param.top}
+        needed = {*self._run.targets, self._run.segment.bottom}
+        self._original = task.beside if needed <= made else task.original
         # Of the last target alone: on the way channels count alike. What changes of them cost made nothing better there, and takes a product as
         # large as a 1x1 layer.
         self._root = task.roots.get(self._run.segment.top)
@@ -61,20 +67,20 @@ class Beside:
     def powers(self) -> tuple[float, ...]:
         """Of every target."""
         held, found = self.kept.held, np.zeros(len(self._run.targets))
-        with engine_of(self._task.original) as engine:
+        with engine_of(self._original) as engine:
             for first in range(0, len(held), BATCH):
                 data = self.kept.stacked(held[first : first + BATCH], 0)
                 engine.size(len(data))
-                engine.net.blobs[self._task.original.data].data[...] = data
+                engine.net.blobs[self._original.data].data[...] = data
                 engine.part(0, behind(engine, self._run.targets[-1]))
                 found += [turned_power(self._root_of(name), engine.net.blobs[name].data) for name in self._run.targets]
         return tuple(float(total) / len(held) for total in found)
 
     def net(self, images: int, powers: Sequence[float]) -> tuple[str, list[str]]:
         """The original up to the last target, the compressed network's runs behind it, and a loss for every target."""
-        with engine_of(self._task.original) as engine:
+        with engine_of(self._original) as engine:
             shapes = [tuple(engine.net.blobs[name].data.shape) for name in self._run.targets]
-        whole, small = (parsed(task.prototxt) for task in (self._task.original, self._task.compressed))
+        whole, small = (parsed(task.prototxt) for task in (self._original, self._task.compressed))
         out = type(small)(name="together")
         segment, targets = self._run.segment, self._run.targets
         names = self._add_original(out, whole, images)
@@ -89,10 +95,11 @@ class Beside:
             layer.bottom[:] = [names[b] if b == segment.bottom else b for b in layer.bottom]
         set_apart(out)
         for at, (blob, shape, power) in enumerate(zip(targets, shapes, powers)):
-            # The last one's names have no suffix.
-            suffix = f"_{at}" if blob != segment.top else ""
+            if blob != segment.top:
+                add_distance(out, blob, names[blob], power, f"{LOSS}_{at}")
+                continue
             weight = 1.0 / (images * max(power, 1e-30))
-            add_loss(out, blob, names[blob], shape, weight, self._root_of(blob) is not None, suffix)
+            add_loss(out, blob, names[blob], shape, weight, self._root_of(blob) is not None)
         return to_text(out), fitted
 
     def _root_of(self, target: str) -> Optional[np.ndarray]:
@@ -112,7 +119,7 @@ class Beside:
             if param.type == "Input":
                 names.update({top: top for top in param.top})
                 for top, shape in zip(layer.top, layer.input_param.shape):
-                    if top == self._task.original.data:
+                    if top == self._original.data:
                         shape.dim[0] = images
                 continue
             as_in_test(layer)
@@ -130,7 +137,7 @@ class Beside:
 
     def ready(self, net: Any) -> None:
         """The original's weights, and the root."""
-        with engine_of(self._task.original) as engine:
+        with engine_of(self._original) as engine:
             for name, blobs in engine.net.params.items():
                 for blob, known in zip(net.params.get(ORIGINAL + name, ()), blobs):
                     blob.data[...] = known.data
@@ -139,4 +146,4 @@ class Beside:
     def put(self, net: Any, which: Sequence[Place], rng: Optional[np.random.Generator] = None) -> None:
         """Images, each as chance has it."""
         images = [self.kept.one(place, 0) for place in which]
-        put_blob(net, self._task.original.data, np.stack(images if rng is None else [varied(x, rng) for x in images]))
+        put_blob(net, self._original.data, np.stack(images if rng is None else [varied(x, rng) for x in images]))

@@ -58,12 +58,13 @@ class Run:
 
 @dataclass(frozen=True)
 class BlocksTask:
-    """Both networks, not folded, the folder of what is kept between two runs, the images of every chunk as (first, stop), and by
-    blob the root (C, C) of what changes of its channels cost.
+    """Both networks, not folded, and the original as it passes fastest, folded where that gives the same; the folder of what is kept between
+    two runs, the images of every chunk as (first, stop), and by blob the root (C, C) of what changes of its channels cost.
     """
 
     compressed: NetTask
     original: NetTask
+    beside: NetTask
     folder: str
     runs: tuple[Run, ...]
     spans: tuple[tuple[int, int], ...]

@@ -46,7 +46,7 @@ from enc_caffe.shapes import Shape
 
 #: What fits depend on beside the network, its images and weights.
 KEY = [
-    "blocks", "paired", 3.0, EPOCHS, BATCH, PARTS, ROUNDS, HELD, COSTS, MACS, FEWEST_STEPS, *RATES,
+    "blocks", "paired", 4.0, EPOCHS, BATCH, PARTS, ROUNDS, HELD, COSTS, MACS, FEWEST_STEPS, *RATES,
     "beside", WORSE, WHOLE_EPOCHS, WHOLE_ROUNDS, SHIFT, STEP, *WHOLE_RATES,
 ]  # fmt: skip
 
@@ -87,7 +87,8 @@ def blocks_task(
     alone = together and fits_together(parts, step)
     used = spans(made.look.images, int(np.prod(made.look.shape)) if alone else max(sizes, default=1), block)
     runs = runs_of(parts, sum(stop - first for first, stop in used), made.macs, step, together)
-    return BlocksTask(compressed, original, str(folder), runs[:1] if alone else runs, used)
+    beside = net_task(made, (), block)
+    return BlocksTask(compressed, original, beside, str(folder), runs[:1] if alone else runs, used)
 
 
 def _blobs(network: Network) -> dict[str, Shape]:
@@ -125,6 +126,27 @@ def _weighable(network: Network, blobs: Sequence[str]) -> list[str]:
     return [blob for blob in dict.fromkeys(blobs) if network.shape_of(blob)[1] <= MOST_OUTPUTS]
 
 
+def _fitted(made: Subject, task: BlocksTask, progress: Stages) -> Blobs:
+    """Weights that a fit came to: of all runs together, then, where that finds nothing, of each by itself."""
+    together = sum(bool(run.targets) for run in task.runs)
+    fitted: Blobs = {}
+    costs: dict[str, np.ndarray] = {}
+    asked: set[str] = set()
+    for number in dict.fromkeys((together, len(task.runs))):
+        if fitted or not number:
+            continue
+        runs = task.runs[:number]
+        new = [x for x in _weighable(made.look.network, [run.segment.top for run in runs]) if x not in asked]
+        asked.update(new)
+        if new:
+            costs.update(blob_roots(
+                task.original, new, made.look.images, made.executor, lambda d, a: progress("what blobs cost", d, a)
+            ))  # fmt: skip
+        own = replace(task, runs=runs, roots=dict(costs))
+        fitted, _ = fit_blocks(own, made.executor, lambda d, a: progress("steps of fits", d, a))
+    return fitted
+
+
 def reconstructed(
     made: Subject, model: CaffeModel, forms: Mapping[str, Form], placement: str, base: Blobs, folder: Path, key: str,
     progress: Stages, together: bool = False,
@@ -145,12 +167,7 @@ def reconstructed(
         if not found:
             work.mkdir(parents=True, exist_ok=True)
             task = blocks_task(made, model, forms, placement, base, work, together)
-            ends = _weighable(made.look.network, [run.segment.top for run in task.runs])
-            costs = blob_roots(
-                task.original, ends, made.look.images, made.executor, lambda d, a: progress("what blobs cost", d, a)
-            )
-            task = replace(task, roots=costs)
-            fitted, _ = fit_blocks(task, made.executor, lambda d, a: progress("steps of fits", d, a))
+            fitted = _fitted(made, task, progress)
             # Each run came nearer on images that it did not see; what the scores say on them must not speak against it.
             apart = made.executor.result(made.executor.submit(held_apart, task, fitted)) if fitted else None
             found = dict(base)

@@ -90,25 +90,30 @@ def keep_weights(layer: Any) -> None:
         layer.param.add(lr_mult=0, decay_mult=0)
 
 
-def add_loss(
-    out: Any, top: str, target: str, shape: tuple[int, ...], weight: float, turned: bool, suffix: str = ""
-) -> None:
-    """Sum of squares of what a blob differs from its target in, its channels turned by its root; names end in ``suffix``."""
-    change, turn, loss = (name + suffix for name in (CHANGE, TURN, LOSS))
-    layer = out.layer.add(name=change, type="Eltwise", bottom=[top, target], top=[change])
+def add_loss(out: Any, top: str, target: str, shape: tuple[int, ...], weight: float, turned: bool) -> None:
+    """Sum of squares of what a blob differs from its target in, its channels turned by its root."""
+    layer = out.layer.add(name=CHANGE, type="Eltwise", bottom=[top, target], top=[CHANGE])
     layer.eltwise_param.coeff[:] = [1.0, -1.0]
-    last = change
+    last = CHANGE
     if turned:
         kind = "Convolution" if len(shape) == 4 else "InnerProduct"
-        layer = out.layer.add(name=turn, type=kind, bottom=[change], top=[turn])
+        layer = out.layer.add(name=TURN, type=kind, bottom=[CHANGE], top=[TURN])
         layer.param.add(lr_mult=0, decay_mult=0)
         own = layer.convolution_param if kind == "Convolution" else layer.inner_product_param
         own.num_output, own.bias_term = shape[1], False
         if kind == "Convolution":
             own.kernel_size.append(1)
-        last = turn
-    layer = out.layer.add(name=loss, type="Reduction", bottom=[last], top=[loss], loss_weight=[weight])
+        last = TURN
+    layer = out.layer.add(name=LOSS, type="Reduction", bottom=[last], top=[LOSS], loss_weight=[weight])
     layer.reduction_param.operation = layer.reduction_param.SUMSQ
+
+
+def add_distance(out: Any, top: str, target: str, power: float, name: str) -> None:
+    """The sum of squares of what a blob differs from its target in, as a part of its power, an image: one layer, which passes over blobs half
+    as often as those of :func:`add_loss`."""
+    # EuclideanLoss is the half of it.
+    weight = 2.0 / max(power, 1e-30)
+    out.layer.add(name=name, type="EuclideanLoss", bottom=[top, target], top=[name], loss_weight=[weight])
 
 
 def turned_power(root: Optional[np.ndarray], images: np.ndarray) -> float:

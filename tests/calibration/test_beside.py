@@ -15,7 +15,7 @@ from enc_caffe.calibration.blocks import advance
 from enc_caffe.calibration.decomposition import Decomposition
 from enc_caffe.calibration.layerwise import Blobs
 from enc_caffe.calibration.pairs import BlocksTask, Run
-from enc_caffe.calibration.runs import LOSS, blob_roots, turned_power
+from enc_caffe.calibration.runs import LOSS, blob_roots, parsed, turned_power
 from enc_caffe.calibration.segments import Segment
 from enc_caffe.form import Form
 from enc_caffe.workers.choice import Workers
@@ -65,7 +65,7 @@ def test_an_image_as_chance_has_it() -> None:
 
 
 def losses(task: BlocksTask, base: Blobs, powers: tuple[float, ...], steps: int) -> tuple[list[float], bool, bool]:
-    """Every target's loss on the first held-out images; then, after steps, whether the original changed, and whether the other did (in a
+    """Every target's part of what is minimised, on the first held-out images; then, after steps, whether the original changed, and whether the other did (in a
     worker)."""
     source = module.Beside(task, 0)
     text, fitted = source.net(4, powers)
@@ -74,8 +74,10 @@ def losses(task: BlocksTask, base: Blobs, powers: tuple[float, ...], steps: int)
     source.ready(net)
     source.put(net, source.kept.held[:4])
     net.forward()
+    weights = {layer.name: layer.loss_weight[0] for layer in parsed(text).layer if layer.loss_weight}
     names = [*(f"{LOSS}_{at}" for at in range(len(powers) - 1)), LOSS]
-    found = [float(net.blobs[name].data) for name in names]
+    assert set(weights) == set(names)
+    found = [weights[name] * float(net.blobs[name].data) for name in names]
     theirs = [name for name in net.params if name.startswith(module.ORIGINAL)]
     before = {name: [np.array(b.data) for b in net.params[name]] for name in (*theirs, *fitted)}
     rng = np.random.default_rng(0)
@@ -112,7 +114,7 @@ def test_every_blob_between_two_runs_is_held_to_the_originals(setting: Setting) 
         # What changes of the channels cost weighs those of the last blob.
         root = roots[blob] if blob == targets[-1] else None
         assert power == pytest.approx(turned_power(root, theirs) / len(places), rel=1e-4)
-        assert loss == pytest.approx(turned_power(root, ours[:4] - theirs[:4]), rel=1e-3)
+        assert loss == pytest.approx(turned_power(root, ours[:4] - theirs[:4]) / (4 * power), rel=1e-3)
 
 
 def test_what_is_in_front_of_the_runs_is_computed_once_in_place_too(tmp_path: Path, setting: Setting) -> None:
@@ -131,12 +133,28 @@ def test_what_is_in_front_of_the_runs_is_computed_once_in_place_too(tmp_path: Pa
     for net in (task.compressed, task.original):
         job = (forward, net.prototxt, net.weights, {"data": own.data()[places]}, list(task.runs[0].targets))
         blobs.append(setting.executor.result(setting.executor.submit(*job)))
-    for blob, loss in zip(task.runs[0].targets, found):
-        assert loss == pytest.approx(float(np.sum((blobs[0][blob] - blobs[1][blob]) ** 2)), rel=1e-3)
+    for blob, power, loss in zip(task.runs[0].targets, powers, found):
+        off = float(np.sum((blobs[0][blob] - blobs[1][blob]) ** 2))
+        assert loss == pytest.approx(off / (4 * power), rel=1e-3)
 
 
 def held_powers(task: BlocksTask, at: int) -> tuple[float, ...]:
     return module.Beside(task, at).powers()
+
+
+def test_the_original_beside_is_folded_where_that_leaves_every_blob_that_is_needed(setting: Setting) -> None:
+    task, _ = begun(setting)
+    assert task.beside.followers and not task.original.followers
+    last = task.runs[0]
+    for chunk in range(len(task.spans)):
+        setting.executor.result(setting.executor.submit(advance, task, 0, False, chunk, {}))
+    text, _ = setting.executor.result(setting.executor.submit(text_of, task, 0))
+    theirs = [layer.type for layer in parsed(text).layer if layer.name.startswith(module.ORIGINAL)]
+    assert "Convolution" in theirs and "BatchNorm" not in theirs
+    # A blob between a convolution and its BatchNorm is not there when both are one.
+    less = replace(task.beside, prototxt=task.beside.prototxt.replace(f'top: "{last.targets[0]}"', 'top: "other"'))
+    text, _ = setting.executor.result(setting.executor.submit(text_of, replace(task, beside=less), 0))
+    assert "BatchNorm" in [x.type for x in parsed(text).layer if x.name.startswith(module.ORIGINAL)]
 
 
 def test_where_a_layer_has_no_gradient_nothing_is_fitted(setting: Setting) -> None:

@@ -99,7 +99,7 @@ class Beside:
                 add_distance(out, blob, names[blob], power, f"{LOSS}_{at}")
                 continue
             weight = 1.0 / (images * max(power, 1e-30))
-            add_loss(out, blob, names[blob], shape, weight, self._root_of(blob) is not None)
+            add_loss(out, blob, names[blob], shape, weight, self._root_of(blob))
         return to_text(out), fitted
 
     def _root_of(self, target: str) -> Optional[np.ndarray]:

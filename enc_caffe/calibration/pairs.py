@@ -59,7 +59,7 @@ class Run:
 @dataclass(frozen=True)
 class BlocksTask:
     """Both networks, not folded, and the original as it passes fastest, folded where that gives the same; the folder of what is kept between
-    two runs, the images of every chunk as (first, stop), and by blob the root (C, C) of what changes of its channels cost.
+    two runs, the images of every chunk as (first, stop), and by blob the root (C, C) of what changes of its channels cost, (C,) where they do each by itself.
     """
 
     compressed: NetTask
@@ -148,7 +148,7 @@ class Pairs:
     def net(self, images: int, powers: Sequence[float]) -> tuple[str, list[str]]:
         """See :class:`Source`."""
         shapes = [(images, *self.kept.shape(side)) for side in (0, 1)]
-        return training_net(self._prototxt, self._segment, shapes, powers[0], self._root is not None)
+        return training_net(self._prototxt, self._segment, shapes, powers[0], self._root)
 
     def ready(self, net: Any) -> None:
         """See :class:`Source`."""

@@ -33,7 +33,7 @@ from enc_caffe.calibration.fitting import PARTS, WORSE
 from enc_caffe.calibration.layerwise import Blobs, flattened, grouped
 from enc_caffe.calibration.moments import block_of
 from enc_caffe.calibration.pairs import BATCH, HELD, RATES, ROUNDS, BlocksTask
-from enc_caffe.calibration.runs import COSTS, blob_roots
+from enc_caffe.calibration.runs import COSTS, blob_roots, scores_root
 from enc_caffe.calibration.segments import segments_of, up_to
 from enc_caffe.decomposition import chain_of
 from enc_caffe.files.arrays import locked, read_arrays, write_arrays
@@ -130,8 +130,10 @@ def _fitted(made: Subject, task: BlocksTask, progress: Stages) -> Blobs:
     """Weights that a fit came to: of all runs together, then, where that finds nothing, of each by itself."""
     together = sum(bool(run.targets) for run in task.runs)
     fitted: Blobs = {}
-    costs: dict[str, np.ndarray] = {}
-    asked: set[str] = set()
+    scores = task.original.scores
+    known = scores_root(task.original, made.look.network.shape_of(scores)[1])
+    costs = {} if known is None else {scores: known}
+    asked = set(costs)
     for number in dict.fromkeys((together, len(task.runs))):
         if fitted or not number:
             continue

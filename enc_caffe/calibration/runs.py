@@ -17,7 +17,7 @@ from enc_caffe.calibration.segments import Segment
 from enc_caffe.decomposition.outputs import output_roots
 from enc_caffe.measuring.gradients import output_moments
 from enc_caffe.measuring.passes import Engine, NetTask, batches, engine_of
-from enc_caffe.measuring.probes import probes_of
+from enc_caffe.measuring.probes import probes_of, unit_roots
 from enc_caffe.progress import Progress
 from enc_caffe.workers.executor import Executor, beat, run_all
 
@@ -36,7 +36,7 @@ def parsed(prototxt: str) -> Any:
 
 
 def training_net(
-    prototxt: str, segment: Segment, shapes: Sequence[tuple[int, ...]], power: float, turned: bool
+    prototxt: str, segment: Segment, shapes: Sequence[tuple[int, ...]], power: float, root: Optional[np.ndarray]
 ) -> tuple[str, list[str]]:
     """Prototxt of a run with its loss, and the layers whose weights are fitted; none where a layer has no gradient.
 
@@ -46,8 +46,8 @@ def training_net(
         Of what enters and of the target, a batch each.
     power : float
         Power of the target, an image, weighted as the loss is: what the loss is a part of.
-    turned : bool
-        Whether the channels are turned by a root, which is put into the layer :data:`TURN`.
+    root : array (C, C) or (C,), optional
+        What the channels are turned by, or each is multiplied by; its values are put into the layer :data:`TURN` later.
     """
     whole = parsed(prototxt)
     out = type(whole)(name="run")
@@ -58,7 +58,7 @@ def training_net(
     if fitted is None:
         return "", []
     set_apart(out)
-    add_loss(out, segment.top, TARGET, shapes[1], 1.0 / (shapes[1][0] * max(power, 1e-30)), turned)
+    add_loss(out, segment.top, TARGET, shapes[1], 1.0 / (shapes[1][0] * max(power, 1e-30)), root)
     return to_text(out), fitted
 
 
@@ -90,20 +90,23 @@ def keep_weights(layer: Any) -> None:
         layer.param.add(lr_mult=0, decay_mult=0)
 
 
-def add_loss(out: Any, top: str, target: str, shape: tuple[int, ...], weight: float, turned: bool) -> None:
+def add_loss(
+    out: Any, top: str, target: str, shape: tuple[int, ...], weight: float, root: Optional[np.ndarray]
+) -> None:
     """Sum of squares of what a blob differs from its target in, its channels turned by its root."""
     layer = out.layer.add(name=CHANGE, type="Eltwise", bottom=[top, target], top=[CHANGE])
     layer.eltwise_param.coeff[:] = [1.0, -1.0]
     last = CHANGE
-    if turned:
-        kind = "Convolution" if len(shape) == 4 else "InnerProduct"
+    if root is not None:
+        kind = "Scale" if root.ndim == 1 else "Convolution" if len(shape) == 4 else "InnerProduct"
         layer = out.layer.add(name=TURN, type=kind, bottom=[CHANGE], top=[TURN])
         layer.param.add(lr_mult=0, decay_mult=0)
+        last = TURN
+    if root is not None and root.ndim == 2:
         own = layer.convolution_param if kind == "Convolution" else layer.inner_product_param
         own.num_output, own.bias_term = shape[1], False
         if kind == "Convolution":
             own.kernel_size.append(1)
-        last = TURN
     layer = out.layer.add(name=LOSS, type="Reduction", bottom=[last], top=[LOSS], loss_weight=[weight])
     layer.reduction_param.operation = layer.reduction_param.SUMSQ
 
@@ -119,7 +122,9 @@ def add_distance(out: Any, top: str, target: str, power: float, name: str) -> No
 def turned_power(root: Optional[np.ndarray], images: np.ndarray) -> float:
     """Sum of squares of some images, turned."""
     flat = np.asarray(images, np.float64).reshape(len(images), images.shape[1], -1)
-    return float(np.sum(np.square(flat if root is None else np.einsum("ab,nbp->nap", root, flat, optimize=True))))
+    if root is not None:
+        flat = flat * root[:, None] if root.ndim == 1 else np.einsum("ab,nbp->nap", root, flat, optimize=True)
+    return float(np.sum(np.square(flat)))
 
 
 def behind(engine: Engine, blob: str) -> int:
@@ -160,6 +165,16 @@ def sense_blobs(task: NetTask, blobs: Sequence[str], start: int, stop: int) -> d
                 found[blob] = found[blob] + own if blob in found else own
             at += len(data)
     return found
+
+
+def scores_root(task: NetTask, channels: int) -> Optional[np.ndarray]:
+    """Roots (C,) of what changes of the scores' channels cost where these are no class scores: known, and not to be estimated from
+    gradients. None for class scores, and where values of one channel cost differently."""
+    if not task.units:
+        return None
+    values = sum(size for size, _ in task.units)
+    own = (unit_roots(values, task.units) / np.sqrt(values)).reshape(channels, -1)
+    return own[:, 0] if np.all(own == own[:, :1]) else None
 
 
 def blob_roots(

@@ -65,7 +65,7 @@ def probes_of(scores: np.ndarray, softmax: bool, first: int, units: Units = ()) 
         else:
             directions = np.stack([_signs(first + i, m, outputs) for i in range(n)])
             scale /= np.sqrt(m)
-        return Probes(directions * _weights(outputs, units), np.broadcast_to(scale * np.eye(m), (n, m, m)))
+        return Probes(directions * unit_roots(outputs, units), np.broadcast_to(scale * np.eye(m), (n, m, m)))
     p = softmax_of(scores)
     if outputs == 1:
         return Probes(np.zeros((n, 1, 1)), np.zeros((n, 1, 1)))
@@ -76,7 +76,7 @@ def probes_of(scores: np.ndarray, softmax: bool, first: int, units: Units = ()) 
     return Probes(np.stack(rows), np.broadcast_to(np.eye(m), (n, m, m)))
 
 
-def _weights(outputs: int, units: Units) -> np.ndarray:
+def unit_roots(outputs: int, units: Units) -> np.ndarray:
     """Roots of what a squared change of each value counts, of the mean squared error over units times the number of values."""
     if not units:
         return np.ones(outputs)

@@ -11,6 +11,7 @@ from enc_caffe.calibration import runs as module
 from enc_caffe.calibration.segments import Segment
 from enc_caffe.decomposition.outputs import OUTPUT_RIDGE, output_roots
 from enc_caffe.measuring.passes import engine_of
+from enc_caffe.measuring.scores import squared_error, units_of
 from enc_caffe.measuring.subject import net_task
 from enc_caffe.workers.choice import Workers
 from enc_caffe.workers.pycaffe import adam_solver
@@ -25,11 +26,11 @@ SHAPES = ((8, 3, 4, 4), (8, 4, 4, 4))
 def test_a_run_without_a_gradient_has_no_loss_and_dropout_passes_everything() -> None:
     text = INPUT + nets.conv("a", "data", 4) + nets.simple("drop", "Dropout", "a")
     with_argmax = text + nets.simple("most", "ArgMax", "a", "most")
-    assert module.training_net(with_argmax, Segment(1, 4, "data", "most"), SHAPES, 1.0, False) == ("", [])
-    prototxt, fitted = module.training_net(text, Segment(1, 3, "data", "a"), SHAPES, 2.0, False)
+    assert module.training_net(with_argmax, Segment(1, 4, "data", "most"), SHAPES, 1.0, None) == ("", [])
+    prototxt, fitted = module.training_net(text, Segment(1, 3, "data", "a"), SHAPES, 2.0, None)
     assert fitted == ["a"] and "Dropout" not in prototxt and "loss_weight: 0.0625" in prototxt
     shared = text.replace("convolution_param", 'param { name: "w" } convolution_param')
-    assert module.training_net(shared, Segment(1, 3, "data", "a"), SHAPES, 2.0, False)[1] == []
+    assert module.training_net(shared, Segment(1, 3, "data", "a"), SHAPES, 2.0, None)[1] == []
 
 
 def gradients(prototxt: str, values: np.ndarray) -> tuple[float, float]:
@@ -59,7 +60,7 @@ def gradients(prototxt: str, values: np.ndarray) -> tuple[float, float]:
 def test_the_gradient_is_right_behind_what_works_in_place(kind: str, top: str) -> None:
     # A Power layer in place, which a Dropout was taken for, gave 1 as the gradient of everything below it.
     text = INPUT + nets.conv("a", "data", 4) + nets.simple("between", kind, "a", top) + nets.conv("b", top, 4)
-    prototxt, fitted = module.training_net(text, Segment(1, 4, "data", "b"), SHAPES, 0.25, False)
+    prototxt, fitted = module.training_net(text, Segment(1, 4, "data", "b"), SHAPES, 0.25, None)
     assert fitted == ["a", "b"]
     values = np.random.default_rng(1).standard_normal(SHAPES[0])
     with Workers(1).executor() as executor:
@@ -98,7 +99,7 @@ def test_what_is_not_fitted_keeps_its_weights_and_layers_without_any_are_in_the_
     )  # fmt: skip
     layers = text.count("layer {")
     prototxt, fitted = module.training_net(
-        text, Segment(1, layers, "data", "lstm"), ((8, 3, 4, 4), (8, 4, 3)), 1.0, False
+        text, Segment(1, layers, "data", "lstm"), ((8, 3, 4, 4), (8, 4, 3)), 1.0, None
     )
     assert fitted == ["a", "up", "moved"]
     none = tmp_path / "none.caffemodel"
@@ -137,14 +138,30 @@ def test_the_loss_is_the_turned_sum_of_squares_and_falls(tmp_path) -> None:
         names = [block.split('"')[1] for block in text.split("layer {\n  name: ")[1:]]
         segment = Segment(names.index("c1"), names.index("sum_relu") + 1, "c0", "sum")
         x, target = (rng.standard_normal((8, 8, 12, 12)).astype(np.float32) for _ in range(2))
-        for own in (None, root):
+        for own in (None, root, rng.uniform(0.2, 3.0, 8)):
             power = module.turned_power(own, target) / 8
-            prototxt, fitted = module.training_net(text, segment, [x.shape, target.shape], power, own is not None)
+            prototxt, fitted = module.training_net(text, segment, [x.shape, target.shape], power, own)
             assert fitted == ["c1", "c1_scale", "c2", "c2_scale"]
             job = executor.submit(loss_of, prototxt, str(setting.weights), x, target, own, 20)
             first, last, by_hand = executor.result(job)
             assert first == pytest.approx(by_hand, rel=1e-4)
             assert last < 0.9 * first
+
+
+def test_what_outputs_cost_is_known(tmp_path) -> None:
+    rng = np.random.default_rng(0)
+    scores = np.repeat([1.0, 30.0], (6, 2)) * rng.standard_normal((50, 8))
+    change = rng.standard_normal((50, 8))
+    units = units_of(scores, (6, 2))
+    with Workers(1).executor() as executor:
+        task = net_task(Setting(tmp_path, nets.residual(), executor, 8).images, (), 8)
+    assert module.scores_root(task, 8) is None
+    root = module.scores_root(replace(task, units=units), 8)
+    assert root is not None and root.shape == (8,)
+    assert module.turned_power(root, change) == pytest.approx(squared_error(scores, scores + change, units))
+    # Values of a channel that cost differently have no root of channels.
+    assert module.scores_root(replace(task, units=((4, 2.0), (4, 3.0))), 2) is not None
+    assert module.scores_root(replace(task, units=((3, 2.0), (5, 3.0))), 2) is None
 
 
 def by_finite_differences(task, blob: str, data: np.ndarray) -> np.ndarray:

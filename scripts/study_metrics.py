@@ -101,13 +101,14 @@ def known(study: Study, table: MetricsTable) -> Known:
     return Known(output, forecast, counts, seconds)
 
 
-def random_plan(table: MetricsTable, target: float, rng: np.random.Generator) -> dict[str, Form]:
-    """Random forms of all layers whose MACs are near a part of those of the whole network."""
+def random_plan(table: MetricsTable, target: float, rng: np.random.Generator, least: float) -> dict[str, Form]:
+    """Random forms of all layers whose MACs are near a part of those of the whole network, none of less than a part of the layer's own."""
     whole = dict(table.extra)["network_macs"]
     choices = {
         layer.name: [(WHOLE, form_cost(layer, WHOLE)[0])] + [(m.form(r), form_cost(layer, m.form(r))[0]) for m in curves for r in (m.measure_at or m.sampled_ranks)]
         for layer, curves in table.by_layer()
     }  # fmt: skip
+    choices = {name: [c for c in own if c[1] >= least * own[0][1]] for name, own in choices.items()}
     fixed = whole - sum(own[0][1] for own in choices.values())
     plan = {name: own[rng.integers(len(own))] for name, own in choices.items()}
     names = list(choices)
@@ -132,13 +133,14 @@ def of_plans(study: Study, table: MetricsTable, found: Known, args: argparse.Nam
     metrics = found.metrics()
     for at in range(args.plans):
         study.bars("random plans", at, args.plans)
-        forms = random_plan(table, args.target, rng)
+        forms = random_plan(table, args.target, rng, args.least)
         rows.append((evaluator(forms), evaluator.divergence(forms), *(metric(forms) for metric in metrics.values())))
     study.bars("random plans", args.plans, args.plans)
     values = np.array(rows).T
     print(
-        f"{args.plans} random plans at {args.target} of ALL MACs, judged by {judges.look.images} images: accuracy {values[0].min():.3f} to "
-        f"{values[0].max():.3f}, divergence {values[1].min():.3f} to {values[1].max():.3f}\n\n| metric | accuracy | divergence |\n|---|---|---|"
+        f"{args.plans} random plans at {args.target} of ALL MACs, {args.least} of every layer's at least, judged by "
+        f"{judges.look.images} images: accuracy {values[0].min():.3f} to {values[0].max():.3f}, divergence {values[1].min():.3f} to "
+        f"{values[1].max():.3f}, their rank correlation {spearmanr(-values[0], values[1])[0]:.2f}\n\n| metric | accuracy | divergence |\n|---|---|---|"
     )
     table_rows = []
     for metric, value in zip(metrics, values[2:]):
@@ -173,6 +175,9 @@ def main() -> int:
     """Run."""
     parser = arguments(__doc__ or "", "", 300)
     parser.add_argument("--target", type=float, default=0.4, help="part of ALL MACs of the plans (default: 0.4)")
+    parser.add_argument(
+        "--least", type=float, default=0.0, help="part of a layer's own MACs that its forms have at least (default: 0)"
+    )
     parser.add_argument("--plans", type=int, default=120, help="how many (default: 120)")
     parser.add_argument("--judged", type=int, default=1000, help="other training images that judge (default: 1000)")
     parser.add_argument("--seed", type=int, default=0, help="of images and plans (default: 0)")
@@ -187,7 +192,7 @@ def main() -> int:
             f"\n{len(found.counts) - 1} forms; seconds: {', '.join(f'{k} {v:.0f}' for k, v in found.seconds.items())}"
         )
 
-    return studied("metrics", args, do, seed=args.seed)
+    return studied("metrics", args, do, seed=args.seed, plain=True)
 
 
 if __name__ == "__main__":

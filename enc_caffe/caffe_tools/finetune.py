@@ -24,7 +24,7 @@ from enc_caffe.caffe_tools.labels import check_images
 from enc_caffe.caffe_tools.mixing import Mixtures, check_mixable, put_mixtures
 from enc_caffe.caffe_tools.programs import caffe_test, parse_training
 from enc_caffe.caffe_tools.schedule import in_short
-from enc_caffe.caffe_tools.selection import RATES, SHORT, SWEPT, Selection, criterion, sweep
+from enc_caffe.caffe_tools.selection import RATES, SHORT, SWEPT, Selection, criterion, forget_others, sweep
 from enc_caffe.caffe_tools.training import LOG, Files, Step, check_same_run, digests, run_training
 from enc_caffe.errors import CaffeError, NetworkError, OutputError, PrototxtError, UnknownSizeError, UsageError
 from enc_caffe.files.output import atomic_file, claimed, sweep_folder
@@ -299,6 +299,7 @@ def _swept(
         "rates": "as in the whole",
     }
     record = out / RATES_FOLDER / "rates.json"
+    forget_others(out / RATES_FOLDER, record, about)
     return sweep(float(schedule.base_lr), value, record, done, about)[0]
 
 

@@ -6,6 +6,7 @@ The start counts among the snapshots, so that a training never returns what thes
 from __future__ import annotations
 
 import itertools
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable, Iterable, Mapping, Optional
@@ -210,6 +211,22 @@ def sweep(
                 break
             at += step
     return min(values, key=lambda r: (values[r], r)), values
+
+
+def forget_others(folder: Path, record: Path, about: dict[str, Any]) -> None:
+    """Remove the short trainings of a sweep that was another one, and what it came to; note this one before it trains."""
+    if _about(record) == about:
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    write_json(record, {"format": FORMAT, "about": about, "values": {}})
+
+
+def _about(record: Path) -> Any:
+    try:
+        return read_json(record, FORMAT, UsageError).get("about") if record.is_file() else None
+    except UsageError:
+        return None
 
 
 def _known(record: Path, about: dict[str, Any]) -> dict[str, list[Optional[float]]]:

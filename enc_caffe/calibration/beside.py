@@ -34,6 +34,8 @@ from enc_caffe.measuring.passes import engine_of
 ORIGINAL = "enc_caffe_original/"
 #: An image is shifted by at most one part of so many of its rows and columns.
 SHIFT = 16
+#: Axes of a blob that Caffe's EuclideanLoss takes.
+LEGACY = 4
 
 
 def varied(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -80,6 +82,7 @@ class Beside:
         """The original up to the last target, the compressed network's runs behind it, and a loss for every target."""
         with engine_of(self._original) as engine:
             shapes = [tuple(engine.net.blobs[name].data.shape) for name in self._run.targets]
+            passed = len(engine.net.blobs[self._original.data].data)
         whole, small = (parsed(task.prototxt) for task in (self._original, self._task.compressed))
         out = type(small)(name="together")
         segment, targets = self._run.segment, self._run.targets
@@ -95,11 +98,13 @@ class Beside:
             layer.bottom[:] = [names[b] if b == segment.bottom else b for b in layer.bottom]
         set_apart(out)
         for at, (blob, shape, power) in enumerate(zip(targets, shapes, powers)):
-            if blob != segment.top:
-                add_distance(out, blob, names[blob], power, f"{LOSS}_{at}")
-                continue
-            weight = 1.0 / (images * max(power, 1e-30))
-            add_loss(out, blob, names[blob], shape, weight, self._root_of(blob))
+            # The last one's names have no suffix.
+            suffix = f"_{at}" if blob != segment.top else ""
+            if suffix and len(shape) <= LEGACY and shape[0] == passed:
+                add_distance(out, blob, names[blob], power, LOSS + suffix)
+            else:
+                weight = 1.0 / (images * max(power, 1e-30))
+                add_loss(out, blob, names[blob], shape, weight, self._root_of(blob), suffix)
         return to_text(out), fitted
 
     def _root_of(self, target: str) -> Optional[np.ndarray]:

@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+from dataclasses import replace
 from pathlib import Path
-from typing import Iterator, Sequence
+from typing import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -209,10 +210,16 @@ def nearer(apart: np.ndarray) -> bool:
 
 
 def fit_blocks(
-    task: BlocksTask, executor: Executor, progress: Progress = silent
-) -> tuple[Blobs, list[tuple[float, float]]]:
+    task: BlocksTask, executor: Executor, progress: Progress = silent,
+    roots: Callable[[Sequence[str]], Mapping[str, np.ndarray]] = lambda blobs: {},
+) -> tuple[Blobs, list[tuple[float, float]]]:  # fmt: skip
     """Weights of the compressed network; what was fitted is kept, so that a stopped fit resumes where it stopped. Progress counts
     steps. What comes behind all runs together is fitted only where these found nothing.
+
+    Parameters
+    ----------
+    roots : callable of blobs to their roots
+        Of those that the task has not: asked for each blob once, when a run that ends there is near.
 
     Returns
     -------
@@ -223,13 +230,17 @@ def fit_blocks(
     """
     folder = Path(task.folder)
     begin, found, errors = _resumed(folder)
-    kept = False
+    kept, asked = False, set(task.roots)
     # Steps at learning rates that brought nothing: they were done, and count beside those that the runs have.
     lost = 0
     for at in range(begin, len(task.runs)):
         run = task.runs[at]
         if found and at and task.runs[at - 1].targets:
             break
+        new = {own.segment.top for own in (task.runs[at : at + 1] if run.targets else task.runs[at:])} - asked
+        if new:
+            asked |= new
+            task = replace(task, roots={**task.roots, **roots(sorted(new))})
         done = sum(run.steps for run in task.runs[:at])
         all_ = run.steps if run.targets else sum(run.steps for run in task.runs)
         progress(done + lost, all_ + lost)

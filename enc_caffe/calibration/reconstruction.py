@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Mapping, Sequence
+from typing import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -46,7 +46,7 @@ from enc_caffe.shapes import Shape
 
 #: What fits depend on beside the network, its images and weights.
 KEY = [
-    "blocks", "paired", 4.0, EPOCHS, BATCH, PARTS, ROUNDS, HELD, COSTS, MACS, FEWEST_STEPS, *RATES,
+    "blocks", "paired", 5.0, EPOCHS, BATCH, PARTS, ROUNDS, HELD, COSTS, MACS, FEWEST_STEPS, *RATES,
     "beside", WORSE, WHOLE_EPOCHS, WHOLE_ROUNDS, SHIFT, STEP, *WHOLE_RATES,
 ]  # fmt: skip
 
@@ -126,27 +126,20 @@ def _weighable(network: Network, blobs: Sequence[str]) -> list[str]:
     return [blob for blob in dict.fromkeys(blobs) if network.shape_of(blob)[1] <= MOST_OUTPUTS]
 
 
-def _fitted(made: Subject, task: BlocksTask, progress: Stages) -> Blobs:
-    """Weights that a fit came to: of all runs together, then, where that finds nothing, of each by itself."""
-    together = sum(bool(run.targets) for run in task.runs)
-    fitted: Blobs = {}
-    scores = task.original.scores
-    known = scores_root(task.original, made.look.network.shape_of(scores)[1])
-    costs = {} if known is None else {scores: known}
-    asked = set(costs)
-    for number in dict.fromkeys((together, len(task.runs))):
-        if fitted or not number:
-            continue
-        runs = task.runs[:number]
-        new = [x for x in _weighable(made.look.network, [run.segment.top for run in runs]) if x not in asked]
-        asked.update(new)
-        if new:
+def _roots(made: Subject, task: BlocksTask, progress: Stages) -> Callable[[Sequence[str]], dict[str, np.ndarray]]:
+    """What gives blobs, where runs end, their roots."""
+
+    def of(blobs: Sequence[str]) -> dict[str, np.ndarray]:
+        known = scores_root(task.original, made.look.network) if task.original.scores in blobs else None
+        costs = {} if known is None else {task.original.scores: known}
+        rest = _weighable(made.look.network, [blob for blob in blobs if blob not in costs])
+        if rest:
             costs.update(blob_roots(
-                task.original, new, made.look.images, made.executor, lambda d, a: progress("what blobs cost", d, a)
+                task.original, rest, made.look.images, made.executor, lambda d, a: progress("what blobs cost", d, a)
             ))  # fmt: skip
-        own = replace(task, runs=runs, roots=dict(costs))
-        fitted, _ = fit_blocks(own, made.executor, lambda d, a: progress("steps of fits", d, a))
-    return fitted
+        return costs
+
+    return of
 
 
 def reconstructed(
@@ -169,7 +162,9 @@ def reconstructed(
         if not found:
             work.mkdir(parents=True, exist_ok=True)
             task = blocks_task(made, model, forms, placement, base, work, together)
-            fitted = _fitted(made, task, progress)
+            fitted, _ = fit_blocks(
+                task, made.executor, lambda d, a: progress("steps of fits", d, a), _roots(made, task, progress)
+            )
             # Each run came nearer on images that it did not see; what the scores say on them must not speak against it.
             apart = made.executor.result(made.executor.submit(held_apart, task, fitted)) if fitted else None
             found = dict(base)

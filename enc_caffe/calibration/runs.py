@@ -18,6 +18,7 @@ from enc_caffe.decomposition.outputs import output_roots
 from enc_caffe.measuring.gradients import output_moments
 from enc_caffe.measuring.passes import Engine, NetTask, batches, engine_of
 from enc_caffe.measuring.probes import probes_of, unit_roots
+from enc_caffe.network import Network
 from enc_caffe.progress import Progress
 from enc_caffe.workers.executor import Executor, beat, run_all
 
@@ -91,29 +92,30 @@ def keep_weights(layer: Any) -> None:
 
 
 def add_loss(
-    out: Any, top: str, target: str, shape: tuple[int, ...], weight: float, root: Optional[np.ndarray]
+    out: Any, top: str, target: str, shape: tuple[int, ...], weight: float, root: Optional[np.ndarray], suffix: str = ""
 ) -> None:
-    """Sum of squares of what a blob differs from its target in, its channels turned by its root."""
-    layer = out.layer.add(name=CHANGE, type="Eltwise", bottom=[top, target], top=[CHANGE])
+    """Sum of squares of what a blob differs from its target in, its channels turned by its root; names end in ``suffix``."""
+    change, turn, loss = (name + suffix for name in (CHANGE, TURN, LOSS))
+    layer = out.layer.add(name=change, type="Eltwise", bottom=[top, target], top=[change])
     layer.eltwise_param.coeff[:] = [1.0, -1.0]
-    last = CHANGE
+    last = change
     if root is not None:
         kind = "Scale" if root.ndim == 1 else "Convolution" if len(shape) == 4 else "InnerProduct"
-        layer = out.layer.add(name=TURN, type=kind, bottom=[CHANGE], top=[TURN])
+        layer = out.layer.add(name=turn, type=kind, bottom=[change], top=[turn])
         layer.param.add(lr_mult=0, decay_mult=0)
-        last = TURN
+        last = turn
     if root is not None and root.ndim == 2:
         own = layer.convolution_param if kind == "Convolution" else layer.inner_product_param
         own.num_output, own.bias_term = shape[1], False
         if kind == "Convolution":
             own.kernel_size.append(1)
-    layer = out.layer.add(name=LOSS, type="Reduction", bottom=[last], top=[LOSS], loss_weight=[weight])
+    layer = out.layer.add(name=loss, type="Reduction", bottom=[last], top=[loss], loss_weight=[weight])
     layer.reduction_param.operation = layer.reduction_param.SUMSQ
 
 
 def add_distance(out: Any, top: str, target: str, power: float, name: str) -> None:
     """The sum of squares of what a blob differs from its target in, as a part of its power, an image: one layer, which passes over blobs half
-    as often as those of :func:`add_loss`."""
+    as often as those of :func:`add_loss`. The blob has images first, and four axes at most."""
     # EuclideanLoss is the half of it.
     weight = 2.0 / max(power, 1e-30)
     out.layer.add(name=name, type="EuclideanLoss", bottom=[top, target], top=[name], loss_weight=[weight])
@@ -167,13 +169,14 @@ def sense_blobs(task: NetTask, blobs: Sequence[str], start: int, stop: int) -> d
     return found
 
 
-def scores_root(task: NetTask, channels: int) -> Optional[np.ndarray]:
+def scores_root(task: NetTask, network: Network) -> Optional[np.ndarray]:
     """Roots (C,) of what changes of the scores' channels cost where these are no class scores: known, and not to be estimated from
     gradients. None for class scores, and where values of one channel cost differently."""
-    if not task.units:
+    values, shape = sum(size for size, _ in task.units), network.shape_of(task.scores)
+    # Images are the first axis, or it is no matter of channels.
+    if not values or len(shape) < 2 or int(np.prod(shape[1:])) != values:
         return None
-    values = sum(size for size, _ in task.units)
-    own = (unit_roots(values, task.units) / np.sqrt(values)).reshape(channels, -1)
+    own = (unit_roots(values, task.units) / np.sqrt(values)).reshape(shape[1], -1)
     return own[:, 0] if np.all(own == own[:, :1]) else None
 
 

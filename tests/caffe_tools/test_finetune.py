@@ -19,6 +19,7 @@ from enc_caffe.caffe_io.sources import from_arrays
 from enc_caffe.caffe_tools.finetune import covering, finetune
 from enc_caffe.caffe_tools.loadable import load
 from enc_caffe.caffe_tools.programs import parse_training
+from enc_caffe.caffe_tools.selection import Selection
 from enc_caffe.caffe_tools.training import Step, latest_snapshot
 from enc_caffe.cli import main
 from enc_caffe.errors import PrototxtError
@@ -173,6 +174,56 @@ def test_a_repeatable_run_ends_with_the_same_weights_when_interrupted(digits: li
         train(tmp_path / "broken", 30)
     assert latest_snapshot(tmp_path / "broken", 20)[0] == 20
     assert train(tmp_path / "broken", None) == through
+
+
+@pytest.mark.caffe
+def test_the_rate_of_poly_ends_where_the_training_does(digits: list[str], tmp_path: Path) -> None:
+    # One caffe train from snapshot to snapshot would let it fall to 0 at every snapshot.
+    schedule = {"base_lr": 0.01, "lr_policy": "poly", "power": 1.0, "max_iter": 60, "snapshot": 20, "display": 10}
+    lmdb = tmp_path / "lmdb"
+    finetune(DIGITS / "solver.prototxt", None, tmp_path / "out", None, lmdb, lmdb, schedule, repeatable=True)
+    said = re.findall(r"Iteration (\d+), lr = (\S+)", (tmp_path / "out" / "caffe_train.log").read_text())
+    assert {int(i): float(rate) for i, rate in said} == pytest.approx(
+        {i: 0.01 * (1 - i / 60) for i in range(0, 60, 10)}, rel=1e-4
+    )
+
+
+@pytest.mark.caffe
+def test_short_trainings_of_another_schedule_say_nothing(digits: list[str], tmp_path: Path) -> None:
+    lmdb, asked = tmp_path / "lmdb", Selection(tmp_path / "lmdb", sweep=True)
+
+    class Enough(Exception):
+        pass
+
+    def swept(**schedule: object) -> list[str]:
+        """What the short trainings were told, one after the other, until the training itself begins."""
+
+        def progress(step: Step) -> None:
+            if "base_lr" not in step.test and step.iteration:
+                raise Enough
+
+        own = {"base_lr": 0.001, "max_iter": 40, "snapshot": 20, "display": 1, "random_seed": 1, **schedule}
+        with pytest.raises(Enough):
+            finetune(
+                DIGITS / "solver.prototxt",
+                None,
+                tmp_path / "out",
+                None,
+                lmdb,
+                lmdb,
+                own,
+                progress=progress,
+                selection=asked,
+            )
+        logs = sorted((tmp_path / "out" / "rates").glob("0.001-*/caffe_train.log"))
+        return re.findall(r"Iteration \d+, lr = (\S+)", logs[0].read_text())
+
+    assert len(set(swept(lr_policy="fixed"))) == 1
+    assert len(set(swept(lr_policy="poly", power=1.0))) > 10
+    # The same once more: nothing is trained again.
+    times = {p: p.stat().st_mtime_ns for p in (tmp_path / "out" / "rates").glob("*/caffe_train.log")}
+    swept(lr_policy="poly", power=1.0)
+    assert times == {p: p.stat().st_mtime_ns for p in (tmp_path / "out" / "rates").glob("*/caffe_train.log")}
 
 
 @pytest.mark.caffe

@@ -50,7 +50,22 @@ def test_a_short_training_has_the_rates_of_the_whole_one(policy: str, tmp_path: 
     assert [short[i] for i in range(10)] == pytest.approx([long[4 * i] for i in range(10)], rel=1e-4)
 
 
-def test_no_step_comes_before_the_first_iteration() -> None:
+def test_many_steps_in_few_iterations() -> None:
     solver = read_solver(DIGITS / "solver.prototxt")
-    solver.lr_policy, solver.max_iter, solver.stepsize = "step", 1000, 10
-    assert in_short(solver, 20)["stepsize"] == 1
+    solver.lr_policy, solver.max_iter, solver.stepsize, solver.gamma = "step", 1000, 50, 0.9
+    for stepsize, short in ((50, 2), (10, 1), (100, 5)):
+        solver.stepsize = stepsize
+        own = in_short(solver, 50)
+        assert own["stepsize"] == short
+        # As much lower in the end as the whole training.
+        assert own["gamma"] ** (50 / short) == pytest.approx(0.9 ** (1000 / stepsize), rel=1e-5)
+
+
+def test_a_rate_that_rises_beyond_all_numbers_is_a_number() -> None:
+    solver = read_solver(DIGITS / "solver.prototxt")
+    solver.lr_policy, solver.max_iter, solver.gamma = "exp", 40000, 1.5
+    assert 1e30 < in_short(solver, 20)["gamma"] < 3e38
+    solver.gamma = 0.0
+    assert in_short(solver, 20)["gamma"] == 0.0
+    solver.max_iter = 0
+    assert in_short(solver, 20)["max_iter"] == 20

@@ -157,6 +157,41 @@ def test_the_original_beside_is_folded_where_that_leaves_every_blob_that_is_need
     assert "BatchNorm" in [x.type for x in parsed(text).layer if x.name.startswith(module.ORIGINAL)]
 
 
+def test_blobs_of_five_axes_and_of_other_things_than_images_first(tmp_path: Path, setting: Setting) -> None:
+    # Caffe's EuclideanLoss takes four axes at most, and divides by the first.
+    def reshaped(name: str, bottom: str, *dims: int) -> str:
+        return nets.simple(
+            name, "Reshape", bottom, name, f"reshape_param {{ shape {{ {' '.join(f'dim: {d}' for d in dims)} }} }}"
+        )
+
+    text = (
+        nets.HEAD.format(name="five") + nets.conv("c0", "data", 8) + nets.conv("c1", "c0", 8) + nets.conv("c2", "c1", 8) + reshaped("five", "c2", 0, 2, 4, 12, 12)
+        + nets.simple("turned", "AbsVal", "five", "turned") + reshaped("back", "turned", 0, 8, 12, 12)
+        + nets.conv("c3", "back", 8) + nets.conv("c4", "c3", 8) + reshaped("rows", "c4", -1, 12) + nets.simple("more", "AbsVal", "rows", "more")
+        + reshaped("whole", "more", -1, 8, 12, 12) + nets.conv("c5", "whole", 8) + nets.conv("c6", "c5", 4) + nets.TAIL.format(last="c6") + nets.LOSS
+    )  # fmt: skip
+    own = Setting(tmp_path, text, setting.executor, 104)
+    forms = {f"c{i}": Form("spatial", (3,)) for i in range(1, 7)}
+    base = own.decomposer(Decomposition("asymmetric")).blobs(forms)
+    (own.folder / "work").mkdir()
+    task = reconstruction.blocks_task(own.images, CaffeModel(own.weights), forms, "exact", base, own.folder / "work")
+    targets = ("five", "rows", task.runs[0].targets[-1])
+    task = replace(task, runs=(replace(task.runs[0], targets=targets), *task.runs[1:]))
+    for chunk in range(len(task.spans)):
+        own.executor.result(own.executor.submit(advance, task, 0, False, chunk, {}))
+    powers = own.executor.result(own.executor.submit(held_powers, task, 0))
+    found, moved, learned = own.executor.result(own.executor.submit(losses, task, base, powers, 1))
+    assert learned and not moved
+    places = [task.spans[chunk][0] + i for chunk, i in module.Beside(task, 0).kept.held[:4]]
+    sides = []
+    for net in (task.compressed, task.original):
+        job = (forward, net.prototxt, net.weights, {"data": own.data()[places]}, list(targets))
+        sides.append(own.executor.result(own.executor.submit(*job)))
+    for blob, power, loss in zip(targets, powers, found):
+        off = float(np.sum((sides[0][blob] - sides[1][blob]) ** 2))
+        assert loss == pytest.approx(off / (4 * power), rel=1e-3)
+
+
 def test_where_a_layer_has_no_gradient_nothing_is_fitted(setting: Setting) -> None:
     task, _ = begun(setting)
     at = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Sequence
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from enc_caffe.caffe_io.caffemodel import CaffeModel
 from enc_caffe.calibration import blocks as module
 from enc_caffe.calibration import reconstruction
 from enc_caffe.calibration.decomposition import Decomposition
-from enc_caffe.calibration.pairs import BlocksTask
+from enc_caffe.calibration.pairs import BlocksTask, Run
 from enc_caffe.calibration.segments import Segment
 from enc_caffe.errors import UsageError
 from enc_caffe.form import Form
@@ -118,7 +118,16 @@ def test_a_fit_that_was_stopped_goes_on_and_comes_to_the_same(tmp_path: Path, wo
     # Where all runs together bring nothing, which no step at a rate of 0 does, they are fitted one after the other.
     tasks = [shorter(task, 30) for task in tasks]
     tasks = [replace(task, runs=(replace(task.runs[0], rates=(0.0,)), *task.runs[1:])) for task in tasks]
-    whole, errors = module.fit_blocks(tasks[0], setting.executor)
+    asked: list[list[str]] = []
+    tops = [run.segment.top for run in tasks[0].runs]
+
+    def roots(blobs: Sequence[str]) -> dict[str, np.ndarray]:
+        asked.append(list(blobs))
+        return {blob: np.linspace(0.5, 2.0, setting.loaded.network.shape_of(blob)[1]) for blob in blobs}
+
+    whole, errors = module.fit_blocks(tasks[0], setting.executor, roots=roots)
+    # The last blob's for all runs together, the others' when these found nothing; none twice.
+    assert asked == [tops[:1], sorted(set(tops[1:]) - set(tops[:1]))]
     assert whole and len(errors) == len(tasks[0].runs) and errors[0][0] == errors[0][1]
     # Between two rounds of the first run, behind the second, and between two rounds of the last.
     steps = tasks[1].runs[0].steps
@@ -130,7 +139,7 @@ def test_a_fit_that_was_stopped_goes_on_and_comes_to_the_same(tmp_path: Path, wo
                 raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            module.fit_blocks(tasks[1], setting.executor, stop)
+            module.fit_blocks(tasks[1], setting.executor, stop, roots)
         again: list[int] = []
 
         def look(at: int, of: int, again: list[int] = again) -> None:
@@ -139,10 +148,10 @@ def test_a_fit_that_was_stopped_goes_on_and_comes_to_the_same(tmp_path: Path, wo
                 raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            module.fit_blocks(tasks[1], setting.executor, look)
+            module.fit_blocks(tasks[1], setting.executor, look, roots)
         # What is behind the last run is done, and of that one the rounds that ended.
         assert again[0] == steps * (stop_at // steps) and stop_at in again
-    second, _ = module.fit_blocks(tasks[1], setting.executor)
+    second, _ = module.fit_blocks(tasks[1], setting.executor, roots=roots)
     assert set(whole) == set(second)
     for name, arrays in whole.items():
         for one, other in zip(arrays, second[name]):
@@ -158,11 +167,11 @@ def test_progress_goes_on_where_another_learning_rate_is_tried(tmp_path: Path, m
         return ({} if (at, rate) == (0, 1.0) else {f"l{at}": [np.ones(1)]}), 1.0, 0.5
 
     monkeypatch.setattr(module, "fit", fit)
-    runs = [
-        SimpleNamespace(steps=40, rounds=4, rates=rates, targets=(), onward=False) for rates in ((1.0, 0.1), (1.0,))
-    ]
+    between = Segment(0, 1, "data", "top")
+    runs = tuple(Run(between, 40, rates=rates) for rates in ((1.0, 0.1), (1.0,)))
     seen: list[tuple[int, int]] = []
-    task = SimpleNamespace(folder=str(tmp_path), runs=runs, spans=())
+    nets_ = (None, None, None)
+    task = BlocksTask(*nets_, str(tmp_path), runs, ())  # type: ignore[arg-type]
     found, _ = module.fit_blocks(task, None, lambda at, of: seen.append((at, of)))  # type: ignore[arg-type]
     assert set(found) == {"l0", "l1"} and seen == sorted(seen) and seen[-1] == (90, 90)
     assert [at for at, _ in seen] == [0, 0, 10, 10, 20, 30, 40, 50, 50, 50, 60, 70, 80, 90]

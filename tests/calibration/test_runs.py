@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from enc_caffe.calibration import runs as module
 from enc_caffe.calibration.segments import Segment
 from enc_caffe.decomposition.outputs import OUTPUT_RIDGE, output_roots
 from enc_caffe.measuring.passes import engine_of
-from enc_caffe.measuring.scores import squared_error, units_of
+from enc_caffe.measuring.scores import Units, squared_error, units_of
 from enc_caffe.measuring.subject import net_task
 from enc_caffe.workers.choice import Workers
 from enc_caffe.workers.pycaffe import adam_solver
@@ -155,13 +156,19 @@ def test_what_outputs_cost_is_known(tmp_path) -> None:
     units = units_of(scores, (6, 2))
     with Workers(1).executor() as executor:
         task = net_task(Setting(tmp_path, nets.residual(), executor, 8).images, (), 8)
-    assert module.scores_root(task, 8) is None
-    root = module.scores_root(replace(task, units=units), 8)
+
+    def found(own: Units, *shape: int) -> np.ndarray | None:
+        return module.scores_root(replace(task, units=own), SimpleNamespace(shape_of=lambda blob: shape))  # type: ignore[arg-type]
+
+    assert found((), 1, 8) is None
+    root = found(units, 1, 8)
     assert root is not None and root.shape == (8,)
     assert module.turned_power(root, change) == pytest.approx(squared_error(scores, scores + change, units))
     # Values of a channel that cost differently have no root of channels.
-    assert module.scores_root(replace(task, units=((4, 2.0), (4, 3.0))), 2) is not None
-    assert module.scores_root(replace(task, units=((3, 2.0), (5, 3.0))), 2) is None
+    assert found(((4, 2.0), (4, 3.0)), 1, 2, 2, 2) is not None
+    assert found(((3, 2.0), (5, 3.0)), 1, 2, 2, 2) is None
+    # Time first, or one number for all images: nothing that weighs channels.
+    assert found(((8, 2.0),), 4, 1, 2) is None and found(((1, 2.0),), 1) is None
 
 
 def by_finite_differences(task, blob: str, data: np.ndarray) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Sequence
 
 import numpy as np
 import pytest
@@ -91,6 +92,13 @@ def losses(task: BlocksTask, base: Blobs, powers: tuple[float, ...], steps: int)
     return found, changed(theirs), changed(fitted)
 
 
+def both(setting: Setting, task: BlocksTask, places: list[int], blobs: Sequence[str]) -> list[dict[str, np.ndarray]]:
+    """Blobs of the compressed network and of the original, for images at these places."""
+    images = {"data": setting.data()[places]}
+    jobs = [(forward, net.prototxt, net.weights, images, list(blobs)) for net in (task.compressed, task.original)]
+    return [setting.executor.result(setting.executor.submit(*job)) for job in jobs]
+
+
 def test_every_blob_between_two_runs_is_held_to_the_originals(setting: Setting) -> None:
     task, base = begun(setting)
     at = 0
@@ -105,10 +113,7 @@ def test_every_blob_between_two_runs_is_held_to_the_originals(setting: Setting) 
     found, moved, learned = setting.executor.result(setting.executor.submit(losses, task, base, powers, 2))
     assert learned and not moved
     places = [task.spans[chunk][0] + i for chunk, i in source.kept.held]
-    blobs = []
-    for own in (task.compressed, task.original):
-        job = (forward, own.prototxt, own.weights, {"data": setting.data()[places]}, list(targets))
-        blobs.append(setting.executor.result(setting.executor.submit(*job)))
+    blobs = both(setting, task, places, targets)
     for blob, power, loss in zip(targets, powers, found):
         ours, theirs = (side[blob] for side in blobs)
         # What changes of the channels cost weighs those of the last blob.
@@ -129,10 +134,7 @@ def test_what_is_in_front_of_the_runs_is_computed_once_in_place_too(tmp_path: Pa
     found, moved, learned = setting.executor.result(setting.executor.submit(losses, task, base, powers, 1))
     assert learned and not moved
     places = [task.spans[chunk][0] + i for chunk, i in module.Beside(task, 0).kept.held[:4]]
-    blobs = []
-    for net in (task.compressed, task.original):
-        job = (forward, net.prototxt, net.weights, {"data": own.data()[places]}, list(task.runs[0].targets))
-        blobs.append(setting.executor.result(setting.executor.submit(*job)))
+    blobs = both(own, task, places, task.runs[0].targets)
     for blob, power, loss in zip(task.runs[0].targets, powers, found):
         off = float(np.sum((blobs[0][blob] - blobs[1][blob]) ** 2))
         assert loss == pytest.approx(off / (4 * power), rel=1e-3)
@@ -183,10 +185,7 @@ def test_blobs_of_five_axes_and_of_other_things_than_images_first(tmp_path: Path
     found, moved, learned = own.executor.result(own.executor.submit(losses, task, base, powers, 1))
     assert learned and not moved
     places = [task.spans[chunk][0] + i for chunk, i in module.Beside(task, 0).kept.held[:4]]
-    sides = []
-    for net in (task.compressed, task.original):
-        job = (forward, net.prototxt, net.weights, {"data": own.data()[places]}, list(targets))
-        sides.append(own.executor.result(own.executor.submit(*job)))
+    sides = both(own, task, places, targets)
     for blob, power, loss in zip(targets, powers, found):
         off = float(np.sum((sides[0][blob] - sides[1][blob]) ** 2))
         assert loss == pytest.approx(off / (4 * power), rel=1e-3)

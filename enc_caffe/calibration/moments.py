@@ -14,7 +14,7 @@ from urllib.parse import quote
 import numpy as np
 import scipy
 
-from enc_caffe.decomposition import Factoriser, scheme_for
+from enc_caffe.decomposition import KeptFactors, scheme_for
 from enc_caffe.decomposition.outputs import output_roots, solve_turned, turned
 from enc_caffe.decomposition.patches import patch_size, patches, sampled_positions
 from enc_caffe.decomposition.regression import Moments, group_weights, output_power, regular
@@ -182,7 +182,7 @@ def factorise(
     columns = 0 if arrays is None else int(arrays["columns"])
     known = [Moments.of_original(x, w, columns) for x, w in zip(inputs, flat) if x is not None]
     ready = regular(layer, weights, known) if known else []
-    plain: dict[str, Factoriser] = {}
+    plain = KeptFactors(lambda _: [weights])
     power = sum(map(output_power, inputs, flat))
     roots = output_roots(outputs) if outputs is not None and ready else []
     turned_moments = turned(ready, roots)
@@ -193,9 +193,7 @@ def factorise(
         elif ready:
             factors = scheme.solve_regular(layer, weights, ready, form)
         else:
-            if form.scheme not in plain:
-                plain[form.scheme] = scheme.factoriser(layer, weights)
-            factors = plain[form.scheme](form)
+            factors = plain(layer, form)
         effective = group_weights(layer, scheme.effective(layer, form, factors).reshape(weights.shape))
         lost = sum(output_power(x, w - other) for x, w, other in zip(inputs, flat, effective))
         write_factors(folder, layer.name, form, factors, max(0.0, lost) / power if power > 0 else 0.0)

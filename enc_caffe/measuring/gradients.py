@@ -13,7 +13,6 @@ from typing import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from enc_caffe.decomposition import scheme_for
 from enc_caffe.decomposition.patches import patch_size, patches
 from enc_caffe.errors import CaffeError
 from enc_caffe.form import Form
@@ -156,7 +155,7 @@ def _stages(engine: Engine, layer: Layer, form: Form) -> list[np.ndarray]:
     if engine.task.factors:
         factors = read_factors(engine.task.factors, layer.name, form)
     else:
-        factors = scheme_for(form.scheme).factorise(layer, engine.model.weights(layer)[0], form)
+        factors = engine.plain(layer, form)
     return [f.reshape(f.shape[0], -1) for f in factors]
 
 

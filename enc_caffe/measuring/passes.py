@@ -15,7 +15,7 @@ import numpy as np
 from enc_caffe.caffe_io.caffemodel import CaffeModel
 from enc_caffe.caffe_io.fold import Follower, folded, gain_and_shift
 from enc_caffe.caffe_io.transform import Transform, fed_images
-from enc_caffe.decomposition import Factoriser, scheme_for
+from enc_caffe.decomposition import KeptFactors, scheme_for
 from enc_caffe.form import Form
 from enc_caffe.measuring.factors import read_factors
 from enc_caffe.measuring.scores import TOPS, Units
@@ -78,7 +78,7 @@ class Engine:
         self.names: list[str] = list(self.net._layer_names)
         self.place = {name: i for i, name in enumerate(self.names)}
         self.order = sorted(self.layers, key=lambda name: self.place[name])
-        self._factorisers: dict[tuple[str, str], Factoriser] = {}
+        self.plain = KeptFactors(self.model.weights)
         self._live: dict[int, list[str]] = {}
 
     def _load(self) -> None:
@@ -98,12 +98,7 @@ class Engine:
         scheme share is kept.
         """
         layer, scheme = self.layers[name], scheme_for(form.scheme)
-        if self.task.factors:
-            factors = read_factors(self.task.factors, name, form)
-        else:
-            if (name, form.scheme) not in self._factorisers:
-                self._factorisers[name, form.scheme] = scheme.factoriser(layer, self.model.weights(layer)[0])
-            factors = self._factorisers[name, form.scheme](form)
+        factors = self.plain(layer, form) if not self.task.factors else read_factors(self.task.factors, name, form)
         beat()
         flat = scheme.effective(layer, form, factors).reshape(-1)
         if name in self.parts:

@@ -216,7 +216,7 @@ def records_of(
             if resize:
                 pixels = resized(pixels, (int(resize[0]), int(resize[1])))
             if shape is not None and pixels.shape != shape and not any_size:
-                raise DatasetError(f"{path}: has shape {pixels.shape}, the images before it {shape}; give --resize H W")
+                raise DatasetError(f"{path}: has shape {pixels.shape}, the images before it {shape}; give --resize H,W")
             shape = pixels.shape
             label = None if pictures.labels is None else pictures.labels[index]
             yield f"{position:08d}_{pictures.names[index]}".encode(errors="surrogateescape"), datum_bytes(pixels, label)

@@ -149,10 +149,15 @@ def _unlink_unlocked(name: str) -> None:
 
 
 def sweep_folder(folder: Path) -> None:
-    """Remove half-written files in a folder that is claimed."""
+    """Remove half-written files and folders in a folder that is claimed, but for those that another process writes."""
     for name in glob.glob(glob.escape(str(folder)) + f"/.*{_PART}*"):
-        with contextlib.suppress(OSError):
-            _unlink_unlocked(name)
+        with contextlib.suppress(OSError, OutputError):
+            if os.path.isdir(name) and not os.path.islink(name):
+                # Whoever writes a folder holds its place, and that is swept when it is claimed.
+                with claimed(folder / os.path.basename(name)[1:].rpartition(_PART)[0]):
+                    pass
+            else:
+                _unlink_unlocked(name)
 
 
 @contextlib.contextmanager

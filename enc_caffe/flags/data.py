@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from enc_caffe.flags.feed import size_argument
+
 
 def register(commands: Any) -> None:
     """Add the command and its kinds."""
@@ -30,7 +32,7 @@ def register(commands: Any) -> None:
         "--root", type=Path, metavar="DIR", help="folder that the names begin in (default: that of the list)"
     )
     for kind in (f, x):
-        kind.add_argument("--resize", type=int, nargs=2, metavar=("H", "W"), help="size to resize to")
+        kind.add_argument("--resize", type=size_argument, metavar="H,W", help="size that images are brought to")
         kind.add_argument("--gray", action="store_true", help="one channel")
     c = kinds.add_parser("cifar10", help="from CIFAR-10's binary version (data_batch_1.bin ..., test_batch.bin)")
     c.add_argument("source", type=Path, metavar="DIR")

@@ -94,8 +94,7 @@ def test_folders(tmp_path: Path) -> None:
     assert main(["data", "folder", str(tmp_path / "src"), "--out", str(tmp_path / "m")]) == 1
     assert not (tmp_path / "m").exists()
     assert (
-        main(["data", "folder", str(tmp_path / "src"), "--resize", "6", "7", "--gray", "--out", str(tmp_path / "m")])
-        == 0
+        main(["data", "folder", str(tmp_path / "src"), "--resize", "6,7", "--gray", "--out", str(tmp_path / "m")]) == 0
     )
     assert read(tmp_path / "m")[0][1].shape == (1, 6, 7)
 

@@ -101,7 +101,7 @@ def test_a_list_without_labels(tmp_path: Path) -> None:
     found = in_list(tmp_path / "l.txt")
     assert found.labels is None and found.names == ("a b.png", "c.png")
     assert (
-        main(["data", "list", str(tmp_path / "l.txt"), "--gray", "--resize", "4", "5", "--out", str(tmp_path / "lmdb")])
+        main(["data", "list", str(tmp_path / "l.txt"), "--gray", "--resize", "4,5", "--out", str(tmp_path / "lmdb")])
         == 0
     )
     images = ImageLmdb(tmp_path / "lmdb")

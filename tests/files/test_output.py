@@ -13,7 +13,7 @@ from typing import Any, Callable
 import pytest
 
 from enc_caffe.errors import OutputError
-from enc_caffe.files.output import atomic_file, atomic_folder, claimed
+from enc_caffe.files.output import atomic_file, atomic_folder, claimed, sweep_folder
 from enc_caffe.terminal.stopping import Terminated, sigterm_interrupts
 
 
@@ -92,3 +92,26 @@ def test_what_a_killed_command_left_hinders_nobody(tmp_path: Path) -> None:
         with contextlib.suppress(BrokenPipeError), claimed(tmp_path / "out"):
             pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_is_swept_of_what_killed_commands_left_half_written_and_of_nothing_else(tmp_path: Path) -> None:
+    writer = (
+        "import sys\nfrom pathlib import Path\nfrom enc_caffe.files.output import atomic_file, atomic_folder\n"
+        "with atomic_folder(Path(sys.argv[1])) as work, atomic_file(work.parent / 'file') as handle:\n"
+        "    (work / 'part').write_text('half')\n    handle.write(b'half')\n    print('writing', flush=True)\n    sys.stdin.read()\n"
+    )
+    command = [sys.executable, "-c", writer, str(tmp_path / "folder")]
+    (tmp_path / "other").mkdir()
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "writing\n"
+        begun = {path.name for path in tmp_path.iterdir()}
+        assert len(begun) > 3
+        sweep_folder(tmp_path)
+        # Whoever is alive keeps what it writes.
+        assert {path.name for path in tmp_path.iterdir()} == begun
+        process.kill()
+        process.wait()
+        sweep_folder(tmp_path)
+        with contextlib.suppress(BrokenPipeError):
+            process.communicate()
+    assert [path.name for path in tmp_path.iterdir() if not path.name.endswith(".lock")] == ["other"]

@@ -14,45 +14,76 @@ import argparse
 import json
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Iterator
 
 from study_forms import Study, arguments, studied
 
+from enc_caffe.caffe_io.distill import Distillation
 from enc_caffe.calibration.decomposition import Decomposition
 from enc_caffe.errors import InfeasibleError
 from enc_caffe.files.jsonfile import write_json
-from enc_caffe.form import Form
 from enc_caffe.measuring.subject import PlanEvaluator
+from enc_caffe.metrics.table import MetricsTable
 from enc_caffe.pipeline.choosing import Chooser
+from enc_caffe.pipeline.loading import LoadedNetwork
+from enc_caffe.pipeline.planning import Found
 from enc_caffe.search.options import SearchOptions
 from enc_caffe.terminal.stopping import stoppable
 
 AUTO = frozenset({"auto"})
+#: Whole networks that a refinement tries, and iterations of a distillation.
+TRIED, ITERATIONS = 6, 100
+BLOCKS = Decomposition("asymmetric_fisher", frozenset({"bias"}), "blocks")
+
+
+@dataclass(frozen=True)
+class Way:
+    """How the weights are made, how many networks refine the ranks, and for how many iterations the network is distilled."""
+
+    how: Decomposition
+    refine: int = 0
+    distil: int = 0
+
+
 #: Ways to make a network: steps alone, then each a step more than the one before.
 WAYS = {
-    "svd": Decomposition(),
-    "auto_alone": Decomposition("svd", AUTO),
-    "blocks_alone": Decomposition("svd", frozenset({"bias"}), "blocks"),
-    "weighted": Decomposition("weighted"),
-    "fisher": Decomposition("fisher"),
-    "asymmetric": Decomposition("asymmetric", frozenset({"bias"})),
-    "asymmetric_fisher": Decomposition("asymmetric_fisher", frozenset({"bias"})),
-    "auto": Decomposition("asymmetric_fisher", AUTO),
-    "blocks": Decomposition("asymmetric_fisher", frozenset({"bias"}), "blocks"),
+    "svd": Way(Decomposition()),
+    "auto_alone": Way(Decomposition("svd", AUTO)),
+    "blocks_alone": Way(Decomposition("svd", frozenset({"bias"}), "blocks")),
+    "refined_alone": Way(Decomposition(), refine=TRIED),
+    "distilled_alone": Way(Decomposition(), distil=ITERATIONS),
+    "weighted": Way(Decomposition("weighted")),
+    "fisher": Way(Decomposition("fisher")),
+    "asymmetric": Way(Decomposition("asymmetric", frozenset({"bias"}))),
+    "asymmetric_fisher": Way(Decomposition("asymmetric_fisher", frozenset({"bias"}))),
+    "auto": Way(Decomposition("asymmetric_fisher", AUTO)),
+    "blocks": Way(BLOCKS),
+    "refined": Way(BLOCKS, refine=TRIED),
+    "distilled": Way(BLOCKS, distil=ITERATIONS),
 }
 
 
-def scored(study: Study, forms: dict[str, Form], how: Decomposition) -> dict[str, Any]:
+def scored(study: Study, loaded: LoadedNetwork, table: MetricsTable, found: Found, way: Way) -> dict[str, Any]:
     """A network made in one way: its divergence on the images that choose, and the test images that are right."""
     start = time.perf_counter()
-    chooser = Chooser(study.choosing, how, "exact", study.bars)
+    chooser = Chooser(study.choosing, way.how, "exact", study.bars)
+    if way.refine:
+        found = chooser.refined(table, found, way.refine)
+    forms = dict(found.plan.forms)
     chooser.settle(forms)
+    blobs, name = chooser.decomposer.blobs(forms), chooser.decomposer.name()
+    if way.distil:
+        how = Distillation(lmdb=study.chosen_by, between=True)
+        blobs, kept = chooser.distilled(loaded, found.plan, blobs, how, way.distil, "")
+        name = [*name, "distilled", way.distil]
+        print(f"    {kept}", flush=True)
     apart = chooser.evaluator.divergence(forms)
     seconds = time.perf_counter() - start
-    name = [*chooser.decomposer.name(), "made on", study.store.file_digest(study.chosen_by / "data.mdb")]
     tester = PlanEvaluator(
-        study.reporting, blobs_of=chooser.decomposer.blobs, name=name,
+        study.reporting, blobs_of=lambda forms: blobs,
+        name=[*name, "made on", study.store.file_digest(study.chosen_by / "data.mdb")],
         progress=lambda plans, done, all_: study.bars("test images", done, all_),
     )  # fmt: skip
     counts = tester.counts(forms)
@@ -66,6 +97,7 @@ def rows_of(study: Study, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     for words in args.schemes.split(","):
         asked: Any = words if words == "all" else (words,)
         table, search = study.metrics(asked)
+        loaded = study.load(asked)
         for target in map(float, args.targets.split(",")):
             try:
                 found = search(SearchOptions("model", "fisher", target, schemes=asked, count=args.count))
@@ -74,7 +106,7 @@ def rows_of(study: Study, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
                 continue
             for way in args.ways.split(","):
                 about = {"schemes": words, "target": target, "count": args.count, "images": args.images, "way": way}
-                yield {**about, **scored(study, dict(found.plan.forms), WAYS[way])}
+                yield {**about, **scored(study, loaded, table, found, WAYS[way])}
 
 
 def main() -> int:

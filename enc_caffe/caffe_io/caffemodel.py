@@ -14,6 +14,7 @@ import os
 import tempfile
 from collections import OrderedDict
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO, Iterable, Iterator, Optional, Sequence, Union
 
@@ -23,6 +24,7 @@ from enc_caffe.caffe_io.hdf5 import MAGIC, hdf5_layers
 from enc_caffe.caffe_io.looks import HEAD, looks_like
 from enc_caffe.caffe_io.storedblob import BLOB_DATA, BLOB_LEGACY, BLOB_SHAPE, StoredBlob, stored_blob
 from enc_caffe.caffe_io.wire import Buffer, encode, fields, message, tag
+from enc_caffe.decomposition import KeptFactors
 from enc_caffe.errors import BlobShapeError, WeightsError
 from enc_caffe.network import Layer, Network
 
@@ -82,6 +84,10 @@ def _named(
     return name, kind, blobs
 
 
+#: Bytes of decompositions that a process keeps of a caffemodel; those of VGG-16, fully connected layers too, are 1.1 GB.
+PLAIN = 3 * 2**29
+
+
 class CaffeModel:
     """A caffemodel opened for reading; blobs are read-only views of the mapped file."""
 
@@ -126,6 +132,11 @@ class CaffeModel:
                 layer = _layer(self._data, a, b, number == _NET_V1)
                 self._order.append(layer)
                 self.layers.setdefault(layer.name, layer)
+
+    @cached_property
+    def plain(self) -> KeptFactors:
+        """Factors by plain SVD, of a layer and its form; decompositions are kept as long as the file is open (:func:`opened`)."""
+        return KeptFactors(self.weights, PLAIN)
 
     def __iter__(self) -> Iterator[StoredLayer]:
         return iter(self._order)

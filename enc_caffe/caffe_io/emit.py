@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Callable, Iterator, Mapping, Optional, Sequence, Union
+from typing import Any, Iterator, Mapping, Optional, Sequence, Union
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from enc_caffe.caffe_io.caffemodel import CaffeModel, Record, kept_record, layer
 from enc_caffe.caffe_io.geometry import write_geometry
 from enc_caffe.caffe_io.narrow import Narrow
 from enc_caffe.caffe_io.proto import caffe_pb2
-from enc_caffe.decomposition import Factors, chain_of, scheme_for
+from enc_caffe.decomposition import chain_of
 from enc_caffe.decomposition.prune import kept_channels
 from enc_caffe.decomposition.widths import pruned_group, takes_channels
 from enc_caffe.errors import PlanError
@@ -22,7 +22,6 @@ from enc_caffe.progress import Names, unnamed
 from enc_caffe.shapes import Shape
 
 Blobs = Mapping[str, Sequence[np.ndarray]]
-PlainFactors = Callable[[Layer, Form], Factors]
 NONE: Blobs = {}
 NO_SHAPES: Mapping[str, Sequence[Shape]] = {}
 
@@ -93,17 +92,15 @@ def _stage_param(into: Any, original: Any, stage: Stage) -> Any:
 
 
 def chain_blobs(
-    layer: Layer, form: Form, arrays: Sequence[np.ndarray], factors: Optional[Sequence[np.ndarray]] = None
+    layer: Layer, form: Form, arrays: Sequence[np.ndarray], factors: Sequence[np.ndarray]
 ) -> dict[str, list[np.ndarray]]:
-    """Blobs of a chain's layers by name: the factors (of plain SVD without any given), and the bias with the last.
+    """Blobs of a chain's layers by name: the factors, and the bias with the last.
 
     Parameters
     ----------
     arrays : sequence of ndarray
         Weight and, where there is one, bias of the original layer.
     """
-    if factors is None:
-        factors = scheme_for(form.scheme).factorise(layer, arrays[0], form)
     names = [layer.name + stage.suffix for stage in chain_of(layer, form).stages]
     blobs = {name: [factor] for name, factor in zip(names, factors)}
     blobs[names[-1]] += arrays[1:]
@@ -133,7 +130,7 @@ def narrow_of(
         pruned_group(network, name)
         first = name + chain_of(layer, form).stages[0].suffix
         if first not in known:
-            known.update(chain_blobs(layer, form, model.weights(layer)))
+            known.update(chain_blobs(layer, form, model.weights(layer), model.plain(layer, form)))
         units = compressed.coupled.bottoms[first][0]
         pruned_group(compressed, first)
         assert units is not None
@@ -149,7 +146,6 @@ def compressed_records(
     blobs: Blobs = NONE,
     needed: Mapping[str, Sequence[Shape]] = NO_SHAPES,
     narrow: Optional[Narrow] = None,
-    plain: Optional[PlainFactors] = None,
 ) -> Iterator[Union[bytes, Record]]:
     """LayerParameter records of the compressed network, one at a time; untouched layers byte for byte.
 
@@ -167,7 +163,7 @@ def compressed_records(
             layer, form = network[stored.name], forms[stored.name]
             names = [layer.name + stage.suffix for stage in chain_of(layer, form).stages]
             arrays = model.weights(layer)
-            own = blobs if names[0] in blobs else chain_blobs(layer, form, arrays, plain and plain(layer, form))
+            own = blobs if names[0] in blobs else chain_blobs(layer, form, arrays, model.plain(layer, form))
             progress(layer.name)
             for name in names:
                 yield layer_record(name, layer.type, left(name, own[name]))
@@ -190,7 +186,6 @@ def write_compressed(
     blobs: Blobs = NONE,
     needed: Mapping[str, Sequence[Shape]] = NO_SHAPES,
     narrow: Optional[Narrow] = None,
-    plain: Optional[PlainFactors] = None,
 ) -> None:
     """Write the compressed caffemodel, whole or not at all.
 
@@ -202,13 +197,11 @@ def write_compressed(
         What Caffe gives the blobs of layers that are kept (:func:`enc_caffe.caffe_io.blobs.needed_blobs`).
     narrow : Narrow, optional
         Channels that are taken out of what all of this gives.
-    plain : callable of a layer and its form, optional
-        Factors of plain SVD (:class:`enc_caffe.decomposition.KeptFactors`), where many networks of one are written.
     """
     for name in forms:
         if name not in model.layers:
             model.weights(network[name])  # raises, naming the layer
     with atomic_file(Path(path)) as handle:
         write_caffemodel(
-            handle, network.name, compressed_records(model, network, forms, progress, blobs, needed, narrow, plain)
+            handle, network.name, compressed_records(model, network, forms, progress, blobs, needed, narrow)
         )

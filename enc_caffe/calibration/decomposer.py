@@ -20,7 +20,7 @@ from enc_caffe.calibration.moments import POSITIONS, block_of, collect_all, colu
 from enc_caffe.calibration.outputs import better_factors, costs_of_outputs
 from enc_caffe.calibration.reconstruction import KEY, reconstructed
 from enc_caffe.calibration.rectified import Behind, behind
-from enc_caffe.decomposition import KeptFactors, chain_of
+from enc_caffe.decomposition import chain_of
 from enc_caffe.decomposition.outputs import OUTPUT_RIDGE, Root, output_roots
 from enc_caffe.decomposition.regression import FEW as FEW_COLUMNS
 from enc_caffe.decomposition.regression import RIDGE, ROUNDS, STEPS
@@ -112,7 +112,6 @@ class Decomposer:
         self._part = 0
         self._temporary = None if made.store else tempfile.TemporaryDirectory(prefix="enc-caffe-")
         self._model = opened(made.weights)
-        self._plain = KeptFactors(self._model.weights, made.memory)
         self._blobs: dict[str, Blobs] = {}
         self._roots: dict[str, Optional[list[Root]]] = {}
 
@@ -240,7 +239,7 @@ class Decomposer:
         folder, blobs = self.prepare(forms.items()), {}
         for name, layer in self._layers(forms).items():
             form = forms[name]
-            known = read_factors(folder, name, form) if folder else self._plain(layer, form)
+            known = read_factors(folder, name, form) if folder else self._model.plain(layer, form)
             blobs.update(chain_blobs(layer, form, self._model.weights(layer), known))
         return blobs
 

@@ -113,7 +113,9 @@ def widened(
     for name, form in forms.items():
         # Chains of plain SVD are in no caffemodel, and in no base.
         if name + chain_of(network[name], form).stages[0].suffix not in known:
-            known.update(chain_blobs(network[name], form, model.weights(network[name])))
+            known.update(
+                chain_blobs(network[name], form, model.weights(network[name]), model.plain(network[name], form))
+            )
 
     def before(name: str) -> list[np.ndarray]:
         return list(known[name]) if name in known else [model.array(b) for b in model.layers[name].blobs]

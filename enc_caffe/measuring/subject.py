@@ -19,7 +19,7 @@ from enc_caffe.caffe_io.prototxt import to_text
 from enc_caffe.caffe_io.several import output_sizes
 from enc_caffe.caffe_io.transform import Transform
 from enc_caffe.caffe_io.variants import deploy_net
-from enc_caffe.decomposition import KeptFactors, form_cost
+from enc_caffe.decomposition import form_cost
 from enc_caffe.files.arrays import read_arrays, write_arrays
 from enc_caffe.files.output import scratch_folder
 from enc_caffe.fork import DIGEST
@@ -293,7 +293,6 @@ class PlanEvaluator:
         self._made, self._placement = made, placement
         self._top_k, self._progress = top_k, progress
         self._blobs_of, self._name, self._reference = blobs_of, list(name), reference
-        self._plain = KeptFactors(lambda layer: opened(made.weights).weights(layer), made.memory)
         self.known: dict[tuple[tuple[str, Form], ...], Counts] = {}
 
     def __call__(self, forms: Mapping[str, Form]) -> float:
@@ -335,7 +334,7 @@ class PlanEvaluator:
             caffemodel = folder / "plan.caffemodel"
             pairs = replace_layers(made.net, network, forms, self._placement)
             described = describe(pairs, None, "the plan's network", network.data_shapes)
-            write_compressed(caffemodel, opened(made.weights), network, forms, blobs=blobs, plain=self._plain)
+            write_compressed(caffemodel, opened(made.weights), network, forms, blobs=blobs)
             batch = min(batch_for(described, made.memory, made.executor.workers), made.chunk)
             task = net_task(made, (), batch, caffemodel, pairs, described)
             task = replace(task, reference=str(self._reference or ""))

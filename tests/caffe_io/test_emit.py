@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,14 +11,15 @@ from google.protobuf import text_format
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from enc_caffe.caffe_io.caffemodel import CaffeModel, expected_shapes, layer_record, write_caffemodel
 from enc_caffe.caffe_io.describe import describe
-from enc_caffe.caffe_io.emit import chain_blobs, replace_layers
+from enc_caffe.caffe_io.emit import chain_blobs, replace_layers, write_compressed
 from enc_caffe.caffe_io.proto import caffe_pb2
 from enc_caffe.complexity import network_complexity
-from enc_caffe.decomposition import schemes
+from enc_caffe.decomposition import scheme_for, schemes
 from enc_caffe.errors import PlanError
 from enc_caffe.form import Form
-from enc_caffe.network import Network
+from enc_caffe.network import Layer, Network
 
 pytestmark = pytest.mark.caffe
 
@@ -146,13 +148,11 @@ def test_costs_are_those_of_the_emitted_prototxt(net: Any, drawn: st.DataObject)
 def test_blobs_have_the_shapes_that_the_emitted_layers_need(net: Any, drawn: st.DataObject) -> None:
     network = describe(net)
     forms = drawn.draw(plans(network))
-    from enc_caffe.caffe_io.caffemodel import expected_shapes
-
     described, rng = describe(replace_layers(net, network, forms)), np.random.default_rng(0)
     for name, form in forms.items():
         layer = network[name]
         arrays = [rng.standard_normal(s, np.float32) for s in expected_shapes(layer)]
-        blobs = chain_blobs(layer, form, arrays)
+        blobs = chain_blobs(layer, form, arrays, scheme_for(form.scheme).factorise(layer, arrays[0], form))
         assert list(blobs) == [x.name for x in described.layers if x.name.startswith(name + "_")]
         for own, made in blobs.items():
             assert [b.shape for b in made] == [tuple(s) for s in expected_shapes(described[own])]
@@ -208,3 +208,30 @@ def test_a_name_that_is_taken_is_said(form: str, taken: str, blob: bool) -> None
     net = parsed(data(8, 9, 9) + other + CONV)
     with pytest.raises(PlanError, match=f"layer 'c': the name 'c{taken}' of its new layer is taken already"):
         replace_layers(net, describe(net), {"c": parse_form(form)})
+
+
+def test_networks_of_an_open_file_decompose_a_layer_once_and_are_those_of_a_fresh_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = parsed(data(3, 9, 8) + CONV)
+    network = describe(net)
+    rng = np.random.default_rng(0)
+    arrays = [rng.standard_normal(s, np.float32) for s in expected_shapes(network["c"])]
+    with open(tmp_path / "weights", "wb") as handle:
+        write_caffemodel(handle, "net", [layer_record("c", "Convolution", arrays)])
+    made: list[str] = []
+    scheme = scheme_for("spatial")
+    original = scheme.factoriser
+
+    def counted(layer: Layer, weights: np.ndarray) -> Any:
+        made.append(layer.name)
+        return original(layer, weights)
+
+    monkeypatch.setattr(scheme, "factoriser", counted)
+    kept = CaffeModel(tmp_path / "weights")
+    for rank in (1, 2, 3):
+        forms = {"c": Form("spatial", (rank,))}
+        write_compressed(tmp_path / "kept", kept, network, forms)
+        write_compressed(tmp_path / "fresh", CaffeModel(tmp_path / "weights"), network, forms)
+        assert (tmp_path / "kept").read_bytes() == (tmp_path / "fresh").read_bytes()
+    assert made == ["c"] * 4

@@ -15,6 +15,7 @@ from enc_caffe.cli.common import load_network, workers
 from enc_caffe.cli.images import shown, take_images
 from enc_caffe.cli.searching import schemes_of
 from enc_caffe.cli.storing import open_store
+from enc_caffe.decomposition.policy import unruled
 from enc_caffe.errors import UsageError
 from enc_caffe.files.output import check_parent, claimed
 from enc_caffe.metrics.files import write_metrics
@@ -83,7 +84,7 @@ def _measured(args: argparse.Namespace, loaded: pipeline.LoadedNetwork, table: M
                 f"{shown(args)}: {look.images} images of {look.classes_seen} classes, but the network has {look.scores.classes}; "
                 "the measured accuracies say little of the others"
             )
-        for line in concerns(images, shown(args)):
+        for line in [*concerns(images, shown(args)), *unruled(schemes_of(args), args.decomposition)]:
             say(line)
         with stage_bars() as stages:
             first: list[int] = []

@@ -107,6 +107,17 @@ def takes_channels_out(asked: Schemes) -> list[str]:
     return [] if isinstance(asked, str) else [n for n in asked if n in pruning()]
 
 
+def unruled(asked: Schemes, decomposition: str) -> list[str]:
+    """What plain SVD makes of rules that know which channels an output needs from images: one line for a person, or none."""
+    names = [n for n in takes_channels_out(asked) if pruning()[n].rule != "magnitude"]
+    if not names or decomposition != "svd":
+        return []
+    return [
+        f"{', '.join(names)}: --decomposition svd looks at no images, so channels are chosen by the size of their weights; give "
+        "--decomposition weighted"
+    ]
+
+
 def policy_for(network: Network, asked: Schemes = PAPER, fully_connected: bool = False) -> Policy:
     """What may become of every layer.
 

@@ -41,7 +41,9 @@ def add_search(command: argparse.ArgumentParser, sweeps: bool = False, solver: s
         help="MACs" + (", or a sweep of them, first:last:step such as 0.2:0.9:0.05" if sweeps else ""),
     )  # fmt: skip
     target.add_argument("--target_params", type=float, metavar="P", help="parameters")
-    target.add_argument("--target_latency", type=float, metavar="T", help="latency of the layers, from --latency")
+    target.add_argument(
+        "--target_latency", type=float, metavar="T", help="time from end to end, in the runtime of --latency"
+    )
     target.add_argument("--latency", type=Path, metavar="LATENCY.json", help="what enc-caffe latency measured")
     target.add_argument(
         "--target_accuracy", type=float, metavar="A", help="least MACs whose predicted (or evaluated) accuracy is A"

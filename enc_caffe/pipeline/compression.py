@@ -11,6 +11,7 @@ from enc_caffe.caffe_io.describe import data_layers
 from enc_caffe.caffe_io.prototxt import read_solver
 from enc_caffe.caffe_io.variants import check_one_input
 from enc_caffe.calibration.layerwise import Blobs
+from enc_caffe.decomposition.policy import unruled
 from enc_caffe.errors import InfeasibleError, MetricsError, RuntimeRefusal, UsageError
 from enc_caffe.files.jsonfile import write_json
 from enc_caffe.files.output import atomic_folder, check_apart, check_new
@@ -122,7 +123,7 @@ def compress(
     if output.distillation is not None or making.iterations:
         check_distillable(loaded, output.distillation or making.held_to)
     loaded.check_trained(source.weights)
-    for line in loaded.notices():
+    for line in [*loaded.notices(), *unruled(options.schemes, making.decomposition.kind)]:
         notice(line)
     test, tested = output.test_lmdb or lmdb, None
     if test is not None:

@@ -11,7 +11,7 @@ from enc_caffe.caffe_io.describe import describe
 from enc_caffe.caffe_io.prototxt import read_net, to_text
 from enc_caffe.caffe_io.variants import deploy_net, train_val_net
 from enc_caffe.decomposition import schemes
-from enc_caffe.decomposition.policy import parse_schemes, policy_for, takes_channels_out, with_rule
+from enc_caffe.decomposition.policy import parse_schemes, policy_for, takes_channels_out, unruled, with_rule
 from enc_caffe.errors import UsageError
 from enc_caffe.form import ALL, PAPER
 
@@ -194,6 +194,17 @@ def test_all_and_one_that_takes_channels_out() -> None:
     ):
         with_rule("paper", "magnitude")
     assert takes_channels_out("all") == [] and takes_channels_out(("spatial", "prune")) == ["prune"]
+
+
+def test_rules_that_plain_svd_cannot_follow_are_named() -> None:
+    assert (
+        unruled("all", "svd") == unruled(("spatial", "prune_magnitude"), "svd") == unruled(("prune",), "weighted") == []
+    )
+    (line,) = unruled(("spatial", "prune", "prune_lasso"), "svd")
+    assert (
+        line.startswith("prune, prune_lasso: --decomposition svd looks at no images")
+        and "--decomposition weighted" in line
+    )
 
 
 def test_what_takes_channels_out_is_where_the_graph_lets_it(tmp_path: Path) -> None:

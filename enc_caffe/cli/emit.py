@@ -21,6 +21,7 @@ from enc_caffe.pipeline.choosing import Chooser
 from enc_caffe.pipeline.measurement import concerns, images_of
 from enc_caffe.pipeline.slower import slower
 from enc_caffe.plan import Plan, read_plan
+from enc_caffe.progress import by_name
 from enc_caffe.terminal.naming import say
 from enc_caffe.terminal.progress import progress_bar, stage_bars
 
@@ -43,17 +44,10 @@ def _emit(args: argparse.Namespace) -> None:
     if distillation is not None:
         distilling.check_distillable(loaded, distillation)
     blobs, words = _calibrated(args, loaded, plan, forms)
-    done = 0
-    with progress_bar("decomposing", len(plan.forms)) as bar:
-
-        def step(name: str) -> None:
-            nonlocal done
-            done += 1
-            bar(done, len(plan.forms))
-
+    with progress_bar("decomposed layers", len(plan.forms)) as bar:
         emitted = pipeline.emit(
             loaded, args.weights, plan, args.out, args.stride_placement, args.force, args.solver, args.train_lmdb,
-            args.test_lmdb, step, source=str(args.ranks), blobs=blobs, version=args.format, distillation=distillation,
+            args.test_lmdb, by_name(bar, len(plan.forms)), source=str(args.ranks), blobs=blobs, version=args.format, distillation=distillation,
         )  # fmt: skip
     for line in slower(loaded.network, forms, args.stride_placement) if emitted.sized else ():
         say(line)

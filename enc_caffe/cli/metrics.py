@@ -32,7 +32,7 @@ from enc_caffe.pipeline.measurement import (
 )
 from enc_caffe.pipeline.tested import unrated
 from enc_caffe.pipeline.wanted import can_be_wanted
-from enc_caffe.progress import Stages
+from enc_caffe.progress import Stages, by_name
 from enc_caffe.terminal.naming import say
 from enc_caffe.terminal.progress import progress_bar, stage_bars
 
@@ -55,15 +55,9 @@ def _metrics(args: argparse.Namespace) -> None:
     sampler = sampler_from(args.samples)
     loaded = load_network(args, args.lmdb, args.fully_connected, schemes_of(args), describe_only=args.lmdb is None)
     loaded = loaded.measurable() if args.lmdb is not None else loaded
-    number, done = len(loaded.policy.schemes), 0
+    number = len(loaded.policy.schemes)
     with progress_bar("singular values", number) as bar:
-
-        def step(name: str) -> None:
-            nonlocal done
-            done += 1
-            bar(done, number)
-
-        table = pipeline.pca_metrics(loaded, args.weights, sampler, step, args.multiple_of)
+        table = pipeline.pca_metrics(loaded, args.weights, sampler, by_name(bar, number), args.multiple_of)
     if args.lmdb is None:
         for line in loaded.untrained(args.weights):
             say(line)

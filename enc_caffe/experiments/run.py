@@ -30,6 +30,7 @@ from enc_caffe.pipeline.measurement import images_of, measured_metrics
 from enc_caffe.pipeline.planning import search_plan
 from enc_caffe.pipeline.reporting import EXPERIMENT, sha256, versions
 from enc_caffe.plan import Plan, read_plan, write_plan
+from enc_caffe.progress import Progress, by_name
 from enc_caffe.search.methods import EVALUATING, most_evaluations
 from enc_caffe.search.options import SearchOptions
 from enc_caffe.search.own import UNBUDGETED
@@ -50,6 +51,10 @@ class Laboratory:
     executor: Executor
     store: ResultStore
     bar: Bar
+
+    def step(self, what: str) -> Progress:
+        """Progress of a stage."""
+        return lambda done, all_: self.bar(done, all_, what)
 
     def digest(self, path: Path) -> str:
         """Content hash of a file, remembered by the store."""
@@ -115,10 +120,11 @@ def metrics(lab: Laboratory) -> MetricsTable:
             write_metrics(path, read_metrics(lab.choices.metrics))
             return {}
         loaded = pipeline.load(x.model, lab.inputs.test, None, x.fully_connected)
-        table = pipeline.pca_metrics(loaded, lab.inputs.weights)
+        layers = by_name(lab.step("singular values"), len(loaded.policy.schemes))
+        table = pipeline.pca_metrics(loaded, lab.inputs.weights, progress=layers)
         if needs_images:
             images = images_of(loaded, lab.inputs.weights, lab.inputs.partial, lab.executor, lab.store)
-            table = measured_metrics(images, table, progress=lambda done, all_: lab.bar(done, all_, "metrics"))
+            table = measured_metrics(images, table, progress=lab.step("metrics"))
         write_metrics(path, table)
         return {}
 
@@ -139,7 +145,8 @@ def search(lab: Laboratory, table: MetricsTable, method: str) -> Plan:
             images = images_of(loaded, lab.inputs.weights, lab.inputs.partial, lab.executor, lab.store)
             number = most_evaluations(options, len(table.layers))
             accuracy = PlanEvaluator(
-                images, progress=lambda plans, done, all_: lab.bar(plans * all_ + done, max(number, plans + 1) * all_, "plans")
+                images, progress=lambda plans, done, all_: lab.bar(plans * all_ + done, max(number, plans + 1) * all_, "plans"),
+                decomposing=lab.step("decomposed layers"),
             )  # fmt: skip
         known = table
         if method in UNBUDGETED:
@@ -213,6 +220,7 @@ def written(lab: Laboratory, plan: Plan, name: str, placement: str, blobs: Blobs
         emitted = pipeline.emit(
             loaded, lab.inputs.weights, plan, folder, placement, force=True, solver=x.solver,
             train_lmdb=lab.inputs.train, test_lmdb=lab.inputs.test, blobs=blobs,
+            progress=by_name(lab.step(f"{name}: decomposed layers"), len(plan.forms)),
         )  # fmt: skip
         return {
             "macs": {c: emitted.ratio(c, "decomposable") for c in ("paper", "exact")},

@@ -40,6 +40,7 @@ from enc_caffe.measuring.passes import NetTask
 from enc_caffe.measuring.scores import ERROR, NATS, Counts, Units, units_of
 from enc_caffe.measuring.store import ResultStore, digest_of
 from enc_caffe.network import Network
+from enc_caffe.progress import Progress, by_name, silent
 from enc_caffe.workers.defaults import MEMORY
 from enc_caffe.workers.executor import Executor, run_all
 from enc_caffe.workers.limits import check_device
@@ -264,6 +265,10 @@ def reference_scores(made: Subject, folder: Path) -> Path:
     return path
 
 
+#: Seconds within which a network is made without a word.
+SOON = 2.0
+
+
 class PlanEvaluator:
     """Counts of whole plans, each evaluated once; the pairs' net with folded BatchNorm is measured fastest.
 
@@ -278,6 +283,7 @@ class PlanEvaluator:
         Weights by layer that differ from what plain SVD gives; ``name`` says how they are made.
     reference : Path, optional
         Scores of the original, to know the divergence from.
+    decomposing : callable of layers decomposed and in all, of a plan that takes seconds to make
     """
 
     def __init__(
@@ -289,7 +295,9 @@ class PlanEvaluator:
         blobs_of: Optional[Callable[[Mapping[str, Form]], Mapping[str, Any]]] = None,
         name: Sequence[Any] = (),
         reference: Optional[Path] = None,
+        decomposing: Progress = silent,
     ) -> None:
+        self._decomposing = decomposing
         self._made, self._placement = made, placement
         self._top_k, self._progress = top_k, progress
         self._blobs_of, self._name, self._reference = blobs_of, list(name), reference
@@ -334,7 +342,8 @@ class PlanEvaluator:
             caffemodel = folder / "plan.caffemodel"
             pairs = replace_layers(made.net, network, forms, self._placement)
             described = describe(pairs, None, "the plan's network", network.data_shapes)
-            write_compressed(caffemodel, opened(made.weights), network, forms, blobs=blobs)
+            layers = by_name(self._decomposing, len(forms), SOON)
+            write_compressed(caffemodel, opened(made.weights), network, forms, layers, blobs)
             batch = min(batch_for(described, made.memory, made.executor.workers), made.chunk)
             task = net_task(made, (), batch, caffemodel, pairs, described)
             task = replace(task, reference=str(self._reference or ""))

@@ -61,7 +61,7 @@ class Chooser:
         return PlanEvaluator(
             self._images, self._placement,
             progress=lambda plans, done, all_: self._report("whole networks", done, all_), blobs_of=decomposer.blobs,
-            name=decomposer.name(), reference=decomposer.reference(),
+            name=decomposer.name(), reference=decomposer.reference(), decomposing=self.step("decomposed layers"),
         )  # fmt: skip
 
     def settle(self, forms: Mapping[str, Form]) -> None:

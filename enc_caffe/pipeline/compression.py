@@ -35,7 +35,7 @@ from enc_caffe.pipeline.spectra import pca_metrics
 from enc_caffe.pipeline.tested import accuracies, same_images, tested_images, unrated
 from enc_caffe.pipeline.timing import as_timed, check_placement, end_to_end, unlike
 from enc_caffe.plan import Plan
-from enc_caffe.progress import Stages, quiet
+from enc_caffe.progress import Names, Stages, by_name, quiet
 from enc_caffe.search.build import TimeOf
 from enc_caffe.search.methods import EVALUATING
 from enc_caffe.search.multiples import unmet_multiples
@@ -132,7 +132,8 @@ def compress(
             notice(line)
     if isinstance(time_of, LatencyTable):
         check_placement(time_of, loaded.network.layers, making.placement)
-    table = pca_metrics(loaded, source.weights, step=options.multiple_of)
+    layers = by_name(lambda done, all_: progress("singular values", done, all_), len(loaded.policy.schemes))
+    table = pca_metrics(loaded, source.weights, progress=layers, step=options.multiple_of)
     for line in unmet_multiples(table, options):
         notice(line)
     try:
@@ -213,7 +214,8 @@ def compress(
                 )
                 notice(f"distillation: {kept}")
         with atomic_folder(out, output.force) as work:
-            emitted = _written(loaded, source, table, found.plan, work, out, lmdb, test, making, output, blobs)
+            layers = by_name(lambda done, all_: progress("decomposed layers", done, all_), len(found.plan.forms))
+            emitted = _written(loaded, source, table, found.plan, work, out, lmdb, test, making, output, blobs, layers)
             # Where images chose the ranks, what the network is fed was said before.
             say = notice if chooser is None else lambda line: None
             before = after = None
@@ -271,7 +273,7 @@ def compress(
 
 def _written(
     loaded: LoadedNetwork, source: Source, table: MetricsTable, plan: Plan, work: Path, out: Path, lmdb: Optional[Path],
-    test: Optional[Path], making: Making, output: Output, blobs: Blobs,
+    test: Optional[Path], making: Making, output: Output, blobs: Blobs, layers: Names,
 ) -> Emitted:  # fmt: skip
     """The network's files and its metrics in ``work``, which becomes ``out``."""
     distillation = output.distillation
@@ -284,7 +286,7 @@ def _written(
         named = output.train_lmdb
     emitted = emit(
         loaded, source.weights, plan, work / "network", making.placement, solver=output.solver,
-        train_lmdb=output.train_lmdb, test_lmdb=named, final=out, blobs=blobs, distillation=distillation,
+        train_lmdb=output.train_lmdb, test_lmdb=named, progress=layers, final=out, blobs=blobs, distillation=distillation,
     )  # fmt: skip
     for path in (work / "network").iterdir():
         path.rename(work / path.name)

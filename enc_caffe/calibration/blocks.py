@@ -20,6 +20,7 @@ from typing import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
+from enc_caffe.calibration.decomposition import Decomposition
 from enc_caffe.calibration.fitting import fit
 from enc_caffe.calibration.layerwise import CHUNKS, LIVE, Blobs, flattened, grouped, span
 from enc_caffe.calibration.pairs import BATCH, HELD, BlocksTask, Run, pair_files, read_kept
@@ -41,6 +42,8 @@ WHOLE_RATES, WHOLE_ROUNDS = (1e-3, 2.5e-4, 6e-5), 8
 MACS, MORE_MACS, FEWEST_STEPS = 3.4e12, 1e13, 80
 #: Bytes of blobs, and what changes of them cost, that a step through the whole network may take, and least images of it.
 STEP, LEAST_BATCH = 2 * 2**30, 4
+#: Steps of all runs together from which on it does not matter what a fit begins with: ResNet-56 by 1,000 images takes 1,093.
+LONG = 900
 #: Images that are needed at least (SqueezeNet gained nothing by 50, ResNet-56 a little by 300).
 FEWEST = 100
 
@@ -79,6 +82,17 @@ def steps_of(images: int, macs: int, epochs: int, batch: int = BATCH, more: bool
 def images_passed(images: int, macs: int, more: bool = False) -> int:
     """Images that pass forward and backward through the whole network in all steps; none where there are too few."""
     return BATCH * steps_of(images, macs, WHOLE_EPOCHS, more=more) if images >= FEWEST else 0
+
+
+def begins_with(how: Decomposition, images: int, macs: int) -> Decomposition:
+    """How the weights are made that a fit by blocks begins with.
+
+    Layers that make up for those before them, biases among them, take longest to solve for. A long fit finds that by itself: from the
+    factors that metrics are of it comes as near (docs/quality.md, ablation).
+    """
+    start = how.alternatives()[0]
+    long = steps_of(images, macs, WHOLE_EPOCHS) >= LONG
+    return Decomposition("weighted") if start.asymmetric and long else start
 
 
 def fits_together(segments: Sequence[Segment], step: int) -> bool:

@@ -68,6 +68,7 @@ def stages(
     fitted: int = 0,
     more: int = 0,
     compared: tuple[int, int] = (0, 0),
+    simple: int = 0,
 ) -> dict[str, float]:
     """Seconds by stage.
 
@@ -96,6 +97,8 @@ def stages(
         Images of another set that pass forward and backward in a fit of all layers together.
     compared : tuple of two int
         Further networks, and how many of the images their layers are put right with.
+    simple : int
+        Further networks, of factors that are known.
     """
     left = left or everything(forms)
     batch = min(TIMED, made.look.images, batch_for(made.look.network, made.memory, made.executor.workers))
@@ -126,7 +129,7 @@ def stages(
         found["what outputs cost"] = 2.5 * gradients + found["factors"]
     if predicted:
         found["gradients"] = (1 if kind.startswith("asymmetric") else GRADIENT_PASSES) * gradients * predicted
-    if networks or compared[0]:
+    if networks or compared[0] or simple:
         each, right, solve = images * once / workers, 0.0, 0.0
         if kind.startswith("asymmetric"):
             size = sum((patch_size(x) + 2 * x.out_channels) * patch_size(x) * x.groups * _positions(x) for x in known)
@@ -134,7 +137,7 @@ def stages(
             kept = sum(8.0 * (int(np.prod(x.bottom_shapes[0][1:])) + int(np.prod(x.top_shapes[0][1:]))) for x in known)
             right = (2 * once + size / rate + kept / KEPT) / workers
         summed = networks * images + compared[0] * min(images, compared[1])
-        found["whole networks"] = (networks + compared[0]) * (each + solve) + summed * right
+        found["whole networks"] = (networks + compared[0]) * (each + solve) + summed * right + simple * each
     if fitted:
         # The original forward, the compressed network forward and backward.
         found["blocks"] = fitted * once * (2 + DIRECTION) / min(workers, FIT_PARTS)

@@ -10,7 +10,7 @@ import numpy as np
 from enc_caffe.caffe_io.caffemodel import opened
 from enc_caffe.caffe_io.distill import Distillation
 from enc_caffe.caffe_io.emit import Blobs
-from enc_caffe.calibration.blocks import FEWEST, too_few
+from enc_caffe.calibration.blocks import FEWEST, begins_with, too_few
 from enc_caffe.calibration.decomposer import Decomposer
 from enc_caffe.calibration.decomposition import Decomposition
 from enc_caffe.calibration.reconstruction import KEY, reconstructed, widened
@@ -68,7 +68,8 @@ class Chooser:
         """Take what gives the least divergence in these forms: a fit by blocks where that is asked for and comes nearer, else what comes
         nearest of all that ``--recalibrate auto`` stands for.
 
-        Blocks begin with the first of these, whose BatchNorm statistics are the original's.
+        Blocks begin with the first of these, whose BatchNorm statistics are the original's; long fits with weights that are made sooner
+        (:func:`begins_with`).
         """
         self._settle(forms)
         self._name = self.decomposer.name()
@@ -78,8 +79,10 @@ class Chooser:
         if self._how.by_blocks and self._images.look.images < FEWEST:
             self._more = f" ({too_few(self._images.look.images)})"
         elif self._how.by_blocks:
-            fitted = self._made(replace(ways[0], reconstruct=self._how.reconstruct))
-            if fitted[1].divergence(forms) < self.evaluator.divergence(forms):
+            start = begins_with(self._how, self._images.look.images, self._images.macs)
+            begun = self.evaluator if start == ways[0] else self._made(start)[1]
+            fitted = self._made(replace(start, reconstruct=self._how.reconstruct))
+            if fitted[1].divergence(forms) < begun.divergence(forms):
                 self.decomposer, self.evaluator = fitted
                 return
         if not any(layer.type == "BatchNorm" for layer in self._images.look.network.layers):

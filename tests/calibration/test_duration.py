@@ -76,6 +76,9 @@ def test_stages_follow_from_what_is_asked_for(tmp_path: Path) -> None:
         assert set(stages(images, layers, forms, "asymmetric_fisher", False, 1)) == {*known, "what outputs cost"}
         plain = stages(images, layers, forms, "weighted", False, 1, predicted=1.0)
         assert plain["gradients"] / plain["whole networks"] == pytest.approx(2 * (1 + DIRECTION * 4))
+        # Networks of factors that are known are only measured.
+        simple = stages(images, layers, forms, "asymmetric", False, 0, simple=2)
+        assert simple["whole networks"] < 0.7 * stages(images, layers, forms, "asymmetric", False, 2)["whole networks"]
         # A fit has two parts, whose steps two workers take beside each other.
         assert "blocks" in stages(images, layers, forms, "asymmetric", False, 1, fitted=100)
 

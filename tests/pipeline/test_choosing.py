@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Mapping
 
 import pytest
 
 from enc_caffe import pipeline
 from enc_caffe.caffe_io.distill import Distillation
+from enc_caffe.caffe_io.emit import Blobs
+from enc_caffe.calibration import blocks
 from enc_caffe.calibration.decomposer import Decomposer
 from enc_caffe.calibration.decomposition import Decomposition
 from enc_caffe.errors import CaffeError
+from enc_caffe.form import Form
 from enc_caffe.measuring.store import ResultStore
 from enc_caffe.measuring.subject import PlanEvaluator
 from enc_caffe.pipeline import choosing as module
@@ -85,3 +89,30 @@ def test_a_distillation_trains_where_the_workers_compute(tmp_path: Path) -> None
             chooser.distilled(loaded, found.plan, blobs, held, 10, "97")
         chooser.distilled(loaded, found.plan, blobs, held, 10, "")
         assert "distilled in 10 iterations" in chooser.words()
+
+
+@pytest.mark.parametrize("long", (0, 1_000_000))
+def test_a_long_fit_begins_with_factors_that_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, long: int
+) -> None:
+    monkeypatch.setattr(blocks, "LONG", long)
+    kinds, original = set(), Decomposer.blobs
+
+    def recorded(self: Decomposer, forms: Mapping[str, Form]) -> Blobs:
+        kinds.add(self.how.kind)
+        return original(self, forms)
+
+    monkeypatch.setattr(Decomposer, "blobs", recorded)
+    model, weights = nets.write_net(tmp_path, nets.residual())
+    lmdb = nets.write_images(tmp_path / "lmdb", 120)
+    loaded, how = pipeline.load(model, lmdb), Decomposition("asymmetric_fisher", frozenset({"auto"}), "blocks")
+    found = search_plan(pipeline.pca_metrics(loaded, weights), SearchOptions(target_flops=0.5))
+    with ResultStore(tmp_path / "s.sqlite") as store, Workers().executor() as executor:
+        subject = images_of(loaded, weights, lmdb, executor, store)
+        chooser = module.Chooser(subject, how, "exact", lambda what, done, all_: None)
+        chooser.settle(found.plan.forms)
+        start = Decomposition("asymmetric_fisher", frozenset({"bias"})) if long else Decomposition("weighted")
+        assert kinds == {start.kind} and chooser.words() == f"{start.words()}, fitted by blocks"
+        # It is kept because it is nearer than what it began with.
+        begun = module.Chooser(subject, start, "exact", lambda what, done, all_: None)
+        assert chooser.evaluator.divergence(found.plan.forms) < begun.evaluator.divergence(found.plan.forms)

@@ -20,7 +20,6 @@ from typing import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from enc_caffe.calibration.decomposition import Decomposition
 from enc_caffe.calibration.fitting import fit
 from enc_caffe.calibration.layerwise import CHUNKS, LIVE, Blobs, flattened, grouped, span
 from enc_caffe.calibration.pairs import BATCH, HELD, BlocksTask, Run, pair_files, read_kept
@@ -42,7 +41,7 @@ WHOLE_RATES, WHOLE_ROUNDS = (1e-3, 2.5e-4, 6e-5), 8
 MACS, MORE_MACS, FEWEST_STEPS = 3.4e12, 1e13, 80
 #: Bytes of blobs, and what changes of them cost, that a step through the whole network may take, and least images of it.
 STEP, LEAST_BATCH = 2 * 2**30, 4
-#: Steps of all runs together from which on it does not matter what a fit begins with: ResNet-56 by 1,000 images takes 1,093.
+#: Steps of all runs together from which on a part of the images is enough for what a fit begins with: ResNet-56 by 1,000 images takes 1,093.
 LONG = 900
 #: Images that are needed at least (SqueezeNet gained nothing by 50, ResNet-56 a little by 300).
 FEWEST = 100
@@ -84,15 +83,9 @@ def images_passed(images: int, macs: int, more: bool = False) -> int:
     return BATCH * steps_of(images, macs, WHOLE_EPOCHS, more=more) if images >= FEWEST else 0
 
 
-def begins_with(how: Decomposition, images: int, macs: int) -> Decomposition:
-    """How the weights are made that a fit by blocks begins with.
-
-    Layers that make up for those before them, biases among them, take longest to solve for. A long fit finds that by itself: from the
-    factors that metrics are of it comes as near (docs/quality.md, ablation).
-    """
-    start = how.alternatives()[0]
-    long = steps_of(images, macs, WHOLE_EPOCHS) >= LONG
-    return Decomposition("weighted") if start.asymmetric and long else start
+def is_long(images: int, macs: int) -> bool:
+    """Whether a fit is long enough to make up for what it begins with."""
+    return steps_of(images, macs, WHOLE_EPOCHS) >= LONG
 
 
 def fits_together(segments: Sequence[Segment], step: int) -> bool:

@@ -109,7 +109,7 @@ class Decomposer:
         progress: Stages = quiet,
     ) -> None:
         self.made, self.how, self.placement, self.progress = made, how, placement, progress
-        self._part = 0
+        self._part = self._begun_by = 0
         self._temporary = None if made.store else tempfile.TemporaryDirectory(prefix="enc-caffe-")
         self._model = opened(made.weights)
         self._blobs: dict[str, Blobs] = {}
@@ -124,6 +124,12 @@ class Decomposer:
             return self
         other = copy.copy(self)
         other._part, other._blobs = images, {}
+        return other
+
+    def begun_by(self, images: int) -> Decomposer:
+        """The same with a fit by blocks that begins with layers put right by so many of the images, where there are more."""
+        other = copy.copy(self)
+        other._begun_by, other._blobs = images if images < self.made.look.images else 0, {}
         return other
 
     def key(self) -> dict[str, Any]:
@@ -201,6 +207,7 @@ class Decomposer:
         own = [self.how.kind, *sorted(self.how.recalibrate), *self.key().values()]
         own += [OUTPUT_RIDGE] if self.how.kind == "asymmetric_fisher" else []
         own += ["of", self._part] if self._part else []
+        own += ["begun by", self._begun_by] if self._begun_by else []
         return [*own, KEY] if self.how.by_blocks else own
 
     def reference(self) -> Path:
@@ -214,7 +221,7 @@ class Decomposer:
         self.check(forms)
         if self.how.by_blocks:
             before = Decomposer(self.made, replace(self.how, reconstruct="none"), self.placement, self.progress)
-            base = before.blobs(forms)
+            base = (before.of_part(self._begun_by) if self._begun_by else before).blobs(forms)
             folder = self.folder("blocks")
             return reconstructed(self.made, self._model, forms, self.placement, base, folder, key, self.progress)
         initial = self._initial(forms)

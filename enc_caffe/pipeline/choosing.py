@@ -10,7 +10,7 @@ import numpy as np
 from enc_caffe.caffe_io.caffemodel import opened
 from enc_caffe.caffe_io.distill import Distillation
 from enc_caffe.caffe_io.emit import Blobs
-from enc_caffe.calibration.blocks import FEWEST, begins_with, too_few
+from enc_caffe.calibration.blocks import FEWEST, is_long, too_few
 from enc_caffe.calibration.decomposer import Decomposer
 from enc_caffe.calibration.decomposition import Decomposition
 from enc_caffe.calibration.reconstruction import KEY, reconstructed, widened
@@ -68,8 +68,7 @@ class Chooser:
         """Take what gives the least divergence in these forms: a fit by blocks where that is asked for and comes nearer, else what comes
         nearest of all that ``--recalibrate auto`` stands for.
 
-        Blocks begin with the first of these, whose BatchNorm statistics are the original's; long fits with weights that are made sooner
-        (:func:`begins_with`).
+        Blocks begin with the first of these, whose BatchNorm statistics are the original's; long fits with what a part of the images gives.
         """
         self._settle(forms)
         self._name = self.decomposer.name()
@@ -79,11 +78,12 @@ class Chooser:
         if self._how.by_blocks and self._images.look.images < FEWEST:
             self._more = f" ({too_few(self._images.look.images)})"
         elif self._how.by_blocks:
-            start = begins_with(self._how, self._images.look.images, self._images.macs)
-            begun = self.evaluator if start == ways[0] else self._made(start)[1]
-            fitted = self._made(replace(start, reconstruct=self._how.reconstruct))
-            if fitted[1].divergence(forms) < begun.divergence(forms):
-                self.decomposer, self.evaluator = fitted
+            decomposer, begun = self._made(replace(ways[0], reconstruct=self._how.reconstruct))[0], self.evaluator
+            if is_long(self._images.look.images, self._images.macs):
+                decomposer, begun = decomposer.begun_by(self.compared_by), self._comparing
+            fitted = self._measured_by(decomposer)
+            if fitted.divergence(forms) < begun.divergence(forms):
+                self.decomposer, self.evaluator = decomposer, fitted
                 return
         if not any(layer.type == "BatchNorm" for layer in self._images.look.network.layers):
             ways = ways[:1]

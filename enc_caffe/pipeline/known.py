@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Callable, Optional
 
 from enc_caffe.calibration import duration
-from enc_caffe.calibration.blocks import begins_with, images_passed
+from enc_caffe.calibration.blocks import images_passed, is_long
 from enc_caffe.calibration.forecast import Forecast, unpredicted
 from enc_caffe.calibration.remaining import remaining
 from enc_caffe.form import Form
@@ -86,15 +86,15 @@ def from_images(
     left = remaining(chooser.decomposer, sampled)
     gradients = unpredicted(chooser.decomposer, sampled) if options.metric in PREDICTED else 0.0
     measured = options.metric not in ("pca", "output", *PREDICTED)
-    # A long fit begins with factors that are there, and what is made and measured then are the networks before and after it.
-    soon = how.by_blocks and begins_with(how, images.look.images, images.macs) != how.alternatives()[0]
+    # A long fit begins with what a part of the images gives, and what it gives is only measured.
+    long = how.by_blocks and is_long(images.look.images, images.macs)
     seconds = duration.stages(
         images, [layer for layer, _ in table.by_layer()], sampled, how.kind, measured,
-        0 if soon else len(how.alternatives()), making.dense, left,
+        0 if long else len(how.alternatives()), making.dense, left,
         passes(loaded, making.iterations) if making.iterations else 0, gradients,
         images_passed(images.look.images, images.macs) if how.by_blocks else 0,
         images_passed(more.look.images, more.macs, more=True) if more is not None else 0,
-        (making.refine + (1 if mixed else 0), chooser.compared_by), 2 if soon else 0,
+        (making.refine + (1 if mixed else 0) + (1 if long else 0), chooser.compared_by), 1 if long else 0,
     )  # fmt: skip
     done = left.measured if measured else 1.0 - gradients if options.metric in PREDICTED else 0.0
     known = f"; {done:.0%} of the metrics are known already" if done else ""

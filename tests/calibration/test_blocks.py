@@ -246,12 +246,7 @@ def test_too_few_images_are_refused_and_too_large_blobs_take_fewer(setting: Sett
     assert some[-1][0] >= 8000
 
 
-def test_what_a_fit_begins_with() -> None:
-    how = Decomposition("asymmetric_fisher", frozenset({"auto"}), "blocks")
-    short = Decomposition("asymmetric_fisher", frozenset({"bias"}))
+def test_long_fits() -> None:
     macs = 126_534_272
     # ResNet-56 by 1,000 images and by 300; a network ten times as large.
-    assert module.begins_with(how, 1000, macs) == Decomposition("weighted")
-    assert module.begins_with(how, 300, macs) == module.begins_with(how, 1000, 10 * macs) == short
-    # What is not asymmetric is as soon made as anything.
-    assert module.begins_with(Decomposition("fisher", reconstruct="blocks"), 1000, macs) == Decomposition("fisher")
+    assert [module.is_long(n, m) for n, m in ((1000, macs), (300, macs), (1000, 10 * macs))] == [True, False, False]

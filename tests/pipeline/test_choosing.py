@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Mapping
+from typing import Any
 
+import numpy as np
 import pytest
 
 from enc_caffe import pipeline
+from enc_caffe.caffe_io.caffemodel import CaffeModel
 from enc_caffe.caffe_io.distill import Distillation
-from enc_caffe.caffe_io.emit import Blobs
-from enc_caffe.calibration import blocks
+from enc_caffe.calibration import blocks, reconstruction
 from enc_caffe.calibration.decomposer import Decomposer
 from enc_caffe.calibration.decomposition import Decomposition
+from enc_caffe.calibration.pairs import BlocksTask
 from enc_caffe.errors import CaffeError
-from enc_caffe.form import Form
 from enc_caffe.measuring.store import ResultStore
 from enc_caffe.measuring.subject import PlanEvaluator
 from enc_caffe.pipeline import choosing as module
@@ -92,27 +93,33 @@ def test_a_distillation_trains_where_the_workers_compute(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("long", (0, 1_000_000))
-def test_a_long_fit_begins_with_factors_that_are_there(
+def test_a_long_fit_begins_with_what_a_part_of_the_images_gives(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, long: int
 ) -> None:
     monkeypatch.setattr(blocks, "LONG", long)
-    kinds, original = set(), Decomposer.blobs
-
-    def recorded(self: Decomposer, forms: Mapping[str, Form]) -> Blobs:
-        kinds.add(self.how.kind)
-        return original(self, forms)
-
-    monkeypatch.setattr(Decomposer, "blobs", recorded)
+    monkeypatch.setattr(module, "COMPARED_BY", 30)
     model, weights = nets.write_net(tmp_path, nets.residual())
     lmdb = nets.write_images(tmp_path / "lmdb", 120)
     loaded, how = pipeline.load(model, lmdb), Decomposition("asymmetric_fisher", frozenset({"auto"}), "blocks")
-    found = search_plan(pipeline.pca_metrics(loaded, weights), SearchOptions(target_flops=0.5))
+    forms = search_plan(pipeline.pca_metrics(loaded, weights), SearchOptions(target_flops=0.5)).plan.forms
+    begun: list[dict[str, list[np.ndarray]]] = []
+    fit = reconstruction.fit_blocks
+
+    def recorded(task: BlocksTask, *args: Any) -> Any:
+        kept = CaffeModel(Path(task.compressed.weights))
+        begun.append({n: [np.array(kept.array(b)) for b in x.blobs] for n, x in kept.layers.items()})
+        return fit(task, *args)
+
+    monkeypatch.setattr(reconstruction, "fit_blocks", recorded)
     with ResultStore(tmp_path / "s.sqlite") as store, Workers().executor() as executor:
         subject = images_of(loaded, weights, lmdb, executor, store)
         chooser = module.Chooser(subject, how, "exact", lambda what, done, all_: None)
-        chooser.settle(found.plan.forms)
-        start = Decomposition("asymmetric_fisher", frozenset({"bias"})) if long else Decomposition("weighted")
-        assert kinds == {start.kind} and chooser.words() == f"{start.words()}, fitted by blocks"
-        # It is kept because it is nearer than what it began with.
-        begun = module.Chooser(subject, start, "exact", lambda what, done, all_: None)
-        assert chooser.evaluator.divergence(found.plan.forms) < begun.evaluator.divergence(found.plan.forms)
+        chooser.settle(forms)
+        assert chooser.words() == "asymmetric_fisher, bias recalibrated, fitted by blocks"
+        start = Decomposer(subject, Decomposition("asymmetric_fisher", frozenset({"bias"})))
+        wanted, other = (start.of_part(n).blobs(forms) for n in ((120, 30) if long else (30, 120)))
+    (found,) = begun
+    same = [
+        all(np.array_equal(a, b) for n, own in made.items() for a, b in zip(own, found[n])) for made in (wanted, other)
+    ]
+    assert same == [True, False]

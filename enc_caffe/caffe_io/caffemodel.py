@@ -12,6 +12,7 @@ import math
 import mmap
 import os
 import tempfile
+import weakref
 from collections import OrderedDict
 from dataclasses import dataclass
 from functools import cached_property
@@ -136,7 +137,9 @@ class CaffeModel:
     @cached_property
     def plain(self) -> KeptFactors:
         """Factors by plain SVD, of a layer and its form; decompositions are kept as long as the file is open (:func:`opened`)."""
-        return KeptFactors(self.weights, PLAIN)
+        # Held weakly: together they would stay until the collector of cycles comes by.
+        own = weakref.proxy(self)
+        return KeptFactors(lambda layer: own.weights(layer), PLAIN)  # type: ignore[no-any-return]
 
     def __iter__(self) -> Iterator[StoredLayer]:
         return iter(self._order)

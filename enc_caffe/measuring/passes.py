@@ -15,7 +15,7 @@ import numpy as np
 from enc_caffe.caffe_io.caffemodel import CaffeModel
 from enc_caffe.caffe_io.fold import Follower, folded, gain_and_shift
 from enc_caffe.caffe_io.transform import Transform, fed_images
-from enc_caffe.decomposition import KeptFactors, scheme_for
+from enc_caffe.decomposition import scheme_for
 from enc_caffe.form import Form
 from enc_caffe.measuring.factors import read_factors
 from enc_caffe.measuring.scores import TOPS, Units
@@ -78,7 +78,7 @@ class Engine:
         self.names: list[str] = list(self.net._layer_names)
         self.place = {name: i for i, name in enumerate(self.names)}
         self.order = sorted(self.layers, key=lambda name: self.place[name])
-        self.plain = KeptFactors(self.model.weights)
+        self.plain = self.model.plain
         self._live: dict[int, list[str]] = {}
 
     def _load(self) -> None:

@@ -33,7 +33,7 @@ COMPARED_BY, COMPARED_FROM = 250, 2
 
 def nearness(chooser: Chooser) -> Callable[[Found], float]:
     """How near the networks of plans are to the original: minus the divergence on the images that choose."""
-    return lambda found: -chooser.evaluator.divergence(found.plan.forms)
+    return lambda found: -chooser.compared(found.plan.forms)
 
 
 class Chooser:
@@ -64,11 +64,16 @@ class Chooser:
             name=decomposer.name(), reference=decomposer.reference(), decomposing=self.step("decomposed layers"),
         )  # fmt: skip
 
+    def compared(self, forms: Mapping[str, Form]) -> float:
+        """Divergence of a plan that is only compared, its layers put right by a part of many images."""
+        return self._comparing.divergence(forms)
+
     def settle(self, forms: Mapping[str, Form]) -> None:
         """Take what gives the least divergence in these forms: a fit by blocks where that is asked for and comes nearer, else what comes
         nearest of all that ``--recalibrate auto`` stands for.
 
-        Blocks begin with the first of these, whose BatchNorm statistics are the original's; long fits with what a part of the images gives.
+        Blocks begin with the first of these, whose BatchNorm statistics are the original's; long fits with what a part of the images gives,
+        and these have to come nearer than that.
         """
         self._settle(forms)
         self._name = self.decomposer.name()

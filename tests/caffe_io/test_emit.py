@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -235,3 +237,20 @@ def test_networks_of_an_open_file_decompose_a_layer_once_and_are_those_of_a_fres
         write_compressed(tmp_path / "fresh", CaffeModel(tmp_path / "weights"), network, forms)
         assert (tmp_path / "kept").read_bytes() == (tmp_path / "fresh").read_bytes()
     assert made == ["c"] * 4
+
+
+def test_a_file_that_is_not_wanted_any_more_takes_its_decompositions_with_it(tmp_path: Path) -> None:
+    net = parsed(data(3, 9, 8) + CONV)
+    network = describe(net)
+    arrays = [np.ones(s, np.float32) for s in expected_shapes(network["c"])]
+    with open(tmp_path / "weights", "wb") as handle:
+        write_caffemodel(handle, "net", [layer_record("c", "Convolution", arrays)])
+    model = CaffeModel(tmp_path / "weights")
+    model.plain(network["c"], Form("spatial", (1,)))
+    gone = weakref.ref(model)
+    gc.disable()
+    try:
+        del model
+        assert gone() is None
+    finally:
+        gc.enable()

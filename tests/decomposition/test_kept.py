@@ -91,3 +91,24 @@ def test_a_rank_out_of_range_is_refused_before_weights_are_read() -> None:
     with pytest.raises(PlanError, match="rank 99 is outside 1 to"):
         KeptFactors(weights)(LAYERS[0], Form("spatial", (99,)))
     assert weights.asked == []
+
+
+def test_layers_of_one_name_are_told_apart() -> None:
+    whole, halves = (replace(conv(8, inputs, (3, 3), groups), name="same") for inputs, groups in ((4, 1), (8, 2)))
+    weights, form = random_weights(whole, 0).astype(np.float32), Form("spatial", (2,))
+    assert random_weights(halves, 0).shape == weights.shape
+    plain = KeptFactors(lambda _: [weights])
+    for layer in (whole, halves, whole):
+        for found, own in zip(plain(layer, form), scheme_for("spatial").factorise(layer, weights, form), strict=True):
+            np.testing.assert_array_equal(found, own)
+
+
+@pytest.mark.parametrize("form", [Form("spatial", (2,)), Form("channel", (2,)), Form("tucker2", (2, 2))], ids=str)
+def test_what_becomes_of_factors_does_not_matter_to_the_next(form: Form) -> None:
+    plain = KeptFactors(Counted())
+    first = plain(LAYERS[0], form)
+    before = [np.array(x) for x in first]
+    for x in first:
+        x[...] = 0
+    for found, own in zip(plain(LAYERS[0], form), before, strict=True):
+        np.testing.assert_array_equal(found, own)

@@ -108,6 +108,10 @@ def test_wrong_usage(arguments: list[str], words: str, capsys: pytest.CaptureFix
             "enc-caffe inspect: unrecognized arguments: --solvr s (did you mean --solver?)",
         ),
         (["compres"], "invalid choice: 'compres'"),
+        (
+            ["data", "folder", "pictures", "--resize", "0,5", "--out", "o"],
+            "argument --resize: 0,5: two positive integers H,W are needed",
+        ),
     ],
 )
 def test_wrong_flags_are_one_line(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:

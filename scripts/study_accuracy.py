@@ -60,6 +60,7 @@ WAYS = {
     "asymmetric_fisher": Way(Decomposition("asymmetric_fisher", frozenset({"bias"}))),
     "auto": Way(Decomposition("asymmetric_fisher", AUTO)),
     "blocks": Way(BLOCKS),
+    "weighted_blocks": Way(Decomposition("weighted", frozenset(), "blocks")),
     "refined": Way(BLOCKS, refine=TRIED),
     "distilled": Way(BLOCKS, distil=ITERATIONS),
 }

@@ -107,6 +107,11 @@ def chain_blobs(
     return blobs
 
 
+def plain_blobs(model: CaffeModel, layer: Layer, form: Form) -> dict[str, list[np.ndarray]]:
+    """Blobs of a chain by plain SVD of the caffemodel's."""
+    return chain_blobs(layer, form, model.weights(layer), model.plain(layer, form))
+
+
 def narrow_of(
     model: CaffeModel, network: Network, compressed: Network, forms: Mapping[str, Form], blobs: Blobs
 ) -> tuple[Optional[Narrow], dict[str, Sequence[np.ndarray]]]:  # fmt: skip
@@ -130,7 +135,7 @@ def narrow_of(
         pruned_group(network, name)
         first = name + chain_of(layer, form).stages[0].suffix
         if first not in known:
-            known.update(chain_blobs(layer, form, model.weights(layer), model.plain(layer, form)))
+            known.update(plain_blobs(model, layer, form))
         units = compressed.coupled.bottoms[first][0]
         pruned_group(compressed, first)
         assert units is not None
@@ -162,8 +167,7 @@ def compressed_records(
         if stored.name in forms:
             layer, form = network[stored.name], forms[stored.name]
             names = [layer.name + stage.suffix for stage in chain_of(layer, form).stages]
-            arrays = model.weights(layer)
-            own = blobs if names[0] in blobs else chain_blobs(layer, form, arrays, model.plain(layer, form))
+            own = blobs if names[0] in blobs else plain_blobs(model, layer, form)
             progress(layer.name)
             for name in names:
                 yield layer_record(name, layer.type, left(name, own[name]))

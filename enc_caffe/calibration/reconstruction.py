@@ -11,7 +11,7 @@ import numpy as np
 
 from enc_caffe.caffe_io.caffemodel import CaffeModel
 from enc_caffe.caffe_io.describe import describe
-from enc_caffe.caffe_io.emit import chain_blobs, narrow_of, replace_layers, write_compressed
+from enc_caffe.caffe_io.emit import narrow_of, plain_blobs, replace_layers, write_compressed
 from enc_caffe.caffe_io.prototxt import from_text
 from enc_caffe.calibration.beside import SHIFT
 from enc_caffe.calibration.blocks import (
@@ -113,9 +113,7 @@ def widened(
     for name, form in forms.items():
         # Chains of plain SVD are in no caffemodel, and in no base.
         if name + chain_of(network[name], form).stages[0].suffix not in known:
-            known.update(
-                chain_blobs(network[name], form, model.weights(network[name]), model.plain(network[name], form))
-            )
+            known.update(plain_blobs(model, network[name], form))
 
     def before(name: str) -> list[np.ndarray]:
         return list(known[name]) if name in known else [model.array(b) for b in model.layers[name].blobs]

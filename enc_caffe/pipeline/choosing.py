@@ -173,7 +173,7 @@ class Chooser:
             nonlocal seen
             seen += 1
             self._what = f"mixture or one scheme, plan {seen}: "
-            return self._comparing.divergence(forms)
+            return self.compared(forms)
 
         found = search_mixture(table, options, value_of, time_of, search)
         self._what = ""
@@ -187,7 +187,7 @@ class Chooser:
             nonlocal seen
             seen += 1
             self._what = f"plan {seen} of {evaluations}: "
-            return self._comparing.divergence(replace(found.result, ranks=tuple(ranks)).plan_forms(problem))
+            return self.compared(replace(found.result, ranks=tuple(ranks)).plan_forms(problem))
 
         result = refine(problem, found.result.ranks, value_of, evaluations)
         self._what = ""

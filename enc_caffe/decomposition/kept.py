@@ -24,7 +24,7 @@ class KeptFactors:
 
     Notes
     -----
-    A decomposition takes about twice the layer's weights. Those of AlexNet, fully connected layers too, took four minutes of a busy core.
+    A decomposition takes about twice the memory of the layer's weights.
     """
 
     def __init__(self, weights: Callable[[Layer], Sequence[np.ndarray]], memory: Optional[int] = None) -> None:

@@ -267,12 +267,14 @@ def _needs_top(kind: str) -> bool:
 
 def _elsewhere(bottom: str, net: Any) -> str:
     """What to do where no layer that is chosen makes a blob: the flag that chooses one, or a prototxt that has one for TEST."""
-    for layer in net.layer:
-        for rule in layer.include if bottom in layer.top else ():
-            state = (max(rule.min_level, net.state.level), tuple(rule.stage))
-            if in_phase(layer, "TEST", *state):
-                flag = f"--stage {','.join(rule.stage)}" if rule.stage else f"--level {state[0]}"
-                return f" without {flag}, which chooses layer '{layer.name}'"
+    rules = [(layer, rule) for layer in net.layer if bottom in layer.top for rule in layer.include]
+    states = [(layer, (max(rule.min_level, net.state.level), tuple(rule.stage))) for layer, rule in rules]
+    found = [(layer, state) for layer, state in states if in_phase(layer, "TEST", *state)]
+    if found:
+        # DIGITS names layers by stages alone. That of the test images chooses the most layers: an accuracy, and the loss too.
+        layer, (level, stages) = max(found, key=lambda x: sum(in_phase(y, "TEST", *x[1]) for y in net.layer))
+        flag = f"--stage {','.join(stages)}" if stages else f"--level {level}"
+        return f" without {flag}, which chooses layer '{layer.name}'"
     maker = next(
         (
             layer

@@ -100,12 +100,19 @@ def outputs_of(layers: list[Any]) -> tuple[list[Any], list[str]]:
 
 
 def _split(layers: list[Any]) -> tuple[list[Any], list[Any]]:
-    """Layers that can be run, and those that cannot or read what those make; losses and accuracies are among neither."""
+    """Layers that can be run, and those that cannot or read what those make; losses and accuracies are among neither.
+
+    A Silence stays: what it reads is no output.
+    """
     kept: list[Any] = []
     gone: list[Any] = []
     lost: set[str] = set()
     for param in layers:
-        if param.type.endswith("Loss") or param.type in ("Accuracy", "Silence"):
+        if (
+            param.type.endswith("Loss")
+            or param.type == "Accuracy"
+            or (param.type == "Silence" and lost & set(param.bottom))
+        ):
             continue
         if not _runs(param) or lost & set(param.bottom):
             gone.append(param)

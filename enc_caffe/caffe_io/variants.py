@@ -36,16 +36,26 @@ def deploy_net(net: Any, network: Network, batch: int = 1) -> Any:
     gone = labels_of(layers)
     steps = any(p.type in ("LSTM", "RNN") for p in layers)
     read = {b for p in layers for b in p.bottom}
+    # What the network silences would be an output without the Silence; labels it silences are gone.
+    kept = {id(p): [b for b in p.bottom if b not in gone] for p in layers if p.type == "Silence"}
     scoring = [
-        p for p in layers if any(b in gone for b in p.bottom) or (_is_loss(p) and not any(t in read for t in p.top))
+        p
+        for p in layers
+        if not kept.get(id(p))
+        and (any(b in gone for b in p.bottom) or (_is_loss(p) and not any(t in read for t in p.top)))
     ]
     scorer = _output_loss(scoring)
+    taken = {p.name for p in layers if not reads_data(p)}
     for param in layers:
         if reads_data(param):
             for top in param.top:
                 if top not in gone:
                     shape = network.shape_of(top)
-                    layer = out.layer.add(name=top, type="Input", top=[top])
+                    # A layer with weights may be called as the blob that it reads.
+                    name = next(
+                        n for n in (top, *(f"{top}_input{'_' * i}" for i in range(len(taken) + 1))) if n not in taken
+                    )
+                    layer = out.layer.add(name=name, type="Input", top=[top])
                     layer.input_param.shape.add(dim=shape if steps else [batch, *shape[1:]])
             continue
         if any(param is p for p in scoring):
@@ -54,6 +64,7 @@ def deploy_net(net: Any, network: Network, batch: int = 1) -> Any:
             continue
         layer = out.layer.add()
         layer.CopyFrom(param)
+        layer.bottom[:] = kept.get(id(param), layer.bottom)
         without_phases(layer)
     # Another number of images than the data layers had.
     return per_image(out, network) if any(map(reads_data, layers)) and not steps else out
@@ -124,7 +135,7 @@ def train_val_net(net: Any, network: Network, train_lmdb: Optional[Path], test_l
     """
     out = caffe_pb2().NetParameter()
     out.CopyFrom(net)
-    if not data_layers(net, "TEST") and not data_layers(net, "TRAIN"):
+    if not any(map(reads_data, net.layer)):
         out = _with_data(net, network)
     firsts: dict[str, list[frozenset[bytes]]] = {"TRAIN": [], "TEST": []}
     for layer in out.layer:
@@ -139,11 +150,22 @@ def train_val_net(net: Any, network: Network, train_lmdb: Optional[Path], test_l
                 first = True
         if layer.type != "Data" or not first:
             continue
-        given = test_lmdb if _phases(layer) == {"TEST"} else train_lmdb
+        given = test_lmdb if _phases(layer) == {"TEST"} or _of_test_stage(out, layer) else train_lmdb
         if given is not None:
             layer.data_param.source = str(Path(given).absolute())
             layer.data_param.backend = caffe_pb2().DataParameter.LMDB
     return out
+
+
+def _of_test_stage(net: Any, layer: Any) -> bool:
+    """Whether the stages of the test net alone choose a data layer, and another one's bring the training its images, as in DIGITS."""
+    chosen = data_layers(net, "TEST")
+    others = (x for x in net.layer if reads_data(x) and not any(x is one for one in chosen))
+    return (
+        bool(_states(layer, "TEST"))
+        and any(layer is one for one in chosen)
+        and any(list(x.top[:1]) == list(layer.top[:1]) and "TRAIN" in _phases(x) for x in others)
+    )
 
 
 def unread(net: Any, given: Mapping[str, Optional[Path]]) -> dict[str, Any]:
@@ -303,7 +325,7 @@ def check_one_input(net: Any, network: Network, source: str) -> None:
     if len(inputs) > 1:
         raise NetworkError(
             f"{source}: the network has {len(inputs)} inputs ({', '.join(inputs)}), and images are those of one; "
-            "metrics without --lmdb and --images, search and emit compress it without any"
+            "without --lmdb and --images it is compressed by its weights alone"
         )
 
 

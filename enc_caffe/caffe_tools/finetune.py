@@ -11,13 +11,14 @@ from typing import Any, Callable, Mapping, Optional
 
 from enc_caffe.caffe_io.caffemodel import CaffeModel
 from enc_caffe.caffe_io.datum import ImageLmdb
-from enc_caffe.caffe_io.describe import batch_size, data_layers, set_state
+from enc_caffe.caffe_io.describe import batch_size, data_layers
 from enc_caffe.caffe_io.distill import has_teacher, write_student
 from enc_caffe.caffe_io.inference import for_inference
 from enc_caffe.caffe_io.inputs import size_images
 from enc_caffe.caffe_io.lacking import untrained_notice
 from enc_caffe.caffe_io.prototxt import read_commented, read_solver, to_text, verbatim_text
 from enc_caffe.caffe_io.sizing import sized_network
+from enc_caffe.caffe_io.states import by_phase, staged
 from enc_caffe.caffe_io.variants import deploy_net, solver_param, train_val_net, train_val_or_same, unread
 from enc_caffe.caffe_tools.holding import check_held_out, held_out, hold_beside
 from enc_caffe.caffe_tools.labels import check_images
@@ -146,6 +147,13 @@ def finetune(
     original = read_solver(Path(solver))
     path = Path(model) if model is not None else _net_of(original, Path(solver))
     net, comments = read_commented(path, python_layers)
+    given = original
+    net, original = by_phase(net, given) or (net, given)
+    # As everywhere, --gpu says where it computes.
+    if original.HasField("solver_mode") and not gpu:
+        if original.solver_mode == original.GPU:
+            notice(f"{solver}: solver_mode is GPU, and --gpu was not given: the CPU trains")
+        original.solver_mode = original.CPU
     _check_writes(net, path)
     _check_reads(net, path)
     _check_sources(_staged(net, original), path, {"TRAIN": train_lmdb, "TEST": test_lmdb})
@@ -168,6 +176,7 @@ def finetune(
     own_path, own = path, net
     if has_teacher(net):
         own_path, (own, comments) = _student_of(path, python_layers)
+        own, _ = by_phase(own, given) or (own, given)
     own_network = network if own is net else _sized(_staged(own, original), own_path, shape, input_shapes)
     # Trained weights are in the caffemodel, whatever filled them first.
     try:
@@ -236,12 +245,8 @@ def _check_schedule(overrides: Mapping[str, Any]) -> None:
 
 
 def _staged(net: Any, solver: Any) -> Any:
-    """A copy of the network with the states of the first of the solver's test nets; the network keeps its own."""
-    staged = type(net)()
-    staged.CopyFrom(net)
-    for state in solver.test_state[:1]:
-        set_state(staged, state.level, state.stage)
-    return staged
+    """A copy of the network with the states of the first of the solver's test nets."""
+    return staged(net, next(iter(solver.test_state), None))
 
 
 def _sized(net: Any, path: Path, shape: Optional[Shape], given: Optional[Mapping[str, Shape]]) -> Network:

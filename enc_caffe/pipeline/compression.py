@@ -119,7 +119,8 @@ def compress(
     loaded = source.load(
         lmdb or output.test_lmdb or output.train_lmdb, options.schemes, making.fully_connected
     ).measurable()
-    check_one_input(loaded.runnable.net, loaded.network, str(source.model))
+    if lmdb is not None or output.test_lmdb is not None:
+        check_one_input(loaded.runnable.net, loaded.network, str(source.model))
     if output.distillation is not None or making.iterations:
         check_distillable(loaded, output.distillation or making.held_to)
     loaded.check_trained(source.weights)

@@ -142,6 +142,8 @@ def write_distillation(
         own.CopyFrom(solver)
     else:
         own.test_state.extend(solver.test_state)
+        if solver.HasField("train_state"):
+            own.train_state.CopyFrom(solver.train_state)
     parameters = solver_param(
         own, str(final / NET), str(final / "distill_snapshot"), max(solver.test_iter, default=1), None if given else SCHEDULE
     )  # fmt: skip

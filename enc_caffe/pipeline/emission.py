@@ -15,6 +15,7 @@ from enc_caffe.caffe_io.emit import NONE, Blobs, narrow_of, replace_layers, writ
 from enc_caffe.caffe_io.inference import for_inference
 from enc_caffe.caffe_io.partial import deploy_shapes
 from enc_caffe.caffe_io.prototxt import read_solver, to_text, verbatim_text, write_prototxt
+from enc_caffe.caffe_io.states import by_phase, put_states
 from enc_caffe.caffe_io.variants import deploy_net, outputs_without_loss, solver_param, train_val_or_same, unread
 from enc_caffe.caffe_tools.loadable import Original, check_loads
 from enc_caffe.complexity import Complexity, network_complexity, uncounted_words
@@ -223,14 +224,16 @@ def emit(
         parameters = solver_param(
             original_solver, str(final / "train_val.prototxt"), str(final / "snapshot"), test_iter, solver_overrides
         )
-        if (loaded.level or loaded.stages) and not parameters.test_state:
-            parameters.test_state.add(level=loaded.level or 0, stage=loaded.stages)
+        if loaded.level or loaded.stages:
+            put_states(parameters, loaded.without_flags(train_val), (loaded.level or 0, tuple(loaded.stages)))
         (folder / "solver.prototxt").write_text(to_text(parameters), encoding="utf-8")
         write_plan(folder / "ranks.json", Plan(plan.network, forms, plan.about), version)
         first = Original(deploy_net(loaded.net, network), Path(weights))
         # Where its inputs' sizes only stand in, a deploy file would say what nobody knows.
         unchecked = check_loads(folder, deploy, deploy_shapes(given, described, deploy), first, final)
         if distillation is not None:
+            # Both networks beside each other have all layers of either phase, and data layers only where these belong.
+            train_val, _ = by_phase(loaded.without_flags(train_val), parameters) or (train_val, parameters)
             both = write_distillation(
                 folder, final, loaded, weights, compressed, described, train_val, distillation, parameters,
                 original_solver is not None, forms, train_lmdb, test_lmdb

@@ -56,10 +56,11 @@ def test_outputs_are_put_together(tmp_path: Path) -> None:
     "heads",
     [
         nets.conv("box", "c2", 4),
+        nets.conv("box", "c2", 4) + nets.conv("side", "c1", 2) + 'layer { name: "quiet" type: "Silence" bottom: "side" }\n',
         HEADS + 'layer { name: "loss" type: "EuclideanLoss" bottom: "box" bottom: "box" top: "loss" }\n',
         nets.conv("box", "c2", 4) + 'layer { name: "p" type: "Parameter" top: "p" parameter_param { shape { dim: 3 dim: 5 } } }\n',
     ],
-    ids=["one output", "a loss says what counts", "one that is not of the images"],
+    ids=["one output", "one that is silenced", "a loss says what counts", "one that is not of the images"],
 )  # fmt: skip
 def test_other_networks_are_left_alone(tmp_path: Path, heads: str) -> None:
     net, part = parts(tmp_path, BODY + heads)

@@ -65,6 +65,34 @@ def test_prob_is_the_last_loss_and_not_an_auxiliary_one(tmp_path: Path) -> None:
     assert list(made["prob"].bottom) == ["main"]
 
 
+def silence(*bottoms: str) -> str:
+    """A layer that reads blobs and makes none."""
+    return layer("quiet", "Silence", " ".join(bottoms)).replace('top: "quiet"', "")
+
+
+def test_what_is_silenced_is_no_output(tmp_path: Path) -> None:
+    text = (
+        LMDB + conv("c", "data") + conv("side", "c") + fc("main", "c") + layer("loss", "SoftmaxWithLoss", "main label")
+    )
+    made = deployed(tmp_path, text + silence("label", "side"))
+    assert list(made) == ["data", "c", "side", "main", "prob", "quiet"]
+    # The labels are gone, so only the rest of what it read is read.
+    assert list(made["quiet"].bottom) == ["side"]
+    assert "quiet" not in deployed(tmp_path, text + silence("label"))
+
+
+def test_an_input_is_not_called_as_a_layer_with_weights(tmp_path: Path) -> None:
+    """A BatchNorm named after the blob that it normalises, behind a data layer of another name."""
+    text = (
+        LMDB.replace('name: "data"', 'name: "source"')
+        + layer("data", "BatchNorm", "data", top="normed")
+        + layer("data_input", "ReLU", "normed", top="normed")
+    )
+    made = deployed(tmp_path, text + fc("main", "normed") + layer("loss", "SoftmaxWithLoss", "main label"))
+    assert list(made) == ["data_input_", "data", "data_input", "main", "prob"]
+    assert list(made["data_input_"].top) == ["data"] and made["data"].type == "BatchNorm"
+
+
 def test_what_a_data_layer_gives_to_the_network_is_kept(tmp_path: Path) -> None:
     data = 'layer { name: "d" type: "HDF5Data" top: "x" top: "side" top: "label" hdf5_data_param { source: "l" batch_size: 4 } }\n'
     text = (

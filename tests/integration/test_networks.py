@@ -249,10 +249,15 @@ def test_one_of_several_inputs_is_not_filled(tmp_path: Path, capsys: pytest.Capt
     assert main([command, *flags, "--lmdb", str(images(tmp_path / "images")), *more]) == 1
     error = capsys.readouterr().err
     assert (
-        "the network has 2 inputs (left, right), and images are those of one; metrics without --lmdb and --images"
+        "the network has 2 inputs (left, right), and images are those of one; without --lmdb and --images it is compressed by its weights alone"
         in error
     )
     # That way it is compressed.
+    if command == "compress":
+        assert main(["compress", *flags, "--first_layer", "search", *more]) == 0
+        deploy = read_net(tmp_path / "o" / "deploy.prototxt").layer
+        assert [x.top[0] for x in deploy if x.type == "Input"] == ["left", "right"]
+        assert main(["compress", *flags, "--test_lmdb", str(tmp_path / "images"), *more, "--force"]) == 1
     if command == "metrics":
         assert main(["metrics", *flags, "--out", str(tmp_path / "m.json")]) == 0
         ranks = str(tmp_path / "r.json")

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any, Callable, Optional
 
 from enc_caffe.caffe_io.datum import ImageLmdb, write_lmdb
-from enc_caffe.caffe_io.describe import data_layers, selected
+from enc_caffe.caffe_io.describe import data_layers
 from enc_caffe.caffe_io.feed import Feed
 from enc_caffe.caffe_io.hdf5 import hdf5_files, hdf5_images
+from enc_caffe.caffe_io.inputs import image_input
 from enc_caffe.caffe_io.sources import Pictures, from_arrays, from_npz, in_folder, in_list, records_of
 from enc_caffe.errors import DatasetError, UsageError
 
@@ -59,10 +60,9 @@ def wanted_of(net: Any, source: str, feed: Feed, images: Optional[Path] = None) 
         If pictures have no size to be brought to.
     """
     rule = feed.transform(net, source, pixels=False)
-    inputs = [] if data_layers(net, "TEST") else [list(x.dim) for p in selected(net) for x in p.input_param.shape]
-    shape = inputs[0][1:] if len(inputs) == 1 and len(inputs[0]) == 4 else []
-    gray = rule.force_color is False or (rule.force_color is None and shape[:1] == [1])
-    fixed = (int(shape[1]), int(shape[2])) if shape and not rule.crop and not rule.resize else None
+    shape = () if data_layers(net, "TEST") else image_input(net)[1:]
+    gray = rule.force_color is False or (rule.force_color is None and shape[:1] == (1,))
+    fixed = (shape[1], shape[2]) if shape and not rule.crop and not rule.resize else None
     if fixed == (1, 1) and not _as_arrays(images):
         # Files whose size is set when they run say so; pictures of one pixel are nobody's. Arrays keep the size that they have.
         raise UsageError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Mapping, Optional
 
 from enc_caffe.caffe_io.describe import data_layers, selected
+from enc_caffe.caffe_io.variants import reaches_weights
 from enc_caffe.errors import UsageError
 from enc_caffe.shapes import Shape
 
@@ -55,6 +56,18 @@ def set_input_shape(
         shapes.add()
     batch = shapes[i].dim[0] if shapes[i].dim else 1
     shapes[i].dim[:] = [batch, *image]
+
+
+def image_input(net: Any) -> Shape:
+    """Shape (N, C, H, W) of the Input top that brings a network's images; empty where none does, or several may.
+
+    Tops that no layer with weights sees, such as the labels of a loss, bring no images where another one does.
+    """
+    layers = selected(net)
+    tops = [(layer, i) for layer in layers if layer.type == "Input" for i in range(len(layer.top))]
+    seen = tops if len(tops) == 1 else [(layer, i) for layer, i in tops if reaches_weights(layers, layer.top[i])]
+    shapes = [shape for layer, i in seen for shape in [_shape(layer, i)] if len(shape) == 4]
+    return shapes[0] if len(shapes) == 1 else ()
 
 
 def lacks_size(net: Any) -> bool:

@@ -80,7 +80,7 @@ def labels_of(layers: list[Any]) -> set[str]:
     read = {b for p in layers for b in p.bottom}
     sources = [at for at, p in enumerate(layers) if reads_data(p)]
     brought = [made for at in sources for made in graph.tops[at]]
-    images = next((m for m in brought if _reaches_weights(layers, m[0])), next(iter(brought), None))
+    images = next((m for m in brought if reaches_weights(layers, m[0])), next(iter(brought), None))
     labels = {made for at in sources for made in graph.tops[at]} - {images}
     while True:
         # What is made of labels alone, as long as all of these are labels.
@@ -312,8 +312,8 @@ def check_one_input(net: Any, network: Network, source: str) -> None:
     """
     own = selected(net)
     first, *others = [(p, top) for p in own if brings_data(p.type) for top in p.top] or [(None, "")]
-    seen = next(((p, top) for p, top in others if _reaches_weights(own, top)), None)
-    if seen is not None and not _reaches_weights(own, first[1]):
+    seen = next(((p, top) for p, top in others if reaches_weights(own, top)), None)
+    if seen is not None and not reaches_weights(own, first[1]):
         raise NetworkError(
             f"{source}: images are put in the place of the first data layer's, and no layer with weights sees those of layer "
             f"'{first[0].name}' ('{first[1]}'); write the one that brings '{seen[1]}' before it (its first top)"
@@ -329,7 +329,7 @@ def check_one_input(net: Any, network: Network, source: str) -> None:
         )
 
 
-def _reaches_weights(layers: list[Any], blob: str) -> bool:
+def reaches_weights(layers: list[Any], blob: str) -> bool:
     """Whether a layer with weights, or of a type that nobody knows, reads a blob or what is made of it."""
     reached = {blob}
     for param in layers:

@@ -12,7 +12,7 @@ from enc_caffe.caffe_io.datum import ImageLmdb
 from enc_caffe.caffe_io.feed import AS_WRITTEN
 from enc_caffe.caffe_io.inputs import set_input_shape
 from enc_caffe.errors import UsageError
-from tests.caffe_io.test_variants import INPUT, conv, read
+from tests.caffe_io.test_variants import INPUT, conv, fc, layer, read
 
 pytestmark = pytest.mark.caffe
 
@@ -24,6 +24,30 @@ def test_pictures_are_not_brought_to_one_pixel(tmp_path: Path) -> None:
         wanted_of(net, "n.prototxt", AS_WRITTEN)
     set_input_shape(net, (3, 24, 40), "n.prototxt", {})
     assert wanted_of(net, "n.prototxt", AS_WRITTEN).fixed == (24, 40)
+
+
+LABEL = layer("loss", "SoftmaxWithLoss", "f label")
+
+
+@pytest.mark.parametrize(
+    ("inputs", "loss"),
+    [
+        (INPUT + 'layer { name: "l" type: "Input" top: "label" input_param { shape { dim: 2 } } }\n', LABEL),
+        ('input: "label" input: "data" input_shape { dim: 2 } input_shape { dim: 2 dim: 3 dim: 8 dim: 8 }\n', LABEL),
+        # One shape for both: what it is held against is an image too.
+        (INPUT.replace('top: "data"', 'top: "data" top: "label"'), layer("loss", "EuclideanLoss", "c label")),
+    ],
+)
+def test_pictures_are_resized_where_labels_come_by_an_input_too(tmp_path: Path, inputs: str, loss: str) -> None:
+    """Only what a layer with weights sees can be images."""
+    net, _ = read(tmp_path, inputs + conv("c", "data", 3) + fc("f", "c") + loss)
+    assert wanted_of(net, "n.prototxt", AS_WRITTEN).fixed == (8, 8)
+
+
+def test_of_several_inputs_of_images_none_says_the_size(tmp_path: Path) -> None:
+    two = INPUT + INPUT.replace('"data"', '"other"')
+    net, _ = read(tmp_path, two + conv("c", "data") + conv("d", "other"))
+    assert wanted_of(net, "n.prototxt", AS_WRITTEN).fixed is None
 
 
 def test_arrays_of_one_place_are_what_they_are(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any, Mapping, Optional
 import numpy as np
 
 from enc_caffe.caffe_io.caffemodel import CaffeModel
+from enc_caffe.caffe_io.own_phase import by_batch
 from enc_caffe.caffe_io.proto import caffe_pb2
 from enc_caffe.network import walk
 
@@ -56,7 +57,7 @@ def fold(net: Any) -> tuple[Any, dict[str, Follower]]:
         if follows is None:
             continue
         norm = out.layer[follows]
-        if norm.batch_norm_param.HasField("use_global_stats") and not norm.batch_norm_param.use_global_stats:
+        if by_batch(norm):
             continue
         last = reader(follows, "Scale")
         scale = None if last is None else out.layer[last]

@@ -6,6 +6,7 @@ import difflib
 from typing import Any
 
 from enc_caffe.caffe_io.describe import in_phase
+from enc_caffe.caffe_io.own_phase import training_lines
 from enc_caffe.caffe_io.types import caffe_types
 from enc_caffe.caffe_io.verbatim import foreign_of
 from enc_caffe.network import Layer, Network
@@ -21,12 +22,18 @@ _MOST = 4
 
 
 def notices(net: Any, network: Network, source: str) -> list[str]:
-    """A line for each foreign layer type, one for all foreign fields, one for what stays whole behind unknown shapes, and one for
-    an input whose size can only stand for another."""
+    """A line for each foreign layer type, one for all foreign fields, one for what stays whole behind unknown shapes, one for
+    an input whose size can only stand for another, and those on layers that go on in tests as in training."""
     small = stand_in(network)
     return [
         f"{source}: {line}"
-        for line in (*_types(network), *_fields(net), *_shapes(network), *([small] if small else []))
+        for line in (
+            *_types(network),
+            *_fields(net),
+            *_shapes(network),
+            *([small] if small else []),
+            *training_lines(net),
+        )
     ]
 
 

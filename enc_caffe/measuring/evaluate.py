@@ -17,6 +17,7 @@ from enc_caffe.caffe_io.describe import set_state
 from enc_caffe.caffe_io.feed import AS_WRITTEN, Feed
 from enc_caffe.caffe_io.inputs import size_images
 from enc_caffe.caffe_io.notices import batch_statistics
+from enc_caffe.caffe_io.own_phase import training_lines
 from enc_caffe.caffe_io.prototxt import read_net
 from enc_caffe.caffe_io.transform import first_size
 from enc_caffe.decomposition import form_cost
@@ -110,7 +111,7 @@ def evaluate(
     size_images(
         net, str(model), input_shape, first_size(Path(lmdb), feed.transform(net, str(model), pixels=False)), input_shapes or {}
     )  # fmt: skip
-    for line in batch_statistics(net):
+    for line in [*training_lines(net), *batch_statistics(net)]:
         notice(line)
     with contextlib.ExitStack() as stack:
         if executor is None:

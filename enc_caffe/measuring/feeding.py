@@ -14,6 +14,8 @@ import numpy as np
 
 from enc_caffe.caffe_io.caffemodel import CaffeModel, opened
 from enc_caffe.caffe_io.datum import ImageLmdb
+from enc_caffe.caffe_io.describe import selected
+from enc_caffe.caffe_io.own_phase import by_batch
 from enc_caffe.caffe_io.perimage import per_image
 from enc_caffe.caffe_io.prototxt import to_text
 from enc_caffe.caffe_io.transform import fed_images
@@ -71,7 +73,9 @@ def _stored_type(lmdb: Path) -> Any:
 def responses(net: Any, weights: Path, lmdb: Path, look: Images, executor: Executor) -> tuple[str, bool]:
     """What the first BatchNorm's inputs on the first images are, held against its stored statistics, and whether they may fit."""
     network = look.network
-    norm = next((x for x in network.layers if x.type == "BatchNorm"), None)
+    # What a BatchNorm remembers says nothing where it normalises by the batch.
+    unused = {p.name for p in selected(net) if by_batch(p)}
+    norm = next((x for x in network.layers if x.type == "BatchNorm" and x.name not in unused), None)
     layer = norm or next((x for x in network.layers if x.has_weights), None)
     if layer is None:
         return "", True
@@ -84,7 +88,7 @@ def responses(net: Any, weights: Path, lmdb: Path, look: Images, executor: Execu
     if norm is None:
         return (
             f"Layer '{layer.name}' answers with mean {mean.mean():.3g} and standard deviation {np.sqrt(variance.mean()):.3g}; the "
-            "network has no BatchNorm to hold this against.",
+            f"network has no BatchNorm {'that uses what it remembers ' if unused else ''}to hold this against.",
             True,
         )
     stored = _stored_statistics(opened(weights), norm)

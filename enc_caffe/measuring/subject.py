@@ -14,6 +14,7 @@ from enc_caffe.caffe_io.caffemodel import opened
 from enc_caffe.caffe_io.describe import describe
 from enc_caffe.caffe_io.emit import replace_layers, write_compressed
 from enc_caffe.caffe_io.fold import can_fold, fold
+from enc_caffe.caffe_io.own_phase import check_repeatable
 from enc_caffe.caffe_io.perimage import per_image
 from enc_caffe.caffe_io.prototxt import to_text
 from enc_caffe.caffe_io.several import output_sizes
@@ -127,10 +128,13 @@ def subject(
     ------
     WeightsError, DatasetError
         As :func:`enc_caffe.measuring.evaluate.look_at`.
+    NetworkError
+        If two passes of the same images would differ.
     CaffeError
         If the network cannot be run from a layer on.
     """
     weights, lmdb = Path(weights).absolute(), Path(lmdb).absolute()
+    check_repeatable(net, source)
     look = look_at(net, source, weights, lmdb, transform, any_output=True)
     check_device(net, source, executor.arithmetic.device)
     made = Subject(net, source, weights, lmdb, look, macs, executor, store, memory)

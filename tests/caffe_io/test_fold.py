@@ -54,6 +54,7 @@ NETS = {
         conv("c", "data") + 'layer { name: "r" type: "ReLU" bottom: "c" top: "c" }\n' + norm("n", "c", "c"), {},
     ),
     "batch statistics": (conv("c", "data") + norm("n", "c", "c", "batch_norm_param { use_global_stats: false }"), {}),
+    "batch statistics by its own phase": (conv("c", "data") + norm("n", "c", "c", "phase: TRAIN"), {}),
     "shared weights": (
         conv("c", "data").replace("bottom", 'param { name: "w" } bottom', 1) + norm("n", "c", "c"), {},
     ),

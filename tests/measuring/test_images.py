@@ -15,6 +15,8 @@ from enc_caffe.errors import DatasetError, NetworkError, WeightsError
 from enc_caffe.installation import TYPES
 from enc_caffe.measuring.evaluate import evaluate, scores_lines
 from enc_caffe.measuring.images import look_at
+from enc_caffe.measuring.subject import subject
+from enc_caffe.workers.executor import CaffeExecutor
 from tests.measuring import nets
 
 pytestmark = pytest.mark.caffe
@@ -99,6 +101,32 @@ def test_numbers_that_depend_on_the_batch_are_said(tmp_path: Path) -> None:
         evaluate(model, weights, lmdb, workers=1, notice=lines[kept].append)
     assert not any("own statistics" in line for line in lines["true"])
     assert lines["false"][0].startswith("layer 'bn' takes the batch's own statistics")
+
+
+def test_layers_that_drop_at_random_in_tests_are_said_and_not_measured(tmp_path: Path) -> None:
+    """A Dropout with a phase: TRAIN of its own: an evaluation differs from run to run, and what compares two of them is refused."""
+    dropout = nets.simple("drop", "Dropout", "c", extra="phase: TRAIN")
+    text = IMAGES + nets.conv("c", "data", 4) + dropout + nets.TAIL.format(last="c") + nets.LOSS
+    model, weights = nets.write_net(tmp_path, text)
+    lmdb, lines = nets.write_images(tmp_path / "lmdb", 6), list[str]()
+    evaluate(model, weights, lmdb, workers=1, notice=lines.append)
+    assert lines[0].startswith("layer 'drop' (Dropout) has a phase: TRAIN of its own")
+    with CaffeExecutor(1) as executor, pytest.raises(NetworkError, match="layer 'drop' .* measurements must repeat"):
+        subject(read_net(model), str(model), weights, lmdb, 1000, executor)
+
+
+def test_a_batch_norm_that_uses_the_batch_is_not_held_against_what_it_remembers(tmp_path: Path) -> None:
+    lmdb = nets.write_images(tmp_path / "lmdb", 6)
+    words = {}
+    for phase in ("TEST", "TRAIN"):
+        own = nets.simple("bn", "BatchNorm", "c", extra=f"phase: {phase}")
+        text = IMAGES + nets.conv("c", "data", 4) + own + nets.TAIL.format(last="c") + nets.LOSS
+        model, weights = nets.write_net(tmp_path / phase, text)
+        lines: list[str] = []
+        evaluate(model, weights, lmdb, workers=1, notice=lines.append)
+        words[phase] = " ".join(lines)
+    assert "BatchNorm layer 'bn' have" in words["TEST"]
+    assert "BatchNorm layer 'bn' have" not in words["TRAIN"]
 
 
 def test_a_network_that_makes_its_own_values_reads_no_images(tmp_path: Path) -> None:

@@ -64,11 +64,21 @@ def find_scores(network: Network, any_output: bool = False) -> Scores:
             "label of an image"
         )
     if found is None:
-        raise NetworkError(
-            f"network '{network.name}' has no SoftmaxWithLoss, Accuracy or Softmax layer; its class scores cannot be found"
-        )
+        raise NetworkError(f"network '{network.name}' has no {_without(network)}; its class scores cannot be found")
     others = [s.scores for s in all_ if s.labels is None and s.scores != found.scores]
     return replace(found, others=tuple(dict.fromkeys(others))) if found.labels is None else found
+
+
+def _without(network: Network) -> str:
+    """What gives class scores and is not there; or why a Softmax that is there does not."""
+    inside = next((x for x in reversed(network.layers) if x.type == "Softmax"), None)
+    if inside is None:
+        return "SoftmaxWithLoss, Accuracy or Softmax layer"
+    reader = next(x for x in network.layers if x.type not in _LOOKING and inside.tops[0] in x.bottoms)
+    return (
+        f"SoftmaxWithLoss or Accuracy layer, and no Softmax at its end: what layer '{inside.name}' (Softmax) makes goes on into layer "
+        f"'{reader.name}' ({reader.type})"
+    )
 
 
 def _of_images(network: Network, shape: Shape) -> bool:

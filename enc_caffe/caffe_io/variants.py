@@ -232,14 +232,18 @@ def _makers(network: Network, blob: str) -> set[str]:
 def _with_data(net: Any, network: Network) -> Any:
     pb = caffe_pb2()
     inputs = [p for p in net.layer if p.type == "Input"]
-    if len(inputs) != 1 or len(inputs[0].top) != 1:
+    tops = [top for p in inputs for top in p.top]
+    if len(tops) != 1:
+        loss = next((p for p in net.layer if p.type.endswith("Loss")), None)
+        own = f"a loss of its own, layer '{loss.name}' ({loss.type}), and " if loss is not None else ""
         raise NetworkError(
-            f"network '{network.name}' has {len(inputs)} Input layers; a train_val is made for one with one top only"
+            f"network '{network.name}' has {own}{len(tops)} inputs ({', '.join(tops)}); a data layer can be put in the place of one "
+            "alone, so put your own in the place of these to train it"
         )
     scores, read = find_scores(network), {b for p in net.layer for b in p.bottom if b not in p.top}
     out = pb.NetParameter(name=net.name or None)
     keep_foreign(net, out)
-    add_data(out, [inputs[0].top[0], "label"])
+    add_data(out, [tops[0], "label"])
     for param in net.layer:
         output = param.type == "Softmax" and param.bottom[0] == scores.scores and param.top[0] not in read
         if param.type != "Input" and not output:

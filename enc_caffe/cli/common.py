@@ -66,11 +66,11 @@ def decomposition(args: argparse.Namespace) -> Decomposition:
 
 
 def print_untrained(emitted: pipeline.Emitted) -> None:
-    """Why the emitted ``train_val.prototxt`` has no data and no loss, where it has none, and what stock Caffe could not load."""
+    """Why the emitted ``train_val.prototxt`` got no data and no loss, where it got none, and what stock Caffe could not load."""
     if emitted.lacking:
         say(emitted.lacking)
     if emitted.untrained:
-        print(f"train_val.prototxt is the network as it stands, without data and loss: {emitted.untrained}")
+        print(f"train_val.prototxt is the network as it stands, no data layer and no loss added: {emitted.untrained}")
     for line in emitted.unread:
         say(line)
     if emitted.untaught:

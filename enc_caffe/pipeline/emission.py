@@ -36,7 +36,7 @@ from enc_caffe.progress import Names, unnamed
 class Emitted:
     """What an emission wrote, and what it costs in both conventions, over all weighted layers and the decomposable ones.
 
-    ``untrained`` says why ``train_val.prototxt`` has no data and no loss, where it has none, and ``unchecked`` what was not loaded
+    ``untrained`` says why ``train_val.prototxt`` got no data and no loss, where it got none, and ``unchecked`` what was not loaded
     in stock Caffe, where that could not be; ``lacking`` names layers whose weights the caffemodel does not have, ``uncounted`` those that are in no cost; ``untaught``
     outputs that the loss of a new ``train_val.prototxt`` does not reach, ``unread`` flags whose LMDBs nothing in it reads, and the layers that bring
     images instead. Where it is not ``sized`` nothing says how large images are: MACs mean nothing, and

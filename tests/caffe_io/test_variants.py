@@ -229,7 +229,22 @@ def test_a_softmax_inside_the_network_gives_no_class_scores(tmp_path: Path) -> N
             + layer("prob", "Softmax", "b"),
             r"of \(640, 2\) \(N, C, ...\) in 'b', and that many sets are not those of its images",
         ),
-        (INPUT.replace('"data"', '"more"') + fc("fc", "data") + layer("prob", "Softmax", "fc"), "has 2 Input layers"),
+        (
+            INPUT.replace('"data"', '"more"') + fc("fc", "data") + layer("prob", "Softmax", "fc"),
+            r"'' has 2 inputs \(data, more\)",
+        ),
+        # Labels by an Input layer, as pycaffe's users feed them.
+        (
+            INPUT.replace('"data"', '"label"').replace("dim: 3 dim: 8 dim: 8", "")
+            + fc("fc", "data")
+            + layer("l", "SoftmaxWithLoss", "fc label"),
+            r"has a loss of its own, layer 'l' \(SoftmaxWithLoss\), and 2 inputs \(data, label\)",
+        ),
+        # A detector's, whose scores its last layer reads.
+        (
+            fc("fc", "data") + layer("sm", "Softmax", "fc") + layer("out", "DetectionOutput", "sm"),
+            r"no Softmax at its end: what layer 'sm' \(Softmax\) makes goes on into layer 'out' \(DetectionOutput\); its class scores",
+        ),
     ],
 )
 def test_a_network_that_cannot_be_trained_stays_as_it_is(tmp_path: Path, body: str, words: str) -> None:

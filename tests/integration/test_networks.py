@@ -125,7 +125,7 @@ def test_emit_takes_stages_and_levels(tmp_path: Path, capsys: pytest.CaptureFixt
     assert main(["inspect", *flags[:2], "--level", "1", "--stage", "serve"]) == 0
     assert "wide" in capsys.readouterr().out
     assert main(["emit", *flags, "--level", "1", "--stage", "serve"]) == 0
-    assert "without data and loss" not in capsys.readouterr().out
+    assert "no data layer and no loss added" not in capsys.readouterr().out
     out = tmp_path / "out"
     train_val, solver = read_net(out / "train_val.prototxt"), read_solver(out / "solver.prototxt")
     assert not train_val.HasField("state")
@@ -140,7 +140,7 @@ def test_emit_takes_stages_and_levels(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_emit_says_why_a_network_cannot_be_trained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["emit", *emission(tmp_path, "input and input_dim", {"c1": 2})]) == 0
     assert (
-        "without data and loss: network 'n' has no SoftmaxWithLoss, Accuracy or Softmax layer"
+        "no data layer and no loss added: network 'n' has no SoftmaxWithLoss, Accuracy or Softmax layer"
         in capsys.readouterr().out
     )
     layers = read_net(tmp_path / "out" / "train_val.prototxt").layer

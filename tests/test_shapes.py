@@ -113,6 +113,14 @@ def test_formulas_by_hand() -> None:
         (layer("e", "Eltwise", "data pool0"), "must have equal shapes"),
         (layer("r", "Reshape", "data", "reshape_param { shape { dim: 5 dim: -1 } }"), "cannot be reshaped"),
         (layer("s", "Slice", "data", "", "a b c d"), "cannot be cut into 4 tops"),
+        (
+            layer("i", "Input", "", "input_param { shape { dim: 0 dim: 3 dim: 8 dim: 8 } }"),
+            "'i' is 0x3x8x8, which holds no values; write 1 for",
+        ),
+        (
+            layer("i", "Input", "", "input_param { shape { dim: 1 dim: 3 dim: 0 dim: 0 } }"),
+            "'i' is 1x3x0x0, .*; write its size in input_param",
+        ),
     ],
 )
 def test_illegal_shapes_name_the_layer(tmp_path: Path, text: str, words: str) -> None:

@@ -59,14 +59,14 @@ def set_input_shape(
 
 
 def image_input(net: Any) -> Shape:
-    """Shape (N, C, H, W) of the Input top that brings a network's images; empty where none does, or several may.
+    """Shape (N, C, H, W) of the Input top that brings a network's images; empty where none does, several may, or it says no size.
 
     Tops that no layer with weights sees, such as the labels of a loss, bring no images where another one does.
     """
     layers = selected(net)
     tops = [(layer, i) for layer in layers if layer.type == "Input" for i in range(len(layer.top))]
     seen = tops if len(tops) == 1 else [(layer, i) for layer, i in tops if reaches_weights(layers, layer.top[i])]
-    shapes = [shape for layer, i in seen for shape in [_shape(layer, i)] if len(shape) == 4]
+    shapes = [shape for layer, i in seen for shape in [_shape(layer, i)] if len(shape) == 4 and min(shape[1:]) > 0]
     return shapes[0] if len(shapes) == 1 else ()
 
 

@@ -235,6 +235,13 @@ def _input(layer: Any, bottoms: list[Shape]) -> list[Shape]:
         raise UnknownSizeError("does not say how large its tops are", "--input_shape C,H,W, or --top_shape TOP=N,...")
     if len(shapes) != len(layer.top):
         raise NetworkError(f"{len(layer.top)} tops, but {len(shapes)} shapes in input_param")
+    for top, shape in zip(layer.top, shapes):
+        # Caffe reshapes such a blob without an error, and aborts in the first layer that touches its memory.
+        if 0 in shape:
+            one = "1 for the number of images" if shape[0] == 0 else "its size"
+            raise NetworkError(
+                f"its top '{top}' is {'x'.join(map(str, shape))}, which holds no values; write {one} in input_param"
+            )
     return shapes
 
 

@@ -163,6 +163,12 @@ def compress(
             known = from_images(
                 loaded, source, lmdb, output.train_lmdb, table, options, making, mixed, resources, executor, progress, notice
             )  # fmt: skip
+        elif lmdb is not None:
+            rated = test == lmdb and tested is not None and tested.labelled
+            notice(
+                f"{lmdb}: these images choose nothing{', the accuracy is measured on them' if rated else ''}: ranks follow the singular "
+                "values, weights plain SVD; --quality best chooses both by images"
+            )
         chooser, forecast, measured_table = known.chooser, known.forecast, known.table
         if chooser is None and making.iterations:
             raise UsageError(

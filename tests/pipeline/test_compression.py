@@ -158,6 +158,18 @@ def test_unlabelled_images_are_enough(tmp_path: Path, capsys) -> None:
     assert "compressed" not in result and 0 < result["divergence"]["mean"] < 1
 
 
+@pytest.mark.parametrize("labels", [True, False])
+def test_images_that_choose_nothing_are_told(tmp_path: Path, capsys, labels: bool) -> None:
+    """The paper's way takes ranks from the singular values: whoever gives images should know that they had no say."""
+    assert compress(tmp_path, nets.grouped(), labels=labels)[0] == 0
+    told = capsys.readouterr().err
+    assert "lmdb: these images choose nothing" in told and "--quality best chooses both by images" in told
+    assert ("the accuracy is measured on them" in told) == labels
+    (tmp_path / "best").mkdir()
+    assert compress(tmp_path / "best", nets.grouped(), "--quality", "best", "--refine", "0", labels=labels)[0] == 0
+    assert "choose nothing" not in capsys.readouterr().err
+
+
 def test_a_network_without_softmax_is_held_by_squared_error(tmp_path: Path, capsys) -> None:
     loss = (
         'layer { name: "flat" type: "Flatten" bottom: "pool" top: "flat" }\n'

@@ -28,6 +28,9 @@ MAX_BYTES = 4 * 2**20
 #: Seconds that the upgrade of an old prototxt may take; it takes a few hundredths.
 UPGRADE = 120
 _UTF8_MARK = b"\xef\xbb\xbf"
+_TWICE = re.compile(r'"caffe\.(\w+)" should not have multiple "(\w+)" fields')
+#: Fields of which a fork's pooling has one value for each axis, and what stock Caffe's for height and width begin with.
+_AXES = {"kernel_size": "kernel", "stride": "stride", "pad": "pad"}
 _NO_UTF8 = "a string is not in UTF-8; names and files need it, comments may be in any encoding"
 
 
@@ -79,7 +82,19 @@ def _mistake(text: str, message: Any) -> Optional[Mistake]:
 
 def _error(path: Path, mistake: Mistake) -> PrototxtError:
     where = f"{path}:{mistake.line}:{mistake.column}" if mistake.line else str(path)
-    return PrototxtError(f"{where}: {mistake.words}")
+    twice = _TWICE.search(mistake.words)
+    return PrototxtError(f"{where}: {_once(*twice.groups()) if twice else mistake.words}")
+
+
+def _once(message: str, field: str) -> str:
+    """That a field stands several times where stock Caffe takes one value, and what to do."""
+    axis = _AXES.get(field) if message == "PoolingParameter" else None
+    what = (
+        f"several are a fork's pooling over as many axes, which cannot be carried; for height and width write {axis}_h and {axis}_w"
+        if axis
+        else "leave one of them"
+    )
+    return f"{message} has '{field}' more than once, and stock Caffe takes one value; {what}"
 
 
 def _parse(text: str, message: Any, path: Path) -> Any:

@@ -89,6 +89,29 @@ def test_slips_of_the_pen_are_refused(tmp_path: Path, wrong: str, line: int, wor
         )
 
 
+@pytest.mark.parametrize(
+    ("param", "words"),
+    [
+        (
+            "pooling_param { kernel_size: 2 kernel_size: 2 kernel_size: 2 }",
+            "PoolingParameter has 'kernel_size' more than once.* a fork's pooling over as many axes.* write kernel_h and kernel_w",
+        ),
+        (
+            "pooling_param { kernel_size: 2 stride: 2 stride: 1 }",
+            "'stride' more than once.* write stride_h and stride_w",
+        ),
+        (
+            "lrn_param { alpha: 1 alpha: 2 }",
+            "LRNParameter has 'alpha' more than once.* takes one value; leave one of them",
+        ),
+    ],
+)
+def test_several_values_where_caffe_takes_one_say_what_to_do(tmp_path: Path, param: str, words: str) -> None:
+    pool = f'layer {{ name: "p" type: "Pooling" bottom: "data" top: "p" {param} }}\n'
+    with pytest.raises(PrototxtError, match=f"n.prototxt:2:.*{words}"):
+        read(tmp_path, INPUT + pool)
+
+
 @pytest.mark.parametrize("fork", ["kernel_d: 3", "relu6_param { a: 1 }", "dilation_h: 2", "frozen: true"])
 def test_names_near_to_stock_ones_are_those_of_forks(tmp_path: Path, fork: str) -> None:
     place = ("kernel_size: 3", f"kernel_size: 3 {fork}") if "param" not in fork else ("bits", "bits")

@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import json
 import re
+import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -182,7 +183,7 @@ class Study:
                 np.savez(images, images=crops(network, CHOOSE, NUMBER, 0, 0))
             command = ["compress", "--model", str(self.real / network.model), "--weights", str(self.real / network.weights),
                        "--images", str(images), *network.flags, "--target_flops", "0.5", *WAYS[way], "--out", str(folder)]  # fmt: skip
-            print("enc-caffe " + " ".join(command), file=sys.stderr, flush=True)
+            print(shlex.join(["enc-caffe", *command]), file=sys.stderr, flush=True)
             said = _Told(sys.stderr)
             with contextlib.redirect_stderr(said):  # type: ignore[type-var]
                 failed = enc_caffe(command)

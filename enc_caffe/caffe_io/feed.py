@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Optional
@@ -121,7 +122,7 @@ class Feed:
         return " ".join(
             [
                 *([f"--mean_value {','.join(f'{v:g}' for v in self.mean_value)}"] if self.mean_value else []),
-                *([f"--mean_file {self.mean_file}"] if self.mean_file is not None else []),
+                *([f"--mean_file {shlex.quote(str(self.mean_file))}"] if self.mean_file is not None else []),
                 *([f"--scale {self.scale:g}"] if self.scale is not None else []),
                 *([f"--crop_size {self.crop}"] if self.crop is not None else []),
                 *([f"--channel_order {self.order}"] if self.order else []),

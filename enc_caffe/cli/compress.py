@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 
 from enc_caffe import pipeline
 from enc_caffe.cli.common import decomposition, print_untrained, source_of, workers
@@ -94,10 +95,10 @@ def run(args: argparse.Namespace) -> None:
     if result.time is not None:
         print(result.time.words())
     print_untrained(result.emitted)
-    how = f"--solver {args.out}/solver.prototxt --weights {args.out}/compressed.caffemodel"
+    how = ["--solver", args.out / "solver.prototxt", "--weights", args.out / "compressed.caffemodel"]
     if output.distillation is not None:
-        how = f"--distill {args.out} --base_lr auto"
-    tune = f"fine-tune: enc-caffe finetune {how} --out {args.out}-finetuned"
+        how = ["--distill", args.out, "--base_lr", "auto"]
+    tune = f"fine-tune: {shlex.join(map(str, ['enc-caffe', 'finetune', *how, '--out', f'{args.out}-finetuned']))}"
     if result.emitted.untrained and output.distillation is None:
         tune = "to train it by the original's outputs, without a loss of its own, compress with --distill"
     print(f"written to {args.out}; {tune}")

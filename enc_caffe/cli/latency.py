@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import shlex
 from typing import Any, Sequence
 
 from enc_caffe.cli.common import load_network
@@ -96,8 +97,9 @@ def _export(args: argparse.Namespace, loaded: LoadedNetwork) -> None:
         exporter = Exporter(folder, runtime, process)
         _table(args, loaded, exporter, bar, lambda line: None)
         number = exporter.finish()
+    script = shlex.quote(str(args.export / SCRIPT))
     print(
-        f"{number} networks written to {args.export}; where {runtime.name} is: python {args.export}/{SCRIPT} THREADS, then here the same "
+        f"{number} networks written to {args.export}; where {runtime.name} is: python {script} THREADS, then here the same "
         f"command with --import {TIMES} --out LATENCY.json in place of --export"
     )
 

@@ -7,6 +7,7 @@ phase's transformation, and each counts once, whatever the batch size. What the 
 from __future__ import annotations
 
 import contextlib
+import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Callable, Mapping, Optional, Sequence, Union
@@ -163,7 +164,7 @@ def evaluate_net(
     check_device(net, model, executor.arithmetic.device)
     if not look.labelled:
         what = (
-            f"{look.elsewhere}, which caffe test -model {model} -weights {weights} does"
+            f"{look.elsewhere}, which {shlex.join(['caffe', 'test', '-model', model, '-weights', str(weights)])} does"
             if look.elsewhere
             else "give an LMDB that has some, or with --images a folder with a sub-folder for each class"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Mapping, Optional
@@ -132,7 +133,8 @@ def _scores(network: Network, source: str, weights: Path, any_output: bool) -> S
         losses = [x.name for x in network.layers if x.type.endswith("Loss")]
         # An Input layer would feed it zeros.
         tested = losses and any(x.type in DATA_TYPES for x in network.layers)
-        own = f"caffe test -model {source} -weights {weights} says its loss '{losses[-1]}'; " if tested else ""
+        command = shlex.join(["caffe", "test", "-model", source, "-weights", str(weights)])
+        own = f"{command} says its loss '{losses[-1]}'; " if tested else ""
         raise NetworkError(
             str(exc), f"{own}metrics and compress compare a network with the original by its outputs, whatever they are"
         ) from None

@@ -177,4 +177,4 @@ def test_remarks_hold_what_a_data_layer_cannot_do() -> None:
         "# What the network was fed: --mean_value 1,2 --scale 0.5 --crop_size 3 --channel_order rgb --resize 4,5 --force_gray\n"
         "# A Data layer takes images as they are stored, so the LMDBs must hold them RGB and resized.\n"
     )
-    assert Feed(mean_file=Path("a\nb")).remark() == "# What the network was fed: --mean_file a b\n"
+    assert Feed(mean_file=Path("a\nb")).remark() == "# What the network was fed: --mean_file 'a b'\n"

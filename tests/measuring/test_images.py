@@ -161,11 +161,11 @@ def test_sizes_of_images_are_blamed_where_they_may_be_wrong(tmp_path: Path) -> N
 
 def test_a_network_without_class_scores_says_what_can_be_had_of_it(tmp_path: Path) -> None:
     loss = 'layer { name: "far" type: "EuclideanLoss" bottom: "fc" bottom: "label" top: "far" }\n'
-    model, weights = nets.write_net(tmp_path, nets.grouped(loss))
+    model, weights = nets.write_net(tmp_path / "my nets", nets.grouped(loss))
     images = tmp_path / "images"
     write_lmdb(images, from_arrays(np.zeros((4, 3, 12, 12), np.uint8), np.zeros(4, int))[1])
     with pytest.raises(
         NetworkError,
-        match=f"(?s)cannot be found.caffe test -model {model} -weights {weights} says its loss 'far'; metrics and",
+        match=f"(?s)cannot be found.caffe test -model '{model}' -weights '{weights}' says its loss 'far'; metrics and",
     ):
         look_at(read_net(model), str(model), weights, images)

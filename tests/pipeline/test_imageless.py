@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
 
 import enc_caffe
 from enc_caffe.caffe_tools.loadable import load
-from enc_caffe.cli import main
+from enc_caffe.cli import main, parse
 from enc_caffe.errors import UsageError
 from tests.measuring import nets
 
@@ -23,16 +24,18 @@ def command(folder: Path, *more: str) -> list[str]:
 
 
 def test_ranks_by_singular_values_need_no_image(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(command(tmp_path)) == 0
-    assert "\nno images were given, so no accuracy\n" in capsys.readouterr().out
-    out = tmp_path / "out"
+    folder = tmp_path / "my nets"
+    assert main(command(folder)) == 0
+    said, out = capsys.readouterr().out, folder / "out"
+    assert "\nno images were given, so no accuracy\n" in said
+    assert parse(shlex.split(said.split("fine-tune: enc-caffe ")[1])).solver == out / "solver.prototxt"
     assert load(out / "deploy.prototxt", out / "compressed.caffemodel") is None
     found = json.loads((out / "evaluation.json").read_text())
     assert found["macs"]["exact, all"] <= 0.5 and found["images"] == 0 and found["lmdb"] is None
     # With images the same network comes, and its accuracy.
     lmdb, first = nets.write_images(tmp_path / "lmdb", 40), (out / "compressed.caffemodel").read_bytes()
     for flag in ("--lmdb", "--test_lmdb"):
-        assert main(command(tmp_path, flag, str(lmdb), "--force")) == 0
+        assert main(command(folder, flag, str(lmdb), "--force")) == 0
         assert "accuracy on 40 images" in capsys.readouterr().out
         assert (out / "compressed.caffemodel").read_bytes() == first
     assert main(["report", str(out), "--out", str(tmp_path / "report")]) == 0
@@ -69,10 +72,12 @@ def test_from_python_too(tmp_path: Path) -> None:
 def test_images_that_only_train_are_enough_to_distil_by(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lmdb = nets.write_images(tmp_path / "lmdb", 40)
     flags = [
-        x for x in command(tmp_path, "--distill", "--train_lmdb", str(lmdb)) if x not in ("--input_shape", "3,12,12")
+        x
+        for x in command(tmp_path / "my nets", "--distill", "--train_lmdb", str(lmdb))
+        if x not in ("--input_shape", "3,12,12")
     ]
     assert main(flags) == 0
-    # The very command that it names.
+    # The very command that it names, in a folder of two words.
     line = next(x for x in capsys.readouterr().out.splitlines() if "enc-caffe finetune" in x)
-    assert main([*line.split("enc-caffe ")[1].split(), "--max_iter", "4", "--snapshot", "2"]) == 0
-    assert (tmp_path / "out-finetuned" / "finetuned.caffemodel").is_file()
+    assert main([*shlex.split(line.split("enc-caffe ")[1]), "--max_iter", "4", "--snapshot", "2"]) == 0
+    assert (tmp_path / "my nets" / "out-finetuned" / "finetuned.caffemodel").is_file()

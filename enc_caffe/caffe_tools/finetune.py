@@ -20,7 +20,7 @@ from enc_caffe.caffe_io.prototxt import read_commented, read_solver, to_text, ve
 from enc_caffe.caffe_io.sizing import sized_network
 from enc_caffe.caffe_io.states import by_phase, staged
 from enc_caffe.caffe_io.variants import deploy_net, solver_param, train_val_net, train_val_or_same, unread
-from enc_caffe.caffe_tools.holding import check_held_out, held_out, hold_beside
+from enc_caffe.caffe_tools.holding import check_beside, check_held_out, held_out, hold_beside
 from enc_caffe.caffe_tools.labels import check_images
 from enc_caffe.caffe_tools.mixing import Mixtures, check_mixable, put_mixtures
 from enc_caffe.caffe_tools.programs import caffe_test, parse_training
@@ -203,11 +203,12 @@ def finetune(
                 shutil.rmtree(out / RATES_FOLDER, ignore_errors=True)
             train, by, held, batches = train_val_net(net, network, train_lmdb, test_lmdb), None, 0, 1
             if selection is not None:
-                check_held_out(net, path)
+                check_held_out(net, str(path))
+                check_beside(train, selection.lmdb is None)
                 by = criterion(_staged(net, original), str(path))
                 trained_on, held_lmdb, held = held_out(train, selection, out)
                 train = train_val_net(net, network, trained_on or train_lmdb, held_lmdb)
-                hold_beside(train, trained_on is not None, out)
+                hold_beside(train, out)
                 tests = data_layers(train, "TEST")
                 if not tests:
                     raise UsageError(f"{path}: the TEST phase has no data layer that could bring held-out images")

@@ -8,67 +8,90 @@ from typing import Any, Optional
 
 from enc_caffe.caffe_io.datum import ImageLmdb
 from enc_caffe.caffe_io.describe import batch_size, data_layers
-from enc_caffe.caffe_tools.selection import Selection, hold_out
+from enc_caffe.caffe_tools.selection import Selection, check_enough, hold_out
 from enc_caffe.errors import UsageError
+
+#: What a training can do where its images cannot be parted.
+UNCHOSEN = "leave out --base_lr auto, --keep_best and --held_out_lmdb"
 
 
 def held_out(train: Any, selection: Selection, out: Path) -> tuple[Optional[Path], Path, int]:
     """Images to train on (None: the network's own), images that choose, and how many of those there are."""
     if selection.lmdb is not None:
-        images = ImageLmdb(Path(selection.lmdb))
-        number = len(images)
-        images.close()
-        return None, Path(selection.lmdb), number
-    sources = [layer for layer in data_layers(train, "TRAIN") if layer.type == "Data"]
-    if not sources:
-        raise UsageError("the network trains on no LMDB that images can be held out of; give --held_out_lmdb")
-    test = next(iter(data_layers(train, "TEST")), sources[0])
-    return hold_out(Path(sources[0].data_param.source), out / "held_out", batch_size(test))
+        return None, Path(selection.lmdb), _number(Path(selection.lmdb))
+    source = _source(train, "give --held_out_lmdb")
+    test = next(iter(data_layers(train, "TEST")), data_layers(train, "TRAIN")[0])
+    return hold_out(source, out / "held_out", batch_size(test))
 
 
-def check_held_out(net: Any, path: Path) -> None:
+def check_divisible(train: Any, source: str, otherwise: str) -> None:
+    """Raise UsageError, with what else can be done, where no part of a training's images can be held out: before there is anything to train."""
+    check_held_out(train, source, otherwise)
+    lmdb = _source(train, otherwise)
+    check_enough(lmdb, _number(lmdb), otherwise)
+    check_beside(train, True, otherwise)
+
+
+def check_held_out(net: Any, source: str, otherwise: str = UNCHOSEN) -> None:
     """Raise UsageError where the images of the TEST phase are of no LMDB, whose place those that are held out could take."""
     first = next(iter(data_layers(net, "TEST")), None)
     if first is not None and first.type != "Data":
         raise UsageError(
-            f"{path}: layer '{first.name}' ({first.type}) brings the images of the TEST phase, so held-out ones of an LMDB have no place; "
-            "leave out --base_lr auto, --keep_best and --held_out_lmdb"
+            f"{source}: layer '{first.name}' ({first.type}) brings the images of the TEST phase, so held-out ones of an LMDB have no place; "
+            f"{otherwise}"
         )
 
 
-def hold_beside(train: Any, split: bool, out: Path) -> None:
-    """Hold out of further data layers (labels, maps, other pictures) what goes with the images that were.
+def check_beside(train: Any, split: bool, otherwise: str = UNCHOSEN) -> None:
+    """Raise UsageError where further data layers bring what cannot be held out with the images.
 
     Parameters
     ----------
-    train : NetParameter
-        With the sources of its first data layers replaced; those of the others are replaced in it.
     split : bool
-        Whether images of the training were held out; else the user named others.
+        Whether images of the training are held out; else the user names others.
     """
-    own, tests = data_layers(train, "TRAIN")[1:], data_layers(train, "TEST")
-    if len(tests) < 2 and not own:
-        return
-    parts: dict[tuple[str, ...], tuple[Path, Path]] = {}
-    for layer in own if split else ():
-        if layer.type == "Data" and layer.data_param.backend == layer.data_param.LMDB:
-            folder = out / "held_out" / re.sub(r"\W", "_", layer.name)
-            first, held, _ = hold_out(Path(layer.data_param.source), folder, batch_size(tests[0]))
-            parts[tuple(layer.top)] = first, held
-    odd = [x for x in own if tuple(x.top) not in parts] + [x for x in tests[1:] if tuple(x.top) not in parts]
-    images = ImageLmdb(Path(data_layers(train, "TRAIN")[0].data_param.source))
-    number = len(images)
-    images.close()
-    for layer in own:
-        if tuple(layer.top) in parts:
-            beside = ImageLmdb(parts[tuple(layer.top)][0])
-            odd += [layer] if len(beside) != number else []
-            beside.close()
-    if odd:
+    layers, tests = data_layers(train, "TRAIN"), data_layers(train, "TEST")
+    alike = {
+        tuple(x.top) for x in layers[1:]
+        if split and _is_lmdb(x) and _number(Path(x.data_param.source)) == _number(_source(train, otherwise))
+    }  # fmt: skip
+    for odd in (x for x in [*layers[1:], *tests[1:]] if tuple(x.top) not in alike):
         raise UsageError(
-            f"layer '{odd[0].name}' ({odd[0].type}) brings what goes with each image, and cannot be parted as they are: both must be LMDBs "
-            "of as many records, and --held_out_lmdb names images alone; leave out --base_lr auto, --keep_best and --held_out_lmdb"
+            f"layer '{odd.name}' ({odd.type}) brings what goes with each image, and cannot be parted as they are: both must be LMDBs "
+            f"of as many records{'' if split else ', and --held_out_lmdb names images alone'}; {otherwise}"
         )
+
+
+def hold_beside(train: Any, out: Path) -> None:
+    """Hold out of further data layers (labels, maps, other pictures) what goes with the images that were; their sources are replaced."""
+    tests = data_layers(train, "TEST")
+    parts = {
+        tuple(layer.top): hold_out(
+            Path(layer.data_param.source), out / "held_out" / re.sub(r"\W", "_", layer.name), batch_size(tests[0])
+        )
+        for layer in data_layers(train, "TRAIN")[1:]
+    }
     for phase, at in (("TRAIN", 0), ("TEST", 1)):
         for layer in data_layers(train, phase)[1:]:
             layer.data_param.source = str(parts[tuple(layer.top)][at])
+
+
+def _source(train: Any, otherwise: str) -> Path:
+    """The LMDB that a network trains on."""
+    sources = [layer.data_param.source for layer in data_layers(train, "TRAIN") if layer.type == "Data"]
+    if not sources:
+        raise UsageError(f"the network trains on no LMDB that images can be held out of; {otherwise}")
+    return Path(sources[0])
+
+
+def _is_lmdb(layer: Any) -> bool:
+    return bool(layer.type == "Data" and layer.data_param.backend == layer.data_param.LMDB)
+
+
+def _number(lmdb: Path) -> int:
+    images = ImageLmdb(lmdb)
+    try:
+        return len(images)
+    finally:
+        # LMDB opens a folder once in a process, and whoever trains may open it too.
+        images.close()

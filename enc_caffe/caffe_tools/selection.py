@@ -21,8 +21,8 @@ from enc_caffe.caffe_tools.programs import TrainingPoint
 from enc_caffe.errors import UsageError
 from enc_caffe.files.jsonfile import read_json, write_json
 
-#: Images that are held out at most, and the part of all that they are at most.
-HELD_OUT, PART = 1000, 0.1
+#: Images that are held out at most, the part of all that they are at most, and how many there are of these at least.
+HELD_OUT, PART, FEWEST = 1000, 0.1, 20
 #: Learning rates of a sweep lie so far apart; and it looks at so many at most.
 RATIO, RATES = 3.0, 7
 #: A short training has this part of the iterations of the whole one, and so many at least.
@@ -115,6 +115,12 @@ def criterion(net: Any, source: str) -> Criterion:
     )
 
 
+def check_enough(lmdb: Path, number: int, otherwise: str) -> None:
+    """Raise UsageError, with what else can be done, where so few images are all that some cannot be held out."""
+    if number < FEWEST:
+        raise UsageError(f"{lmdb}: holding images out takes {FEWEST} or more, and there are {number}; {otherwise}")
+
+
 def hold_out(train_lmdb: Path, folder: Path, batch: int = 1) -> tuple[Path, Path, int]:
     """Split a training LMDB into LMDBs of the images to train on and of those held out, spread evenly over it.
 
@@ -135,15 +141,14 @@ def hold_out(train_lmdb: Path, folder: Path, batch: int = 1) -> tuple[Path, Path
     Raises
     ------
     UsageError
-        If there are fewer than 20 images.
+        If there are fewer than :data:`FEWEST` images.
     """
     images = ImageLmdb(train_lmdb)
     try:
         total = len(images)
+        check_enough(train_lmdb, total, "give --held_out_lmdb")
         number = min(HELD_OUT, int(total * PART))
         number -= number % batch if number >= batch else 0
-        if number < 2:
-            raise UsageError(f"{train_lmdb}: {total} images are too few to hold some out; give --held_out_lmdb")
         train, held, record = folder / "train_lmdb", folder / "held_out_lmdb", folder / "held_out.json"
         this = {"format": FORMAT, "source": str(Path(train_lmdb).absolute()), "images": total, "held_out": number}
         if record.is_file() and read_json(record, FORMAT, UsageError) == this and train.is_dir() and held.is_dir():

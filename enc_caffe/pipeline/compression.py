@@ -21,6 +21,7 @@ from enc_caffe.metrics.files import write_metrics
 from enc_caffe.metrics.latency import LatencyTable, write_latency
 from enc_caffe.metrics.table import MetricsTable
 from enc_caffe.pipeline.choosing import nearness
+from enc_caffe.pipeline.distilled import check_trainable
 from enc_caffe.pipeline.distilling import check_distillable
 from enc_caffe.pipeline.emission import Emitted, budgeted, emit
 from enc_caffe.pipeline.forecasting import PREDICTED, Predictor
@@ -121,8 +122,12 @@ def compress(
     ).measurable()
     if lmdb is not None or output.test_lmdb is not None:
         check_one_input(loaded.runnable.net, loaded.network, str(source.model))
-    if output.distillation is not None or making.iterations:
-        check_distillable(loaded, output.distillation or making.held_to)
+    held = output.distillation or making.held_to
+    if making.iterations:
+        held = held if held.lmdb else replace(held, lmdb=output.train_lmdb or lmdb)
+        check_trainable(loaded, held)
+    elif output.distillation is not None:
+        check_distillable(loaded, held)
     loaded.check_trained(source.weights)
     for line in [*loaded.notices(), *unruled(options.schemes, making.decomposition.kind)]:
         notice(line)
@@ -214,8 +219,6 @@ def compress(
                 blobs, came = chooser.fitted_to(known.more, found.plan.forms)
                 notice(f"{output.train_lmdb}: {came}")
             if making.iterations:
-                held = output.distillation or making.held_to
-                held = held if held.lmdb else replace(held, lmdb=output.train_lmdb or lmdb)
                 blobs, kept = chooser.distilled(
                     loaded, found.plan, blobs, held, making.iterations, resources.workers.training_gpu()
                 )

@@ -13,12 +13,13 @@ from enc_caffe.caffe_io.distill import Distillation
 from enc_caffe.caffe_io.emit import Blobs
 from enc_caffe.caffe_io.prototxt import read_net
 from enc_caffe.caffe_tools.finetune import RESULT, finetune
+from enc_caffe.caffe_tools.holding import check_divisible
 from enc_caffe.caffe_tools.mixing import wanted
 from enc_caffe.caffe_tools.selection import RATES, SHORT, SWEPT, Selection
 from enc_caffe.caffe_tools.training import Step
 from enc_caffe.files.output import atomic_file
 from enc_caffe.measuring.store import digest_of
-from enc_caffe.pipeline.distilling import NET, SCHEDULE, SOLVER, WEIGHTS
+from enc_caffe.pipeline.distilling import NET, SCHEDULE, SOLVER, WEIGHTS, check_distillable
 from enc_caffe.pipeline.emission import emit
 from enc_caffe.pipeline.loading import LoadedNetwork
 from enc_caffe.plan import Plan
@@ -28,6 +29,18 @@ from enc_caffe.progress import Stages
 VERSION = 4
 #: Snapshots, and so looks at the held-out images, of a distillation.
 SNAPSHOTS = 10
+
+
+def check_trainable(loaded: LoadedNetwork, how: Distillation) -> None:
+    """Raise what :func:`distilled` raises of the original and the images: a part of these is held out and chooses.
+
+    Raises
+    ------
+    UsageError
+        If no part can be, or as :func:`enc_caffe.pipeline.distilling.check_distillable` does.
+    """
+    otherwise = "--distill_iterations 0 trains nothing (as --quality best), and needs none held out"
+    check_divisible(check_distillable(loaded, how), str(loaded.path), otherwise)
 
 
 def distilled(

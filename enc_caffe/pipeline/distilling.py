@@ -40,8 +40,13 @@ SCHEDULE: dict[str, Any] = {
 }  # fmt: skip
 
 
-def check_distillable(loaded: LoadedNetwork, how: Distillation) -> None:
+def check_distillable(loaded: LoadedNetwork, how: Distillation) -> Any:
     """Raise what :func:`write_distillation` raises of the original alone: before hours of measurements, not after them.
+
+    Returns
+    -------
+    NetParameter
+        The original beside itself, with the data layers of a training.
 
     Raises
     ------
@@ -68,8 +73,8 @@ def check_distillable(loaded: LoadedNetwork, how: Distillation) -> None:
     train_val, _ = train_val_or_same(loaded.net, loaded.network, None, None)
     data = _with_data(train_val, original, loaded, how.lmdb, None)
     scores = find_scores(loaded.network, any_output=True)
-    # The original beside itself: what is asked of both networks is asked of it.
-    distill_net(original, original, data, loaded.network, loaded.network, scores, how, {})
+    # What is asked of both networks is asked of the original beside itself.
+    return distill_net(original, original, data, loaded.network, loaded.network, scores, how, {})
 
 
 def write_distillation(

@@ -60,6 +60,37 @@ def test_it_is_refused_before_anything_is_measured(
     assert nothing_measured(store) and not out.exists()
 
 
+SECOND = (
+    'layer { name: "maps" type: "Data" top: "maps" data_param { source: "SECOND" batch_size: 4 backend: LMDB } }\n'
+    'layer { name: "beside" type: "EuclideanLoss" bottom: "c2" bottom: "maps" top: "beside" }\n'
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "images", "words"),
+    [
+        (INPUT + BODY, 19, "holding images out takes 20 or more, and there are 19; --distill_iterations 0"),
+        (
+            (nets.HEAD.format(name="n") + BODY).replace('"Data"', '"ImageData"'), 40,
+            "layer 'data' (ImageData) brings the images of the TEST phase",
+        ),
+        (nets.HEAD.format(name="n") + BODY + SECOND, 40, "layer 'maps' (Data) brings what goes with each image"),
+    ],
+)  # fmt: skip
+def test_images_of_which_none_can_be_held_out_are_told_before_anything_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, images: int, words: str
+) -> None:
+    nets.write_images(tmp_path / "other", 30)
+    model, weights = nets.write_net(tmp_path, text.replace("SECOND", str(tmp_path / "other")))
+    lmdb, store = nets.write_images(tmp_path / "lmdb", images), tmp_path / "store.sqlite"
+    files = ["--model", str(model), "--weights", str(weights), "--lmdb", str(lmdb), "--store", str(store)]
+    assert main(["compress", *files, "--quality", "max", "--target_flops", "0.8", "--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert words in said and "--distill_iterations 0 trains nothing" in said and nothing_measured(store)
+    # Flags of another command, and names of its own.
+    assert not any(word in said for word in ("--held_out_lmdb", "--keep_best", ".arrays"))
+
+
 def test_blobs_that_are_not_there_are_refused_before_anything_is_measured(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

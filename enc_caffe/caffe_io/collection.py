@@ -16,7 +16,7 @@ from enc_caffe.caffe_io.describe import data_layers
 from enc_caffe.caffe_io.feed import Feed
 from enc_caffe.caffe_io.hdf5 import hdf5_files, hdf5_images
 from enc_caffe.caffe_io.inputs import image_input
-from enc_caffe.caffe_io.sources import Pictures, from_arrays, from_npz, in_folder, in_list, records_of
+from enc_caffe.caffe_io.sources import Pictures, from_arrays, from_npz, pictures_of, records_of
 from enc_caffe.errors import DatasetError, UsageError
 
 #: Raised when the same files would become other records.
@@ -79,13 +79,14 @@ def collection(
     notice: Callable[[str], None] = lambda line: None,
     flag: str = "--images",
 ) -> Path:
-    """An LMDB of a folder of images, a list of them, a .npz file or HDF5; the same files are not read twice.
+    """An LMDB of a folder of images, a list of them, a single one, a .npz file or HDF5; the same files are not read twice.
 
     Parameters
     ----------
     cache : Path
         Folder in which LMDBs are kept, each by the names, sizes and times of its files.
     notice : callable of a line that a person should read
+        Hears of files that are skipped, and of the size that the others are brought to.
     flag : str
         Where the user named them, for messages.
 
@@ -102,7 +103,9 @@ def collection(
     pictures: Optional[Pictures] = None
     hdf5 = _hdf5(source)
     if not _as_arrays(source):
-        pictures = in_folder(source) if source.is_dir() else in_list(source)
+        pictures = pictures_of(source)
+        for line in pictures.left_out():
+            notice(line)
         wanted = _decided(pictures, wanted, notice)
     files = (source, *hdf5) if pictures is None else pictures.files
     path = cache / _digest(source, files, pictures, wanted) / (source.resolve().name or "images")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Iterator, Optional, Sequence
+from typing import Any, Callable, Iterator, Optional, Sequence
 
 import numpy as np
 
@@ -16,6 +16,8 @@ from enc_caffe.errors import DatasetError, UsageError
 Records = Iterator[tuple[bytes, bytes]]
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".pgm", ".webp", ".tif", ".tiff"}
 _CIFAR_RECORD = 1 + 3 * 32 * 32
+#: What a line of a list looks like.
+_LINE = "a line is a path and, where images have labels, a space and one whole number, as convert_imageset takes it"
 
 
 def padded(images: np.ndarray, pad: int) -> np.ndarray:
@@ -74,6 +76,8 @@ def from_arrays(
         raise DatasetError(
             f"{source}: images are {pixels.dtype} of shape {pixels.shape}; uint8 or float (N, C, H, W) is needed"
         )
+    if not len(pixels):
+        raise DatasetError(f"{source}: holds no image, its array of images is {pixels.shape}")
     if real and not np.isfinite(pixels).all():
         raise DatasetError(f"{source}: images hold values that are not finite")
     if classes is not None and (classes.shape != (len(pixels),) or not np.issubdtype(classes.dtype, np.integer)):
@@ -114,12 +118,30 @@ class Pictures:
     names : tuple of str
         What their records are called by.
     labels : tuple of int, optional
+    skipped : tuple of Path
+        What lies beside them and is no image by its name, or a link to nothing.
     """
 
     source: str
     files: tuple[Path, ...]
     names: tuple[str, ...]
     labels: Optional[tuple[int, ...]] = None
+    skipped: tuple[Path, ...] = ()
+
+    def left_out(self) -> list[str]:
+        """A line about files that are skipped, where there are such."""
+        if not self.skipped:
+            return []
+        first, number, all_ = self.skipped[0], len(self.skipped), len(self.skipped) + len(self.files)
+        why = f"is none of {', '.join(sorted(_SUFFIXES))}" if first.is_file() else "leads to no file"
+        return [f"{self.source}: {number} of {all_} files {'is' if number == 1 else 'are'} skipped: {first.name} {why}"]
+
+
+def pictures_of(source: Path) -> Pictures:
+    """Image files that a person names: a folder of them (:func:`in_folder`), a list (:func:`in_list`) or a single one."""
+    if source.is_dir():
+        return in_folder(source)
+    return Pictures(str(source), (source,), (source.name,)) if _is_image(source) else in_list(source)
 
 
 def in_folder(folder: Path) -> Pictures:
@@ -140,14 +162,17 @@ def in_folder(folder: Path) -> Pictures:
             f"{folder}: holds {len(flat)} images beside sub-folders with {len(files)}; sub-folders are classes, images without "
             "labels lie in one folder"
         )
+    # Hidden files are the system's own.
+    beside = [*entries, *(f for c in classes for f in sorted(c.rglob("*")))] if files else entries
+    skipped = tuple(f for f in beside if not (f.is_dir() or _is_image(f) or f.name.startswith(".")))
     if flat:
-        return Pictures(str(folder), tuple(flat), tuple(f.name for f in flat))
+        return Pictures(str(folder), tuple(flat), tuple(f.name for f in flat), skipped=skipped)
     if not files:
         raise DatasetError(
             f"{folder}: holds no images ({', '.join(sorted(_SUFFIXES))}), nor sub-folders of them, one for each class"
         )
     return Pictures(
-        str(folder), tuple(f for f, _ in files), tuple(f.name for f, _ in files), tuple(i for _, i in files)
+        str(folder), tuple(f for f, _ in files), tuple(f.name for f, _ in files), tuple(i for _, i in files), skipped
     )
 
 
@@ -169,14 +194,19 @@ def in_list(path: Path, root: Optional[Path] = None) -> Pictures:
         If it cannot be read, some lines have labels and others none, or a file is not there.
     """
     try:
-        lines = [line.strip() for line in Path(path).read_text(encoding="utf-8", errors="surrogateescape").splitlines()]
+        # Editors of other systems begin a text with a byte order mark.
+        text = Path(path).read_text(encoding="utf-8-sig", errors="surrogateescape")
     except (OSError, ValueError) as exc:
         raise DatasetError(f"{path}: cannot be read ({getattr(exc, 'strerror', None) or exc})") from None
+    if "\0" in text:
+        raise DatasetError(
+            f"{path}: is no text that could list images; a folder, a list, an image ({', '.join(sorted(_SUFFIXES))}), .npz or HDF5 is needed"
+        )
     names: list[str] = []
     files: list[Path] = []
     labels: list[Optional[int]] = []
     root = Path(root or Path(path).parent)
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(map(str.strip, text.splitlines()), 1):
         if not line:
             continue
         name, _, label = line.rpartition(" ")
@@ -185,7 +215,7 @@ def in_list(path: Path, root: Optional[Path] = None) -> Pictures:
         names.append(name.strip() if numbered else line)
         files.append(root / names[-1])
         if not files[-1].is_file():
-            raise DatasetError(f"{path}, line {number}: {files[-1]} is no file; names begin in {root}")
+            raise DatasetError(f"{path}, line {number}: {files[-1]} is no file; names begin in {root}, and {_LINE}")
         if (labels[0] is None) != (labels[-1] is None):
             raise DatasetError(f"{path}, line {number}: some lines have a label behind the name, and some have none")
     if not files:
@@ -239,10 +269,17 @@ def read_picture(path: Path, gray: bool) -> np.ndarray:
 
 
 def from_folder(
-    folder: Path, resize: Optional[Sequence[int]], gray: bool, seed: Optional[int] = 0
+    folder: Path,
+    resize: Optional[Sequence[int]],
+    gray: bool,
+    seed: Optional[int] = 0,
+    notice: Callable[[str], None] = lambda line: None,
 ) -> tuple[int, Records]:
-    """Images of a folder (:func:`in_folder`), shuffled."""
-    return records_of(in_folder(folder), resize, gray, seed)
+    """Images of a folder (:func:`in_folder`), shuffled; ``notice`` hears of files that are skipped."""
+    found = in_folder(folder)
+    for line in found.left_out():
+        notice(line)
+    return records_of(found, resize, gray, seed)
 
 
 def from_list(

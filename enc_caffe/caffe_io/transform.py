@@ -16,6 +16,8 @@ from enc_caffe.errors import DatasetError, PrototxtError, UsageError
 
 #: The largest mean image: 256 MiB hold 3 x 4700 x 4700 values.
 MAX_BYTES = 256 * 2**20
+#: How a file of NumPy's begins.
+NUMPY = b"\x93NUMPY"
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,10 @@ def read_mean(path: Path) -> np.ndarray:
             raise DatasetError(
                 f"mean_file {path}: {Path(path).stat().st_size} bytes; a mean image has {MAX_BYTES} at most"
             )
-        blob.ParseFromString(Path(path).read_bytes())
+        raw = Path(path).read_bytes()
+        if raw.startswith(NUMPY):
+            raise _numpy_mean(path)
+        blob.ParseFromString(raw)
     except DatasetError:
         raise
     except (OSError, ValueError) as exc:
@@ -147,6 +152,19 @@ def read_mean(path: Path) -> np.ndarray:
             f"mean_file {path}: holds {data.size} values for shape {shape}; one image (C, H, W) is needed"
         )
     return data.reshape(shape[-3:])
+
+
+def _numpy_mean(path: Path) -> DatasetError:
+    """That a mean is a .npy file, as pycaffe's examples have it, and what to give: emitted files name one that Caffe reads."""
+    what = f"mean_file {path}: is a NumPy file, and Caffe reads a binaryproto"
+    try:
+        mean = np.load(path, allow_pickle=False)
+        values = mean.reshape(len(mean), -1).mean(1, dtype=np.float64)
+    except (OSError, ValueError, TypeError):
+        return DatasetError(f"{what}; give --mean_value with one number for each channel")
+    given = f"give --mean_value {','.join(f'{v:.6g}' for v in values)}, the means of its channels"
+    whole = " (as pycaffe's examples take it), or write it by caffe.io.array_to_blobproto(np.load(file)).SerializeToString()"
+    return DatasetError(f"{what}; its array is {mean.shape}: {given}{whole if mean.ndim == 3 else ''}")
 
 
 def color_of(layer: Any, source: str) -> Optional[bool]:
@@ -239,6 +257,8 @@ def remedy(shape: tuple[int, ...], needed: tuple[int, ...]) -> str:
     """What brings images of one shape (C, H, W) to another."""
     if len(needed) != len(shape):
         return "it takes no images; metrics without images, search and emit compress the network"
+    if shape[0] != needed[0] == shape[-1]:
+        return "arrays are (N, C, H, W), and these look like (N, H, W, C): images.transpose(0, 3, 1, 2) turns them"
     if shape[0] != needed[0]:
         way = {
             3: "--force_color decodes encoded gray images in colour",
@@ -252,6 +272,8 @@ def blame(net: Any, shape: tuple[int, ...], lmdb: Path) -> str:
     """What to add where a caffemodel does not fit a network whose data layer takes the size (C, H, W) of an LMDB's images."""
     if not data_layers(net, "TEST"):
         return ""
+    if shape[0] not in (1, 3) and shape[-1] in (1, 3):
+        return f"; with images of {shape} (C, H, W), the size of those in {lmdb}; {remedy(shape, (shape[-1], *shape[:-1]))}"
     return (
         f"; with images of {shape} (C, H, W), the size of those in {lmdb}; --force_color and --force_gray say how encoded images "
         "are decoded, --resize H,W and --crop_size N how large they are"

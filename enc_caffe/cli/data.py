@@ -9,6 +9,7 @@ from enc_caffe.caffe_io import sources
 from enc_caffe.caffe_io.datum import write_lmdb
 from enc_caffe.caffe_io.mixtures import mixtures_of
 from enc_caffe.errors import UsageError
+from enc_caffe.terminal.naming import say
 from enc_caffe.terminal.progress import progress_bar
 
 
@@ -19,7 +20,7 @@ def run(args: argparse.Namespace) -> None:
     if args.kind == "arrays":
         total, records = sources.from_npz(args.source, args.images, args.labels, args.pad, args.seed)
     elif args.kind == "folder":
-        total, records = sources.from_folder(args.source, args.resize, args.gray, args.seed)
+        total, records = sources.from_folder(args.source, args.resize, args.gray, args.seed, say)
     elif args.kind == "list":
         total, records = sources.from_list(args.source, args.resize, args.gray, args.seed, args.root)
     elif args.kind == "cifar10":

@@ -11,7 +11,7 @@ import pytest
 
 from enc_caffe.caffe_io.datum import ImageLmdb, write_lmdb
 from enc_caffe.caffe_io.proto import caffe_pb2
-from enc_caffe.caffe_io.sources import from_arrays, from_folder, from_list, from_npz, in_folder, in_list
+from enc_caffe.caffe_io.sources import from_arrays, from_folder, from_list, from_npz, in_folder, in_list, pictures_of
 from enc_caffe.cli import main
 from enc_caffe.errors import DatasetError
 from enc_caffe.installation import find_caffe
@@ -82,6 +82,12 @@ def test_images_in_one_folder_have_no_labels(tmp_path: Path) -> None:
     [
         ("", "names no image"),
         ("a.png 0\nb.png 1\n", "line 2: .*b.png is no file; names begin in"),
+        # Not as convert_imageset takes it.
+        *(
+            (text, "line 1: .*a.png.* is no file; .* a line is a path and, .* a space and one whole number")
+            for text in ("a.png\t0", "a.png,0", "a.png 0.5", "a.png 0 3 4")
+        ),
+        ("GIF89a\0", "l.txt: is no text that could list images; a folder, a list, an image"),
         ("a.png 0\na.png\n", "line 2: some lines have a label behind the name, and some have none"),
     ],
 )
@@ -92,6 +98,33 @@ def test_lists_with_faults(tmp_path: Path, text: str, words: str) -> None:
         in_list(tmp_path / "l.txt")
     with pytest.raises(DatasetError, match="cannot be read"):
         in_list(tmp_path / "none.txt")
+
+
+def test_a_list_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png", 0)
+    (tmp_path / "l.txt").write_bytes(b"\xef\xbb\xbfa.png 3\r\n")
+    found = in_list(tmp_path / "l.txt")
+    assert found.files == (tmp_path / "a.png",) and found.labels == (3,)
+
+
+def test_a_single_image_is_no_list(tmp_path: Path) -> None:
+    picture(tmp_path / "a.PNG.png", 0)
+    found = pictures_of(tmp_path / "a.PNG.png")
+    assert found.files == (tmp_path / "a.PNG.png",) and found.labels is None
+
+
+def test_files_that_are_skipped_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for folder in (tmp_path / "flat", tmp_path / "classes" / "first"):
+        picture(folder / "a.png", 0)
+        (folder / ".hidden").touch()
+        assert in_folder(folder).left_out() == []
+        (folder / "b.png").symlink_to("nowhere.png")
+    assert in_folder(tmp_path / "flat").left_out() == [
+        f"{tmp_path / 'flat'}: 1 of 2 files is skipped: b.png leads to no file"
+    ]
+    (tmp_path / "classes" / "a.gif").touch()
+    assert main(["data", "folder", str(tmp_path / "classes"), "--out", str(tmp_path / "lmdb")]) == 0
+    assert "classes: 2 of 3 files are skipped: a.gif is none of .bmp, .jpeg" in capsys.readouterr().err
 
 
 def test_a_list_without_labels(tmp_path: Path) -> None:
@@ -126,6 +159,8 @@ def test_float_arrays_are_kept_to_the_bit(tmp_path: Path, kind: str) -> None:
 def test_arrays_with_faults(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="not finite"):
         from_arrays(np.full((1, 1, 2, 2), np.nan), None)
+    with pytest.raises(DatasetError, match="there.npz: holds no image, its array of images is .0, 1, 2, 2."):
+        from_arrays(np.zeros((0, 1, 2, 2), np.uint8), None, source="there.npz")
     with pytest.raises(DatasetError, match="int64 of shape"):
         from_arrays(np.zeros((1, 1, 2, 2), np.int64), None)
     np.savez(tmp_path / "two.npz", a=np.zeros((1, 1, 2, 2)), b=np.zeros((1, 1, 2, 2)))

@@ -11,7 +11,7 @@ import pytest
 from enc_caffe.caffe_io.datum import ImageLmdb, write_lmdb
 from enc_caffe.caffe_io.proto import caffe_pb2
 from enc_caffe.caffe_io.prototxt import read_net
-from enc_caffe.caffe_io.transform import transform_of
+from enc_caffe.caffe_io.transform import read_mean, transform_of
 from enc_caffe.errors import DatasetError, PrototxtError
 from enc_caffe.workers.executor import CaffeExecutor
 
@@ -92,3 +92,19 @@ def test_contradictions_are_named(lmdbs: Path, tmp_path: Path) -> None:
     (tmp_path / "n.prototxt").write_text(head + "crop_size: 11 } }")
     with pytest.raises(DatasetError, match="crop_size 11 is larger than the image 10 x 12"):
         transform_of(read_net(tmp_path / "n.prototxt"), "n.prototxt")(np.zeros((3, 10, 12), np.uint8))
+
+
+def test_a_mean_of_numpy_says_what_to_give_in_its_place(tmp_path: Path) -> None:
+    for shape, values in (((3, 4, 5), "0.5,1.5,2.5"), ((3,), "0.5,1.5,2.5"), ((1, 2, 2), "0.5")):
+        mean = np.broadcast_to((np.arange(shape[0]) + 0.5).reshape(-1, *[1] * (len(shape) - 1)), shape)
+        np.save(tmp_path / "mean.npy", mean)
+        with pytest.raises(DatasetError, match=f"mean.npy: is a NumPy file, .* give --mean_value {values}, the means"):
+            read_mean(tmp_path / "mean.npy")
+    # What it tells makes a file that is read.
+    blob = caffe_pb2().BlobProto(data=np.ravel(mean))
+    blob.shape.dim.extend(mean.shape)
+    (tmp_path / "mean.binaryproto").write_bytes(blob.SerializeToString())
+    np.testing.assert_array_equal(read_mean(tmp_path / "mean.binaryproto"), mean)
+    np.save(tmp_path / "mean.npy", np.array([{}]))
+    with pytest.raises(DatasetError, match="is a NumPy file, .* give --mean_value with one number for each channel"):
+        read_mean(tmp_path / "mean.npy")

@@ -215,6 +215,9 @@ def test_a_wrong_target_is_told_before_pictures_are_read(kit: Path, capsys) -> N
         ("folder", "evaluate", "its images have no labels for 'label'; an accuracy needs them"),
         ("list", "evaluate", "labels go from 0 to 7, but the network has 5 classes"),
         ("arrays", "evaluate", "images become (3, 10, 10) (C, H, W), but the network's 'data' needs (3, 12, 12)"),
+        ("nothing", "evaluate", "holds no image, its array of images is (0, 3, 10, 10)"),
+        ("turned", "evaluate", "these look like (N, H, W, C): images.transpose(0, 3, 1, 2) turns them"),
+        ("png", "evaluate", "3.png: its images have no labels for 'label'"),
         ("arrays", "metrics", "images become (3, 10, 10) (C, H, W), but the network's 'data' needs (3, 12, 12)"),
         ("list", "compress", "labels go from 0 to 7, but the network has 5 classes"),
         ("scale", "metrics", "the original network's cross-entropy on the first"),
@@ -227,11 +230,14 @@ def test_messages_name_what_the_user_gave(kit: Path, capsys, kind: str, command:
         source = kit / "images.txt"
         marks = [i % 8 for i in range(24)] if kind == "list" else [i % 5 for i in range(24)]
         source.write_text("".join(f"pictures/{i}.png {mark}\n" for i, mark in enumerate(marks)))
-    elif kind == "arrays":
-        source = kit / "arrays.npz"
-        np.savez(source, images=np.zeros((6, 3, 10, 10), np.uint8), labels=np.arange(6) % 5)
+    elif kind == "png":
+        source = kit / "pictures" / "3.png"
+    elif kind != "folder":
+        source, number = kit / "arrays.npz", 0 if kind == "nothing" else 6
+        shape = (12, 12, 3) if kind == "turned" else (3, 10, 10)
+        np.savez(source, images=np.zeros((number, *shape), np.uint8), labels=np.arange(number) % 5)
     # A deploy file takes images of one size alone; an LMDB's sizes become those of a train_val.
-    model = kit / ("deploy.prototxt" if kind == "arrays" else "train_val.prototxt")
+    model = kit / ("deploy.prototxt" if kind in ("arrays", "turned") else "train_val.prototxt")
     net = ["--model", str(model), "--weights", str(kit / "net.caffemodel"), "--images", str(source)]
     # So large that the network is sure, and wrong.
     net += ["--scale", "1000"] if kind == "scale" else []

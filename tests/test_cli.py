@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +24,15 @@ assert status == wanted, status
 sys.stderr.write("\\n")
 print(*sorted(m for m in sys.modules if m in ("numpy", "scipy", "rich", "google.protobuf") or m.startswith(("enc_caffe.cli.", "enc_caffe.flags."))), file=sys.stderr)
 """
+
+
+def test_names_that_a_terminal_cannot_show_are_written_as_escapes(tmp_path: Path) -> None:
+    data = 'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 3 dim: 8 dim: 8 } } }\n'
+    layer = 'layer { name: "卷积" type: "Convolution" bottom: "data" top: "c" convolution_param { num_output: 4 kernel_size: 3 } }\n'
+    (tmp_path / "n.prototxt").write_text(data + layer, encoding="utf-8")
+    command = [sys.executable, "-m", "enc_caffe", "inspect", "--model", str(tmp_path / "n.prototxt")]
+    done = subprocess.run(command, env={**os.environ, "PYTHONIOENCODING": "latin-1"}, capture_output=True, check=True)
+    assert rb"\u5377\u79ef" in done.stdout and not done.stderr
 
 
 def imported(*arguments: str, status: str = "0") -> set[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import importlib
+import io
 import sys
 import tempfile
 from pathlib import Path
@@ -132,6 +133,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Optional[Sequence[str]] = None) -> int:
     """Run one command; returns the exit status (0, 1 for an error, 2 for wrong usage, 130 when interrupted, 143 by
     SIGTERM)."""
+    for stream in (sys.stdout, sys.stderr):
+        # Layers and files have names that a terminal of another encoding cannot show.
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
     try:
         # Before the arguments: --schemes may name one of them.
         load_extensions()

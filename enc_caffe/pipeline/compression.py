@@ -9,7 +9,7 @@ from typing import Any, Callable, Optional
 
 from enc_caffe.caffe_io.describe import data_layers
 from enc_caffe.caffe_io.prototxt import read_solver
-from enc_caffe.caffe_io.variants import check_one_input
+from enc_caffe.caffe_io.variants import check_one_input, unread
 from enc_caffe.calibration.layerwise import Blobs
 from enc_caffe.decomposition.policy import unruled
 from enc_caffe.errors import InfeasibleError, MetricsError, RuntimeRefusal, UsageError
@@ -294,6 +294,9 @@ def _written(
     if test is None and distillation is not None:
         # What a distillation is judged by, where nothing else is known.
         named = output.train_lmdb
+    if output.test_lmdb is None and unread(loaded.net, {"TEST": named}):
+        # Nobody asked for them to be there.
+        named = None
     emitted = emit(
         loaded, source.weights, plan, work / "network", making.placement, solver=output.solver,
         train_lmdb=output.train_lmdb, test_lmdb=named, progress=layers, final=out, blobs=blobs, distillation=distillation,

@@ -296,6 +296,15 @@ def test_accuracy_on_images_that_it_was_fitted_to_is_called_so(tmp_path: Path, c
         assert result["images"] == number and result["chosen_by_these_images"] == (told in words)
 
 
+def test_a_flag_that_was_not_given_is_not_spoken_of(tmp_path: Path, capsys) -> None:
+    """Images that choose take the place of a TEST layer's; of one that reads no LMDB only who asks for others hears."""
+    text = nets.residual().replace('"Data"', '"ImageData"')
+    told = "--test_lmdb: layer 'data' (ImageData) brings the images of the TEST phase, and keeps its own source"
+    for flags in ([], ["--test_lmdb", str(tmp_path / "lmdb")]):
+        status, _ = compress(tmp_path, text, *flags)
+        assert status == 0 and (told in capsys.readouterr().err) == bool(flags)
+
+
 def test_the_time_of_a_second_target_is_what_is_left(tmp_path: Path, capsys) -> None:
     assert compress(tmp_path, nets.residual(), "--quality", "best", "--refine", "0")[0] == 0
     assert "known already" not in capsys.readouterr().err

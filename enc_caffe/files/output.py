@@ -38,7 +38,7 @@ def claimed(path: Path) -> Iterator[None]:
     OutputError
         If another process holds it: the message says which, and since when. If the place cannot be written.
     """
-    path = Path(path).absolute()
+    path = _place(Path(path).absolute())
     inside = path.is_dir() and not os.access(path.parent, os.W_OK)
     lock, made = path / ".enc-caffe.lock" if inside else path.with_name(f".{path.name}.lock"), _missing(path.parent)
     if str(lock) in _HELD:
@@ -76,6 +76,11 @@ def claimed(path: Path) -> Iterator[None]:
         finally:
             # Where an interruption came before that had begun.
             release()
+
+
+def _place(path: Path) -> Path:
+    """Where a folder is: what a link leads to, so that the link stays one when the folder is replaced."""
+    return Path(os.path.realpath(path)) if path.is_symlink() and path.is_dir() else path
 
 
 def _missing(folder: Path) -> list[Path]:
@@ -293,7 +298,7 @@ def atomic_folder(path: Path, force: bool = False) -> Iterator[Path]:
     with claimed(path):
         # What another command has made since, or a killed one had moved away.
         check_new(path, force)
-        yield from _made_folder(path)
+        yield from _made_folder(_place(path))
 
 
 def _made_folder(path: Path) -> Iterator[Path]:

@@ -115,3 +115,18 @@ def test_a_folder_is_swept_of_what_killed_commands_left_half_written_and_of_noth
         with contextlib.suppress(BrokenPipeError):
             process.communicate()
     assert [path.name for path in tmp_path.iterdir() if not path.name.endswith(".lock")] == ["other"]
+
+
+def test_a_link_to_a_folder_stays_one_when_the_folder_is_replaced(tmp_path: Path) -> None:
+    place, link = tmp_path / "disk" / "place", tmp_path / "link"
+    place.mkdir(parents=True)
+    (place / "old").touch()
+    link.symlink_to(place)
+    # Both names are of one place: whoever holds it by the one keeps others from the other.
+    with claimed(link), atomic_folder(link, force=True) as work:
+        assert [p.name for p in place.iterdir()] == ["old"] and work.parent == place.parent
+        assert (place.parent / ".place.lock").is_file()
+        (work / "new").touch()
+    assert link.is_symlink() and [p.name for p in place.iterdir()] == ["new"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["disk", "link"]
+    assert [p.name for p in place.parent.iterdir()] == ["place"]

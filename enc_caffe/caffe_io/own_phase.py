@@ -34,7 +34,7 @@ def training_lines(net: Any) -> list[str]:
     ``phase: TRAIN``."""
     layers = [layer for layer in selected(net) if _trains(layer)]
     kinds = (
-        (at_random, "drops values at random in every pass, so that no two runs give the same"),
+        (at_random, "drops values at random in every pass, so no two runs give the same result"),
         (by_batch, "normalises by the images of each pass, not by the mean and variance that it keeps"),
     )
     found = [([layer for layer in layers if holds(layer)], what) for holds, what in kinds]

@@ -156,15 +156,16 @@ def in_folder(folder: Path) -> Pictures:
     entries = sorted(folder.iterdir()) if folder.is_dir() else []
     flat = [p for p in entries if _is_image(p)]
     classes = [p for p in entries if p.is_dir()]
-    files = [(f, i) for i, c in enumerate(classes) for f in sorted(c.rglob("*")) if _is_image(f)]
+    inside = [(f, i) for i, c in enumerate(classes) for f in sorted(c.rglob("*"))]
+    files = [x for x in inside if _is_image(x[0])]
     if flat and files:
         raise DatasetError(
             f"{folder}: holds {len(flat)} images beside sub-folders with {len(files)}; sub-folders are classes, images without "
             "labels lie in one folder"
         )
     # Hidden files are the system's own.
-    beside = [*entries, *(f for c in classes for f in sorted(c.rglob("*")))] if files else entries
-    skipped = tuple(f for f in beside if not (f.is_dir() or _is_image(f) or f.name.startswith(".")))
+    beside, images = [*entries, *(f for f, _ in inside)] if files else entries, {*flat, *(f for f, _ in files)}
+    skipped = tuple(f for f in beside if not (f in images or f.name.startswith(".") or f.is_dir()))
     if flat:
         return Pictures(str(folder), tuple(flat), tuple(f.name for f in flat), skipped=skipped)
     if not files:
@@ -200,7 +201,7 @@ def in_list(path: Path, root: Optional[Path] = None) -> Pictures:
         raise DatasetError(f"{path}: cannot be read ({getattr(exc, 'strerror', None) or exc})") from None
     if "\0" in text:
         raise DatasetError(
-            f"{path}: is no text that could list images; a folder, a list, an image ({', '.join(sorted(_SUFFIXES))}), .npz or HDF5 is needed"
+            f"{path}: is not a text file that lists images; a folder, a list, an image ({', '.join(sorted(_SUFFIXES))}), .npz or HDF5 is needed"
         )
     names: list[str] = []
     files: list[Path] = []

@@ -38,6 +38,9 @@ def training_state(net: Any, chosen: State) -> State:
     tests = _data(net, "TEST", chosen)
     of_tests = {stage for at in tests for rule in net.layer[at].include for stage in rule.stage}
     # A stage without images is one to deploy by, which has no loss.
+    if tests and not of_tests and _data(net, "TRAIN", chosen):
+        # The same data layers without stages serve both.
+        return chosen
     level, stages = chosen[0], tuple(s for s in chosen[1] if tests and s not in of_tests)
     named = _named(net, "TRAIN")
     swapped = [(max(level, low), (*stages, *(s for s in own if s not in stages))) for low, own in named]
@@ -46,14 +49,28 @@ def training_state(net: Any, chosen: State) -> State:
     return next(others, chosen if _data(net, "TRAIN", chosen) else NONE)
 
 
-def put_states(solver: Any, net: Any, chosen: State) -> None:
-    """Give a solver that has none of its own a chosen state for testing, and one for training (:func:`training_state`)."""
+def put_states(solver: Any, net: Any, chosen: State) -> str:
+    """Give a solver that has none of its own a chosen state for testing, and one for training (:func:`training_state`).
+
+    Returns
+    -------
+    str
+        In words which, where the training has another one than was chosen and a data layer decided it.
+    """
     train = training_state(net, chosen)
     if not solver.test_state:
         solver.test_state.add(level=chosen[0], stage=chosen[1])
     if train != NONE and not solver.HasField("train_state"):
         solver.train_state.level = train[0]
         solver.train_state.stage.extend(train[1])
+        first = next((net.layer[at] for at in sorted(_data(net, "TRAIN", train))), None)
+        if train != chosen and first is not None:
+            return f"it trains with {_words(train)}, which layer '{first.name}' has, and tests with {_words(chosen)}; train_state says so"
+    return ""
+
+
+def _words(state: State) -> str:
+    return f"stage {','.join(state[1]) or 'none'}" + (f", level {state[0]}" if state[0] else "")
 
 
 def _data(net: Any, phase: str, state: State) -> set[int]:

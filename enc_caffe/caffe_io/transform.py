@@ -159,12 +159,17 @@ def _numpy_mean(path: Path) -> DatasetError:
     what = f"mean_file {path}: is a NumPy file, and Caffe reads a binaryproto"
     try:
         mean = np.load(path, allow_pickle=False)
-        values = mean.reshape(len(mean), -1).mean(1, dtype=np.float64)
+        while mean.ndim > 3 and len(mean) == 1:
+            mean = mean[0]
+        first = mean.ndim == 1 or (mean.ndim == 3 and len(mean) in (1, 3))
+        if not first and not (mean.ndim == 3 and mean.shape[-1] in (1, 3)):
+            raise ValueError("no axis of channels")
+        values = mean.reshape(len(mean), -1).mean(1, dtype=np.float64) if first else mean.mean((0, 1), dtype=np.float64)
     except (OSError, ValueError, TypeError):
         return DatasetError(f"{what}; give --mean_value with one number for each channel")
     given = f"give --mean_value {','.join(f'{v:.6g}' for v in values)}, the means of its channels"
-    whole = " (as pycaffe's examples take it), or write it by caffe.io.array_to_blobproto(np.load(file)).SerializeToString()"
-    return DatasetError(f"{what}; its array is {mean.shape}: {given}{whole if mean.ndim == 3 else ''}")
+    whole = " (as pycaffe's examples take it), or write it by caffe.io.array_to_blobproto(np.load(file)[None]).SerializeToString()"
+    return DatasetError(f"{what}; its array is {mean.shape}: {given}{whole if mean.ndim == 3 and first else ''}")
 
 
 def color_of(layer: Any, source: str) -> Optional[bool]:
@@ -272,7 +277,7 @@ def blame(net: Any, shape: tuple[int, ...], lmdb: Path) -> str:
     """What to add where a caffemodel does not fit a network whose data layer takes the size (C, H, W) of an LMDB's images."""
     if not data_layers(net, "TEST"):
         return ""
-    if shape[0] not in (1, 3) and shape[-1] in (1, 3):
+    if shape[0] not in (1, 3) and shape[-1] in (1, 3) and min(shape[:2]) > 4:
         return f"; with images of {shape} (C, H, W), the size of those in {lmdb}; {remedy(shape, (shape[-1], *shape[:-1]))}"
     return (
         f"; with images of {shape} (C, H, W), the size of those in {lmdb}; --force_color and --force_gray say how encoded images "

@@ -51,11 +51,7 @@ def deploy_net(net: Any, network: Network, batch: int = 1) -> Any:
             for top in param.top:
                 if top not in gone:
                     shape = network.shape_of(top)
-                    # A layer with weights may be called as the blob that it reads.
-                    name = next(
-                        n for n in (top, *(f"{top}_input{'_' * i}" for i in range(len(taken) + 1))) if n not in taken
-                    )
-                    layer = out.layer.add(name=name, type="Input", top=[top])
+                    layer = out.layer.add(name=free_name(top, taken), type="Input", top=[top])
                     layer.input_param.shape.add(dim=shape if steps else [batch, *shape[1:]])
             continue
         if any(param is p for p in scoring):
@@ -68,6 +64,11 @@ def deploy_net(net: Any, network: Network, batch: int = 1) -> Any:
         without_phases(layer)
     # Another number of images than the data layers had.
     return per_image(out, network) if any(map(reads_data, layers)) and not steps else out
+
+
+def free_name(top: str, taken: set[str]) -> str:
+    """What to call the layer that brings a blob: as the blob, unless a layer, which may have weights, is called so."""
+    return next(n for n in (top, *(f"{top}_input{'_' * i}" for i in range(len(taken) + 1))) if n not in taken)
 
 
 def labels_of(layers: list[Any]) -> set[str]:
@@ -236,6 +237,10 @@ def _with_data(net: Any, network: Network) -> Any:
     if len(tops) != 1:
         loss = next((p for p in net.layer if p.type.endswith("Loss")), None)
         own = f"a loss of its own, layer '{loss.name}' ({loss.type}), and " if loss is not None else ""
+        if not tops:
+            raise NetworkError(
+                f"network '{network.name}' has {own}no Input layer that a data layer could take the place of"
+            )
         raise NetworkError(
             f"network '{network.name}' has {own}{len(tops)} inputs ({', '.join(tops)}); a data layer can be put in the place of one "
             "alone, so put your own in the place of these to train it"
@@ -243,7 +248,7 @@ def _with_data(net: Any, network: Network) -> Any:
     scores, read = find_scores(network), {b for p in net.layer for b in p.bottom if b not in p.top}
     out = pb.NetParameter(name=net.name or None)
     keep_foreign(net, out)
-    add_data(out, [tops[0], "label"])
+    add_data(out, [tops[0], "label"], {p.name for p in net.layer if p.type != "Input"})
     for param in net.layer:
         output = param.type == "Softmax" and param.bottom[0] == scores.scores and param.top[0] not in read
         if param.type != "Input" and not output:
@@ -255,11 +260,11 @@ def _with_data(net: Any, network: Network) -> Any:
     return out
 
 
-def add_data(out: Any, tops: list[str]) -> None:
-    """Give a network Data layers for both phases, whose LMDBs are still to be named."""
-    pb = caffe_pb2()
+def add_data(out: Any, tops: list[str], taken: set[str]) -> None:
+    """Give a network Data layers for both phases, whose LMDBs are still to be named; ``taken`` are names of other layers."""
+    pb, called = caffe_pb2(), free_name("data", taken)
     for phase, source, batch in (("TRAIN", "train_lmdb", 64), ("TEST", "test_lmdb", 50)):
-        data = out.layer.add(name="data", type="Data", top=tops)
+        data = out.layer.add(name=called, type="Data", top=tops)
         data.include.add(phase=pb.Phase.Value(phase))
         data.data_param.source, data.data_param.batch_size = source, batch
         data.data_param.backend = pb.DataParameter.LMDB
@@ -329,7 +334,7 @@ def check_one_input(net: Any, network: Network, source: str) -> None:
     if len(inputs) > 1:
         raise NetworkError(
             f"{source}: the network has {len(inputs)} inputs ({', '.join(inputs)}), and images are those of one; "
-            "without --lmdb and --images it is compressed by its weights alone"
+            "without images (--lmdb, --images, --distill, --quality max) it is compressed by its weights alone"
         )
 
 

@@ -152,7 +152,7 @@ def finetune(
     # As everywhere, --gpu says where it computes.
     if original.HasField("solver_mode") and not gpu:
         if original.solver_mode == original.GPU:
-            notice(f"{solver}: solver_mode is GPU, and --gpu was not given: the CPU trains")
+            notice(f"{solver}: solver_mode is GPU, but --gpu was not given: training runs on the CPU")
         original.solver_mode = original.CPU
     _check_writes(net, path)
     _check_reads(net, path)

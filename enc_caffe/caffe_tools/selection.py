@@ -118,7 +118,9 @@ def criterion(net: Any, source: str) -> Criterion:
 def check_enough(lmdb: Path, number: int, otherwise: str) -> None:
     """Raise UsageError, with what else can be done, where so few images are all that some cannot be held out."""
     if number < FEWEST:
-        raise UsageError(f"{lmdb}: holding images out takes {FEWEST} or more, and there are {number}; {otherwise}")
+        raise UsageError(
+            f"{lmdb}: at least {FEWEST} images are needed to hold some out, and there are {number}; {otherwise}"
+        )
 
 
 def hold_out(train_lmdb: Path, folder: Path, batch: int = 1) -> tuple[Path, Path, int]:

@@ -70,9 +70,11 @@ def print_untrained(emitted: pipeline.Emitted) -> None:
     if emitted.lacking:
         say(emitted.lacking)
     if emitted.untrained:
-        print(f"train_val.prototxt is the network as it stands, no data layer and no loss added: {emitted.untrained}")
+        print(f"train_val.prototxt is the network unchanged, no data layer or loss was added: {emitted.untrained}")
     for line in emitted.unread:
         say(line)
+    if emitted.trained_by:
+        print(f"solver.prototxt: {emitted.trained_by}")
     if emitted.untaught:
         print(
             f"train_val.prototxt has a loss of the class scores alone: training by it changes what {', '.join(emitted.untaught)} "

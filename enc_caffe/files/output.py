@@ -253,7 +253,11 @@ def check_new(path: Path, force: bool) -> None:
     path = Path(path)
     if path.exists() and not force:
         raise OutputError(f"{path}: exists already; --force replaces it, or name another --out")
-    parent = path.absolute().parent
+    # A link's folder is replaced where it is.
+    place = _place(path.absolute())
+    if os.path.ismount(place):
+        raise OutputError(f"{path}: is where a file system is mounted, which nothing can replace; name a folder in it")
+    parent = place.parent
     while not parent.exists():
         parent = parent.parent
     if not parent.is_dir() or not os.access(parent, os.W_OK):

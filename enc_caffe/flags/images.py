@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-FORMS = "FOLDER|LIST.txt|FILE.npz|FILE.h5"
+FORMS = "FOLDER|LIST.txt|IMAGE|FILE.npz|FILE.h5"
 
 
 def add_images(command: Any, words: str, required: bool = False, prefix: str = "") -> None:

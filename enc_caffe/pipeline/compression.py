@@ -171,7 +171,7 @@ def compress(
         elif lmdb is not None:
             rated = test == lmdb and tested is not None and tested.labelled
             notice(
-                f"{lmdb}: these images choose nothing{', the accuracy is measured on them' if rated else ''}: ranks follow the singular "
+                f"{lmdb}: these images are not used to choose anything{'; the accuracy is measured on them' if rated else ''}: ranks follow the singular "
                 "values, weights plain SVD; --quality best chooses both by images"
             )
         chooser, forecast, measured_table = known.chooser, known.forecast, known.table

@@ -26,7 +26,7 @@ from enc_caffe.plan import Plan
 from enc_caffe.progress import Stages
 
 #: Raised when the same distillation is written otherwise: what was written is not written again.
-VERSION = 4
+VERSION = 5
 #: Snapshots, and so looks at the held-out images, of a distillation.
 SNAPSHOTS = 10
 
@@ -39,7 +39,7 @@ def check_trainable(loaded: LoadedNetwork, how: Distillation) -> None:
     UsageError
         If no part can be, or as :func:`enc_caffe.pipeline.distilling.check_distillable` does.
     """
-    otherwise = "--distill_iterations 0 trains nothing (as --quality best), and needs none held out"
+    otherwise = "--distill_iterations 0 trains nothing (as --quality best), and then no images need to be held out"
     check_divisible(check_distillable(loaded, how), str(loaded.path), otherwise)
 
 

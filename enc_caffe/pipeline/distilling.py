@@ -11,8 +11,10 @@ from enc_caffe.caffe_io.caffemodel import CaffeModel
 from enc_caffe.caffe_io.describe import data_layers
 from enc_caffe.caffe_io.distill import Distillation, distill_net, write_both
 from enc_caffe.caffe_io.perimage import most_images, per_image
+from enc_caffe.caffe_io.proto import caffe_pb2
 from enc_caffe.caffe_io.prototxt import to_text, write_prototxt
 from enc_caffe.caffe_io.scores import find_scores
+from enc_caffe.caffe_io.states import by_phase, put_states
 from enc_caffe.caffe_io.types import caffe_types
 from enc_caffe.caffe_io.variants import (
     add_data,
@@ -70,11 +72,25 @@ def check_distillable(loaded: LoadedNetwork, how: Distillation) -> Any:
     original = per_image(deploy_net(loaded.net, loaded.network), loaded.network)
     if not any(layer.type == "Input" for layer in original.layer):
         raise no_images(loaded.network)
-    train_val, _ = train_val_or_same(loaded.net, loaded.network, None, None)
+    train_val = without_states(loaded, train_val_or_same(loaded.net, loaded.network, None, None)[0])
     data = _with_data(train_val, original, loaded, how.lmdb, None)
     scores = find_scores(loaded.network, any_output=True)
     # What is asked of both networks is asked of the original beside itself.
     return distill_net(original, original, data, loaded.network, loaded.network, scores, how, {})
+
+
+def without_states(loaded: LoadedNetwork, train_val: Any, solver: Any = None) -> Any:
+    """A train_val as its training sees it, all layers of either phase beside each other and data layers only where these belong.
+
+    Where the stages that were chosen bring only one phase images, it stays as it is: LMDBs take the place of its data layers.
+    """
+    plain = loaded.without_flags(train_val)
+    if solver is None:
+        solver = caffe_pb2().SolverParameter()
+        if loaded.level or loaded.stages:
+            put_states(solver, plain, (loaded.level or 0, tuple(loaded.stages)))
+    alone, _ = by_phase(plain, solver) or (train_val, None)
+    return alone if data_layers(alone, "TRAIN") and data_layers(alone, "TEST") else train_val
 
 
 def write_distillation(
@@ -167,7 +183,11 @@ def _with_data(
     if phases:
         return train_val_net(train_val, loaded.network, train_lmdb, None)
     out = type(train_val)(name=train_val.name)
-    add_data(out, [next(top for layer in student.layer if layer.type == "Input" for top in layer.top)])
+    add_data(
+        out,
+        [next(top for layer in student.layer if layer.type == "Input" for top in layer.top)],
+        {x.name for x in student.layer if x.type != "Input"},
+    )
     if most_images(student, find_scores(loaded.network, any_output=True).scores, str(loaded.path)) == 1:
         # It would mix the values of several, or not be loaded at all.
         for layer in out.layer:

@@ -15,7 +15,7 @@ from enc_caffe.caffe_io.emit import NONE, Blobs, narrow_of, replace_layers, writ
 from enc_caffe.caffe_io.inference import for_inference
 from enc_caffe.caffe_io.partial import deploy_shapes
 from enc_caffe.caffe_io.prototxt import read_solver, to_text, verbatim_text, write_prototxt
-from enc_caffe.caffe_io.states import by_phase, put_states
+from enc_caffe.caffe_io.states import put_states
 from enc_caffe.caffe_io.variants import deploy_net, outputs_without_loss, solver_param, train_val_or_same, unread
 from enc_caffe.caffe_tools.loadable import Original, check_loads
 from enc_caffe.complexity import Complexity, network_complexity, uncounted_words
@@ -26,7 +26,7 @@ from enc_caffe.errors import DatasetError, PlanError, UsageError
 from enc_caffe.files.output import atomic_folder
 from enc_caffe.form import CONVENTIONS, PAPER, PLACEMENTS, Form
 from enc_caffe.network import Network
-from enc_caffe.pipeline.distilling import write_distillation
+from enc_caffe.pipeline.distilling import without_states, write_distillation
 from enc_caffe.pipeline.loading import LoadedNetwork
 from enc_caffe.plan import Plan, write_plan
 from enc_caffe.progress import Names, unnamed
@@ -39,7 +39,7 @@ class Emitted:
     ``untrained`` says why ``train_val.prototxt`` got no data and no loss, where it got none, and ``unchecked`` what was not loaded
     in stock Caffe, where that could not be; ``lacking`` names layers whose weights the caffemodel does not have, ``uncounted`` those that are in no cost; ``untaught``
     outputs that the loss of a new ``train_val.prototxt`` does not reach, ``unread`` flags whose LMDBs nothing in it reads, and the layers that bring
-    images instead. Where it is not ``sized`` nothing says how large images are: MACs mean nothing, and
+    images instead, ``trained_by`` a state for training that was found. Where it is not ``sized`` nothing says how large images are: MACs mean nothing, and
     there is no ``deploy.prototxt``.
     """
 
@@ -53,6 +53,7 @@ class Emitted:
     uncounted: str = ""
     untaught: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()
+    trained_by: str = ""
 
     def ratio(self, convention: str, counted: str) -> float:
         """MACs after over MACs before."""
@@ -224,16 +225,18 @@ def emit(
         parameters = solver_param(
             original_solver, str(final / "train_val.prototxt"), str(final / "snapshot"), test_iter, solver_overrides
         )
+        trained_by = ""
         if loaded.level or loaded.stages:
-            put_states(parameters, loaded.without_flags(train_val), (loaded.level or 0, tuple(loaded.stages)))
+            trained_by = put_states(
+                parameters, loaded.without_flags(train_val), (loaded.level or 0, tuple(loaded.stages))
+            )
         (folder / "solver.prototxt").write_text(to_text(parameters), encoding="utf-8")
         write_plan(folder / "ranks.json", Plan(plan.network, forms, plan.about), version)
         first = Original(deploy_net(loaded.net, network), Path(weights))
         # Where its inputs' sizes only stand in, a deploy file would say what nobody knows.
         unchecked = check_loads(folder, deploy, deploy_shapes(given, described, deploy), first, final)
         if distillation is not None:
-            # Both networks beside each other have all layers of either phase, and data layers only where these belong.
-            train_val, _ = by_phase(loaded.without_flags(train_val), parameters) or (train_val, parameters)
+            train_val = without_states(loaded, train_val, parameters)
             both = write_distillation(
                 folder, final, loaded, weights, compressed, described, train_val, distillation, parameters,
                 original_solver is not None, forms, train_lmdb, test_lmdb
@@ -255,6 +258,7 @@ def emit(
             f"--{phase.lower()}_lmdb: layer '{layer.name}' ({layer.type}) brings the images of the {phase} phase, and keeps its own source"
             for phase, layer in unread(train_val, {"TRAIN": train_lmdb, "TEST": test_lmdb}).items()
         ),
+        trained_by,
     )
 
 

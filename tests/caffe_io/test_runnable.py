@@ -79,6 +79,17 @@ def test_the_outputs_are_what_the_missing_layers_would_read(tmp_path: Path) -> N
     np.testing.assert_array_equal(found, np.concatenate([w.reshape(2, -1) for w in wanted], axis=1))
 
 
+def test_what_is_silenced_beside_a_missing_layers_blob_is_no_output(tmp_path: Path) -> None:
+    quiet = nets.conv("side", "c1", 2) + 'layer { name: "quiet" type: "Silence" bottom: "side" bottom: "loc_perm" }\n'
+    net, network = described(tmp_path, INPUT + BODY + HEADS + quiet)
+    part = runnable(net, network, "n.prototxt")
+    assert "its outputs c1, loc, conf compared" in part.words
+    (silence,) = (x for x in part.net.layer if x.type == "Silence")
+    assert list(silence.bottom) == ["side"]
+    # The network itself keeps what it reads.
+    assert [list(x.bottom) for x in net.layer if x.type == "Silence"] == [["side", "loc_perm"]]
+
+
 def test_of_large_outputs_means_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "VALUES", 300)
     _, weights = nets.write_net(tmp_path, INPUT + BODY)

@@ -87,7 +87,7 @@ def test_images_in_one_folder_have_no_labels(tmp_path: Path) -> None:
             (text, "line 1: .*a.png.* is no file; .* a line is a path and, .* a space and one whole number")
             for text in ("a.png\t0", "a.png,0", "a.png 0.5", "a.png 0 3 4")
         ),
-        ("GIF89a\0", "l.txt: is no text that could list images; a folder, a list, an image"),
+        ("GIF89a\0", "l.txt: is not a text file that lists images; a folder, a list, an image"),
         ("a.png 0\na.png\n", "line 2: some lines have a label behind the name, and some have none"),
     ],
 )

@@ -47,6 +47,8 @@ PHASES = data("t", "include { phase: TRAIN }") + data("v", "include { phase: TES
         (STAGES, (1, ("fine", "val")), (1, ("fine", "train"))),
         (PHASES, (1, ("fine",)), (1, ("fine",))),
         (data("both"), (2, ()), (2, ())),
+        # Data layers without stages serve the training too, whatever another stage has.
+        (data("both") + data("more", 'include { stage: "pairs" }'), (0, ("report",)), (0, ("report",))),
         (data("t", 'include { phase: TRAIN not_stage: "val" }') + data("v", 'include { phase: TEST stage: "val" }'), VAL, NONE),
         (data("v", 'include { stage: "val" }'), VAL, VAL),
         (data("v", 'include { phase: TEST stage: "val" }'), VAL, NONE),
@@ -61,13 +63,14 @@ def test_the_training_has_images_of_its_own(text: str, chosen: Any, wanted: Any)
 
 def test_a_solver_keeps_its_own_states() -> None:
     net, solver = from_text(STAGES), caffe_pb2().SolverParameter()
-    put_states(solver, net, VAL)
+    said = put_states(solver, net, VAL)
+    assert said == "it trains with stage train, which layer 't' has, and tests with stage val; train_state says so"
     assert list(solver.train_state.stage) == ["train"] and [list(s.stage) for s in solver.test_state] == [["val"]]
     own = caffe_pb2().SolverParameter()
     own.train_state.stage.append("mine")
     own.test_state.add(stage=["one"])
     own.test_state.add(stage=["two"])
-    put_states(own, net, VAL)
+    assert put_states(own, net, VAL) == ""
     assert list(own.train_state.stage) == ["mine"] and [list(s.stage) for s in own.test_state] == [["one"], ["two"]]
     # What holds for both phases alike needs no word where nothing was chosen.
     plain = caffe_pb2().SolverParameter()

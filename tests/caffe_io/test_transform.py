@@ -100,6 +100,15 @@ def test_a_mean_of_numpy_says_what_to_give_in_its_place(tmp_path: Path) -> None:
         np.save(tmp_path / "mean.npy", mean)
         with pytest.raises(DatasetError, match=f"mean.npy: is a NumPy file, .* give --mean_value {values}, the means"):
             read_mean(tmp_path / "mean.npy")
+    # As blobproto_to_array gives it, and with the channels last; of other axes nobody knows which are channels.
+    for shape, words in (
+        ((1, *mean.shape), r"0\.5, the"),
+        ((4, 5, 2), "with one number"),
+        ((4, 5, 3), r"0,1,2, the means of its channels$"),
+    ):
+        np.save(tmp_path / "mean.npy", np.broadcast_to(np.arange(shape[-1]) if len(shape) == 3 else mean, shape))
+        with pytest.raises(DatasetError, match=f"give --mean_value {words}"):
+            read_mean(tmp_path / "mean.npy")
     # What it tells makes a file that is read.
     blob = caffe_pb2().BlobProto(data=np.ravel(mean))
     blob.shape.dim.extend(mean.shape)

@@ -91,6 +91,17 @@ def test_an_input_is_not_called_as_a_layer_with_weights(tmp_path: Path) -> None:
     made = deployed(tmp_path, text + fc("main", "normed") + layer("loss", "SoftmaxWithLoss", "main label"))
     assert list(made) == ["data_input_", "data", "data_input", "main", "prob"]
     assert list(made["data_input_"].top) == ["data"] and made["data"].type == "BatchNorm"
+    # Nor is a data layer that takes its place for a training.
+    net, network = read(
+        tmp_path,
+        INPUT.replace('name: "data"', 'name: "source"')
+        + conv("data", "data")
+        + layer("p", "Pooling", "data", "pooling_param { global_pooling: true }")
+        + fc("main", "p")
+        + layer("prob", "Softmax", "main"),
+    )
+    layers = train_val_net(net, network, None, None).layer
+    assert [x.name for x in layers if x.type == "Data"] == ["data_input"] * 2 and "data" in {x.name for x in layers}
 
 
 def test_what_a_data_layer_gives_to_the_network_is_kept(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def test_held_out_images_are_spread_and_none_is_trained_on(tmp_path: Path, monke
 def test_few_images_cannot_be_held_out(tmp_path: Path) -> None:
     nets.write_images(tmp_path / "all", 19)
     with pytest.raises(
-        UsageError, match="all: holding images out takes 20 or more, and there are 19; give --held_out_lmdb"
+        UsageError, match="all: at least 20 images are needed to hold some out, and there are 19; give --held_out_lmdb"
     ):
         hold_out(tmp_path / "all", tmp_path / "split")
 

@@ -42,7 +42,9 @@ def test_a_network_of_stages_goes_all_the_way(tmp_path: Path, capsys: pytest.Cap
     assert main(["finetune", "--solver", str(solver), "--base_lr", "auto", "--out", str(weights.parent)]) == 0
     said = capsys.readouterr()
     assert "caffe test on 20 images: " in said.out and "on 6 held-out images" in said.out
-    assert "solver.prototxt: solver_mode is GPU, and --gpu was not given: the CPU trains" in said.out + said.err
+    assert (
+        "solver.prototxt: solver_mode is GPU, but --gpu was not given: training runs on the CPU" in said.out + said.err
+    )
 
     out = tmp_path / "out"
     command = ["compress", "--model", str(model), "--weights", str(weights), "--stage", "val", "--lmdb", str(train), "--test_lmdb", str(test),
@@ -69,3 +71,11 @@ def test_a_network_of_stages_goes_all_the_way(tmp_path: Path, capsys: pytest.Cap
     ):
         assert main(["finetune", *flags, "--max_iter", "4", "--out", str(tmp_path / f"tuned{number}")]) == 0
         assert "caffe test on 20 images: " in capsys.readouterr().out
+
+    # Chosen by the stage to deploy by, it is trained by the images of another one, which a line says.
+    command[command.index("val")], command[-1] = "deploy", str(tmp_path / "deployed")
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    assert "it trains with stage train, which layer 'train-images' has, and tests with stage deploy" in said
+    flags = ["--distill", str(tmp_path / "deployed"), "--train_lmdb", str(train), "--test_lmdb", str(test)]
+    assert main(["finetune", *flags, "--max_iter", "4", "--out", str(tmp_path / "tuned2")]) == 0

@@ -69,7 +69,7 @@ SECOND = (
 @pytest.mark.parametrize(
     ("text", "images", "words"),
     [
-        (INPUT + BODY, 19, "holding images out takes 20 or more, and there are 19; --distill_iterations 0"),
+        (INPUT + BODY, 19, "at least 20 images are needed to hold some out, and there are 19; --distill_iterations 0"),
         (
             (nets.HEAD.format(name="n") + BODY).replace('"Data"', '"ImageData"'), 40,
             "layer 'data' (ImageData) brings the images of the TEST phase",

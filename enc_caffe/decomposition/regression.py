@@ -132,5 +132,7 @@ def solve(matrix: np.ndarray, right: np.ndarray) -> np.ndarray:
     try:
         return np.asarray(scipy.linalg.cho_solve(scipy.linalg.cho_factor(matrix), right))
     except scipy.linalg.LinAlgError:
-        # Rounding made it indefinite: the least-norm solution.
-        return np.asarray(scipy.linalg.lstsq(matrix, right)[0])
+        # Rounding made it indefinite: the least-norm solution, without the directions that are but rounding.
+        values, vectors = scipy.linalg.eigh(matrix, driver="evd")
+        kept = np.abs(values) > len(values) * np.finfo(np.float64).eps * np.abs(values).max(initial=0.0)
+        return np.asarray(vectors[:, kept] @ (vectors[:, kept].T @ right / values[kept, None]))

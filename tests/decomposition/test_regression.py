@@ -8,7 +8,15 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from enc_caffe.decomposition import scheme_for
-from enc_caffe.decomposition.regression import Moments, group_weights, output_error, reduced_rank, regular, shrinkage
+from enc_caffe.decomposition.regression import (
+    Moments,
+    group_weights,
+    output_error,
+    reduced_rank,
+    regular,
+    shrinkage,
+    solve,
+)
 from enc_caffe.form import Form
 from enc_caffe.network import Layer
 from tests.decomposition.layers import conv, dense
@@ -188,3 +196,18 @@ def test_what_few_columns_choose_holds_on_others() -> None:
             float(np.sum((y[:, at] - first @ second @ seen[:, at]) ** 2) / np.sum(y[:, at] ** 2)) for at in (few, many)
         ]
     assert lost[48][0] > lost[0][0] and lost[48][1] < lost[0][1] / 2, lost
+
+
+@settings(max_examples=40, deadline=None)
+@given(d=st.integers(1, 30), rank=st.integers(0, 30), seed=st.integers(0, 99))
+def test_a_singular_system_has_the_least_norm_solution(d: int, rank: int, seed: int) -> None:
+    """Second moments of images that are all the same: as many directions as they have say something, and rounding says nothing."""
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((d, min(rank, d)))
+    matrix = x @ x.T
+    right = matrix @ rng.standard_normal((d, 3))
+    # Just below zero, as rounding leaves it: no Cholesky decomposition.
+    matrix -= 1e-15 * np.trace(matrix) / d * np.eye(d)
+    found, wanted = solve(matrix, right), np.linalg.pinv(x @ x.T, rcond=1e-9) @ right
+    assume(np.linalg.cond(x) < 1e3 if x.size else True)
+    np.testing.assert_allclose(found, wanted, atol=1e-6 * (1 + np.abs(wanted).max(initial=0)))

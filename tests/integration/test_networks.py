@@ -140,7 +140,7 @@ def test_emit_takes_stages_and_levels(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_emit_says_why_a_network_cannot_be_trained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["emit", *emission(tmp_path, "input and input_dim", {"c1": 2})]) == 0
     assert (
-        "no data layer and no loss added: network 'n' has no SoftmaxWithLoss, Accuracy or Softmax layer"
+        "no data layer or loss was added: network 'n' has no SoftmaxWithLoss, Accuracy or Softmax layer"
         in capsys.readouterr().out
     )
     layers = read_net(tmp_path / "out" / "train_val.prototxt").layer
@@ -249,7 +249,7 @@ def test_one_of_several_inputs_is_not_filled(tmp_path: Path, capsys: pytest.Capt
     assert main([command, *flags, "--lmdb", str(images(tmp_path / "images")), *more]) == 1
     error = capsys.readouterr().err
     assert (
-        "the network has 2 inputs (left, right), and images are those of one; without --lmdb and --images it is compressed by its weights alone"
+        "the network has 2 inputs (left, right), and images are those of one; without images (--lmdb, --images, --distill, --quality max) it is compressed by its weights alone"
         in error
     )
     # That way it is compressed.

@@ -12,6 +12,7 @@ from typing import Any
 
 from enc_caffe.caffe_io.describe import reads_data, selected
 from enc_caffe.caffe_io.types import caffe_types
+from enc_caffe.caffe_io.variants import silenced
 from enc_caffe.errors import NetworkError
 from enc_caffe.network import Network
 from enc_caffe.shapes import UNKNOWN, count
@@ -108,9 +109,10 @@ def _split(layers: list[Any]) -> tuple[list[Any], list[Any]]:
     gone: list[Any] = []
     lost: set[str] = set()
     for param in layers:
-        if param.type == "Silence" and lost & set(param.bottom):
-            param = _without(param, lost)
-        if param.type.endswith("Loss") or param.type == "Accuracy" or (param.type == "Silence" and not param.bottom):
+        if param.type.endswith("Loss") or param.type == "Accuracy":
+            continue
+        if param.type == "Silence":
+            kept += silenced([param], lost)
             continue
         if not _runs(param) or lost & set(param.bottom):
             gone.append(param)
@@ -121,14 +123,6 @@ def _split(layers: list[Any]) -> tuple[list[Any], list[Any]]:
     read = {b for p in kept for b in p.bottom}
     # Scores are compared before the softmax, like any output.
     return [p for p in kept if p.type != "Softmax" or p.top[0] in read - set(p.bottom)], gone
-
-
-def _without(param: Any, blobs: set[str]) -> Any:
-    """A copy of a layer that does not read some blobs."""
-    out = type(param)()
-    out.CopyFrom(param)
-    out.bottom[:] = [b for b in param.bottom if b not in blobs]
-    return out
 
 
 def _outputs(kept: list[Any], gone: list[Any]) -> list[str]:

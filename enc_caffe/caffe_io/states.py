@@ -63,9 +63,9 @@ def put_states(solver: Any, net: Any, chosen: State) -> str:
     if train != NONE and not solver.HasField("train_state"):
         solver.train_state.level = train[0]
         solver.train_state.stage.extend(train[1])
-        first = next((net.layer[at] for at in sorted(_data(net, "TRAIN", train))), None)
-        if train != chosen and first is not None:
-            return f"it trains with {_words(train)}, which layer '{first.name}' has, and tests with {_words(chosen)}; train_state says so"
+        own = sorted(_data(net, "TRAIN", train) - _data(net, "TEST", chosen))
+        if train != chosen and own:
+            return f"train_state has {_words(train)}, by which layer '{net.layer[own[0]].name}' brings images, in place of {_words(chosen)}"
     return ""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Mapping, Optional
+from typing import Any, Iterable, Mapping, Optional
 
 from enc_caffe.caffe_io.describe import data_layers, reads_data, selected
 from enc_caffe.caffe_io.inference import without_phases
@@ -36,12 +36,11 @@ def deploy_net(net: Any, network: Network, batch: int = 1) -> Any:
     gone = labels_of(layers)
     steps = any(p.type in ("LSTM", "RNN") for p in layers)
     read = {b for p in layers for b in p.bottom}
-    # What the network silences would be an output without the Silence; labels it silences are gone.
-    kept = {id(p): [b for b in p.bottom if b not in gone] for p in layers if p.type == "Silence"}
+    layers = silenced(layers, gone)
     scoring = [
         p
         for p in layers
-        if not kept.get(id(p))
+        if p.type != "Silence"
         and (any(b in gone for b in p.bottom) or (_is_loss(p) and not any(t in read for t in p.top)))
     ]
     scorer = _output_loss(scoring)
@@ -60,10 +59,23 @@ def deploy_net(net: Any, network: Network, batch: int = 1) -> Any:
             continue
         layer = out.layer.add()
         layer.CopyFrom(param)
-        layer.bottom[:] = kept.get(id(param), layer.bottom)
         without_phases(layer)
     # Another number of images than the data layers had.
     return per_image(out, network) if any(map(reads_data, layers)) and not steps else out
+
+
+def silenced(layers: Iterable[Any], gone: set[str]) -> list[Any]:
+    """The layers, without blobs that are gone among those that a Silence reads: what it reads would be an output without it."""
+    found = []
+    for param in layers:
+        if param.type == "Silence" and not gone.isdisjoint(param.bottom):
+            own = type(param)()
+            own.CopyFrom(param)
+            own.bottom[:] = [b for b in param.bottom if b not in gone]
+            param = own
+        if param.type != "Silence" or param.bottom:
+            found.append(param)
+    return found
 
 
 def free_name(top: str, taken: set[str]) -> str:
@@ -327,15 +339,18 @@ def check_one_input(net: Any, network: Network, source: str) -> None:
             f"{source}: images are put in the place of the first data layer's, and no layer with weights sees those of layer "
             f"'{first[0].name}' ('{first[1]}'); write the one that brings '{seen[1]}' before it (its first top)"
         )
-    layers = deploy_net(net, network).layer
-    read = {bottom for layer in layers for bottom in layer.bottom}
-    # Labels may come by an Input layer that nothing but the losses read, which are gone.
-    inputs = [top for layer in layers if layer.type == "Input" for top in layer.top if top in read]
+    inputs = inputs_of(deploy_net(net, network))
     if len(inputs) > 1:
         raise NetworkError(
             f"{source}: the network has {len(inputs)} inputs ({', '.join(inputs)}), and images are those of one; "
             "without images (--lmdb, --images, --distill, --quality max) it is compressed by its weights alone"
         )
+
+
+def inputs_of(deploy: Any) -> list[str]:
+    """Tops of the Input layers of a deploy network, without those of labels: nothing but the losses read these, which are gone."""
+    read = {bottom for layer in deploy.layer for bottom in layer.bottom}
+    return [top for layer in deploy.layer if layer.type == "Input" for top in layer.top if top in read]
 
 
 def reaches_weights(layers: list[Any], blob: str) -> bool:

@@ -101,4 +101,6 @@ def run(args: argparse.Namespace) -> None:
     tune = f"fine-tune: {shlex.join(map(str, ['enc-caffe', 'finetune', *how, '--out', f'{args.out}-finetuned']))}"
     if result.emitted.untrained and output.distillation is None:
         tune = "to train it by the original's outputs, without a loss of its own, compress with --distill"
+        if not result.emitted.one_input:
+            tune = "to train it, give train_val.prototxt data layers"
     print(f"written to {args.out}; {tune}")

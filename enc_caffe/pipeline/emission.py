@@ -16,7 +16,14 @@ from enc_caffe.caffe_io.inference import for_inference
 from enc_caffe.caffe_io.partial import deploy_shapes
 from enc_caffe.caffe_io.prototxt import read_solver, to_text, verbatim_text, write_prototxt
 from enc_caffe.caffe_io.states import put_states
-from enc_caffe.caffe_io.variants import deploy_net, outputs_without_loss, solver_param, train_val_or_same, unread
+from enc_caffe.caffe_io.variants import (
+    deploy_net,
+    inputs_of,
+    outputs_without_loss,
+    solver_param,
+    train_val_or_same,
+    unread,
+)
 from enc_caffe.caffe_tools.loadable import Original, check_loads
 from enc_caffe.complexity import Complexity, network_complexity, uncounted_words
 from enc_caffe.decomposition import check_form, check_worth, strides_move
@@ -39,7 +46,7 @@ class Emitted:
     ``untrained`` says why ``train_val.prototxt`` got no data and no loss, where it got none, and ``unchecked`` what was not loaded
     in stock Caffe, where that could not be; ``lacking`` names layers whose weights the caffemodel does not have, ``uncounted`` those that are in no cost; ``untaught``
     outputs that the loss of a new ``train_val.prototxt`` does not reach, ``unread`` flags whose LMDBs nothing in it reads, and the layers that bring
-    images instead, ``trained_by`` a state for training that was found. Where it is not ``sized`` nothing says how large images are: MACs mean nothing, and
+    images instead, ``trained_by`` a state for training that was found. Only what has ``one_input`` takes images. Where it is not ``sized`` nothing says how large images are: MACs mean nothing, and
     there is no ``deploy.prototxt``.
     """
 
@@ -54,6 +61,7 @@ class Emitted:
     untaught: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()
     trained_by: str = ""
+    one_input: bool = True
 
     def ratio(self, convention: str, counted: str) -> float:
         """MACs after over MACs before."""
@@ -259,6 +267,7 @@ def emit(
             for phase, layer in unread(train_val, {"TRAIN": train_lmdb, "TEST": test_lmdb}).items()
         ),
         trained_by,
+        len(inputs_of(deploy)) == 1,
     )
 
 

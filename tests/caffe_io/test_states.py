@@ -64,7 +64,7 @@ def test_the_training_has_images_of_its_own(text: str, chosen: Any, wanted: Any)
 def test_a_solver_keeps_its_own_states() -> None:
     net, solver = from_text(STAGES), caffe_pb2().SolverParameter()
     said = put_states(solver, net, VAL)
-    assert said == "it trains with stage train, which layer 't' has, and tests with stage val; train_state says so"
+    assert said == "train_state has stage train, by which layer 't' brings images, in place of stage val"
     assert list(solver.train_state.stage) == ["train"] and [list(s.stage) for s in solver.test_state] == [["val"]]
     own = caffe_pb2().SolverParameter()
     own.train_state.stage.append("mine")

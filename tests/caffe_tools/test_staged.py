@@ -76,6 +76,6 @@ def test_a_network_of_stages_goes_all_the_way(tmp_path: Path, capsys: pytest.Cap
     command[command.index("val")], command[-1] = "deploy", str(tmp_path / "deployed")
     assert main(command) == 0
     said = capsys.readouterr().out
-    assert "it trains with stage train, which layer 'train-images' has, and tests with stage deploy" in said
+    assert "train_state has stage train, by which layer 'train-images' brings images, in place of stage deploy" in said
     flags = ["--distill", str(tmp_path / "deployed"), "--train_lmdb", str(train), "--test_lmdb", str(test)]
     assert main(["finetune", *flags, "--max_iter", "4", "--out", str(tmp_path / "tuned2")]) == 0

@@ -13,7 +13,7 @@ from typing import Any, Callable
 import pytest
 
 from enc_caffe.errors import OutputError
-from enc_caffe.files.output import atomic_file, atomic_folder, claimed, sweep_folder
+from enc_caffe.files.output import atomic_file, atomic_folder, check_new, claimed, sweep_folder
 from enc_caffe.terminal.stopping import Terminated, sigterm_interrupts
 
 
@@ -130,3 +130,13 @@ def test_a_link_to_a_folder_stays_one_when_the_folder_is_replaced(tmp_path: Path
     assert link.is_symlink() and [p.name for p in place.iterdir()] == ["new"]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["disk", "link"]
     assert [p.name for p in place.parent.iterdir()] == ["place"]
+
+
+def test_a_mount_point_is_refused_before_any_work(tmp_path: Path) -> None:
+    """No folder can be renamed to one, and none away: an output there would be lost after hours."""
+    mounted = next(p for p in (Path("/proc"), Path("/dev"), Path("/")) if os.path.ismount(p))
+    (tmp_path / "link").symlink_to(mounted, target_is_directory=True)
+    for path in (mounted, tmp_path / "link"):
+        with pytest.raises(OutputError, match="is where a file system is mounted"):
+            check_new(path, force=True)
+    check_new(tmp_path, force=True)

@@ -255,6 +255,9 @@ def test_one_of_several_inputs_is_not_filled(tmp_path: Path, capsys: pytest.Capt
     # That way it is compressed.
     if command == "compress":
         assert main(["compress", *flags, "--first_layer", "search", *more]) == 0
+        said = capsys.readouterr().out
+        # To be trained by the original's outputs it would need images of one input.
+        assert "; to train it, give train_val.prototxt data layers" in said and "--distill" not in said
         deploy = read_net(tmp_path / "o" / "deploy.prototxt").layer
         assert [x.top[0] for x in deploy if x.type == "Input"] == ["left", "right"]
         assert main(["compress", *flags, "--test_lmdb", str(tmp_path / "images"), *more, "--force"]) == 1

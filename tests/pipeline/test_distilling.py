@@ -7,9 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from enc_caffe.caffe_io.distill import Distillation
 from enc_caffe.caffe_io.prototxt import read_net
 from enc_caffe.cli import main
+from enc_caffe.errors import UsageError
 from enc_caffe.measuring.store import ResultStore
+from enc_caffe.pipeline.distilled import check_trainable
+from enc_caffe.pipeline.loading import load
 from tests.measuring import nets
 
 pytestmark = pytest.mark.caffe
@@ -136,3 +140,25 @@ def test_a_training_without_images_names_its_own_flags(tmp_path: Path, capsys: p
         "does not say how large its images are" in said and "give --train_lmdb and --test_lmdb, or --top_shape" in said
     )
     assert "--images" not in said and "--input_shape" not in said
+
+
+def test_images_are_held_out_of_those_that_a_stage_trains_on(tmp_path: Path) -> None:
+    """Data layers that stages choose: the network that is looked at has those of the test alone."""
+    many, few = nets.write_images(tmp_path / "many", 30), nets.write_images(tmp_path / "few", 5)
+    data = (
+        'layer {{ name: "{0}" type: "Data" top: "data" top: "label" include {{ stage: "{0}" }} '
+        'data_param {{ source: "{1}" batch_size: 4 backend: LMDB }} }}\n'
+    )
+    for train, test in ((many, few), (few, many)):
+        path = tmp_path / "n.prototxt"
+        path.write_text(
+            data.format("train", train) + data.format("val", test) + BODY + nets.TAIL.format(last="c2") + nets.LOSS
+        )
+        loaded = load(path, input_shape=(3, 12, 12), stages=("val",))
+        if train is many:
+            check_trainable(loaded, Distillation())
+        else:
+            with pytest.raises(
+                UsageError, match="few: at least 20 images are needed to hold some out, and there are 5"
+            ):
+                check_trainable(loaded, Distillation())

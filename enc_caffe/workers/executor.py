@@ -213,7 +213,7 @@ class CaffeExecutor:
                 self.workers, context, _start, (str(self._log), str(find_caffe().python_dir), True, devices, self._beat, context.Barrier(self.workers)),
             )  # fmt: skip
             # A pool starts a worker when a task finds none idle; all must inherit this environment, so each waits for the others.
-            for future in [self._pool.submit(_meet) for _ in range(self.workers)]:
+            for future in [self.submit(_meet) for _ in range(self.workers)]:
                 self.result(future)
         # Starting may take longer than a task that gets on.
         self._limit = limit
@@ -224,10 +224,14 @@ class CaffeExecutor:
         return self.result(self.submit(arithmetic, self._device))  # type: ignore[no-any-return]
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
-        """Run a module-level function in a worker."""
+        """Run a module-level function in a worker; :class:`CaffeError` where one died before."""
         if not self._waiting:
             self._heard = self._looked = time.monotonic()
-        future = self._pool.submit(function, *arguments)
+        try:
+            future = self._pool.submit(function, *arguments)
+        except BrokenProcessPool:
+            # A worker died after the last result that was asked for.
+            raise self._stopped() from None
         with self._counting:
             self._waiting += 1
         future.add_done_callback(self._hear)
@@ -260,8 +264,11 @@ class CaffeExecutor:
         try:
             return future.result()
         except BrokenProcessPool:
-            log = self._log.read_text(errors="replace") if self._log.exists() else ""
-            raise CaffeError(f"Caffe stopped: {last_words(log) if log.strip() else 'its process was killed'}") from None
+            raise self._stopped() from None
+
+    def _stopped(self) -> CaffeError:
+        log = self._log.read_text(errors="replace") if self._log.exists() else ""
+        return CaffeError(f"Caffe stopped: {last_words(log) if log.strip() else 'its process was killed'}")
 
     def close(self) -> None:
         """Stop the workers."""

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import wait
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from enc_caffe.errors import CaffeError
 from enc_caffe.workers.blas import Arithmetic, kernel_variable
 from enc_caffe.workers.executor import CaffeExecutor, run_all
 from tests.workers.names import kernels
@@ -96,3 +99,14 @@ def test_workers_have_one_thread_and_the_kernel_that_was_asked_for(monkeypatch: 
             assert (kernel or first) in executor.arithmetic.kernel.split()
             assert run_all(executor, variables, [()] * 9, [1] * 9) == [("1", kernel or first)] * 9
     assert os.environ["OPENBLAS_NUM_THREADS"] == "7" and os.environ[variable] == first
+
+
+def test_a_worker_that_died_between_two_jobs_is_told_as_one_that_died_in_a_job() -> None:
+    with CaffeExecutor(1) as executor:
+        pid = executor.result(executor.submit(os.getpid))
+        running = executor.submit(after, 0, "no such file")
+        os.kill(pid, signal.SIGKILL)
+        # Its end is what breaks the pool; the job that comes next finds it broken.
+        wait([running])
+        with pytest.raises(CaffeError, match="Caffe stopped: its process was killed"):
+            executor.submit(os.getpid)

@@ -33,18 +33,18 @@ from enc_caffe.search.options import SearchOptions
 from enc_caffe.terminal.stopping import stoppable
 
 AUTO = frozenset({"auto"})
-#: Whole networks that a refinement tries, and iterations of a distillation.
-TRIED, ITERATIONS = 6, 100
+#: Whole networks that a refinement tries.
+TRIED = 6
 BLOCKS = Decomposition("asymmetric_fisher", frozenset({"bias"}), "blocks")
 
 
 @dataclass(frozen=True)
 class Way:
-    """How the weights are made, how many networks refine the ranks, and for how many iterations the network is distilled."""
+    """How the weights are made, how many networks refine the ranks, and whether the network is distilled."""
 
     how: Decomposition
     refine: int = 0
-    distil: int = 0
+    distil: bool = False
 
 
 #: Ways to make a network: steps alone, then each a step more than the one before.
@@ -53,7 +53,7 @@ WAYS = {
     "auto_alone": Way(Decomposition("svd", AUTO)),
     "blocks_alone": Way(Decomposition("svd", frozenset({"bias"}), "blocks")),
     "refined_alone": Way(Decomposition(), refine=TRIED),
-    "distilled_alone": Way(Decomposition(), distil=ITERATIONS),
+    "distilled_alone": Way(Decomposition(), distil=True),
     "weighted": Way(Decomposition("weighted")),
     "fisher": Way(Decomposition("fisher")),
     "asymmetric": Way(Decomposition("asymmetric", frozenset({"bias"}))),
@@ -62,11 +62,21 @@ WAYS = {
     "blocks": Way(BLOCKS),
     "weighted_blocks": Way(Decomposition("weighted", frozenset(), "blocks")),
     "refined": Way(BLOCKS, refine=TRIED),
-    "distilled": Way(BLOCKS, distil=ITERATIONS),
+    "distilled": Way(BLOCKS, distil=True),
 }
 
 
-def scored(study: Study, loaded: LoadedNetwork, table: MetricsTable, found: Found, way: Way) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Training:
+    """Iterations of a distillation, and the GPU that trains (empty: the CPU)."""
+
+    iterations: int
+    gpu: str
+
+
+def scored(
+    study: Study, loaded: LoadedNetwork, table: MetricsTable, found: Found, way: Way, training: Training
+) -> dict[str, Any]:
     """A network made in one way: its divergence on the images that choose, and the test images that are right."""
     start = time.perf_counter()
     chooser = Chooser(study.choosing, way.how, "exact", study.bars)
@@ -77,8 +87,8 @@ def scored(study: Study, loaded: LoadedNetwork, table: MetricsTable, found: Foun
     blobs, name = chooser.decomposer.blobs(forms), chooser.decomposer.name()
     if way.distil:
         how = Distillation(lmdb=study.chosen_by, between=True)
-        blobs, kept = chooser.distilled(loaded, found.plan, blobs, how, way.distil, "")
-        name = [*name, "distilled", way.distil]
+        blobs, kept = chooser.distilled(loaded, found.plan, blobs, how, training.iterations, training.gpu)
+        name = [*name, "distilled", training.iterations, *["gpu"] * bool(training.gpu)]
         print(f"    {kept}", flush=True)
     apart = chooser.evaluator.divergence(forms)
     seconds = time.perf_counter() - start
@@ -106,8 +116,9 @@ def rows_of(study: Study, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
                 print(f"| {words} | {target} | cannot be reached: {exc} |", flush=True)
                 continue
             for way in args.ways.split(","):
+                training = Training(args.iterations, args.gpu)
                 about = {"schemes": words, "target": target, "count": args.count, "images": args.images, "way": way}
-                yield {**about, **scored(study, loaded, table, found, WAYS[way])}
+                yield {**about, **scored(study, loaded, table, found, WAYS[way], training)}
 
 
 def main() -> int:
@@ -116,6 +127,8 @@ def main() -> int:
     parser.add_argument("--count", choices=("all", "paper"), default="paper")
     parser.add_argument("--schemes", default="spatial,all", help="paper's scheme alone, all (default: spatial,all)")
     parser.add_argument("--ways", default=",".join(WAYS), help=f"(default: {','.join(WAYS)})")
+    parser.add_argument("--iterations", type=int, default=100, help="of a distillation (default: 100)")
+    parser.add_argument("--gpu", default="", help="number of the GPU that distils (default: the CPU distils)")
     parser.add_argument("--seed", type=int, default=0, help="of the images that choose (default: 0)")
     args = parser.parse_args()
     unknown = [w for w in args.ways.split(",") if w not in WAYS]

@@ -305,4 +305,6 @@ def _written(
         path.rename(work / path.name)
     (work / "network").rmdir()
     write_metrics(work / "metrics.json", table)
+    if output.test_lmdb is None:
+        emitted = replace(emitted, unread=tuple(x for x in emitted.unread if not x.startswith("--test_lmdb")))
     return emitted

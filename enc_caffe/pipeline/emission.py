@@ -262,12 +262,23 @@ def emit(
         loaded.sized,
         uncounted_words(network),
         () if untrained else tuple(outputs_without_loss(compressed, described)),
-        tuple(
-            f"--{phase.lower()}_lmdb: layer '{layer.name}' ({layer.type}) brings the images of the {phase} phase, and keeps its own source"
-            for phase, layer in unread(train_val, {"TRAIN": train_lmdb, "TEST": test_lmdb}).items()
-        ),
+        _unread(train_val, untrained, {"TRAIN": train_lmdb, "TEST": test_lmdb}),
         trained_by,
         len(inputs_of(deploy)) == 1,
+    )
+
+
+def _unread(train_val: Any, untrained: str, given: Mapping[str, Optional[Path]]) -> tuple[str, ...]:
+    """Lines of the LMDBs that are given and that nothing of the emitted network reads."""
+    if untrained:
+        return tuple(
+            f"--{phase.lower()}_lmdb: train_val.prototxt does not name {lmdb}, since it has no data layer to read it"
+            for phase, lmdb in given.items()
+            if lmdb is not None and not data_layers(train_val, phase)
+        )
+    return tuple(
+        f"--{phase.lower()}_lmdb: layer '{layer.name}' ({layer.type}) brings the images of the {phase} phase, and keeps its own source"
+        for phase, layer in unread(train_val, given).items()
     )
 
 

@@ -86,6 +86,36 @@ def test_an_lmdb_that_nothing_reads_is_named(kit: Path, tmp_path: Path, capsys: 
     assert 'source: "list.txt"' in (tmp_path / "out" / "train_val.prototxt").read_text()
 
 
+def test_an_lmdb_is_named_where_no_data_layer_can_read_it(
+    kit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A network of two inputs gets no data layer, so the LMDB of the command line is used nowhere."""
+    text = 'name: "two"' + "".join(
+        f' layer {{ name: "{x}" type: "Input" top: "{x}" input_param {{ shape {{ dim: 1 dim: 3 dim: 12 dim: 12 }} }} }}'
+        for x in "ab"
+    )
+    text += ' layer { name: "sum" type: "Eltwise" bottom: "a" bottom: "b" top: "sum" }'
+    text += ' layer { name: "c1" type: "Convolution" bottom: "sum" top: "c1" convolution_param { num_output: 8 kernel_size: 3 } }'
+    (model, weights), out = write_net(tmp_path / "two", text), tmp_path / "out"
+    command = [
+        "compress",
+        "--model",
+        str(model),
+        "--weights",
+        str(weights),
+        "--target_flops",
+        "0.6",
+        "--first_layer",
+        "search",
+    ]
+    assert main([*command, "--train_lmdb", str(kit / "lmdb"), "--out", str(out)]) == 0
+    told = capsys.readouterr().err
+    assert (
+        f"--train_lmdb: train_val.prototxt does not name {kit / 'lmdb'}, since it has no data layer to read it" in told
+    )
+    assert "--test_lmdb" not in told
+
+
 def test_a_budget_that_counted_other_strides_says_so() -> None:
     # 8 to 8 channels, 3x3, stride 2, 12x12 to 6x6, rank 4: the vertical half makes 6x12 places, with published strides 6x6.
     network = Network("n", (replace(conv(8, 8, (3, 3), stride=(2, 2), pad=(1, 1), size=(12, 12)), name="a"),))

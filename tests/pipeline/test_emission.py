@@ -116,6 +116,22 @@ def test_an_lmdb_is_named_where_no_data_layer_can_read_it(
     assert "--test_lmdb" not in told
 
 
+def test_images_that_only_choose_are_not_spoken_of_as_a_flag(
+    kit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They would take the place of a test's, were there a data layer; nobody gave ``--test_lmdb``."""
+    text = (
+        'name: "one" layer { name: "a" type: "Input" top: "a" input_param { shape { dim: 1 dim: 3 dim: 12 dim: 12 } } }'
+    )
+    text += ' layer { name: "c1" type: "Convolution" bottom: "a" top: "c1" convolution_param { num_output: 8 kernel_size: 3 } }'
+    model, weights = write_net(tmp_path / "one", text)
+    command = ["compress", "--model", str(model), "--weights", str(weights), "--first_layer", "search"]
+    command += ["--target_flops", "0.6", "--lmdb", str(kit / "lmdb"), "--decomposition", "weighted"]
+    for flags in ([], ["--test_lmdb", str(kit / "lmdb")]):
+        assert main([*command, *flags, "--force", "--out", str(tmp_path / "out")]) == 0
+        assert ("--test_lmdb: train_val.prototxt does not name" in capsys.readouterr().err) == bool(flags)
+
+
 def test_a_budget_that_counted_other_strides_says_so() -> None:
     # 8 to 8 channels, 3x3, stride 2, 12x12 to 6x6, rank 4: the vertical half makes 6x12 places, with published strides 6x6.
     network = Network("n", (replace(conv(8, 8, (3, 3), stride=(2, 2), pad=(1, 1), size=(12, 12)), name="a"),))

@@ -1,7 +1,8 @@
 """The one gate to Caffe's protobuf messages.
 
 ``caffe_pb2`` is loaded from its file: importing it as ``caffe.proto.caffe_pb2`` would run ``caffe/__init__.py``, which
-loads the whole shared library.
+loads the whole shared library. A pycaffe that this process imports afterwards takes the same module: protobuf refuses messages that
+are defined twice.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ from typing import Any
 from enc_caffe.errors import CaffeNotFoundError
 from enc_caffe.installation import find_caffe
 
+#: What pycaffe calls it.
+NAME = "caffe.proto.caffe_pb2"
+
 
 @functools.cache
 def caffe_pb2() -> Any:
@@ -24,11 +28,11 @@ def caffe_pb2() -> Any:
     CaffeNotFoundError
         If no Caffe is installed, or its module does not fit the installed protobuf.
     """
-    loaded = sys.modules.get("caffe.proto.caffe_pb2")
+    loaded = sys.modules.get(NAME)
     if loaded is not None:
         return loaded
     path = find_caffe().caffe_pb2
-    spec = importlib.util.spec_from_file_location("enc_caffe_caffe_pb2", path)
+    spec = importlib.util.spec_from_file_location(NAME, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     try:
@@ -36,4 +40,5 @@ def caffe_pb2() -> Any:
     except (TypeError, ImportError) as exc:
         first = str(exc).strip().splitlines()[0]
         raise CaffeNotFoundError(f"{path} does not fit the installed protobuf ({first}); run make caffe") from None
+    sys.modules[NAME] = module
     return module

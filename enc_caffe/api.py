@@ -270,7 +270,7 @@ def compress(
     from enc_caffe.measuring.store import ResultStore
     from enc_caffe.pipeline.compression import compress as run
     from enc_caffe.pipeline.making import Making, Output
-    from enc_caffe.pipeline.quality import QUALITY
+    from enc_caffe.pipeline.quality import AUTO, QUALITY
     from enc_caffe.pipeline.source import Resources, Source
     from enc_caffe.workers.choice import workers_of
 
@@ -295,7 +295,8 @@ def compress(
     top_k = tuple_of("top_k", asked.pop("top_k", (1,)))
     told["input_shape"] = checked_shape(told.get("input_shape"))
     for name in {"refine", "iterations"} & set(made):
-        check_number(name, made[name], whole=True)
+        if (name, made[name]) != ("refine", AUTO):
+            check_number(name, made[name], whole=True)
     making = Making(how, **made)
     chosen = search_options(
         asked,

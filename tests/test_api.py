@@ -114,6 +114,7 @@ def test_what_a_caller_decides_goes_before_the_quality_s_own(tmp_path: Path, mon
         ({"target_flops": "0.5"}, "target_flops '0.5': a number is needed"),
         ({"multiple_of": 4.0}, "multiple_of 4.0: an integer is needed"),
         ({"refine": "3"}, "refine '3': an integer is needed"),
+        ({"refine": -1}, "--refine -1: 0 or more evaluations are needed"),
         ({"placement": "inexact"}, "--stride_placement inexact: exact or published is needed"),
         ({"recalibrate": "autto"}, "--recalibrate autto: known are bn, change, bias, auto"),
         ({"recalibrate": 1}, "recalibrate 1: a name, or names, are needed"),

@@ -346,7 +346,7 @@ def _files(inputs: Mapping[str, Any]) -> dict[str, Any]:
 
 def _length(rival: Rival) -> tuple[bool, ...]:
     return (
-        rival.making is not None and rival.making.refine > 0,
+        rival.making is not None and rival.making.refine != 0,
         rival.method in ("adc", "amc"),
         rival.making is not None,
         rival.method in EVALUATING,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import Any, Union
 
 from enc_caffe.flags.common import (
     add_dense,
@@ -21,7 +21,7 @@ from enc_caffe.flags.feed import add_feed
 from enc_caffe.flags.images import add_images
 from enc_caffe.flags.searching import add_runtime_python, add_search
 from enc_caffe.form import PLACEMENTS
-from enc_caffe.pipeline.quality import QUALITY
+from enc_caffe.pipeline.quality import AUTO, QUALITY, REFINED
 
 
 def register(commands: Any) -> None:
@@ -45,8 +45,9 @@ def register(commands: Any) -> None:
         "layer; each of them sets flags below, and flags that you give take precedence",
     )  # fmt: skip
     p.add_argument(
-        "--refine", type=int, default=0, metavar="N", help="evaluate N whole networks to refine the ranks (default: 0)"
-    )
+        "--refine", type=_networks, default=0, metavar="N|auto",
+        help=f"evaluate N whole networks to refine the ranks (default: 0); auto: {REFINED}, unless a long fit by blocks follows",
+    )  # fmt: skip
     add_dense(p)
     add_early(p)
     add_search(p, solver="--search_solver")
@@ -65,3 +66,13 @@ def register(commands: Any) -> None:
         help="train for N iterations towards the original's outputs, on the images of --lmdb or --train_lmdb (--quality max: 1000)",
     )  # fmt: skip
     p.set_defaults(presets=(p, QUALITY))
+
+
+def _networks(text: str) -> Union[int, str]:
+    """A number of networks, or ``auto``."""
+    if text == AUTO:
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text}: a number or {AUTO} is needed") from None

@@ -15,7 +15,7 @@ from enc_caffe.decomposition.policy import unruled
 from enc_caffe.errors import InfeasibleError, MetricsError, RuntimeRefusal, UsageError
 from enc_caffe.files.jsonfile import write_json
 from enc_caffe.files.output import atomic_folder, check_apart, check_new
-from enc_caffe.form import CONVENTIONS, PAPER
+from enc_caffe.form import CONVENTIONS
 from enc_caffe.measuring.evaluate import scores_lines
 from enc_caffe.metrics.files import write_metrics
 from enc_caffe.metrics.latency import LatencyTable, write_latency
@@ -29,6 +29,7 @@ from enc_caffe.pipeline.known import Known, from_images
 from enc_caffe.pipeline.loading import LoadedNetwork
 from enc_caffe.pipeline.making import Compressed, Making, Output, check_imageless
 from enc_caffe.pipeline.planning import Found, check_search, search_plan
+from enc_caffe.pipeline.quality import AUTO
 from enc_caffe.pipeline.settling import settled
 from enc_caffe.pipeline.slower import slower
 from enc_caffe.pipeline.source import Resources, Source
@@ -96,9 +97,7 @@ def compress(
     if output.solver is not None:
         # Before anything is measured.
         read_solver(output.solver)
-    if making.refine < 0:
-        raise UsageError(f"--refine {making.refine}: 0 or more evaluations are needed")
-    if making.refine and options.method in PRUNING:
+    if making.refine not in (0, AUTO) and options.method in PRUNING:
         raise UsageError(
             f"--refine {making.refine}: moves what a sum over layers was least by, and the costs of --method {options.method} are none; "
             "give --refine 0"
@@ -147,8 +146,6 @@ def compress(
     except (InfeasibleError, MetricsError) as exc:
         # Not the flags that the message names keep these whole.
         raise type(exc)(*exc.args, *loaded.unreached()) from None
-    # Where whole networks are measured anyway, they decide between a mixture and one scheme too.
-    mixed = making.refine > 0 and options.schemes != PAPER and not evaluating
     with contextlib.ExitStack() as stack:
         executor = stack.enter_context(resources.workers.executor())
         # Both networks are run in the end, if not before.
@@ -166,7 +163,7 @@ def compress(
             options.metric != "pca" or evaluating or making.refine or not making.decomposition.plain
         ):
             known = from_images(
-                loaded, source, lmdb, output.train_lmdb, table, options, making, mixed, resources, executor, progress, notice
+                loaded, source, lmdb, output.train_lmdb, table, options, making, resources, executor, progress, notice
             )  # fmt: skip
         elif lmdb is not None:
             rated = test == lmdb and tested is not None and tested.labelled
@@ -174,7 +171,7 @@ def compress(
                 f"{lmdb}: these images are not used to choose anything{'; the accuracy is measured on them' if rated else ''}: ranks follow the singular "
                 "values, weights plain SVD; --quality best chooses both by images"
             )
-        chooser, forecast, measured_table = known.chooser, known.forecast, known.table
+        chooser, forecast, measured_table, mixed = known.chooser, known.forecast, known.table, known.mixed
         if chooser is None and making.iterations:
             raise UsageError(
                 "--distill_iterations: images have no say in the rest; give --quality max or a --decomposition"
@@ -190,8 +187,8 @@ def compress(
                 found = chooser.mixture(metrics, wanted, times)
             else:
                 found = search_plan(metrics, wanted, chooser.evaluator if chooser and evaluating else None, times)
-            if chooser is not None and making.refine:
-                found = chooser.refined(metrics, found, making.refine)
+            if chooser is not None and known.refinements:
+                found = chooser.refined(metrics, found, known.refinements)
             return found, metrics
 
         def draft(times: LatencyTable, part: float) -> Found:

@@ -10,7 +10,7 @@ from enc_caffe.calibration import duration
 from enc_caffe.calibration.blocks import images_passed, is_long
 from enc_caffe.calibration.forecast import Forecast, unpredicted
 from enc_caffe.calibration.remaining import remaining
-from enc_caffe.form import Form
+from enc_caffe.form import PAPER, Form
 from enc_caffe.measuring.subject import Subject
 from enc_caffe.metrics.table import MetricsTable
 from enc_caffe.pipeline.choosing import Chooser
@@ -29,7 +29,9 @@ from enc_caffe.pipeline.measurement import (
 from enc_caffe.pipeline.source import Resources, Source
 from enc_caffe.pipeline.wanted import can_be_wanted
 from enc_caffe.progress import Stages
+from enc_caffe.search.methods import EVALUATING
 from enc_caffe.search.options import SearchOptions
+from enc_caffe.search.own import PRUNING
 from enc_caffe.workers.executor import Executor
 
 
@@ -45,24 +47,25 @@ class Known:
         Where metrics are predicted.
     more : Subject, optional
         Images beside those that choose, which all layers are fitted to.
+    refinements : int
+        Whole networks that refine a plan.
+    mixed : bool
+        Whether whole networks decide between a mixture and one scheme.
     """
 
     table: MetricsTable
     chooser: Optional[Chooser] = None
     forecast: Optional[Forecast] = None
     more: Optional[Subject] = None
+    refinements: int = 0
+    mixed: bool = False
 
 
 def from_images(
     loaded: LoadedNetwork, source: Source, lmdb: Path, train_lmdb: Optional[Path], table: MetricsTable, options: SearchOptions,
-    making: Making, mixed: bool, resources: Resources, executor: Executor, progress: Stages, notice: Callable[[str], None],
+    making: Making, resources: Resources, executor: Executor, progress: Stages, notice: Callable[[str], None],
 ) -> Known:  # fmt: skip
     """Metrics of a table's layers by images.
-
-    Parameters
-    ----------
-    mixed : bool
-        Whether whole networks decide between a mixture and one scheme.
 
     Raises
     ------
@@ -88,13 +91,17 @@ def from_images(
     measured = options.metric not in ("pca", "output", *PREDICTED)
     # A long fit begins with what a part of the images gives, and what it gives is only measured.
     long = how.by_blocks and is_long(images.look.images, images.macs)
+    refinements = making.refinements(long, options.method in PRUNING)
+    # Where whole networks are measured anyway, they decide between a mixture and one scheme too.
+    evaluating = options.method in EVALUATING or options.target_accuracy is not None
+    mixed = refinements > 0 and options.schemes != PAPER and not evaluating
     seconds = duration.stages(
         images, [layer for layer, _ in table.by_layer()], sampled, how.kind, measured,
         0 if long else len(how.alternatives()), making.dense, left,
         passes(loaded, making.iterations) if making.iterations else 0, gradients,
         images_passed(images.look.images, images.macs) if how.by_blocks else 0,
         images_passed(more.look.images, more.macs, more=True) if more is not None else 0,
-        (making.refine + (1 if mixed else 0) + (1 if long else 0), chooser.compared_by), 1 if long else 0,
+        (refinements + (1 if mixed else 0) + (1 if long else 0), chooser.compared_by), 1 if long else 0,
     )  # fmt: skip
     done = left.measured if measured else 1.0 - gradients if options.metric in PREDICTED else 0.0
     known = f"; {done:.0%} of the metrics are known already" if done else ""
@@ -113,4 +120,4 @@ def from_images(
         )  # fmt: skip
         for line in ended_early(table):
             notice(line)
-    return Known(table, chooser, forecast, more)
+    return Known(table, chooser, forecast, more, refinements, mixed)

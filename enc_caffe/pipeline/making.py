@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional
+from typing import Optional, Union
 
 from enc_caffe.caffe_io.distill import Distillation
 from enc_caffe.calibration.decomposition import Decomposition
 from enc_caffe.errors import UsageError
 from enc_caffe.measuring.evaluate import Evaluation
 from enc_caffe.pipeline.emission import Emitted, known_placement
+from enc_caffe.pipeline.quality import AUTO, REFINED
 from enc_caffe.pipeline.timing import Measured
 from enc_caffe.plan import Plan
 from enc_caffe.search.methods import EVALUATING
@@ -60,8 +61,8 @@ class Making:
     Attributes
     ----------
     decomposition : Decomposition
-    refine : int
-        Evaluations of whole networks that refine the ranks; 0: none.
+    refine : int or 'auto'
+        Evaluations of whole networks that refine the ranks; 0: none; ``auto``: :data:`REFINED` unless a long fit follows.
     dense : bool
         Metrics at more ranks where they bend.
     placement : {'exact', 'published'}
@@ -79,7 +80,7 @@ class Making:
     """
 
     decomposition: Decomposition = Decomposition()
-    refine: int = 0
+    refine: Union[int, str] = 0
     dense: bool = False
     placement: str = "exact"
     fully_connected: bool = False
@@ -90,6 +91,24 @@ class Making:
 
     def __post_init__(self) -> None:
         known_placement(self.placement)
+        if isinstance(self.refine, str) and self.refine != AUTO:
+            raise UsageError(f"--refine {self.refine}: a number of networks or {AUTO} is needed")
+        if not isinstance(self.refine, str) and self.refine < 0:
+            raise UsageError(f"--refine {self.refine}: 0 or more evaluations are needed")
+
+    def refinements(self, long_fit: bool, pruning: bool) -> int:
+        """Evaluations of whole networks that refine a plan.
+
+        Parameters
+        ----------
+        long_fit : bool
+            Whether the layers are fitted together for long afterwards.
+        pruning : bool
+            Whether a search of single policies finds the plan, whose costs are none.
+        """
+        if not isinstance(self.refine, str):
+            return self.refine
+        return 0 if long_fit or pruning else REFINED
 
 
 @dataclass(frozen=True)
@@ -128,7 +147,7 @@ def check_imageless(options: SearchOptions, making: Making, output: Output) -> N
         f"--metric {options.metric}": options.metric != "pca",
         f"--method {options.method}": options.method in EVALUATING,
         "--target_accuracy": options.target_accuracy is not None,
-        f"--refine {making.refine}": making.refine > 0,
+        f"--refine {making.refine}": making.refine != 0,
         f"--decomposition {making.decomposition.kind}": making.decomposition.kind != "svd",
         "--recalibrate": bool(making.decomposition.recalibrate),
         f"--reconstruct {making.decomposition.reconstruct}": making.decomposition.reconstruct != "none",

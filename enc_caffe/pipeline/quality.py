@@ -6,15 +6,17 @@ from typing import Any
 
 from enc_caffe.form import CHANNEL_PRUNING
 
+#: ``--refine`` by so many networks, unless a long fit follows: those of ResNet-56 come to the same without.
+AUTO, REFINED = "auto", 6
 #: By the names of the command's flags.
 QUALITY: dict[str, dict[str, Any]] = {
     "best": {
         "method": "model", "metric": "fisher", "decomposition": "asymmetric_fisher", "recalibrate": frozenset({"auto"}),
-        "reconstruct": "blocks", "refine": 6, "dense": True, "schemes": "all",
+        "reconstruct": "blocks", "refine": AUTO, "dense": True, "schemes": "all",
     },
     "max": {
         "method": "model", "metric": "fisher", "decomposition": "asymmetric_fisher", "recalibrate": frozenset({"auto"}),
-        "reconstruct": "blocks", "refine": 6, "dense": True, "schemes": "all", "fit_train": True, "distill_iterations": 1000,
+        "reconstruct": "blocks", "refine": AUTO, "dense": True, "schemes": "all", "fit_train": True, "distill_iterations": 1000,
     },
     "paper": {
         "preset": "published", "stride_placement": "published", "decomposition": "svd", "recalibrate": frozenset(), "reconstruct": "none",

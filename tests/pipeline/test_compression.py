@@ -113,6 +113,9 @@ def test_flags_that_are_given_hold_beside_quality() -> None:
     paper = parse([*base, "--quality", "paper", "--stride_placement", "exact"])
     assert paper.preset == "published" and paper.stride_placement == "exact" and paper.decomposition == "svd"
     assert parse(base).refine == 0 and parse(base).metric == "pca"
+    assert parse([*base, "--refine", "auto"]).refine == parse([*base, "--quality", "best"]).refine == "auto"
+    with pytest.raises(SystemExit):
+        parse([*base, "--refine", "often"])
 
 
 def test_what_cannot_be_searched_is_said_before_anything_is_measured(tmp_path: Path, capsys, monkeypatch) -> None:
@@ -256,6 +259,29 @@ def test_wrong_usage_is_one_line(tmp_path: Path, capsys, more, said: str) -> Non
     status, _ = compress(tmp_path, nets.residual(), *more)
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert status == 2 and said in error
+
+
+def test_best_refines_ranks_unless_a_long_fit_follows(tmp_path: Path, capsys, monkeypatch) -> None:
+    from enc_caffe.calibration import blocks
+    from enc_caffe.pipeline.choosing import Chooser
+
+    compared: list[str] = []
+    mixture = Chooser.mixture
+    monkeypatch.setattr(Chooser, "mixture", lambda self, *args: compared.append("mixture") or mixture(self, *args))
+    for long, most in ((10**6, 6), (1, 0)):
+        monkeypatch.setattr(blocks, "LONG", long)
+        folder = tmp_path / str(long)
+        status, out = compress(folder, nets.residual(), "--quality", "best", images=120)
+        said = capsys.readouterr()
+        assert status == 0 and "fitted by blocks" in said.out
+        refined = read_plan(out / "ranks.json").about.refined
+        assert (0 < refined["evaluations"] <= most) if most else refined is None
+        # Nor is a mixture compared with single schemes.
+        assert bool(compared) == bool(most)
+        compared.clear()
+    # Unless it is asked for.
+    status, out = compress(folder, nets.residual(), "--quality", "best", "--refine", "1", images=120)
+    assert status == 0 and read_plan(out / "ranks.json").about.refined["evaluations"] == 1
 
 
 def test_dense_metrics_measure_more_where_the_divergence_bends(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from enc_caffe.metrics.files import write_metrics
 from enc_caffe.pipeline.compression import compress
 from enc_caffe.pipeline.making import Making, Output
 from enc_caffe.pipeline.planning import search_plan
+from enc_caffe.pipeline.quality import QUALITY
 from enc_caffe.pipeline.reporting import EXPERIMENT, sha256, versions
 from enc_caffe.pipeline.source import Resources, Source
 from enc_caffe.plan import read_plan
@@ -95,8 +96,11 @@ def tested(model: Path, weights: Path, lmdb: Path, log: Path) -> float:
 
 def without_training(model: Path, weights: Path, lmdbs: tuple[Path, Path], target: float, out: Path) -> float:
     """Accuracy of what ``compress --quality best`` makes by the training images, their labels not looked at."""
-    options = SearchOptions("model", "divergence", target, schemes="all")
-    making = Making(Decomposition("asymmetric", frozenset({"auto"})))
+    best = QUALITY["best"]
+    options = SearchOptions(best["method"], best["metric"], target, schemes=best["schemes"])
+    making = Making(
+        Decomposition(best["decomposition"], best["recalibrate"], best["reconstruct"]), best["refine"], best["dense"]
+    )
     with ResultStore(out / "results.sqlite") as store, stage_bars() as bars:
         made = compress(
             Source(model, weights), lmdbs[0], out / f"best-{round(100 * target)}", options, making,

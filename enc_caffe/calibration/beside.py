@@ -52,6 +52,14 @@ def varied(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return image
 
 
+def part_of(image: np.ndarray, window: Sequence[int], rng: np.random.Generator) -> np.ndarray:
+    """A window of an image (C, H, W), where chance has it; the whole image where there is none."""
+    for axis, size in enumerate(window, 1):
+        first = int(rng.integers(image.shape[axis] - size + 1))
+        image = image.take(range(first, first + size), axis=axis)
+    return image
+
+
 class Beside:
     """Both networks side by side; see :class:`enc_caffe.calibration.pairs.Source`."""
 
@@ -149,6 +157,8 @@ class Beside:
         put_root(net, self._root)
 
     def put(self, net: Any, which: Sequence[Place], rng: Optional[np.random.Generator] = None) -> None:
-        """Images, each as chance has it."""
+        """Images: whole as they are, or a window of each, as chance has it."""
         images = [self.kept.one(place, 0) for place in which]
-        put_blob(net, self._original.data, np.stack(images if rng is None else [varied(x, rng) for x in images]))
+        if rng is not None:
+            images = [part_of(varied(x, rng), self._run.window, rng) for x in images]
+        put_blob(net, self._original.data, np.stack(images))

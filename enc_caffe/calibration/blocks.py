@@ -94,7 +94,8 @@ def fits_together(segments: Sequence[Segment], step: int) -> bool:
 
 
 def runs_of(
-    segments: Sequence[Segment], images: int, macs: int, step: int, more: bool = False
+    segments: Sequence[Segment], images: int, macs: int, step: int, more: bool = False, targets: Sequence[str] = (),
+    window: Sequence[int] = (), part: float = 1.0,
 ) -> tuple[Run, ...]:  # fmt: skip
     """How the runs are fitted: all together first, then, where that brought nothing, one after the other.
 
@@ -104,13 +105,19 @@ def runs_of(
         Bytes that an image takes in a step through the whole network. Where too few fit, the first is left out.
     more : bool
         Whether these are images beside those that choose, which may be passed more often.
+    targets : sequence of str
+        Blobs that all runs together are held to the original's at; those behind each of them where none are named.
+    window : sequence of int
+        Rows and columns that a step of all together sees of each image, and ``part`` of the image's area.
     """
     runs = [Run(s, steps_of(images, macs, EPOCHS), onward=at > 0) for at, s in enumerate(segments)]
     if fits_together(segments, step):
         batch = min(BATCH, STEP // max(1, step))
         whole = Segment(segments[0].first, segments[-1].stop, segments[0].bottom, segments[-1].top)
-        steps, targets = steps_of(images, macs, WHOLE_EPOCHS, batch, more), tuple(s.top for s in segments)
-        runs.insert(0, Run(whole, steps, batch, WHOLE_RATES, WHOLE_ROUNDS, targets=targets))
+        steps, held = (
+            int(steps_of(images, macs, WHOLE_EPOCHS, batch, more) / part), tuple(targets) or tuple(s.top for s in segments)
+        )  # fmt: skip
+        runs.insert(0, Run(whole, steps, batch, WHOLE_RATES, WHOLE_ROUNDS, targets=held, window=tuple(window)))
     return tuple(runs)
 
 

@@ -45,6 +45,8 @@ class Run:
     targets : tuple of str
         Blobs that are held to the original's where that runs beside it at every step, the segment's top the last of them; else the top
         alone is, to what was kept.
+    window : tuple of int
+        Rows and columns of the part of an image that a step sees there; none: the whole image.
     """
 
     segment: Segment
@@ -54,6 +56,7 @@ class Run:
     rounds: int = ROUNDS
     onward: bool = False
     targets: tuple[str, ...] = ()
+    window: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -161,9 +164,9 @@ class Pairs:
 
 
 def put_blob(net: Any, name: str, values: np.ndarray) -> None:
-    """Values of a blob, which takes their number of images."""
+    """Values of a blob, which takes their shape."""
     blob = net.blobs[name]
-    if len(blob.data) != len(values):
+    if blob.data.shape != values.shape:
         blob.reshape(*values.shape)
     blob.data[...] = values
 

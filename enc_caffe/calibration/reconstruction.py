@@ -29,12 +29,13 @@ from enc_caffe.calibration.blocks import (
     runs_of,
     spans,
 )
-from enc_caffe.calibration.fitting import PARTS, WORSE
+from enc_caffe.calibration.fitting import FAR, PARTS, SLOWEST, WORSE
 from enc_caffe.calibration.layerwise import Blobs, flattened, grouped
 from enc_caffe.calibration.moments import block_of
 from enc_caffe.calibration.pairs import BATCH, HELD, RATES, ROUNDS, BlocksTask
 from enc_caffe.calibration.runs import COSTS, blob_roots, scores_root
-from enc_caffe.calibration.segments import segments_of, up_to
+from enc_caffe.calibration.segments import held_blobs, segments_of, up_to
+from enc_caffe.calibration.windows import LEAST, PART, POSITIONS, window_of
 from enc_caffe.decomposition import chain_of
 from enc_caffe.files.arrays import locked, read_arrays, write_arrays
 from enc_caffe.form import Form
@@ -47,7 +48,7 @@ from enc_caffe.shapes import Shape
 #: What fits depend on beside the network, its images and weights.
 KEY = [
     "blocks", "paired", 5.0, EPOCHS, BATCH, PARTS, ROUNDS, HELD, COSTS, MACS, FEWEST_STEPS, *RATES,
-    "beside", WORSE, WHOLE_EPOCHS, WHOLE_ROUNDS, SHIFT, STEP, *WHOLE_RATES,
+    "beside", "activations", "windows", PART, LEAST, POSITIONS, FAR, SLOWEST, WORSE, WHOLE_EPOCHS, WHOLE_ROUNDS, SHIFT, STEP, *WHOLE_RATES,
 ]  # fmt: skip
 
 
@@ -77,16 +78,24 @@ def blocks_task(
     compressed, original = net_task(plain, (), block, path, net, described), net_task(plain, (), block)
     whole, small = (up_to(from_text(task.prototxt), task.scores) for task in (original, compressed))
     parts = segments_of(whole, small, network, forms)
+    held = held_blobs(whole, small, parts)
     blobs = _blobs(small)
-    # What is changed by a blob is as large as itself; the original beside it goes forward only.
+    # What is changed by a blob is as large as itself, and so is its distance from the original's; that goes forward only.
     step = sum(
-        size * sum(int(np.prod(shape[1:])) for shape in own.values()) for size, own in ((8, blobs), (4, _blobs(whole)))
+        size * sum(int(np.prod(shape[1:])) for shape in own.values())
+        for size, own in ((8, blobs), (4, _blobs(whole)), (4, {name: blobs[name] for name in held}))
     )
     # What is kept of an image: it alone where all runs are fitted together, and what enters and leaves one where they are one by one.
     sizes = [sum(_values(whole, b) for b in (part.bottom, part.top)) for part in parts]
     alone = together and fits_together(parts, step)
     used = spans(made.look.images, int(np.prod(made.look.shape)) if alone else max(sizes, default=1), block)
-    runs = runs_of(parts, sum(stop - first for first, stop in used), made.macs, step, together)
+    window = (
+        window_of((from_text(task.prototxt) for task in (original, compressed)), made.look.shape, held[-1])
+        if held
+        else ()
+    )
+    part = float(np.prod(window) / np.prod(made.look.shape[1:])) if window else 1.0
+    runs = runs_of(parts, sum(stop - first for first, stop in used), made.macs, step, together, held, window, part)
     beside = net_task(made, (), block)
     return BlocksTask(compressed, original, beside, str(folder), runs[:1] if alone else runs, used)
 

@@ -103,7 +103,8 @@ def test_every_blob_between_two_runs_is_held_to_the_originals(setting: Setting) 
     task, base = begun(setting)
     at = 0
     targets = task.runs[at].targets
-    assert targets == tuple(run.segment.top for run in task.runs[1:]) and len(targets) > 1
+    # Behind each run, and the activations inside.
+    assert targets == ("c1", "sum", "c3", "c4", "fc") and {run.segment.top for run in task.runs[1:]} == {"sum", "fc"}
     roots = blob_roots(task.original, targets, 104, setting.executor, lambda done, all_: None)
     task = replace(task, roots=roots)
     for chunk in range(len(task.spans)):
@@ -138,6 +139,48 @@ def test_what_is_in_front_of_the_runs_is_computed_once_in_place_too(tmp_path: Pa
     for blob, power, loss in zip(task.runs[0].targets, powers, found):
         off = float(np.sum((blobs[0][blob] - blobs[1][blob]) ** 2))
         assert loss == pytest.approx(off / (4 * power), rel=1e-3)
+
+
+def windowed(task: BlocksTask) -> tuple[tuple[int, ...], tuple[int, ...], bool, bool]:
+    """Shapes of the images of a step and of those that are held out behind it, whether both networks see the same, and whether weights were fitted (in a
+    worker)."""
+    source = module.Beside(task, 0)
+    text, fitted = source.net(4, source.powers())
+    solver = adam_solver(text, task.compressed.weights, 1e-3, 1)
+    net = solver.net
+    source.ready(net)
+    source.put(net, source.kept.fitted[:4], np.random.default_rng(0))
+    before = {name: np.array(net.params[name][0].data) for name in fitted}
+    solver.step(1)
+    shape = net.blobs["data"].data.shape
+    theirs = [net.blobs[name].data.shape for name in net.blobs if name == module.ORIGINAL + "sum"]
+    same = theirs == [net.blobs["sum"].data.shape] and theirs[0][2:] == shape[2:]
+    source.put(net, source.kept.held[:4])
+    net.forward()
+    moved = any(np.any(net.params[name][0].data != own) for name, own in before.items())
+    return shape, net.blobs["data"].data.shape, same, moved
+
+
+def test_a_step_sees_windows_and_what_is_held_out_is_whole(setting: Setting) -> None:
+    task, _ = begun(setting)
+    run = Run(task.runs[1].segment, 1, 4, targets=("c1", "sum"), window=(8, 6))
+    task = replace(task, runs=(run,))
+    for chunk in range(len(task.spans)):
+        setting.executor.result(setting.executor.submit(advance, task, 0, False, chunk, {}))
+    found = setting.executor.result(setting.executor.submit(windowed, task))
+    assert found == ((4, 3, 8, 6), (4, 3, 12, 12), True, True)
+
+
+def test_a_window_is_anywhere_in_an_image() -> None:
+    image = np.arange(2 * 5 * 9).reshape(2, 5, 9)
+    rng, seen = np.random.default_rng(0), set()
+    for _ in range(200):
+        found = module.part_of(image, (4, 7), rng)
+        down, right = divmod(int(found[0, 0, 0]), 9)
+        assert np.array_equal(found, image[:, down : down + 4, right : right + 7])
+        seen.add((down, right))
+    assert seen == {(d, r) for d in range(2) for r in range(3)}
+    assert module.part_of(image, (), rng) is image
 
 
 def held_powers(task: BlocksTask, at: int) -> tuple[float, ...]:

@@ -216,6 +216,9 @@ def test_all_runs_are_fitted_together_where_a_step_fits() -> None:
     small = module.runs_of(segments, 1000, 10**8, module.STEP // 5)[0]
     assert small.batch == 5 and small.steps == module.WHOLE_EPOCHS * 875 // 5
     assert len(module.runs_of(segments, 1000, 10**8, module.STEP // 3)) == len(segments)
+    # Windows of a third of the area: three times as many steps.
+    part = module.runs_of(segments, 1000, 10**8, 10**6, targets=("a1", "d"), window=(60, 50), part=1 / 3)[0]
+    assert (part.targets, part.window) == (("a1", "d"), (60, 50)) and part.steps == 3 * runs[0].steps
 
 
 def test_a_fit_is_kept_unless_what_is_held_out_speaks_against_it() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from enc_caffe.caffe_io.describe import describe
 from enc_caffe.caffe_io.prototxt import read_net
-from enc_caffe.calibration.segments import Segment, cuts, segments
+from enc_caffe.calibration.segments import Segment, activations, cuts, held_blobs, segments
 from enc_caffe.form import Form
 from enc_caffe.network import Network
 from tests.measuring import nets
@@ -67,3 +67,29 @@ def test_a_blob_of_another_size_is_no_place_to_cut(tmp_path: Path) -> None:
     own = {n: [n] for n in forms}
     assert [s.top for s in segments(first, first, forms, own)] == ["b", "c"]
     assert [s.top for s in segments(first, other, forms, own)] == ["c"]
+
+
+def test_activations_as_later_layers_read_them(tmp_path: Path) -> None:
+    text = block("x", "data") + nets.conv("a", "xs", 3) + nets.simple("ar", "PReLU", "a") + nets.conv("b", "xs", 3)
+    text += nets.simple("br", "ReLU", "b") + nets.simple("bd", "Dropout", "b")
+    text += 'layer { name: "j" type: "Concat" bottom: "a" bottom: "b" top: "j" }\n' + nets.conv("e", "j", 3)
+    text += nets.simple("p", "Pooling", "e", "p", "pooling_param { kernel_size: 2 }") + nets.simple(
+        "pr", "ReLU", "p", "q"
+    )
+    # Of blobs that are joined what they make together, and nothing in front of an activation (xb, e, p).
+    assert activations(network(tmp_path, text)) == {"xa", "xs", "j", "q"}
+    # One that another layer reads too is held.
+    assert "a" in activations(network(tmp_path, text + nets.conv("f", "a", 2)))
+
+
+def test_all_runs_together_are_held_to_what_is_behind_them_and_to_activations(tmp_path: Path) -> None:
+    head, between = nets.conv("h", "data", 3) + nets.simple("hr", "ReLU", "h"), nets.conv("m", "xs", 3)
+    whole = network(tmp_path, head + block("x", "h") + between + block("y", "m"))
+    small = network(tmp_path, head + block("x", "h") + between + block("y", "m", "_h"))
+    runs = [Segment(3, 8, "h", "xs"), Segment(8, 15, "xs", "ys")]
+    # Not what comes before the first run, nor the first convolution of the second block, whose layer has another top here.
+    assert held_blobs(whole, small, runs) == ("xa", "xs", "ys")
+    assert held_blobs(whole, whole, runs) == ("xa", "xs", "ya", "ys")
+    # Behind a run there may be no activation.
+    assert held_blobs(whole, small, [*runs[:1], Segment(8, 9, "xs", "m")]) == ("xa", "xs", "m")
+    assert held_blobs(whole, small, []) == ()

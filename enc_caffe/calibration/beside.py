@@ -34,6 +34,8 @@ from enc_caffe.measuring.passes import engine_of
 ORIGINAL = "enc_caffe_original/"
 #: An image is shifted by at most one part of so many of its rows and columns.
 SHIFT = 16
+#: What the error of an activation inside a run counts for, those behind runs for 1: a network that keeps little cannot compute all of them.
+ASIDE = 0.3
 #: Axes of a blob that Caffe's EuclideanLoss takes.
 LEGACY = 4
 
@@ -105,7 +107,10 @@ class Beside:
         for layer in out.layer[begin:]:
             layer.bottom[:] = [names[b] if b == segment.bottom else b for b in layer.bottom]
         set_apart(out)
-        for at, (blob, shape, power) in enumerate(zip(targets, shapes, powers)):
+        shares = [ASIDE if blob in self._run.aside else 1.0 for blob in targets]
+        for at, (blob, shape, power) in enumerate(
+            zip(targets, shapes, (p / share for p, share in zip(powers, shares)))
+        ):
             # The last one's names have no suffix.
             suffix = f"_{at}" if blob != segment.top else ""
             if suffix and len(shape) <= LEGACY and shape[0] == passed:

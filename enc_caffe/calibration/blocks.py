@@ -117,7 +117,8 @@ def runs_of(
         steps, held = (
             int(steps_of(images, macs, WHOLE_EPOCHS, batch, more) / part), tuple(targets) or tuple(s.top for s in segments)
         )  # fmt: skip
-        runs.insert(0, Run(whole, steps, batch, WHOLE_RATES, WHOLE_ROUNDS, targets=held, window=tuple(window)))
+        aside = tuple(blob for blob in held if blob not in {s.top for s in segments})
+        runs.insert(0, Run(whole, steps, batch, WHOLE_RATES, WHOLE_ROUNDS, False, held, aside, tuple(window)))
     return tuple(runs)
 
 

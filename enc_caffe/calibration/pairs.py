@@ -45,6 +45,8 @@ class Run:
     targets : tuple of str
         Blobs that are held to the original's where that runs beside it at every step, the segment's top the last of them; else the top
         alone is, to what was kept.
+    aside : tuple of str
+        Targets that count less than others (:data:`enc_caffe.calibration.beside.ASIDE`).
     window : tuple of int
         Rows and columns of the part of an image that a step sees there; none: the whole image.
     """
@@ -56,6 +58,7 @@ class Run:
     rounds: int = ROUNDS
     onward: bool = False
     targets: tuple[str, ...] = ()
+    aside: tuple[str, ...] = ()
     window: tuple[int, ...] = ()
 
 

@@ -13,7 +13,7 @@ from enc_caffe.caffe_io.caffemodel import CaffeModel
 from enc_caffe.caffe_io.describe import describe
 from enc_caffe.caffe_io.emit import narrow_of, plain_blobs, replace_layers, write_compressed
 from enc_caffe.caffe_io.prototxt import from_text
-from enc_caffe.calibration.beside import SHIFT
+from enc_caffe.calibration.beside import ASIDE, SHIFT
 from enc_caffe.calibration.blocks import (
     EPOCHS,
     FEWEST_STEPS,
@@ -48,7 +48,7 @@ from enc_caffe.shapes import Shape
 #: What fits depend on beside the network, its images and weights.
 KEY = [
     "blocks", "paired", 5.0, EPOCHS, BATCH, PARTS, ROUNDS, HELD, COSTS, MACS, FEWEST_STEPS, *RATES,
-    "beside", "activations", "windows", PART, LEAST, POSITIONS, FAR, SLOWEST, WORSE, WHOLE_EPOCHS, WHOLE_ROUNDS, SHIFT, STEP, *WHOLE_RATES,
+    "beside", "activations", ASIDE, "windows", PART, LEAST, POSITIONS, FAR, SLOWEST, WORSE, WHOLE_EPOCHS, WHOLE_ROUNDS, SHIFT, STEP, *WHOLE_RATES,
 ]  # fmt: skip
 
 

@@ -218,7 +218,9 @@ def test_all_runs_are_fitted_together_where_a_step_fits() -> None:
     assert len(module.runs_of(segments, 1000, 10**8, module.STEP // 3)) == len(segments)
     # Windows of a third of the area: three times as many steps.
     part = module.runs_of(segments, 1000, 10**8, 10**6, targets=("a1", "d"), window=(60, 50), part=1 / 3)[0]
-    assert (part.targets, part.window) == (("a1", "d"), (60, 50)) and part.steps == 3 * runs[0].steps
+    assert (part.targets, part.aside, part.window) == (("a1", "d"), ("a1",), (60, 50)) and part.steps == 3 * runs[
+        0
+    ].steps
 
 
 def test_a_fit_is_kept_unless_what_is_held_out_speaks_against_it() -> None:

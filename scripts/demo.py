@@ -21,16 +21,14 @@ from enc_caffe.caffe_io.sources import from_arrays
 from enc_caffe.caffe_io.variants import deploy_net
 from enc_caffe.caffe_tools.finetune import RESULT, finetune
 from enc_caffe.caffe_tools.programs import caffe_test, caffe_time
-from enc_caffe.calibration.decomposition import Decomposition
 from enc_caffe.complexity import network_complexity
 from enc_caffe.errors import EncError
 from enc_caffe.files.jsonfile import write_json
 from enc_caffe.measuring.store import ResultStore
 from enc_caffe.metrics.files import write_metrics
 from enc_caffe.pipeline.compression import compress
-from enc_caffe.pipeline.making import Making, Output
+from enc_caffe.pipeline.making import Output, of_quality
 from enc_caffe.pipeline.planning import search_plan
-from enc_caffe.pipeline.quality import QUALITY
 from enc_caffe.pipeline.reporting import EXPERIMENT, sha256, versions
 from enc_caffe.pipeline.source import Resources, Source
 from enc_caffe.plan import read_plan
@@ -96,11 +94,8 @@ def tested(model: Path, weights: Path, lmdb: Path, log: Path) -> float:
 
 def without_training(model: Path, weights: Path, lmdbs: tuple[Path, Path], target: float, out: Path) -> float:
     """Accuracy of what ``compress --quality best`` makes by the training images, their labels not looked at."""
-    best = QUALITY["best"]
-    options = SearchOptions(best["method"], best["metric"], target, schemes=best["schemes"])
-    making = Making(
-        Decomposition(best["decomposition"], best["recalibrate"], best["reconstruct"]), best["refine"], best["dense"]
-    )
+    search, making = of_quality("best")
+    options = SearchOptions(target_flops=target, **search)
     with ResultStore(out / "results.sqlite") as store, stage_bars() as bars:
         made = compress(
             Source(model, weights), lmdbs[0], out / f"best-{round(100 * target)}", options, making,

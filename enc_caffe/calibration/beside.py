@@ -107,10 +107,9 @@ class Beside:
         for layer in out.layer[begin:]:
             layer.bottom[:] = [names[b] if b == segment.bottom else b for b in layer.bottom]
         set_apart(out)
-        shares = [ASIDE if blob in self._run.aside else 1.0 for blob in targets]
-        for at, (blob, shape, power) in enumerate(
-            zip(targets, shapes, (p / share for p, share in zip(powers, shares)))
-        ):
+        for at, (blob, shape, power) in enumerate(zip(targets, shapes, powers)):
+            # What counts less is a smaller part of a larger power.
+            power /= ASIDE if blob in self._run.aside else 1.0
             # The last one's names have no suffix.
             suffix = f"_{at}" if blob != segment.top else ""
             if suffix and len(shape) <= LEGACY and shape[0] == passed:

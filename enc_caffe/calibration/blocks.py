@@ -114,10 +114,9 @@ def runs_of(
     if fits_together(segments, step):
         batch = min(BATCH, STEP // max(1, step))
         whole = Segment(segments[0].first, segments[-1].stop, segments[0].bottom, segments[-1].top)
-        steps, held = (
-            int(steps_of(images, macs, WHOLE_EPOCHS, batch, more) / part), tuple(targets) or tuple(s.top for s in segments)
-        )  # fmt: skip
-        aside = tuple(blob for blob in held if blob not in {s.top for s in segments})
+        steps, tops = int(steps_of(images, macs, WHOLE_EPOCHS, batch, more) / part), tuple(s.top for s in segments)
+        held = tuple(targets) or tops
+        aside = tuple(blob for blob in held if blob not in tops)
         runs.insert(0, Run(whole, steps, batch, WHOLE_RATES, WHOLE_ROUNDS, False, held, aside, tuple(window)))
     return tuple(runs)
 

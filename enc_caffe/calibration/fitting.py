@@ -28,8 +28,8 @@ PARTS = 2
 #: A learning rate is left where the first round makes the error so many times as large (SqueezeNet's became five times as large at 2.5e-4).
 WORSE = 1.25
 #: Error of the last blob, as a part of its power, from which on a fit of all runs takes learning rates as they are. Nearer to the original
-#: they fall as the distance does, its root, to a quarter at most: at an error of 0.02 ResNet-56 came nearest at half of the rate that is best
-#: at 0.15, and at all of it no nearer than it began.
+#: they fall as the distance does, its root, to a quarter at most: at an error of 0.02 ResNet-56 came as near at a quarter and at a half of the
+#: rate that is better than the half at 0.15, and at all of it no nearer than it began.
 FAR, SLOWEST = 0.075, 0.25
 
 

@@ -76,7 +76,8 @@ def blocks_task(
         described = describe(net, None, "the plan's network", network.data_shapes)
     plain, block = replace(made, fold=False), block_of(network)
     compressed, original = net_task(plain, (), block, path, net, described), net_task(plain, (), block)
-    whole, small = (up_to(from_text(task.prototxt), task.scores) for task in (original, compressed))
+    nets = [from_text(task.prototxt) for task in (original, compressed)]
+    whole, small = (up_to(own, task.scores) for own, task in zip(nets, (original, compressed)))
     parts = segments_of(whole, small, network, forms)
     held = held_blobs(whole, small, parts)
     blobs = _blobs(small)
@@ -89,11 +90,7 @@ def blocks_task(
     sizes = [sum(_values(whole, b) for b in (part.bottom, part.top)) for part in parts]
     alone = together and fits_together(parts, step)
     used = spans(made.look.images, int(np.prod(made.look.shape)) if alone else max(sizes, default=1), block)
-    window = (
-        window_of((from_text(task.prototxt) for task in (original, compressed)), made.look.shape, held[-1])
-        if held
-        else ()
-    )
+    window = window_of(zip(nets, (whole, small)), made.look.shape, held[-1]) if held else ()
     part = float(np.prod(window) / np.prod(made.look.shape[1:])) if window else 1.0
     runs = runs_of(parts, sum(stop - first for first, stop in used), made.macs, step, together, held, window, part)
     beside = net_task(made, (), block)

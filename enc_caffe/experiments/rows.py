@@ -8,7 +8,7 @@ from typing import Any, Mapping, Optional, Sequence
 from enc_caffe.calibration.decomposition import Decomposition
 from enc_caffe.decomposition.policy import ASYMMETRIC_3D, BY_MAGNITUDE, THREE_C
 from enc_caffe.errors import UsageError
-from enc_caffe.pipeline.making import Making
+from enc_caffe.pipeline.making import Making, of_quality
 from enc_caffe.pipeline.quality import QUALITY
 from enc_caffe.search.methods import METHODS
 
@@ -50,10 +50,7 @@ def _of_quality(key: str, label: str, name: str) -> Rival:
     """The row of ``enc-caffe compress --quality NAME``; without it a row that is missing."""
     if name not in QUALITY:
         return Rival(key, label, {"method": name})
-    own = QUALITY[name]
-    search: dict[str, Any] = {n: own[n] for n in ("method", "metric", "schemes") if n in own}
-    how = Decomposition(own["decomposition"], own["recalibrate"], own.get("reconstruct", "none"))
-    return Rival(key, label, search, Making(how, own["refine"], own["dense"]))
+    return Rival(key, label, *of_quality(name))
 
 
 WEIGHTED = Making(Decomposition("weighted"))

@@ -39,7 +39,7 @@ from enc_caffe.pipeline.timing import as_timed, check_placement, end_to_end, unl
 from enc_caffe.plan import Plan
 from enc_caffe.progress import Names, Stages, by_name, quiet
 from enc_caffe.search.build import TimeOf
-from enc_caffe.search.methods import EVALUATING
+from enc_caffe.search.methods import evaluates
 from enc_caffe.search.multiples import unmet_multiples
 from enc_caffe.search.options import SearchOptions
 from enc_caffe.search.own import PRUNING
@@ -113,7 +113,7 @@ def compress(
         )
     if making.iterations < 0:
         raise UsageError(f"--distill_iterations {making.iterations}: 0 or more are needed")
-    evaluating = options.method in EVALUATING or options.target_accuracy is not None
+    evaluating = evaluates(options)
     if lmdb is None:
         check_imageless(options, making, output)
     loaded = source.load(

@@ -29,7 +29,7 @@ from enc_caffe.pipeline.measurement import (
 from enc_caffe.pipeline.source import Resources, Source
 from enc_caffe.pipeline.wanted import can_be_wanted
 from enc_caffe.progress import Stages
-from enc_caffe.search.methods import EVALUATING
+from enc_caffe.search.methods import evaluates
 from enc_caffe.search.options import SearchOptions
 from enc_caffe.search.own import PRUNING
 from enc_caffe.workers.executor import Executor
@@ -93,8 +93,7 @@ def from_images(
     long = how.by_blocks and is_long(images.look.images, images.macs)
     refinements = making.refinements(long, options.method in PRUNING)
     # Where whole networks are measured anyway, they decide between a mixture and one scheme too.
-    evaluating = options.method in EVALUATING or options.target_accuracy is not None
-    mixed = refinements > 0 and options.schemes != PAPER and not evaluating
+    mixed = refinements > 0 and options.schemes != PAPER and not evaluates(options)
     seconds = duration.stages(
         images, [layer for layer, _ in table.by_layer()], sampled, how.kind, measured,
         0 if long else len(how.alternatives()), making.dense, left,

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional, Union
+from typing import Any, Optional, Union
 
 from enc_caffe.caffe_io.distill import Distillation
 from enc_caffe.calibration.decomposition import Decomposition
 from enc_caffe.errors import UsageError
 from enc_caffe.measuring.evaluate import Evaluation
 from enc_caffe.pipeline.emission import Emitted, known_placement
-from enc_caffe.pipeline.quality import AUTO, REFINED
+from enc_caffe.pipeline.quality import AUTO, QUALITY, REFINED
 from enc_caffe.pipeline.timing import Measured
 from enc_caffe.plan import Plan
 from enc_caffe.search.methods import EVALUATING
@@ -109,6 +109,14 @@ class Making:
         if not isinstance(self.refine, str):
             return self.refine
         return 0 if long_fit or pruning else REFINED
+
+
+def of_quality(name: str) -> tuple[dict[str, Any], Making]:
+    """What ``--quality NAME`` stands for without more images: fields of the search's options, and what becomes of the plan's layers."""
+    own = QUALITY[name]
+    search: dict[str, Any] = {field: own[field] for field in ("method", "metric", "schemes") if field in own}
+    how = Decomposition(own["decomposition"], own["recalibrate"], own["reconstruct"])
+    return search, Making(how, own["refine"], own["dense"])
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,11 @@ METHODS = _Methods()
 EVALUATING = ("inf", "ars", "iterative", "random", "adc", "amc")
 
 
+def evaluates(options: SearchOptions) -> bool:
+    """Whether a search asks for accuracies of whole networks, where images are given."""
+    return options.method in EVALUATING or options.target_accuracy is not None
+
+
 def method_for(name: str) -> Method:
     """Search method by name; :class:`UsageError` naming the known ones otherwise."""
     try:

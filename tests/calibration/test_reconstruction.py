@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from enc_caffe.caffe_io.caffemodel import CaffeModel
+from enc_caffe.calibration import blocks, windows
 from enc_caffe.calibration import reconstruction as module
+from enc_caffe.calibration.decomposition import Decomposition
 from enc_caffe.form import Form
 from enc_caffe.workers.choice import Workers
 from tests.calibration.test_layerwise import Setting
@@ -90,3 +93,37 @@ def test_a_blob_of_many_channels_is_not_weighed(tmp_path: Path, monkeypatch: pyt
     channels = [[setting.loaded.network.shape_of(blob)[1] for blob in blobs] for blobs in asked]
     # Behind all runs together, and behind the first of them, unless it has too many.
     assert channels == [[5], [8], [5]]
+
+
+def convolutions(pooling: str) -> str:
+    """Convolutions alone, each behind the one before, their scores by a pooling."""
+    text, last = nets.HEAD.format(name="local"), "data"
+    for name in ("c0", "c1", "c2", "c3", "fc"):
+        text, last = text + nets.conv(name, last, 8) + nets.simple(f"{name}_relu", "ReLU", name), name
+    pool = nets.simple("pool", "Pooling", "fc", "pool", f"pooling_param {{ pool: AVE {pooling} }}")
+    return text + pool + nets.LOSS.replace('"fc"', '"pool"')
+
+
+@pytest.mark.parametrize("pooling", ("global_pooling: true", "kernel_size: 12"))
+def test_a_fit_of_all_layers_sees_windows_of_large_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pooling: str
+) -> None:
+    monkeypatch.setattr(windows, "LEAST", 12)
+    with Workers(1).executor() as executor:
+        setting = Setting(tmp_path, convolutions(pooling), executor, 104)
+        forms = {n: Form(f.scheme, (max(1, f.ranks[0] // 2),)) for n, f in setting.forms.items()}
+        base = setting.decomposer(Decomposition("weighted")).blobs(forms)
+        folder = tmp_path / "work"
+        folder.mkdir()
+        task = module.blocks_task(setting.images, CaffeModel(setting.weights), forms, "exact", base, folder)
+        run = task.runs[0]
+        # In front of the pooling, which needs the whole image.
+        assert run.targets == ("c1", "c2", "c3", "fc") and run.aside == ("c1", "c3") and run.window == (7, 7)
+        whole = blocks.steps_of(104, setting.images.macs, blocks.WHOLE_EPOCHS)
+        assert run.steps == int(whole * 144 / 49)
+        found, errors = blocks.fit_blocks(replace(task, runs=(replace(run, steps=100),)), executor)
+        assert found and errors[0][1] < errors[0][0]
+        # Where it is inside, images are whole.
+        forms.pop("c1")
+        inside = module.blocks_task(setting.images, CaffeModel(setting.weights), forms, "exact", base, folder)
+        assert inside.runs[0].targets[-1] == "pool" and inside.runs[0].window == ()

@@ -46,6 +46,23 @@ def test_the_demo_repeats_no_training(demo) -> None:
     assert [r.after for r in again] == [r.after for r in rows]
 
 
+def test_the_demo_s_best_network_is_that_of_the_command(demo, tmp_path: Path) -> None:
+    out, _ = demo
+    given = [f"--{flag}={out / path}" for flag, path in (
+        ("model", "original/train_val.prototxt"), ("weights", "original/finetuned.caffemodel"), ("lmdb", "digits_train_lmdb"),
+        ("train_lmdb", "digits_train_lmdb"), ("test_lmdb", "digits_test_lmdb"))]  # fmt: skip
+    own = [
+        "--quality=best",
+        "--target_flops=0.5",
+        "--workers=2",
+        f"--store={tmp_path / 's'}",
+        f"--out={tmp_path / 'best'}",
+    ]
+    assert main(["compress", *given, *own]) == 0
+    ours, theirs = (folder / "compressed.caffemodel" for folder in (out / "best-50", tmp_path / "best"))
+    assert ours.read_bytes() == theirs.read_bytes()
+
+
 def test_compress_is_what_its_parts_are(demo, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, _ = demo
     model, weights = out / "original" / "train_val.prototxt", out / "original" / "finetuned.caffemodel"
